@@ -1,0 +1,66 @@
+"""Vision models with attention, out of PyTorch and onto real hardware, with evidence.
+
+The public names below are imported on first use, so that ``import attn_deploy`` costs milliseconds and the device side
+(``build``, ``inspect``, ``profile`` on files) works where torch is not installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Public name -> the module that defines it.
+_PUBLIC = {
+    "AttnDeployError": "attn_deploy.errors",
+    "EngineArtifact": "attn_deploy.engine.artifact",
+    "ExportOptions": "attn_deploy.exporters.options",
+    "ModelSpec": "attn_deploy.registry",
+    "OnnxArtifact": "attn_deploy.graph.artifact",
+    "ParityReport": "attn_deploy.parity.report",
+    "ProfileRecord": "attn_deploy.bench.record",
+    "build": "attn_deploy.engine.builder",
+    "create": "attn_deploy.models",
+    "export": "attn_deploy.exporters.pipeline",
+    "fuse": "attn_deploy.fusing",
+    "list_models": "attn_deploy.registry",
+    "load_official_state_dict": "attn_deploy.official",
+    "profile": "attn_deploy.bench.profiler",
+    "register": "attn_deploy.registry",
+    "simplify": "attn_deploy.graph.simplify",
+    "verify": "attn_deploy.parity.verify",
+}
+
+__all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604 - a list of strings, spelled by the table above
+
+if TYPE_CHECKING:
+    from attn_deploy.bench.profiler import profile as profile
+    from attn_deploy.bench.record import ProfileRecord as ProfileRecord
+    from attn_deploy.engine.artifact import EngineArtifact as EngineArtifact
+    from attn_deploy.engine.builder import build as build
+    from attn_deploy.errors import AttnDeployError as AttnDeployError
+    from attn_deploy.exporters.options import ExportOptions as ExportOptions
+    from attn_deploy.exporters.pipeline import export as export
+    from attn_deploy.fusing import fuse as fuse
+    from attn_deploy.graph.artifact import OnnxArtifact as OnnxArtifact
+    from attn_deploy.graph.simplify import simplify as simplify
+    from attn_deploy.models import create as create
+    from attn_deploy.official import load_official_state_dict as load_official_state_dict
+    from attn_deploy.parity.report import ParityReport as ParityReport
+    from attn_deploy.parity.verify import verify as verify
+    from attn_deploy.registry import ModelSpec as ModelSpec
+    from attn_deploy.registry import list_models as list_models
+    from attn_deploy.registry import register as register
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        module = _PUBLIC[name]
+    except KeyError:
+        raise AttributeError(f"module 'attn_deploy' has no attribute {name!r}") from None
+    return getattr(importlib.import_module(module), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

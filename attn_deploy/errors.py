@@ -1,0 +1,106 @@
+"""Every error that attn-deploy raises on purpose.
+
+    AttnDeployError
+    ├── InvalidRequestError       an argument, option or path that cannot be used (also a ValueError)
+    │   └── UnknownModelError     no model of that name (also a LookupError)
+    ├── ExportError               a model could not be turned into a correct ONNX file
+    │   ├── OpsetError            the asked opset cannot be met
+    │   └── DynamicAxisError      an axis declared dynamic does not move
+    ├── GraphError                a file is not a usable ONNX graph
+    ├── ParityError               two runtimes disagree, or a result is NaN or infinite
+    ├── PrecisionError            a precision cannot be had, or is not what was found in the graph
+    ├── EngineError
+    │   ├── EngineBuildError      the builder or its parser refused the graph
+    │   ├── EngineMismatchError   an engine does not belong to this flavor, version, device or ONNX file
+    │   └── NoDeviceError         a GPU is needed and there is none
+    ├── ProviderError             work ran, or would run, on another provider than asked
+    ├── DatasetError              a data set is missing, short or damaged
+    ├── WorkerError               a helper process crashed or ran out of time
+    └── MissingDependencyError    an optional package is not installed; the message names the pip extra
+
+A message says what happened with both values, where, and what to do. ``exit_code`` is what the command line returns:
+1 a check failed, 2 the request cannot be used, 3 something needed is not installed or no device is there.
+"""
+
+from __future__ import annotations
+
+
+class AttnDeployError(Exception):
+    """Base of all errors raised on purpose; catching it catches every one of them."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, exit_code: int | None = None) -> None:
+        super().__init__(message)
+        if exit_code is not None:
+            self.exit_code = exit_code
+
+
+class InvalidRequestError(AttnDeployError, ValueError):
+    """An argument, option or path cannot be used."""
+
+    exit_code = 2
+
+
+class UnknownModelError(InvalidRequestError, LookupError):
+    """No model has that name."""
+
+
+class ExportError(AttnDeployError):
+    """A model could not be turned into a correct ONNX file."""
+
+
+class OpsetError(ExportError):
+    """The asked opset cannot be met."""
+
+
+class DynamicAxisError(ExportError):
+    """An axis declared dynamic does not move."""
+
+
+class GraphError(AttnDeployError):
+    """A file is not a usable ONNX graph."""
+
+
+class ParityError(AttnDeployError):
+    """Two runtimes disagree beyond the tolerance, or a result is NaN or infinite."""
+
+
+class PrecisionError(AttnDeployError):
+    """A precision cannot be had, or is not what was found in the graph."""
+
+
+class EngineError(AttnDeployError):
+    """Something about a TensorRT engine is wrong."""
+
+
+class EngineBuildError(EngineError):
+    """The engine builder or its parser refused the graph."""
+
+
+class EngineMismatchError(EngineError):
+    """An engine does not belong to this flavor, version, device or ONNX file."""
+
+
+class NoDeviceError(EngineError):
+    """A GPU is needed and there is none."""
+
+    exit_code = 3
+
+
+class ProviderError(AttnDeployError):
+    """Work ran, or would run, on another provider than the one asked for."""
+
+
+class DatasetError(AttnDeployError):
+    """A data set is missing, short or damaged."""
+
+
+class WorkerError(AttnDeployError):
+    """A helper process crashed or ran out of time."""
+
+
+class MissingDependencyError(AttnDeployError, ImportError):
+    """An optional package is not installed; the message names the pip extra that brings it."""
+
+    exit_code = 3

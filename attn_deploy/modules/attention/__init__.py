@@ -1,0 +1,1 @@
+"""Channel, spatial, mixed and self attention."""

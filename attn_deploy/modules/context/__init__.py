@@ -1,0 +1,1 @@
+"""Context modules of dense prediction."""

@@ -1,0 +1,1 @@
+"""Modules that join several feature maps."""

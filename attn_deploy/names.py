@@ -1,0 +1,115 @@
+"""The one grammar that names whatever can be exported.
+
+    ghostmodule                     a zoo module
+    ghostmodule:ratio=3             with constructor arguments, separated by commas
+    resnet18                        a backbone;  resnet18:stem=imagenet,num_classes=1000
+    resnet18+se:reduction=8         a module in every slot of a backbone
+    resnet18+cbam@layer3            in one stage
+    path/to/net.py:MyNet            the user's own class or factory
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from attn_deploy.errors import InvalidRequestError
+
+
+@dataclass(frozen=True, slots=True)
+class ModelName:
+    """A parsed name. ``file`` is set for a user's own model, ``slot`` for a backbone with a module in it."""
+
+    text: str
+    base: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    file: str | None = None
+    slot: str | None = None
+    slot_arguments: dict[str, Any] = field(default_factory=dict)
+    stage: str | None = None
+
+    @property
+    def stem(self) -> str:
+        """The name as a file name, such as ``resnet18-cbam-layer3``."""
+        text = self.base if self.file else self.text
+        return re.sub(r"[^A-Za-z0-9_]+", "-", text).strip("-").lower()
+
+
+def parse_name(text: str) -> ModelName:
+    """Read a name.
+
+    Raises:
+        InvalidRequestError: if the text does not follow the grammar.
+    """
+    text = text.strip()
+    file = re.fullmatch(r"(?P<file>.+\.py):(?P<base>[A-Za-z_]\w*)(?::(?P<arguments>.+))?", text)
+    if file:
+        return ModelName(text, file["base"], _arguments(file["arguments"], text), file=file["file"])
+    if text.endswith(".py"):
+        raise InvalidRequestError(f"{text!r} names a file but no class: write {text}:ClassName.")
+    head, plus, tail = text.partition("+")
+    base, arguments = _name_and_arguments(head, text)
+    if not plus:
+        return ModelName(text, base, arguments)
+    module, at, stage = tail.partition("@")
+    if not at:
+        slot, slot_arguments = _name_and_arguments(module, text)
+        return ModelName(text, base, arguments, slot=slot, slot_arguments=slot_arguments)
+    if ":" in stage:  # resnet18+se@layer3:reduction=8 reads as well as resnet18+se:reduction=8@layer3
+        stage, _, late = stage.partition(":")
+        module = f"{module}:{late}"
+    if not re.fullmatch(r"\w+", stage):
+        raise _malformed(text, f"{stage!r} is not a stage name, such as 'layer3'")
+    slot, slot_arguments = _name_and_arguments(module, text)
+    return ModelName(text, base, arguments, slot=slot, slot_arguments=slot_arguments, stage=stage)
+
+
+def _name_and_arguments(part: str, text: str) -> tuple[str, dict[str, Any]]:
+    name, colon, arguments = part.partition(":")
+    if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name.strip()):
+        raise _malformed(text, f"{name!r} is not a model name")
+    return name.strip(), _arguments(arguments if colon else None, text)
+
+
+def _arguments(text: str | None, whole: str) -> dict[str, Any]:
+    if text is None:
+        return {}
+    found: dict[str, Any] = {}
+    for item in _split_at_commas(text):
+        key, equals, value = item.partition("=")
+        if not equals or not key.strip().isidentifier():
+            raise _malformed(whole, f"{item!r} is not of the form argument=value")
+        if key.strip() in found:
+            raise _malformed(whole, f"{key.strip()!r} is given twice")
+        found[key.strip()] = _value(value.strip())
+    return found
+
+
+def _split_at_commas(text: str) -> list[str]:
+    """Split at commas outside brackets, so that ``bins=(1,2,3)`` stays whole."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
+def _value(text: str) -> Any:
+    if text.lower() in ("true", "false", "none"):
+        return {"true": True, "false": False, "none": None}[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _malformed(text: str, why: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"{text!r} cannot be read as a model name: {why}. "
+        "Examples: ghostmodule, ghostmodule:ratio=3, resnet18+se:reduction=8, resnet18+cbam@layer3, net.py:MyNet."
+    )

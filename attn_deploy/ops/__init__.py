@@ -1,0 +1,54 @@
+"""Export-friendly primitives: the forms of common operators that survive both exporters at symbolic N, H and W.
+
+Every function here is plain torch, gives the same numbers as the operator it stands for, and was chosen because the usual
+form is refused by an exporter or, worse, exported wrong in silence.
+"""
+
+from attn_deploy.ops.checks import (
+    check_channels,
+    require_choice,
+    require_divisible,
+    require_odd,
+    require_positive,
+    require_reduced,
+)
+from attn_deploy.ops.folding import (
+    Fusible,
+    conv_bn_relu,
+    fold_bn_into_conv,
+    fold_bn_into_linear,
+    fold_sequential,
+)
+from attn_deploy.ops.norm import channel_layer_norm, instance_norm
+from attn_deploy.ops.pooling import (
+    adaptive_avg_pool2d,
+    adaptive_max_pool2d,
+    averaging_matrix,
+    global_avg_pool,
+    global_max_pool,
+)
+from attn_deploy.ops.resize import nearest_matrix, resize_bilinear, resize_nearest
+
+__all__ = [
+    "Fusible",
+    "adaptive_avg_pool2d",
+    "adaptive_max_pool2d",
+    "averaging_matrix",
+    "channel_layer_norm",
+    "check_channels",
+    "conv_bn_relu",
+    "fold_bn_into_conv",
+    "fold_bn_into_linear",
+    "fold_sequential",
+    "global_avg_pool",
+    "global_max_pool",
+    "instance_norm",
+    "nearest_matrix",
+    "require_choice",
+    "require_divisible",
+    "require_odd",
+    "require_positive",
+    "require_reduced",
+    "resize_bilinear",
+    "resize_nearest",
+]

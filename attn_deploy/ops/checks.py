@@ -1,0 +1,87 @@
+"""Argument checks with one wording: what was given, what is needed, how to mend it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def require_positive(**values: int) -> None:
+    """Each value must be an integer of at least 1.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
+
+
+def require_odd(**values: int) -> None:
+    """Each value must be a positive odd integer (a kernel with a centre).
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    require_positive(**values)
+    for name, value in values.items():
+        if value % 2 == 0:
+            raise ValueError(f"{name} must be odd, got {value}: use {value - 1 or 1} or {value + 1}.")
+
+
+def require_divisible(name: str, value: int, by_name: str, by: int) -> None:
+    """``value`` must be a multiple of ``by``.
+
+    Raises:
+        ValueError: naming both arguments and both values.
+    """
+    if by < 1 or value % by:
+        near = max(by, round(value / by) * by) if by >= 1 else value
+        raise ValueError(
+            f"{name} must be a multiple of {by_name}, got {name}={value} and {by_name}={by}: use {name}={near}, "
+            f"or a {by_name} that divides {value}."
+        )
+
+
+def require_reduced(channels: int, reduction: int, *, name: str = "channels") -> int:
+    """The reduced width ``channels // reduction``, which must be at least 1.
+
+    Raises:
+        ValueError: naming both arguments and both values.
+    """
+    require_positive(**{name: channels, "reduction": reduction})
+    if channels // reduction < 1:
+        raise ValueError(
+            f"{name} // reduction must be at least 1, got {name}={channels} and reduction={reduction}: "
+            f"use a reduction of at most {channels}."
+        )
+    return channels // reduction
+
+
+def require_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
+    """``value`` must be one of ``choices``.
+
+    Raises:
+        ValueError: listing the choices.
+    """
+    choices = list(choices)
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+def check_channels(x: Tensor, channels: int, owner: str) -> None:
+    """The input must be (N, channels, H, W); checked in eager mode only, since a traced shape is not a number.
+
+    Raises:
+        ValueError: naming the module, the expected and the given shape.
+    """
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        return
+    if x.dim() != 4 or x.shape[1] != channels:
+        raise ValueError(
+            f"{owner}: expected an input of shape (N, {channels}, H, W), got {tuple(x.shape)}: "
+            f"construct it with the channel count of its input."
+        )
