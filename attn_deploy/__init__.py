@@ -32,7 +32,7 @@ _PUBLIC = {
     "verify": "attn_deploy.parity.verify",
 }
 
-__all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604 - a list of strings, spelled by the table above
+__all__ = ["__version__", *sorted(_PUBLIC)]
 
 if TYPE_CHECKING:
     from attn_deploy.bench.profiler import profile as profile

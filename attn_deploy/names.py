@@ -1,11 +1,11 @@
 """The one grammar that names whatever can be exported.
 
-    ghostmodule                     a zoo module
-    ghostmodule:ratio=3             with constructor arguments, separated by commas
-    resnet18                        a backbone;  resnet18:stem=imagenet,num_classes=1000
-    resnet18+se:reduction=8         a module in every slot of a backbone
-    resnet18+cbam@layer3            in one stage
-    path/to/net.py:MyNet            the user's own class or factory
+ghostmodule                     a zoo module
+ghostmodule:ratio=3             with constructor arguments, separated by commas
+resnet18                        a backbone;  resnet18:stem=imagenet,num_classes=1000
+resnet18+se:reduction=8         a module in every slot of a backbone
+resnet18+cbam@layer3            in one stage
+path/to/net.py:MyNet            the user's own class or factory
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What can be exported, as data: specifications, the decorator that makes them, and look-up by name.
 
-No torch here: `attn-deploy list` reads `catalog.json`, which `python -m attn_deploy.catalog` writes from the decorators.
-A model's class is imported only when the model is made.
+No torch here: `attn-deploy list` reads `catalog.json`, which `python -m attn_deploy.catalog` writes from the
+decorators. A model's class is imported only when the model is made.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ from attn_deploy.errors import InvalidRequestError, UnknownModelError
 
 CATALOG = Path(__file__).with_name("catalog.json")
 ENTRY_POINT_GROUP = "attn_deploy.models"
-DEFAULT_SIZES = {"N": 2, "H": 17, "W": 22}  # batch above 1, odd and H != W: a traced size that gets baked then shows
+DEFAULT_SIZES = {
+    "N": 2,
+    "H": 17,
+    "W": 22,
+}  # batch above 1, odd and H != W: a traced size that gets baked then shows
 DEFAULT_DYNAMIC = ("N", "H", "W")
 
 C = TypeVar("C", bound=type)
@@ -340,7 +344,9 @@ def _sections(docstring: str) -> dict[str, str]:
     """``Paper: ...`` and the like, each up to the next section; wrapped lines are joined."""
     found: dict[str, str] = {}
     for match in re.finditer(
-        r"^(Paper|Official|Export|Limits|Deviations): *(.*?)(?=^\w[\w ]*: |\Z)", docstring, re.MULTILINE | re.DOTALL
+        r"^(Paper|Official|Export|Limits|Deviations): *(.*?)(?=^\w[\w ]*: |\Z)",
+        docstring,
+        re.MULTILINE | re.DOTALL,
     ):
         found[match[1].lower()] = " ".join(match[2].split())
     return found

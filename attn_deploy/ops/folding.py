@@ -52,7 +52,9 @@ def fold_bn_into_conv(
         raise ValueError(f"BatchNorm of {bn.num_features} channels after a convolution with {conv.out_channels}.")
     scale, shift = _scale_and_shift(bn, abs_weight_eps)
     fused = copy.deepcopy(conv)
-    if conv.transposed:  # weight is (in, out / groups, ...): output channels lie group by group along the first two axes
+    if (
+        conv.transposed
+    ):  # weight is (in, out / groups, ...): output channels lie group by group along the first two axes
         per_group = conv.out_channels // conv.groups
         weight = conv.weight.reshape(conv.groups, conv.in_channels // conv.groups, per_group, -1)
         weight = weight * scale.reshape(conv.groups, 1, per_group, 1)

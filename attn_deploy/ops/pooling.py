@@ -1,6 +1,7 @@
 """Pooling whose window depends on the input size, in forms that stay right at sizes that were not traced.
 
-`adaptive_avg_pool2d(x, n)` of PyTorch, n > 1, is refused by the TorchScript exporter at dynamic H, W and exported with a
+`adaptive_avg_pool2d(x, n)` of PyTorch, n > 1, is refused by the TorchScript exporter at dynamic H, W and exported
+with a
 baked window by the torch.export exporter: the file then gives wrong numbers, or wrong shapes, at every other size.
 Bins are rectangular, so pooling is a product with one averaging matrix for each axis, built in the graph from the
 symbolic length.
@@ -25,7 +26,8 @@ def global_max_pool(x: Tensor) -> Tensor:
 def averaging_matrix(bins: int, length: int, like: Tensor) -> Tensor:
     """The (bins, length) matrix whose product with an axis of that length is adaptive average pooling.
 
-    Bin i covers floor(i * length / bins) to ceil((i + 1) * length / bins), in integer arithmetic throughout, so that the
+    Bin i covers floor(i * length / bins) to ceil((i + 1) * length / bins), in integer arithmetic throughout, so that
+    the
     bins are exactly PyTorch's. ``bins`` may exceed ``length``, and either may be symbolic.
     """
     i = torch.arange(bins, device=like.device).unsqueeze(1)

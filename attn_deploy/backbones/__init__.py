@@ -1,0 +1,1 @@
+"""Networks with named slots where a module plugs in."""

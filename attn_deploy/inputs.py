@@ -1,0 +1,203 @@
+"""Inputs with symbolic axes, and the test tensors made for them. No torch here: the device side uses it too."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attn_deploy.errors import DynamicAxisError, InvalidRequestError
+from attn_deploy.registry import ModelSpec, evaluate
+
+Arrays = dict[str, NDArray[Any]]
+MAX_EXTENT = {"N": 1 << 12}
+_DEFAULT_MAX = 1 << 13
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInput:
+    """One input of a model whose constructor arguments are known.
+
+    Attributes:
+        name: input name in the exported file.
+        dims: for each axis an integer, or an expression in axis symbols such as ``"N"`` or ``"2*H"``.
+        dtype: numpy name of the element type.
+        sizes: the extent of each symbol when traced; the same for all inputs of a model.
+        minimum: the least extent of a symbol.
+        multiple: what the extent of a symbol must be a multiple of.
+    """
+
+    name: str
+    dims: tuple[int | str, ...]
+    dtype: str
+    sizes: Mapping[str, int]
+    minimum: Mapping[str, int]
+    multiple: Mapping[str, int]
+
+    def shape(self, sizes: Mapping[str, int] | None = None) -> tuple[int, ...]:
+        """The concrete shape at the traced sizes, or at others."""
+        values = {**self.sizes, **(sizes or {})}
+        return tuple(evaluate(d, values) for d in self.dims)
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """The axis symbols used, in order of appearance."""
+        return tuple(dict.fromkeys(s for d in self.dims if isinstance(d, str) for s in re.findall(r"[A-Z]\w*", d)))
+
+
+def inputs_for_spec(spec: ModelSpec, settings: Mapping[str, Any]) -> tuple[TensorInput, ...]:
+    """The concrete inputs of a registry entry under the given constructor arguments."""
+    sizes = {k: int(v) for k, v in spec.sizes.items()}
+    made = []
+    for given in spec.inputs:
+        dims: list[int | str] = []
+        for entry in given.shape:
+            symbolic = isinstance(entry, str) and re.search(r"\b[A-Z]\w*\b", entry)
+            dims.append(entry if symbolic else evaluate(entry, settings))
+        made.append(TensorInput(given.name, tuple(dims), given.dtype, sizes, spec.minimum, spec.multiple))
+    return tuple(made)
+
+
+def parse_input(text: str, index: int, count: int) -> TensorInput:
+    """One ``--input``: ``[name:]1x3x64x64[:dtype]``; 4-D inputs get the axes N, C, H, W, others N first.
+
+    Raises:
+        InvalidRequestError: if the text cannot be read.
+    """
+    match = re.fullmatch(r"(?:(?P<name>[A-Za-z_]\w*):)?(?P<shape>\d+(?:[x,]\d+)*)(?::(?P<dtype>\w+))?", text.strip())
+    if match is None:
+        raise InvalidRequestError(
+            f"the input {text!r} cannot be read; write its shape as 1x3x224x224, with a name and an element type if "
+            "there are several: --input image:1x3x64x64 --input mask:1x64x64:bool."
+        )
+    shape = [int(n) for n in re.split(r"[x,]", match["shape"])]
+    if 0 in shape:
+        raise InvalidRequestError(f"the input {text!r} has an axis of length 0; every axis needs at least 1.")
+    dtype = match["dtype"] or "float32"
+    if dtype not in ("float32", "float16", "float64", "int32", "int64", "uint8", "int8", "bool"):
+        raise InvalidRequestError(
+            f"the input {text!r} has the unknown element type {dtype!r}; use float32, int64, bool, ..."
+        )
+    name = match["name"] or ("x" if count == 1 else f"x{index}")
+    dims: list[int | str] = list(shape)
+    sizes = {"N": shape[0]}
+    dims[0] = "N"
+    if len(shape) == 4:
+        dims[2], dims[3] = f"H{index or ''}", f"W{index or ''}"
+        sizes |= {str(dims[2]): shape[2], str(dims[3]): shape[3]}
+    return TensorInput(name, tuple(dims), dtype, sizes, {}, {})
+
+
+def merge_axes(inputs: Sequence[TensorInput]) -> tuple[TensorInput, ...]:
+    """Give the inputs of a user's model one table of sizes; equal heights and widths share one symbol.
+
+    Raises:
+        InvalidRequestError: if the batch sizes differ.
+    """
+    batches = {i.sizes["N"] for i in inputs}
+    if len(batches) > 1:
+        raise InvalidRequestError(f"the inputs have different batch sizes {sorted(batches)}; give all the same.")
+    alias: dict[str, str] = {}
+    table: dict[str, int] = {"N": batches.pop()}
+    for given in inputs:
+        for symbol, extent in given.sizes.items():
+            letter = symbol[0]
+            twin = next((s for s, n in table.items() if s[0] == letter and n == extent), None)
+            alias[symbol] = twin or symbol
+            table.setdefault(alias[symbol], extent)
+    return tuple(
+        TensorInput(i.name, tuple(alias.get(str(d), d) for d in i.dims), i.dtype, table, {}, {}) for i in inputs
+    )
+
+
+def dynamic_symbols(
+    inputs: Iterable[TensorInput], asked: Iterable[str], allowed: Iterable[str], owner: str
+) -> tuple[str, ...]:
+    """The axis symbols to move: ``asked`` (letters stand for all symbols that begin with them), checked.
+
+    Raises:
+        DynamicAxisError: if one is unknown or cannot move in this model.
+    """
+    known = tuple(dict.fromkeys(s for i in inputs for s in i.symbols))
+    allowed = tuple(allowed)
+    movable = tuple(s for s in known if s in allowed or s[0] in allowed)
+    chosen: list[str] = []
+    for wish in asked:
+        found = [s for s in known if s == wish or s[0] == wish]
+        if not found:
+            raise DynamicAxisError(
+                f"{owner}: there is no axis {wish!r}; the inputs have {', '.join(known) or 'no symbolic axis'}.",
+                exit_code=2,
+            )
+        stuck = [s for s in found if s not in movable]
+        if stuck:
+            raise DynamicAxisError(
+                f"{owner}: the axis {stuck[0]!r} cannot be dynamic, its size is part of the model; "
+                f"dynamic axes may be {','.join(movable) or 'none'}. Use --dynamic {','.join(movable) or 'none'}.",
+                exit_code=2,
+            )
+        chosen += found
+    return tuple(dict.fromkeys(chosen))
+
+
+def fit_size(value: int, symbol: str, given: TensorInput) -> int:
+    """``value`` raised to the symbol's minimum and rounded up to its multiple."""
+    value = max(value, given.minimum.get(symbol, 1))
+    step = given.multiple.get(symbol, 1)
+    return -(-value // step) * step
+
+
+def bounds(symbol: str, given: TensorInput) -> tuple[int, int]:
+    """Least and largest extent that an exported file is declared for."""
+    return fit_size(1, symbol, given), max(MAX_EXTENT.get(symbol, _DEFAULT_MAX), given.sizes.get(symbol, 1))
+
+
+def verification_sizes(inputs: Sequence[TensorInput], symbols: Sequence[str], count: int = 4) -> list[dict[str, int]]:
+    """Sizes other than the traced ones, at which every symbol in ``symbols`` moves: batch 1 included, odd, H != W."""
+    if not symbols:
+        return []
+    pattern = {"N": (1, 3, 5, 4), "H": (23, 14, 9, 30), "W": (12, 31, 25, 19)}
+    first = inputs[0]
+    found: list[dict[str, int]] = []
+    for k in range(count):
+        sizes = {}
+        for symbol in symbols:
+            traced = first.sizes[symbol]
+            base = pattern.get(symbol[0], (6, 11, 7, 13))[k % 4]
+            if symbol[0] != "N":  # stay near the traced scale, so that a model traced at 224 is not judged at 9
+                base = max(1, round(base * max(1.0, traced / 22)))
+            value = fit_size(base, symbol, first)
+            if value == traced:
+                value = fit_size(value + 1, symbol, first)
+            sizes[symbol] = value
+        if sizes not in found:
+            found.append(sizes)
+    return found
+
+
+def ramped(shape: tuple[int, ...], dtype: str = "float32", seed: int = 0) -> NDArray[Any]:
+    """A test tensor: noise plus an offset for each channel plus ramps along the spatial axes.
+
+    Zero-mean noise hides a baked pooling window, because every window's mean is near zero; with offsets and ramps each
+    position and each channel has its own mean.
+    """
+    rng = np.random.default_rng(seed)
+    if dtype == "bool":
+        return rng.random(shape) < 0.5
+    if np.issubdtype(np.dtype(dtype), np.integer):
+        return rng.integers(0, 8, shape).astype(dtype)
+    values = rng.standard_normal(shape)
+    for axis in range(1, len(shape)):
+        extent = shape[axis]
+        line = np.linspace(-1.0, 1.0, extent) if extent > 1 else np.full(1, 0.5)
+        values = values + (0.7 + 0.2 * axis) * line.reshape([extent if a == axis else 1 for a in range(len(shape))])
+    return values.astype(dtype)
+
+
+def example_arrays(inputs: Sequence[TensorInput], sizes: Mapping[str, int] | None = None, seed: int = 0) -> Arrays:
+    """One ramped tensor for each input, at the traced sizes or at others."""
+    return {i.name: ramped(i.shape(sizes), i.dtype, seed + k) for k, i in enumerate(inputs)}

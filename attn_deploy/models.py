@@ -1,0 +1,215 @@
+"""From a name to a module and the inputs it takes."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from attn_deploy import registry
+from attn_deploy.errors import ExportError, InvalidRequestError
+from attn_deploy.inputs import TensorInput, inputs_for_spec
+from attn_deploy.names import ModelName, parse_name
+from attn_deploy.registry import ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedModel:
+    """A module made from a name, with what is known of its inputs.
+
+    Attributes:
+        name: the parsed name.
+        module: the module, in eval mode.
+        inputs: concrete inputs; None when only the user can say (a model of the user's, without ``--input``).
+        outputs: output names, or None when they are not known before a run.
+        dynamic: the axis symbols that may move.
+        spec: the registry entry of the base name, None for the user's own model.
+        arguments: constructor arguments in force.
+    """
+
+    name: ModelName
+    module: nn.Module
+    inputs: tuple[TensorInput, ...] | None
+    outputs: tuple[str, ...] | None
+    dynamic: tuple[str, ...]
+    spec: ModelSpec | None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+def create(name: str, **arguments: Any) -> nn.Module:
+    """The module that a name stands for, in eval mode.
+
+    Args:
+        name: anything of the grammar in `attn_deploy.names`; without arguments, the reference configuration.
+        **arguments: constructor arguments, over those in the name.
+
+    Raises:
+        UnknownModelError: if there is no such model.
+        InvalidRequestError: if an argument is unknown or has a value that the model refuses.
+    """
+    return resolve(name, arguments).module
+
+
+def resolve(name: str, arguments: Mapping[str, Any] | None = None) -> ResolvedModel:
+    """As `create`, with the inputs and the registry entry.
+
+    Raises:
+        UnknownModelError: if there is no such model.
+        InvalidRequestError: if the name, an argument or a file cannot be used.
+        ExportError: if the user's own code fails while the model is made.
+    """
+    parsed = parse_name(name)
+    given = {**parsed.arguments, **(arguments or {})}
+    if parsed.file is not None:
+        module = _from_file(parsed, given)
+        return ResolvedModel(parsed, module, None, None, registry.DEFAULT_DYNAMIC, None, given)
+    spec = registry.get(parsed.base)
+    settings = {**spec.reference, **given}
+    if parsed.slot is not None:
+        if spec.family != "backbone":
+            raise InvalidRequestError(
+                f"{name!r}: {spec.name!r} is a module of the family {spec.family!r} and has no slots; "
+                "put a backbone before the '+', such as resnet18+se."
+            )
+        slot = registry.get(parsed.slot)
+        settings["slot"] = (slot.name, dict(parsed.slot_arguments))
+        if parsed.stage is not None:
+            settings["slot_stage"] = parsed.stage
+    module = _instantiate(spec, settings, name)
+    defaults = {p.name: p.default for p in _parameters(_load(spec))}
+    inputs = inputs_for_spec(spec, {**defaults, **settings})
+    return ResolvedModel(parsed, module, inputs, spec.outputs, spec.dynamic, spec, settings)
+
+
+def slot_factory(name: str, arguments: Mapping[str, Any]) -> Any:
+    """A function ``channels -> module`` for a registry entry, used by backbones to fill their slots.
+
+    The module's channel arguments (``channels``, or ``in_channels`` and ``out_channels``) are set to the slot's width.
+
+    Raises:
+        InvalidRequestError: if the module takes no channel count or changes the shape it is given.
+    """
+    spec = registry.get(name)
+    names = [a.name for a in spec.arguments]
+
+    def make(channels: int) -> nn.Module:
+        settings = {**spec.reference, **arguments}
+        if "channels" in names:
+            settings["channels"] = channels
+        elif "in_channels" in names:
+            settings["in_channels"] = channels
+            if "out_channels" in names:
+                settings["out_channels"] = channels
+        else:
+            raise InvalidRequestError(f"{spec.name!r} cannot fill a slot: it takes no channel count.")
+        return _instantiate(spec, settings, spec.name)
+
+    if len(spec.inputs) != 1:
+        raise InvalidRequestError(
+            f"{spec.name!r} cannot fill a slot: it takes {len(spec.inputs)} inputs, a slot gives 1."
+        )
+    return make
+
+
+def _load(spec: ModelSpec) -> type[nn.Module]:
+    module, _, attribute = spec.target.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in attribute.split("."):
+        found = getattr(found, part)
+    if not isinstance(found, type):
+        raise InvalidRequestError(f"{spec.name}: {spec.target} is not a class.")
+    return found
+
+
+def _parameters(cls: type) -> list[inspect.Parameter]:
+    return list(inspect.signature(cls).parameters.values())
+
+
+def _instantiate(spec: ModelSpec, settings: Mapping[str, Any], name: str) -> nn.Module:
+    cls = _load(spec)
+    allowed = [p.name for p in _parameters(cls)]
+    unknown = [k for k in settings if k not in allowed]
+    if unknown:
+        raise InvalidRequestError(
+            f"{name}: {spec.name!r} has no argument {unknown[0]!r}; it takes {', '.join(allowed) or 'none'}."
+        )
+    try:
+        return cls(**settings).eval()
+    except (ValueError, TypeError) as error:
+        if isinstance(error, InvalidRequestError):
+            raise
+        raise InvalidRequestError(f"{name}: {error}") from error
+
+
+def _from_file(parsed: ModelName, arguments: Mapping[str, Any]) -> nn.Module:
+    path = Path(str(parsed.file))
+    if not path.is_file():
+        raise InvalidRequestError(f"{parsed.text!r}: there is no file {str(path)!r}.")
+    loaded = _import_file(path)
+    if not hasattr(loaded, parsed.base):
+        names = [n for n, v in vars(loaded).items() if inspect.isclass(v) and issubclass(v, nn.Module)]
+        raise InvalidRequestError(
+            f"{path} defines no {parsed.base!r}; its model classes are {', '.join(names) or 'none'}."
+        )
+    factory = getattr(loaded, parsed.base)
+    try:
+        made = factory(**arguments) if callable(factory) and not isinstance(factory, nn.Module) else factory
+    except Exception as error:
+        raise ExportError(f"{parsed.text}: making the model failed: {_told(error, path)}", exit_code=2) from error
+    if not isinstance(made, nn.Module):
+        raise InvalidRequestError(f"{parsed.text}: expected a torch.nn.Module, got {type(made).__name__}.")
+    return made.eval()
+
+
+def _import_file(path: Path) -> types.ModuleType:
+    """Import a user's file under a name of its own, with its folder importable for its neighbours."""
+    name = f"_attn_deploy_user_{path.stem}_{abs(hash(str(path.resolve())))}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise InvalidRequestError(f"{path} cannot be imported as Python.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    folder = str(path.resolve().parent)
+    sys.path.insert(0, folder)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise ExportError(f"importing {path} failed: {_told(error, path)}", exit_code=2) from error
+    finally:
+        sys.path.remove(folder)
+    return module
+
+
+def _told(error: BaseException, path: Path) -> str:
+    """The error in one line, with the last line of the user's file that led to it."""
+    import traceback
+
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path]
+    text = " ".join(str(error).split()) or "no message"
+    where = f" ({path}, line {lines[-1]})" if lines else ""
+    return f"{type(error).__name__}: {text}{where}"
+
+
+def parse_inputs(texts: Sequence[str]) -> tuple[TensorInput, ...]:
+    """The inputs that ``--input`` options describe: ``1x3x64x64``, ``image:1x3x64x64`` or ``mask:1x64x64:bool``.
+
+    Raises:
+        InvalidRequestError: if one cannot be read, or two have one name.
+    """
+    from attn_deploy.inputs import parse_input
+
+    inputs = tuple(parse_input(text, index, len(texts)) for index, text in enumerate(texts))
+    names = [i.name for i in inputs]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidRequestError(f"two inputs are called {name!r}; give each its own name, as in image:1x3x64x64.")
+    return inputs

@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+# Two workers on two cores: more threads than cores makes every test slower, not faster.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def reference_folder() -> Path:
+    folder = SHARED / "reference"
+    if not folder.is_dir():
+        pytest.skip("the vectors of the official implementations (../shared/reference) are not on this machine")
+    return folder
