@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import TypeVar
 
 import torch
@@ -93,7 +94,7 @@ def fold_sequential(sequence: nn.Sequential) -> int:
     """
     folds = 0
     children = list(sequence.named_children())
-    for (name, layer), (next_name, after) in zip(children, children[1:], strict=False):
+    for (name, layer), (next_name, after) in itertools.pairwise(children):
         if type(after) not in _BATCH_NORMS or after.running_mean is None:
             continue
         if type(layer) in _CONVS and layer.out_channels == after.num_features:
