@@ -1,8 +1,8 @@
 """Calls into native code that may crash or hang, made in a child process.
 
 A child is a fresh interpreter (``python -m attn_deploy.isolate module:function``), not a fork: threads of torch and
-TensorRT do not survive a fork, and multiprocessing's spawn would run the user's main script again. Arguments and results
-are JSON; large data goes through files.
+TensorRT do not survive a fork, and multiprocessing's spawn would run the user's main script again. Arguments and
+results are JSON; large data goes through files.
 """
 
 from __future__ import annotations

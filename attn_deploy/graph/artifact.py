@@ -93,7 +93,8 @@ def load_model(path: Path) -> onnx.ModelProto:
         raise GraphError(f"{path} cannot be loaded: {error}", exit_code=2) from error
     if not model.graph.node or not model.opset_import:
         raise GraphError(
-            f"{path} holds no ONNX graph ({path.stat().st_size} bytes, {len(model.graph.node)} nodes). Export it again.",
+            f"{path} holds no ONNX graph ({path.stat().st_size} bytes, "
+            f"{len(model.graph.node)} nodes). Export it again.",
             exit_code=2,
         )
     return model
