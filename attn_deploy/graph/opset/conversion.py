@@ -124,6 +124,8 @@ def _step(
             except NoFormError as error:
                 raise _no_form(node, target, version, direction, str(error)) from error
             if made is not None:
+                for fresh in builder.nodes:
+                    _drop_defaults(fresh, written)
                 _replace(node, builder, [made] if isinstance(made, ir.Value) else list(made))
                 done[f"{node.op_type}: {rule.what}"] += 1
                 continue
@@ -132,12 +134,19 @@ def _step(
         schema = schemas.schema_at(node.op_type, written)
         if schema is None:
             raise _no_form(node, target, version, direction, "")
-        for name in schemas.superfluous_attributes(node, schema):
-            node.attributes.pop(name)
+        _drop_defaults(node, written)
         reason = schemas.misfit(node, schema)
         if reason is not None:
             raise _no_form(node, target, version, direction, reason)
     return done
+
+
+def _drop_defaults(node: ir.Node, opset: int) -> None:
+    """Remove attributes that say what goes without saying at ``opset``, where they do not exist."""
+    schema = schemas.schema_at(node.op_type, opset)
+    if schema is not None:
+        for name in schemas.superfluous_attributes(node, schema):
+            node.attributes.pop(name)
 
 
 def _replace(node: ir.Node, builder: Builder, values: Sequence[ir.Value]) -> None:
@@ -146,6 +155,9 @@ def _replace(node: ir.Node, builder: Builder, values: Sequence[ir.Value]) -> Non
         raise GraphError(f"the node {node.name!r} belongs to no graph.")
     givers = [v for v in node.inputs if v is not None]
     ir.convenience.replace_nodes_and_values(graph, node, [node], builder.nodes, node.outputs, values)
+    for made in reversed(builder.nodes):  # optional outputs that nobody reads
+        if not any(o.uses() or o.is_graph_output() for o in made.outputs):
+            graph.remove(made, safe=True)
     _remove_unused(givers)
 
 
