@@ -20,7 +20,6 @@ from attn_deploy.inputs import (
     TensorInput,
     dynamic_symbols,
     example_arrays,
-    merge_axes,
     symbols_of,
     verification_sizes,
 )
@@ -67,7 +66,7 @@ class PreparedModel:
 
 
 def prepare(
-    model: str | nn.Module,
+    model: str | nn.Module | ResolvedModel,
     *,
     inputs: Sequence[TensorInput] | None = None,
     dynamic: Sequence[str] | None = None,
@@ -77,7 +76,7 @@ def prepare(
     """Make a model ready for export.
 
     Args:
-        model: a name of the grammar, or a module.
+        model: a name of the grammar, a module, or what `attn_deploy.models.resolve` gives.
         inputs: needed for the user's own models; over the registry's for others.
         dynamic: symbols that move; None for all that may.
         fuse: export the deployed form.
@@ -88,7 +87,10 @@ def prepare(
         DynamicAxisError: if an axis cannot move.
         ExportError: if the model fails in forward, normalises by batch statistics, or is not deterministic.
     """
-    resolved = resolve(model, arguments) if isinstance(model, str) else _resolved_module(model)
+    if isinstance(model, ResolvedModel):
+        resolved = model
+    else:
+        resolved = resolve(model, arguments) if isinstance(model, str) else _resolved_module(model)
     label = resolved.name.text
     taken = _inputs(resolved, inputs)
     allowed = resolved.dynamic
@@ -139,7 +141,7 @@ def _inputs(resolved: ResolvedModel, given: Sequence[TensorInput] | None) -> tup
             )
         return resolved.inputs
     if resolved.inputs is None:
-        return merge_axes(given)
+        return tuple(given)
     if len(given) != len(resolved.inputs):
         raise InvalidRequestError(
             f"{resolved.name.text}: takes {len(resolved.inputs)} inputs "
