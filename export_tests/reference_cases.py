@@ -10,6 +10,37 @@ REFERENCE_CASES: dict[str, tuple[str, dict]] = {
     # attention, part 1
     "se": ("se", {"channels": 64, "reduction": 16}),
     "se_nobias": ("se", {"channels": 64, "reduction": 16, "bias": False}),
+    "eca": ("eca", {"channels": 64, "kernel_size": 3}),
+    "eca_k7": ("eca", {"channels": 64, "kernel_size": 7}),
+    "eca_ns": ("eca_ns", {"channels": 64, "kernel_size": 3}),
+    "cbam": ("cbam", {"channels": 64, "reduction": 16}),
+    "cbam_channel": ("cbam_channel", {"channels": 64, "reduction": 16}),
+    "cbam_pool4": ("cbam", {"channels": 64, "reduction": 16, "pool_types": ("avg", "max", "lp", "lse")}),
+    "cbam_spatial": ("cbam_spatial", {}),
+    "non_local_embedded_gaussian": ("non_local_embedded_gaussian", {"channels": 64}),
+    "non_local_embedded_gaussian_nosub_nobn": (
+        "non_local_embedded_gaussian",
+        {"channels": 32, "inter_channels": 8, "sub_sample": False, "bn_layer": False},
+    ),
+    "non_local_gaussian": ("non_local_gaussian", {"channels": 64}),
+    "non_local_gaussian_nosub_nobn": (
+        "non_local_gaussian",
+        {"channels": 32, "inter_channels": 8, "sub_sample": False, "bn_layer": False},
+    ),
+    "non_local_dot_product": ("non_local_dot_product", {"channels": 64}),
+    "non_local_dot_product_nosub_nobn": (
+        "non_local_dot_product",
+        {"channels": 32, "inter_channels": 8, "sub_sample": False, "bn_layer": False},
+    ),
+    "non_local_concatenation": ("non_local_concatenation", {"channels": 64}),
+    "non_local_concatenation_nosub_nobn": (
+        "non_local_concatenation",
+        {"channels": 32, "inter_channels": 8, "sub_sample": False, "bn_layer": False},
+    ),
+    "non_local_embedded_gaussian_odd": ("non_local_embedded_gaussian", {"channels": 32}),
+    "criss_cross": ("criss_cross", {"channels": 64}),
+    "rcca_core": ("rcca", {"channels": 64, "recurrence": 2}),
+    "rcca_head": ("rcca_head", {"in_channels": 64, "out_channels": 24, "num_classes": 5, "recurrence": 2}),
     # attention, part 2
     # plug-and-play
 }
