@@ -47,7 +47,7 @@ def build(
     precision: Annotated[str | None, typer.Option(hidden=True)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
 ) -> None:
-    r"""Build a TensorRT engine, and a JSON file beside it that says what it is.
+    """Build a TensorRT engine, and a JSON file beside it that says what it is.
 
     TensorRT-RTX builds without a GPU, for any of its targets. Precision is a property of the ONNX graph: convert or
     quantize that first. An engine that is up to date is not built again.
