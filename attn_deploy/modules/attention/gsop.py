@@ -5,7 +5,7 @@ Official: ZilinGao/Global-Second-order-Pooling-Convolutional-Networks, torchvisi
     pos_att) and MPNCOV/python/MPNCOV.py (Covpool); the block sits on the output of the last BatchNorm, before the
     residual is added.
 Export: the covariance is a product of centred maps, so the centring matrix of (HW)^2 entries is never built; a grouped
-    convolution whose kernel covers a row of the covariance is a batched product; adaptive pooling, down to 8x8 and back
+    convolution whose kernel covers a row of the covariance is a product and a sum; adaptive pooling, down to 8x8 and back
     up, is a product with averaging matrices made in the graph (the official form is silently wrong at other sizes).
     Equal up to rounding.
 Limits: mode 'concat' needs C of at least 64 and a multiple of C // 64. The position gate divides by 64 where a
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from attn_deploy.ops import (
     Fusible,
     adaptive_avg_pool2d,
+    averaging_matrix,
     check_channels,
     fold_bn_into_conv,
     require_choice,
@@ -52,9 +53,9 @@ class RowReader(Fusible, nn.Module):
         self.conv = nn.Conv2d(size, 4 * size, (size, 1), groups=size)
 
     def forward(self, matrix: Tensor) -> Tensor:
-        rows = self.bn(matrix.unsqueeze(3))
-        weight = self.conv.weight.reshape(self.size, 4, self.size)
-        return torch.matmul(weight, rows).reshape(rows.shape[0], 4 * self.size, 1, 1) + self.conv.bias.reshape(-1, 1, 1)
+        rows = self.bn(matrix.unsqueeze(2))
+        read = (rows * self.conv.weight.reshape(self.size, 4, self.size)).sum(3)
+        return read.reshape(matrix.shape[0], 4 * self.size, 1, 1) + self.conv.bias.reshape(-1, 1, 1)
 
     @torch.no_grad()
     def fuse_(self) -> str | None:
@@ -100,7 +101,10 @@ class PositionCovariance(nn.Module):
         total = y.sum(1, keepdim=True) / GRID
         second_order = torch.matmul(y.transpose(1, 2), y) - torch.matmul(total.transpose(1, 2), total)
         gate = self.expand(self.rows(second_order).relu()).sigmoid()
-        return adaptive_avg_pool2d(gate.reshape(x.shape[0], 1, GRID, GRID), (x.shape[2], x.shape[3]))
+        # the map has one channel: a sum for the rows, since a product batched over N alone ties the export to N above 1
+        to_rows = averaging_matrix(x.shape[2], GRID, x).unsqueeze(2)
+        rows = (gate.reshape(x.shape[0], 1, GRID, GRID) * to_rows).sum(2)
+        return torch.matmul(rows, averaging_matrix(x.shape[3], GRID, x).transpose(0, 1)).unsqueeze(1)
 
 
 def _register_modes(cls: type[GSoPBlock]) -> type[GSoPBlock]:
