@@ -14,7 +14,7 @@ import onnx
 import torch
 
 from attn_deploy.errors import AttnDeployError, ExportError
-from attn_deploy.exporters.options import DYNAMO_MIN_OPSET
+from attn_deploy.exporters.options import DYNAMO_MIN_OPSET, TORCHSCRIPT_MAX_OPSET
 from attn_deploy.exporters.prepare import PreparedModel, quiet_torch, user_line
 from attn_deploy.exporters.program import exported_program
 
@@ -31,7 +31,7 @@ class Translation:
 
 
 def translate(prepared: PreparedModel, exporter: str, opset: int) -> Translation:
-    """Run one exporter.
+    """Run one exporter, at the opset nearest to ``opset`` that it has operators for.
 
     Raises:
         ExportError: if it fails; the message is in the user's words.
@@ -82,7 +82,7 @@ def _torchscript(prepared: PreparedModel, opset: int) -> Translation:
                 prepared.example(),
                 path,
                 dynamo=False,
-                opset_version=opset,
+                opset_version=min(opset, TORCHSCRIPT_MAX_OPSET),
                 input_names=[i.name for i in prepared.inputs],
                 output_names=list(prepared.outputs),
                 dynamic_axes=axes,
