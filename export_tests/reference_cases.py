@@ -10,6 +10,27 @@ REFERENCE_CASES: dict[str, tuple[str, dict]] = {
     # attention, part 1
     "se": ("se", {"channels": 64, "reduction": 16}),
     "se_nobias": ("se", {"channels": 64, "reduction": 16, "bias": False}),
+    "bam": ("bam", {"channels": 64}),
+    "bam_square": ("bam", {"channels": 64}),
+    "cse": ("cse", {"channels": 64, "reduction": 2}),
+    "sse": ("sse", {"channels": 64}),
+    "scse": ("scse", {"channels": 64, "reduction": 2}),
+    "shuffle_attention": ("shuffle_attention", {"channels": 64, "groups": 8}),
+    "shuffle_attention_g64": ("shuffle_attention", {"channels": 256, "groups": 64}),
+    "sge": ("sge", {"channels": 64, "groups": 8}),
+    "sge_g64": ("sge", {"channels": 128, "groups": 64}),
+    "fca": ("fca", {"channels": 64, "dct_h": 7, "dct_w": 7}),
+    "fca_7x7_native": ("fca", {"channels": 64, "dct_h": 7, "dct_w": 7}),
+    "fca_bot": ("fca", {"channels": 64, "dct_h": 14, "dct_w": 21, "reduction": 8, "freq_sel_method": "bot4"}),
+    "fca_exact": ("fca", {"channels": 64, "dct_h": 16, "dct_w": 20}),
+    "fca_up": ("fca", {"channels": 64, "dct_h": 14, "dct_w": 14, "freq_sel_method": "low8"}),
+    "ge_theta_minus": ("ge_theta_minus", {"channels": 64}),
+    "ge_theta_minus_e2": ("ge_theta_minus", {"channels": 64, "extent": 2}),
+    "ge_theta_minus_e8": ("ge_theta_minus", {"channels": 64, "extent": 8}),
+    "ge_theta": ("ge_theta", {"channels": 64, "feat_size": (16, 20)}),
+    "ge_theta_e4": ("ge_theta", {"channels": 64, "extent": 4}),
+    "ge_theta_e8": ("ge_theta", {"channels": 64, "extent": 8}),
+    "ge_theta_plus": ("ge_theta_plus", {"channels": 64, "feat_size": (16, 20)}),
     # attention, part 2
     # plug-and-play
 }
