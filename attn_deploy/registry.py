@@ -259,7 +259,13 @@ def evaluate(expression: str | int, values: Mapping[str, Any]) -> int:
         if isinstance(node, ast.Name) and node.id in values:
             return int(values[node.id])
         if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id in values:
-            return int(values[node.value.id][ast.literal_eval(node.slice)])
+            try:
+                return int(values[node.value.id][ast.literal_eval(node.slice)])
+            except (TypeError, LookupError) as error:
+                raise InvalidRequestError(
+                    f"the shape expression {expression!r} cannot be read: {node.value.id} is "
+                    f"{values[node.value.id]!r}, which has no such element."
+                ) from error
         if isinstance(node, ast.BinOp) and type(node.op) in operators:
             return operators[type(node.op)](walk(node.left), walk(node.right))
         raise InvalidRequestError(

@@ -32,5 +32,32 @@ REFERENCE_CASES: dict[str, tuple[str, dict]] = {
     "ge_theta_e8": ("ge_theta", {"channels": 64, "extent": 8}),
     "ge_theta_plus": ("ge_theta_plus", {"channels": 64, "feat_size": (16, 20)}),
     # attention, part 2
+    "a2_double_attention": ("a2_double_attention", {"in_channels": 64, "c_m": 32, "c_n": 16}),
+    "a2_double_attention_reconstruct": (
+        "a2_double_attention",
+        {"in_channels": 64, "c_m": 32, "c_n": 16, "reconstruct": True},
+    ),
+    "apnb": ("apnb", {"in_channels": 64, "out_channels": 64, "key_channels": 32, "value_channels": 32}),
+    "afnb": (
+        "afnb",
+        {
+            "low_in_channels": 48,
+            "high_in_channels": 64,
+            "out_channels": 64,
+            "key_channels": 32,
+            "value_channels": 32,
+        },
+    ),
+    "efficient_attention": (
+        "efficient_attention",
+        {"channels": 64, "key_channels": 32, "num_heads": 4, "value_channels": 64},
+    ),
+    "efficient_attention_1head": (
+        "efficient_attention",
+        {"channels": 64, "key_channels": 32, "num_heads": 1, "value_channels": 32},
+    ),
+    "rnan_nonlocal_block2d": ("rnan_nonlocal", {"channels": 64}),
+    "rnan_res_att": ("rnan_res_att", {"channels": 16}),
+    "rnan_nl_res_att": ("rnan_nl_res_att", {"channels": 16}),
     # plug-and-play
 }

@@ -20,7 +20,7 @@ from attn_deploy.ops import check_channels, require_divisible, require_positive
 from attn_deploy.registry import register
 
 
-@register("sge", aliases=("spatial_group_enhance",), parameters=128, minimum={"W": 2})
+@register("sge", parameters=128, minimum={"W": 2})
 class SpatialGroupEnhance(nn.Module):
     """Gates each group's positions by their normalised similarity to the group's global average.
 
