@@ -37,7 +37,7 @@ class Input:
     """One input: its name and its shape in axis symbols (capital letters) and constructor arguments.
 
     ``Input("x", ("N", "channels", "H", "W"))``; an entry may be an integer or an expression with + - * //, such as
-    ``"2*H"`` for a map twice as high as the first input.
+    ``"2*H"`` for a map twice as high as the first input, or ``"feat_size[0]"`` for an element of an argument.
     """
 
     name: str
@@ -258,6 +258,14 @@ def evaluate(expression: str | int, values: Mapping[str, Any]) -> int:
             return node.value
         if isinstance(node, ast.Name) and node.id in values:
             return int(values[node.id])
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id in values:
+            try:
+                return int(values[node.value.id][ast.literal_eval(node.slice)])
+            except (TypeError, LookupError) as error:
+                raise InvalidRequestError(
+                    f"the shape expression {expression!r} cannot be read: {node.value.id} is "
+                    f"{values[node.value.id]!r}, which has no such element."
+                ) from error
         if isinstance(node, ast.BinOp) and type(node.op) in operators:
             return operators[type(node.op)](walk(node.left), walk(node.right))
         raise InvalidRequestError(
