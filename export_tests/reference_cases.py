@@ -11,5 +11,27 @@ REFERENCE_CASES: dict[str, tuple[str, dict]] = {
     "se": ("se", {"channels": 64, "reduction": 16}),
     "se_nobias": ("se", {"channels": 64, "reduction": 16, "bias": False}),
     # attention, part 2
+    "splat_conv2d": (
+        "splat_conv2d",
+        {"in_channels": 64, "out_channels": 64, "kernel_size": 3, "padding": 1, "bias": False, "norm": True},
+    ),
+    "splat_conv2d_g2r4_nobn": (
+        "splat_conv2d",
+        {"kernel_size": 3, "stride": 2, "padding": 1, "groups": 2, "bias": True, "radix": 4, "norm": False},
+    ),
+    "splat_conv2d_r1": (
+        "splat_conv2d",
+        {"in_channels": 32, "out_channels": 32, "padding": 1, "bias": False, "radix": 1, "norm": True},
+    ),
+    "sc_conv": ("sc_conv", {"channels": 32}),
+    "sc_conv_s2_odd": ("sc_conv", {"channels": 32, "stride": 2, "dilation": 2, "groups": 2}),
+    "sc_bottleneck": ("sc_bottleneck", {"in_channels": 64, "planes": 16}),
+    "danet_pam": ("danet_pam", {"channels": 64}),
+    "danet_cam": ("danet_cam", {"channels": 64}),
+    "danet_head": ("danet_head", {"in_channels": 64, "out_channels": 19}),
+    "ms_cam": ("ms_cam", {"channels": 64, "reduction": 4}),
+    "aff": ("aff", {"channels": 64, "reduction": 4}),
+    "iaff": ("iaff", {"channels": 64, "reduction": 4}),
+    "iaff_pytorch_shared_global": ("iaff", {"channels": 64, "reduction": 4, "share_global": True}),
     # plug-and-play
 }
