@@ -78,7 +78,7 @@ def check_channels(x: Tensor, channels: int, owner: str) -> None:
     Raises:
         ValueError: naming the module, the expected and the given shape.
     """
-    if torch.jit.is_tracing() or torch.compiler.is_compiling():
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():  # type: ignore[attr-defined, no-untyped-call]
         return
     if x.dim() != 4 or x.shape[1] != channels:
         raise ValueError(

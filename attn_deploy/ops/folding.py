@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import itertools
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 ConvT = TypeVar("ConvT", bound=nn.modules.conv._ConvNd)
+_BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
 class Fusible:
@@ -24,7 +25,7 @@ class Fusible:
         raise NotImplementedError(f"{type(self).__name__} must define fuse_")
 
 
-def _scale_and_shift(bn: nn.modules.batchnorm._BatchNorm, abs_weight_eps: float | None) -> tuple[Tensor, Tensor]:
+def _scale_and_shift(bn: _BatchNorm, abs_weight_eps: float | None) -> tuple[Tensor, Tensor]:
     if bn.running_mean is None or bn.running_var is None:
         raise ValueError("a BatchNorm without running statistics cannot be folded: it normalises by the batch.")
     weight = torch.ones_like(bn.running_mean) if bn.weight is None else bn.weight.detach()
@@ -36,9 +37,7 @@ def _scale_and_shift(bn: nn.modules.batchnorm._BatchNorm, abs_weight_eps: float 
 
 
 @torch.no_grad()
-def fold_bn_into_conv(
-    conv: ConvT, bn: nn.modules.batchnorm._BatchNorm, *, abs_weight_eps: float | None = None
-) -> ConvT:
+def fold_bn_into_conv(conv: ConvT, bn: _BatchNorm, *, abs_weight_eps: float | None = None) -> ConvT:
     """A new convolution that equals ``bn(conv(x))`` in eval mode; plain, grouped, dilated and transposed kernels.
 
     Args:
@@ -68,7 +67,7 @@ def fold_bn_into_conv(
 
 
 @torch.no_grad()
-def fold_bn_into_linear(linear: nn.Linear, bn: nn.modules.batchnorm._BatchNorm) -> nn.Linear:
+def fold_bn_into_linear(linear: nn.Linear, bn: _BatchNorm) -> nn.Linear:
     """A new linear layer that equals ``bn(linear(x))`` in eval mode.
 
     Raises:
@@ -95,12 +94,16 @@ def fold_sequential(sequence: nn.Sequential) -> int:
     folds = 0
     children = list(sequence.named_children())
     for (name, layer), (next_name, after) in itertools.pairwise(children):
-        if type(after) not in _BATCH_NORMS or after.running_mean is None:
+        # Exact types: a subclass of Conv2d may compute anything in its forward.
+        if type(after) not in _BATCH_NORMS:
             continue
-        if type(layer) in _CONVS and layer.out_channels == after.num_features:
-            setattr(sequence, name, fold_bn_into_conv(layer, after))
-        elif type(layer) is nn.Linear and layer.out_features == after.num_features:
-            setattr(sequence, name, fold_bn_into_linear(layer, after))
+        bn = cast(_BatchNorm, after)
+        if bn.running_mean is None:
+            continue
+        if type(layer) in _CONVS and layer.out_channels == bn.num_features:
+            setattr(sequence, name, fold_bn_into_conv(cast(nn.modules.conv._ConvNd, layer), bn))
+        elif type(layer) is nn.Linear and layer.out_features == bn.num_features:
+            setattr(sequence, name, fold_bn_into_linear(layer, bn))
         else:
             continue
         setattr(sequence, next_name, nn.Identity())

@@ -1,0 +1,1 @@
+"""ONNX to ONNX: read, check, simplify, convert. No torch."""

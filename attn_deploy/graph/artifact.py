@@ -1,0 +1,171 @@
+"""An ONNX file and what was found in it."""
+
+from __future__ import annotations
+
+import collections
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from attn_deploy.errors import GraphError
+from attn_deploy.files import sha256_of
+
+METADATA_PREFIX = "attn_deploy."
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """A graph input or output: name, ONNX element type in lower case, and shape (a string is a symbolic axis)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype}[{', '.join('?' if d is None else str(d) for d in self.shape)}]"
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxArtifact:
+    """What was read back from a finished ONNX file.
+
+    Attributes:
+        path, sha256, size: the file; size in bytes.
+        opset: version of the standard operator set; ``domains`` lists any other domain with its version.
+        ir_version: of the file format.
+        inputs, outputs: the graph's interface.
+        operators: node count by operator type.
+        parameters: scalars in initializers.
+        metadata: the ``attn_deploy.*`` entries of the file, without the prefix.
+        record: the evidence gathered when the file was made (see `attn_deploy.exporters`); empty for a foreign file.
+    """
+
+    path: Path
+    sha256: str
+    size: int
+    opset: int
+    ir_version: int
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    operators: Mapping[str, int]
+    parameters: int
+    domains: Mapping[str, int] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def nodes(self) -> int:
+        """Number of nodes in the main graph."""
+        return sum(self.operators.values())
+
+    @property
+    def dynamic_axes(self) -> tuple[str, ...]:
+        """The symbolic axes of the inputs, in order of appearance."""
+        return tuple(dict.fromkeys(str(d) for i in self.inputs for d in i.shape if not isinstance(d, int)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {**asdict(self), "path": str(self.path)}
+
+
+def load_model(path: Path) -> onnx.ModelProto:
+    """The protobuf of an ONNX file, with external data.
+
+    Raises:
+        GraphError: if the file is missing, not ONNX, truncated or empty.
+    """
+    if not path.is_file():
+        raise GraphError(f"there is no ONNX file {str(path)!r}.", exit_code=2)
+    try:
+        model = onnx.load(path)
+    except DecodeError as error:
+        raise GraphError(
+            f"{path} cannot be read as ONNX ({path.stat().st_size} bytes): it is another kind of file, or was cut "
+            "short. Export or copy it again.",
+            exit_code=2,
+        ) from error
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise GraphError(f"{path} cannot be loaded: {error}", exit_code=2) from error
+    if not model.graph.node or not model.opset_import:
+        raise GraphError(
+            f"{path} holds no ONNX graph ({path.stat().st_size} bytes, "
+            f"{len(model.graph.node)} nodes). Export it again.",
+            exit_code=2,
+        )
+    return model
+
+
+def check_model(model: onnx.ModelProto, what: str) -> None:
+    """Run the full ONNX checker, shape inference included.
+
+    Raises:
+        GraphError: with the checker's first line.
+    """
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise GraphError(f"{what} is not a valid ONNX model: {first}") from error
+
+
+def read_onnx(path: Path | str, *, check: bool = True) -> OnnxArtifact:
+    """Read back what an ONNX file holds.
+
+    Args:
+        path: the file.
+        check: also run the full ONNX checker.
+
+    Raises:
+        GraphError: if the file cannot be read, or fails the checker.
+    """
+    path = Path(path)
+    model = load_model(path)
+    if check:
+        check_model(model, str(path))
+    return describe(model, path)
+
+
+def describe(model: onnx.ModelProto, path: Path) -> OnnxArtifact:
+    """The artifact of a loaded model whose bytes lie at ``path``."""
+    domains = {o.domain: int(o.version) for o in model.opset_import}
+    opset = domains.pop("", domains.pop("ai.onnx", 0))
+    used = {n.domain for n in model.graph.node if n.domain not in ("", "ai.onnx")}
+    metadata = {
+        p.key.removeprefix(METADATA_PREFIX): p.value for p in model.metadata_props if p.key.startswith(METADATA_PREFIX)
+    }
+    initializers = {i.name for i in model.graph.initializer}
+    return OnnxArtifact(
+        path=path,
+        sha256=sha256_of(path),
+        size=path.stat().st_size,
+        opset=opset,
+        ir_version=int(model.ir_version),
+        inputs=tuple(_tensor_info(i) for i in model.graph.input if i.name not in initializers),
+        outputs=tuple(_tensor_info(o) for o in model.graph.output),
+        operators=dict(sorted(collections.Counter(n.op_type for n in model.graph.node).items())),
+        parameters=sum(_count(i.dims) for i in model.graph.initializer),
+        domains={d: v for d, v in domains.items() if d in used},
+        metadata=metadata,
+        record=json.loads(metadata["record"]) if "record" in metadata else {},
+    )
+
+
+def _count(dims: Any) -> int:
+    total = 1
+    for d in dims:
+        total *= int(d)
+    return total
+
+
+def _tensor_info(value: onnx.ValueInfoProto) -> TensorInfo:
+    tensor = value.type.tensor_type
+    shape: list[int | str | None] = []
+    for d in tensor.shape.dim:
+        kind = d.WhichOneof("value")
+        shape.append(int(d.dim_value) if kind == "dim_value" else (d.dim_param or None) if kind else None)
+    return TensorInfo(value.name, onnx.TensorProto.DataType.Name(tensor.elem_type).lower(), tuple(shape))

@@ -1,0 +1,1 @@
+"""Do two runtimes agree, over many shapes?"""

@@ -1,0 +1,76 @@
+"""What a comparison of two runtimes found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from attn_deploy.errors import ParityError
+
+
+@dataclass(frozen=True, slots=True)
+class ParityCase:
+    """One comparison at one set of input shapes.
+
+    Attributes:
+        shapes: input shapes by name.
+        traced: whether these are the shapes that the file was traced with.
+        passed: whether every element of every output is within tolerance.
+        max_abs_error: largest absolute difference; None when the outputs could not be compared.
+        ratio: largest difference in units of what the tolerance allows; at most 1 when passed.
+        noise: largest distance of the reference itself from float64, when it was needed.
+        problem: why the case failed, in words.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    traced: bool
+    passed: bool
+    max_abs_error: float | None
+    ratio: float | None
+    noise: float | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ParityReport:
+    """A candidate against a reference over several shapes."""
+
+    reference: str
+    candidate: str
+    rtol: float
+    atol: float
+    cases: tuple[ParityCase, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether there is at least one case and all pass."""
+        return bool(self.cases) and all(c.passed for c in self.cases)
+
+    @property
+    def max_abs_error(self) -> float:
+        """The largest absolute difference over all cases; infinite if one could not be compared."""
+        return max((float("inf") if c.max_abs_error is None else c.max_abs_error for c in self.cases), default=0.0)
+
+    @property
+    def untraced_shapes(self) -> list[dict[str, tuple[int, ...]]]:
+        """The shapes, other than the traced ones, at which the candidate passed."""
+        return [dict(c.shapes) for c in self.cases if c.passed and not c.traced]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {**asdict(self), "passed": self.passed}
+
+    def raise_if_failed(self, owner: str) -> None:
+        """Raise what the first failed case found.
+
+        Raises:
+            ParityError: naming the shapes, the error and the tolerance.
+        """
+        for case in self.cases:
+            if not case.passed:
+                shapes = ", ".join(f"{n} {'x'.join(map(str, s))}" for n, s in case.shapes.items())
+                traced = " (the traced size)" if case.traced else " (not the traced size)"
+                raise ParityError(
+                    f"{owner}: {self.candidate} and {self.reference} disagree at {shapes}{traced}: {case.problem}"
+                )

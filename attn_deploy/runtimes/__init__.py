@@ -1,0 +1,1 @@
+"""One Runner for each runtime, behind one protocol."""
