@@ -33,5 +33,14 @@ REFERENCE_CASES: dict[str, tuple[str, dict]] = {
     "aff": ("aff", {"channels": 64, "reduction": 4}),
     "iaff": ("iaff", {"channels": 64, "reduction": 4}),
     "iaff_pytorch_shared_global": ("iaff", {"channels": 64, "reduction": 4, "share_global": True}),
+    "san_pairwise": ("san_pairwise", {"relation_channels": 4, "kernel_size": 7}),
+    "san_pairwise_k3_s2": ("san_pairwise", {"relation_channels": 4, "kernel_size": 3, "stride": 2}),
+    "san_pairwise_k3_d2_wide": (
+        "san_pairwise",
+        {"out_channels": 64, "relation_channels": 16, "share": 4, "kernel_size": 3, "dilation": 2},
+    ),
+    "san_patchwise": ("san_patchwise", {"relation_channels": 4, "kernel_size": 7}),
+    "san_bottleneck_pairwise": ("san_bottleneck_pairwise", {"channels": 64, "kernel_size": 7}),
+    "san_bottleneck_patchwise": ("san_bottleneck_patchwise", {"channels": 64, "kernel_size": 3}),
     # plug-and-play
 }
