@@ -138,11 +138,16 @@ class SANPairwiseAttention(Fusible, _WindowAttention):
         """Split what acts on features and positions together: the first BatchNorm and the convolution after it."""
         width = self.relation_channels
         found = _renamed(state, {"conv_p": "position", "conv_w.3": "mix_norm", "conv_w.5": "logits"})
-        mix = found.pop("conv_w.2.weight")
-        found["feature_mix.weight"], found["position_mix.weight"] = mix[:, :width], mix[:, width:]
-        for kind in ("weight", "bias", "running_mean", "running_var"):
-            tensor = found.pop(f"conv_w.0.{kind}")
-            found[f"feature_norm.{kind}"], found[f"position_norm.{kind}"] = tensor[:width], tensor[width:]
+        joint = {"conv_w.0": ("feature_norm", "position_norm"), "conv_w.2": ("feature_mix", "position_mix")}
+        for key in [k for k in found if k.rpartition(".")[0] in joint]:
+            layer, _, kind = key.rpartition(".")
+            tensor = found.pop(key)
+            if tensor.dim() == 0:  # the count of batches is of no use
+                continue
+            axis = 1 if layer == "conv_w.2" else 0
+            features, positions = joint[layer]
+            found[f"{features}.{kind}"] = tensor.narrow(axis, 0, width)
+            found[f"{positions}.{kind}"] = tensor.narrow(axis, width, 2)
         return found
 
     def forward(self, x: Tensor) -> Tensor:
