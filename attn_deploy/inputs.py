@@ -61,10 +61,18 @@ def inputs_for_spec(spec: ModelSpec, settings: Mapping[str, Any]) -> tuple[Tenso
     for given in spec.inputs:
         dims: list[int | str] = []
         for entry in given.shape:
-            symbolic = isinstance(entry, str) and re.search(r"\b[A-Z]\w*\b", entry)
-            dims.append(entry if symbolic else evaluate(entry, settings))
+            if isinstance(entry, str) and re.search(r"\b[A-Z]\w*\b", entry):
+                dims.append(_with_arguments(entry, settings))
+            else:
+                dims.append(evaluate(entry, settings))
         made.append(TensorInput(given.name, tuple(dims), given.dtype, sizes, spec.minimum, spec.multiple))
     return tuple(made)
+
+
+def _with_arguments(expression: str, settings: Mapping[str, Any]) -> str:
+    """Constructor arguments in a symbolic axis as numbers: ``"ratio*H"`` becomes ``"2*H"``, or ``"H"`` for 1."""
+    numbers = re.sub(r"\b[a-z]\w*\b", lambda name: str(evaluate(name[0], settings)), expression)
+    return re.sub(r"\b1\*", "", numbers)
 
 
 def parse_input(text: str, index: int, count: int) -> TensorInput:
