@@ -11,5 +11,77 @@ REFERENCE_CASES: dict[str, tuple[str, dict]] = {
     "se": ("se", {"channels": 64, "reduction": 16}),
     "se_nobias": ("se", {"channels": 64, "reduction": 16, "bias": False}),
     # attention, part 2
-    # plug-and-play
+    # plug-and-play: activations, context, fusion, and the convolutions that go with them
+    "swish": ("swish", {}),
+    "hswish": ("hswish", {}),
+    "mish": ("mish", {}),
+    "depthwise_separable_plain_bias": (
+        "depthwise_separable_conv",
+        {"in_channels": 64, "out_channels": 48, "bias": True, "depthwise_bias": True},
+    ),
+    "depthwise_separable_timm": (
+        "depthwise_separable_conv",
+        {"in_channels": 64, "out_channels": 48, "kernel_size": 5, "stride": 2},
+    ),
+    "depthwise_separable_timm_bnact": (
+        "depthwise_separable_conv",
+        {"in_channels": 64, "out_channels": 48, "norm": "last"},
+    ),
+    "depthwise_separable_mobilenetv1": (
+        "depthwise_separable_conv",
+        {"in_channels": 64, "out_channels": 48, "stride": 2, "norm": "both"},
+    ),
+    "conv_bn_fuse_conv": (
+        "fused_conv_bn",
+        {"in_channels": 32, "out_channels": 48, "stride": 2, "bias": True},
+    ),
+    "conv_bn_fuse_nobias_dil": (
+        "fused_conv_bn",
+        {"in_channels": 32, "out_channels": 48, "dilation": 2, "bn_eps": 1e-3},
+    ),
+    "conv_bn_fuse_grouped": ("fused_conv_bn", {"in_channels": 32, "out_channels": 48, "groups": 4}),
+    "conv_bn_fuse_depthwise": (
+        "fused_conv_bn",
+        {"in_channels": 32, "out_channels": 32, "kernel_size": 5, "stride": 2, "groups": 32, "bias": True},
+    ),
+    "conv_bn_fuse_transposed": (
+        "fused_conv_bn",
+        {
+            "in_channels": 32,
+            "out_channels": 24,
+            "kernel_size": 4,
+            "stride": 2,
+            "padding": 1,
+            "bias": True,
+            "transposed": True,
+        },
+    ),
+    "conv_bn_fuse_transposed_grouped": (
+        "fused_conv_bn",
+        {"in_channels": 32, "out_channels": 48, "stride": 2, "groups": 4, "transposed": True, "output_padding": 1},
+    ),
+    "mixconv_timm_dw": (
+        "mixconv",
+        {"in_channels": 64, "out_channels": 64, "kernel_size": (3, 5, 7, 9), "depthwise": True},
+    ),
+    "mixconv_timm_dw_uneven_s2": (
+        "mixconv",
+        {"in_channels": 50, "out_channels": 50, "kernel_size": (3, 5, 7), "stride": 2, "depthwise": True},
+    ),
+    "mixconv_timm_same_s2": (
+        "mixconv",
+        {
+            "in_channels": 64,
+            "out_channels": 64,
+            "kernel_size": (3, 5, 7, 9),
+            "stride": 2,
+            "padding": "same",
+            "depthwise": True,
+        },
+    ),
+    "mixconv_timm_grouped": (
+        "mixconv",
+        {"in_channels": 32, "out_channels": 48, "kernel_size": (1, 1), "depthwise": False},
+    ),
+    # plug-and-play: the other convolutions
 }

@@ -16,9 +16,12 @@ from attn_deploy.ops.checks import (
 from attn_deploy.ops.folding import (
     Fusible,
     conv_bn_relu,
+    fold_bn_,
+    fold_bn_before_conv,
     fold_bn_into_conv,
     fold_bn_into_linear,
     fold_sequential,
+    fuse_conv_bn,
 )
 from attn_deploy.ops.norm import channel_layer_norm, instance_norm
 from attn_deploy.ops.pooling import (
@@ -38,9 +41,12 @@ __all__ = [
     "channel_layer_norm",
     "check_channels",
     "conv_bn_relu",
+    "fold_bn_",
+    "fold_bn_before_conv",
     "fold_bn_into_conv",
     "fold_bn_into_linear",
     "fold_sequential",
+    "fuse_conv_bn",
     "global_avg_pool",
     "global_max_pool",
     "instance_norm",
