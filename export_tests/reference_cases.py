@@ -83,5 +83,16 @@ REFERENCE_CASES: dict[str, tuple[str, dict]] = {
         "mixconv",
         {"in_channels": 32, "out_channels": 48, "kernel_size": (1, 1), "depthwise": False},
     ),
+    "aspp": ("aspp", {"in_channels": 24, "out_channels": 24, "atrous_rates": (12, 24, 36)}),
+    "aspp_rates_1_2_3": ("aspp", {"in_channels": 16, "out_channels": 24, "atrous_rates": (1, 2, 3)}),
+    "rfb_v1": ("rfb", {"in_channels": 64, "out_channels": 64}),
+    "rfb_v2_s2": ("rfb", {"in_channels": 64, "out_channels": 48, "stride": 2, "scale": 1.0, "visual": 2}),
+    "rfb_s": ("rfb_s", {"in_channels": 64, "out_channels": 64}),
+    "rfb_e": ("rfb_e", {"in_channels": 64, "out_channels": 64}),
+    "seb_seed": ("seb", {"high_channels": 48, "low_channels": 32, "out_channels": 24}),
+    "seb_paper": ("seb", {"high_channels": 48, "low_channels": 32, "out_channels": 32, "project_low": False}),
+    "ssh_retinaface": ("ssh", {"in_channels": 64, "out_channels": 64}),
+    "ssh_retinaface_noleaky": ("ssh", {"in_channels": 16, "out_channels": 80}),
+    "ssh_original_caffe": ("ssh", {"in_channels": 48, "out_channels": 64, "norm": False}),
     # plug-and-play: the other convolutions
 }
