@@ -46,7 +46,12 @@ class TensorInput:
     @property
     def symbols(self) -> tuple[str, ...]:
         """The axis symbols used, in order of appearance."""
-        return tuple(dict.fromkeys(s for d in self.dims if isinstance(d, str) for s in re.findall(r"[A-Z]\w*", d)))
+        return tuple(dict.fromkeys(s for d in self.dims for s in symbols_of(d)))
+
+
+def symbols_of(dim: int | str) -> list[str]:
+    """The axis symbols in a dim: ``["H"]`` for ``"2*H"``, nothing for a number."""
+    return re.findall(r"[A-Z]\w*", dim) if isinstance(dim, str) else []
 
 
 def inputs_for_spec(spec: ModelSpec, settings: Mapping[str, Any]) -> tuple[TensorInput, ...]:

@@ -16,7 +16,7 @@ from torch import nn
 
 from attn_deploy import registry
 from attn_deploy.errors import ExportError, InvalidRequestError
-from attn_deploy.inputs import TensorInput, inputs_for_spec
+from attn_deploy.inputs import TensorInput, inputs_for_spec, merge_axes, parse_input
 from attn_deploy.names import ModelName, parse_name
 from attn_deploy.registry import ModelSpec
 
@@ -205,11 +205,9 @@ def parse_inputs(texts: Sequence[str]) -> tuple[TensorInput, ...]:
     Raises:
         InvalidRequestError: if one cannot be read, or two have one name.
     """
-    from attn_deploy.inputs import parse_input
-
     inputs = tuple(parse_input(text, index, len(texts)) for index, text in enumerate(texts))
     names = [i.name for i in inputs]
     for name in names:
         if names.count(name) > 1:
             raise InvalidRequestError(f"two inputs are called {name!r}; give each its own name, as in image:1x3x64x64.")
-    return inputs
+    return merge_axes(inputs)

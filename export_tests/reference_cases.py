@@ -10,6 +10,37 @@ REFERENCE_CASES: dict[str, tuple[str, dict]] = {
     # attention, part 1
     "se": ("se", {"channels": 64, "reduction": 16}),
     "se_nobias": ("se", {"channels": 64, "reduction": 16, "bias": False}),
+    "eca": ("eca", {"channels": 64, "kernel_size": 3}),
+    "eca_k7": ("eca", {"channels": 64, "kernel_size": 7}),
+    "eca_ns": ("eca_ns", {"channels": 64, "kernel_size": 3}),
+    "cbam": ("cbam", {"channels": 64, "reduction": 16}),
+    "cbam_channel": ("cbam_channel", {"channels": 64, "reduction": 16}),
+    "cbam_pool4": ("cbam", {"channels": 64, "reduction": 16, "pool_types": ("avg", "max", "lp", "lse")}),
+    "cbam_spatial": ("cbam_spatial", {}),
+    "non_local_embedded_gaussian": ("non_local_embedded_gaussian", {"channels": 64}),
+    "non_local_embedded_gaussian_nosub_nobn": (
+        "non_local_embedded_gaussian",
+        {"channels": 32, "inter_channels": 8, "sub_sample": False, "bn_layer": False},
+    ),
+    "non_local_gaussian": ("non_local_gaussian", {"channels": 64}),
+    "non_local_gaussian_nosub_nobn": (
+        "non_local_gaussian",
+        {"channels": 32, "inter_channels": 8, "sub_sample": False, "bn_layer": False},
+    ),
+    "non_local_dot_product": ("non_local_dot_product", {"channels": 64}),
+    "non_local_dot_product_nosub_nobn": (
+        "non_local_dot_product",
+        {"channels": 32, "inter_channels": 8, "sub_sample": False, "bn_layer": False},
+    ),
+    "non_local_concatenation": ("non_local_concatenation", {"channels": 64}),
+    "non_local_concatenation_nosub_nobn": (
+        "non_local_concatenation",
+        {"channels": 32, "inter_channels": 8, "sub_sample": False, "bn_layer": False},
+    ),
+    "non_local_embedded_gaussian_odd": ("non_local_embedded_gaussian", {"channels": 32}),
+    "criss_cross": ("criss_cross", {"channels": 64}),
+    "rcca_core": ("rcca", {"channels": 64, "recurrence": 2}),
+    "rcca_head": ("rcca_head", {"in_channels": 64, "out_channels": 24, "num_classes": 5, "recurrence": 2}),
     # attention, part 2
     # plug-and-play: activations, context, fusion, and the convolutions that go with them
     "swish": ("swish", {}),
@@ -95,4 +126,30 @@ REFERENCE_CASES: dict[str, tuple[str, dict]] = {
     "ssh_retinaface_noleaky": ("ssh", {"in_channels": 16, "out_channels": 80}),
     "ssh_original_caffe": ("ssh", {"in_channels": 48, "out_channels": 64, "norm": False}),
     # plug-and-play: the other convolutions
+    # plug-and-play
+    "ghost_module": ("ghostmodule", {"in_channels": 64, "out_channels": 64}),
+    "ghost_module_r3_odd_k3_s2": (
+        "ghostmodule",
+        {
+            "in_channels": 64,
+            "out_channels": 50,
+            "kernel_size": 3,
+            "ratio": 3,
+            "dw_size": 5,
+            "stride": 2,
+            "relu": False,
+        },
+    ),
+    "psp_ppm": ("psp", {"channels": 32, "reduced_channels": 8}),
+    "psp_ppm_odd": ("psp", {"channels": 32, "reduced_channels": 8}),
+    "condconv": ("condconv", {"in_channels": 32, "out_channels": 24, "bias": True}),
+    "condconv_dw_s2_e8": (
+        "condconv",
+        {"in_channels": 32, "out_channels": 32, "stride": 2, "groups": 32, "num_experts": 8},
+    ),
+    "condconv_k1": ("condconv", {"in_channels": 64, "out_channels": 48, "kernel_size": 1}),
+    "condconv_same_s2": (
+        "condconv",
+        {"in_channels": 32, "out_channels": 24, "stride": 2, "padding": "same"},
+    ),
 }
