@@ -25,6 +25,7 @@ from attn_deploy.inputs import (
 )
 from attn_deploy.models import ResolvedModel, resolve
 from attn_deploy.runtimes.eager import flatten_outputs, output_names
+from attn_deploy.weights import enliven
 
 _LIBRARY = Path(torch.__file__).resolve().parent
 
@@ -72,6 +73,7 @@ def prepare(
     dynamic: Sequence[str] | None = None,
     fuse: bool = True,
     arguments: Mapping[str, Any] | None = None,
+    seed: int = 0,
 ) -> PreparedModel:
     """Make a model ready for export.
 
@@ -81,6 +83,7 @@ def prepare(
         dynamic: symbols that move; None for all that may.
         fuse: export the deployed form.
         arguments: constructor arguments when ``model`` is a name.
+        seed: of the weights of a registry model made by name; parameters that would start at zero get values.
 
     Raises:
         InvalidRequestError: if the inputs are not known.
@@ -90,7 +93,7 @@ def prepare(
     if isinstance(model, ResolvedModel):
         resolved = model
     else:
-        resolved = resolve(model, arguments) if isinstance(model, str) else _resolved_module(model)
+        resolved = _made(model, arguments, seed) if isinstance(model, str) else _resolved_module(model)
     label = resolved.name.text
     taken = _inputs(resolved, inputs)
     allowed = resolved.dynamic
@@ -122,6 +125,16 @@ def prepare(
         fused = fuse_with_report(original)
         prepared.module, prepared.changes = fused.model, fused.changes
     return prepared
+
+
+def _made(name: str, arguments: Mapping[str, Any] | None, seed: int) -> ResolvedModel:
+    """A model by name, with weights that are the same in every run; those of a user's own file are left as they are."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        resolved = resolve(name, arguments)
+    if resolved.spec is not None:
+        enliven(resolved.module, seed)
+    return resolved
 
 
 def _resolved_module(module: nn.Module) -> ResolvedModel:
