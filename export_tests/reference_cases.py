@@ -125,8 +125,14 @@ REFERENCE_CASES: dict[str, tuple[str, dict]] = {
     "ssh_retinaface": ("ssh", {"in_channels": 64, "out_channels": 64}),
     "ssh_retinaface_noleaky": ("ssh", {"in_channels": 16, "out_channels": 80}),
     "ssh_original_caffe": ("ssh", {"in_channels": 48, "out_channels": 64, "norm": False}),
+    "feature_concat": ("feature_concat", {}),
+    "feature_flatten": ("flatten", {}),
+    "gram_matrix": ("gram_matrix", {}),
+    "weighted_fusion_fast": ("weighted_feature_fusion", {"num_inputs": 3, "channels": 32}),
+    "weighted_fusion_softmax": ("weighted_feature_fusion", {"num_inputs": 3, "channels": 32, "method": "softmax"}),
+    "weighted_fusion_yolo": ("yolo_weighted_fusion", {"channels": (32, 24, 48)}),
+    "weighted_fusion_yolo_noweight": ("yolo_weighted_fusion", {"channels": (32, 24, 48), "weighted": False}),
     # plug-and-play: the other convolutions
-    # plug-and-play
     "ghost_module": ("ghostmodule", {"in_channels": 64, "out_channels": 64}),
     "ghost_module_r3_odd_k3_s2": (
         "ghostmodule",

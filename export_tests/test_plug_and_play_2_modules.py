@@ -46,6 +46,25 @@ REFUSED = [
     ("mixconv", {"padding": "valid"}, "padding must be one of"),
     ("mixconv", {"kernel_size": (3, 4)}, "mixes odd and even"),
     ("mixconv", {"kernel_size": (3, 5), "padding": "same", "stride": 4}, "stride=4"),
+    ("aspp", {"atrous_rates": ()}, "atrous_rates must hold at least 1"),
+    ("aspp", {"atrous_rates": (1, 0)}, r"atrous_rates\[1\]"),
+    ("aspp", {"in_channels": 0}, "in_channels"),
+    ("rfb", {"in_channels": 15}, "in_channels must be at least 16"),
+    ("rfb", {"stride": 3}, "stride must be one of 1, 2"),
+    ("rfb", {"scale": math.nan}, "scale"),
+    ("rfb", {"visual": 0}, "visual"),
+    ("rfb_e", {"in_channels": 15}, "in_channels must be at least 16"),
+    ("rfb_s", {"in_channels": 15}, "in_channels must be at least 16"),
+    ("rfb_s", {"stride": 2}, "stride must be 1 for rfb_s, got 2"),
+    ("seb", {"project_low": False, "out_channels": 32}, "low_channels=64 and out_channels=32"),
+    ("seb", {"high_channels": 0}, "high_channels"),
+    ("ssh", {"out_channels": 66}, "out_channels=66"),
+    ("weighted_feature_fusion", {"num_inputs": 1}, "num_inputs must be at least 2, got 1"),
+    ("weighted_feature_fusion", {"method": "attn"}, "method must be one of"),
+    ("weighted_feature_fusion", {"method": "channel_fast", "channels": None}, "give channels"),
+    ("yolo_weighted_fusion", {"channels": (64,)}, "2 or more"),
+    ("yolo_weighted_fusion", {"channels": 64}, "2 or more"),
+    ("yolo_weighted_fusion", {"channels": (64, 0)}, r"channels\[1\]"),
 ]
 
 
@@ -53,6 +72,33 @@ REFUSED = [
 def test_arguments_that_cannot_work_are_refused(name, arguments, says):
     with pytest.raises(ValueError, match=says):
         create(name, **arguments)
+
+
+def maps(*shapes):
+    return [ramp(*shape, seed=i) for i, shape in enumerate(shapes)]
+
+
+# Inputs that are refused.
+
+REFUSED_INPUTS = [
+    ("seb", {}, [(1, 64, 3, 3), (1, 32, 6, 6)], "64.*32"),
+    ("seb", {}, [(1, 64, 3, 3), (2, 64, 6, 6)], "batch of 1 and low one of 2"),
+    ("feature_concat", {}, [], "no map"),
+    ("feature_concat", {}, [(1, 2, 3, 3), (1, 2, 3, 4)], r"\(1, 2, 3, 4\)"),
+    ("feature_concat", {}, [(1, 2, 3, 3), (1, 2, 3)], "axis 1 only"),
+    ("weighted_feature_fusion", {}, [(1, 64, 3, 3)] * 2, "expected 3 maps, got 2"),
+    ("weighted_feature_fusion", {"num_inputs": 2}, [(1, 64, 3, 3), (1, 64, 3, 4)], "one shape"),
+    ("yolo_weighted_fusion", {}, [(1, 64, 3, 3)] * 2, "expected 3 maps, got 2"),
+    ("yolo_weighted_fusion", {"channels": (64, 32)}, [(1, 64, 3, 3), (1, 32, 3, 4)], "one height and width"),
+    ("yolo_weighted_fusion", {"channels": (64, 32)}, [(1, 64, 3, 3), (1, 16, 3, 3)], "32.*16"),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "shapes", "says"), REFUSED_INPUTS)
+def test_inputs_that_do_not_fit_are_refused(name, arguments, shapes, says):
+    module = create(name, **arguments)
+    with pytest.raises(ValueError, match=says):
+        module(*maps(*shapes))
 
 
 # Activations.
@@ -190,3 +236,90 @@ def test_mixconv_same_padding_is_that_of_tensorflow(size, stride, dilation):
             pads += [total // 2, total - total // 2]
         expected.append(conv(F.pad(part, pads)))
     assert torch.equal(module(x), torch.cat(expected, 1))
+
+
+# Context.
+
+
+def test_aspp_trains_with_two_images_and_says_why_not_with_one():
+    module = made("aspp").train()
+    with pytest.raises(ValueError, match="batch of 1"):
+        module(ramp(1, 64, 5, 6))
+    assert module(ramp(2, 64, 5, 6)).shape == (2, 64, 5, 6)
+    assert module.eval()(ramp(1, 64, 5, 6)).shape == (1, 64, 5, 6)
+
+
+@pytest.mark.parametrize("name", ["rfb", "rfb_s", "rfb_e"])
+def test_rfb_scale_is_folded_even_after_the_batchnorms(name):
+    module = made(name, scale=0.3)
+    x = ramp(1, 64, 9, 8)
+    expected = module(x)
+    fold_bn_(module)
+    fused = fuse(module)
+    assert fused.scale == 1.0
+    assert not [m for m in fused.modules() if isinstance(m, nn.BatchNorm2d)]
+    torch.testing.assert_close(fused(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["rfb", "rfb_e"])
+def test_rfb_strides(name):
+    assert create(name, stride=2)(ramp(1, 64, 9, 12)).shape == (1, 64, 5, 6)
+
+
+@pytest.mark.parametrize("project_low", [True, False])
+def test_seb_takes_maps_of_any_size(project_low):
+    module = made("seb", high_channels=32, project_low=project_low)
+    high, low = maps((2, 32, 7, 9), (2, 64, 15, 17))
+    up = F.interpolate(module.embed(high), (15, 17), mode="bilinear", align_corners=project_low)
+    torch.testing.assert_close(module(high, low), module.project(low) * up)
+    exact = F.interpolate(module.embed(high), scale_factor=2, mode="bilinear", align_corners=project_low)
+    low = low[:, :, :14, :1].expand(-1, -1, -1, 18)
+    torch.testing.assert_close(module(high, low), module.project(low) * exact)
+
+
+def test_ssh_slope_follows_the_width():
+    assert create("ssh").reduce[2].negative_slope == 0.1
+    assert isinstance(create("ssh", out_channels=68).reduce[2], nn.ReLU)
+    assert isinstance(create("ssh", norm=False).reduce[1], nn.ReLU)
+    assert sum(p.numel() for p in create("ssh", norm=False).parameters()) == 34656
+
+
+def test_feature_tools_equal_their_plain_forms_in_any_memory_layout():
+    x = ramp(2, 6, 5, 7).to(memory_format=torch.channels_last)
+    assert torch.equal(create("flatten")(x), x.reshape(2, -1))
+    torch.testing.assert_close(create("global_avg_pool")(x), F.adaptive_avg_pool2d(x, 1).flatten(1))
+    f = x.flatten(2)
+    torch.testing.assert_close(create("gram_matrix")(x), f @ f.transpose(1, 2) / (6 * 5 * 7))
+
+
+# Fusion.
+
+
+def test_feature_concat_takes_a_list_and_passes_a_single_map_through():
+    x = maps((1, 2, 3, 4), (1, 2, 3, 5))
+    assert torch.equal(create("feature_concat", dim=-1)(x), torch.cat(x, -1))
+    assert create("feature_concat")(x[0]) is x[0]
+
+
+@pytest.mark.parametrize("method", ["fast", "softmax", "sum", "channel_fast", "channel_softmax"])
+def test_weighted_fusion_methods(method):
+    module = create("weighted_feature_fusion", num_inputs=2, method=method)
+    x = torch.stack(maps((2, 64, 3, 5), (2, 64, 3, 5)))
+    if method == "sum":
+        assert not list(module.parameters())
+        weight = torch.ones(2)
+    else:
+        nn.init.normal_(module.weight, generator=torch.Generator().manual_seed(0))
+        weight = module.weight.detach()
+        weight = weight.softmax(0) if "softmax" in method else weight.relu() / (weight.relu().sum(0) + 1e-4)
+    expected = (x * weight.reshape(2, 1, -1, 1, 1)).sum(0)
+    torch.testing.assert_close(module(*x), expected)
+    torch.testing.assert_close(fuse(module)(*x), expected)
+
+
+def test_yolo_fusion_leaves_the_first_map_alone():
+    x, other = maps((1, 4, 3, 3), (1, 2, 3, 3))
+    kept = x.clone()
+    y = create("yolo_weighted_fusion", channels=(4, 2), weighted=False)(x, other)
+    assert torch.equal(x, kept)
+    assert torch.equal(y, torch.cat([x[:, :2] + other, x[:, 2:]], 1))

@@ -7,6 +7,7 @@ form is refused by an exporter or, worse, exported wrong in silence.
 
 from attn_deploy.ops.checks import (
     check_channels,
+    is_traced,
     require_choice,
     require_divisible,
     require_odd,
@@ -55,6 +56,7 @@ __all__ = [
     "global_avg_pool",
     "global_max_pool",
     "instance_norm",
+    "is_traced",
     "nearest_matrix",
     "pad_same",
     "require_choice",

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from attn_deploy.ops import check_channels, conv_bn_relu, global_avg_pool, require_positive
+from attn_deploy.ops import check_channels, conv_bn_relu, global_avg_pool, is_traced, require_positive
 from attn_deploy.registry import register
 
 
@@ -79,7 +79,7 @@ class ASPP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, self.in_channels, "ASPP")
-        if self.training and x.shape[0] == 1:
+        if self.training and not is_traced() and x.shape[0] == 1:
             raise ValueError(
                 "ASPP: the pooled branch has one value per channel and image, so that BatchNorm cannot be trained with "
                 "a batch of 1: use a batch of at least 2, or eval()."

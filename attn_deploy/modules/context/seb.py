@@ -10,11 +10,9 @@ Deviations: other re-implementations add BatchNorm and ReLU after the 3x3 convol
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
-from attn_deploy.ops import check_channels, require_positive, resize_bilinear
+from attn_deploy.ops import check_channels, is_traced, require_positive, resize_bilinear
 from attn_deploy.registry import Input, register
 
 
@@ -26,13 +24,14 @@ from attn_deploy.registry import Input, register
     inputs=(Input("high", ("N", "high_channels", "H", "W")), Input("low", ("N", "low_channels", "2*H", "2*W"))),
 )
 class SemanticEmbeddingBlock(nn.Module):
-    """Multiplies a low-level map by convolved and up-sampled high-level maps.
+    """Multiplies a low-level map by a convolved and up-sampled high-level map.
 
-    Shape: (N, high_channels, h, w), (N, low_channels, H, W) -> (N, out_channels, H, W), further high-level maps after
-    the first two inputs; dynamic N and all sizes.
+    For several high-level maps, as in the paper, apply one block of project_low=False after the other.
+
+    Shape: (N, high_channels, h, w), (N, low_channels, H, W) -> (N, out_channels, H, W); dynamic N and all sizes.
 
     Args:
-        high_channels: channels of the high-level map, or of each one if there are several.
+        high_channels: channels of the high-level map.
         low_channels: channels of the low-level map.
         out_channels: channels of the output.
         project_low: whether a 1x1 convolution maps the low-level map to out_channels; False is the paper's form, which
@@ -44,11 +43,11 @@ class SemanticEmbeddingBlock(nn.Module):
             inputs do not fit.
     """
 
-    official_keys = {"conv3x3": "embed.0", "conv": "embed.0", "conv1x1": "project"}
+    official_keys = {"conv3x3": "embed", "conv": "embed", "conv1x1": "project"}
 
     def __init__(
         self,
-        high_channels: int | Sequence[int],
+        high_channels: int,
         low_channels: int,
         out_channels: int,
         *,
@@ -56,35 +55,27 @@ class SemanticEmbeddingBlock(nn.Module):
         align_corners: bool | None = None,
     ) -> None:
         super().__init__()
-        highs = (high_channels,) if isinstance(high_channels, int) else tuple(high_channels)
-        require_positive(low_channels=low_channels, out_channels=out_channels, high_channels=len(highs))
-        require_positive(**{f"high_channels[{i}]": c for i, c in enumerate(highs)})
+        require_positive(high_channels=high_channels, low_channels=low_channels, out_channels=out_channels)
         if not project_low and low_channels != out_channels:
             raise ValueError(
                 f"without project_low the low-level map is used as it is, got low_channels={low_channels} and "
                 f"out_channels={out_channels}: use out_channels={low_channels}, or project_low=True."
             )
-        self.high_channels = highs
+        self.high_channels = high_channels
         self.low_channels = low_channels
         self.align_corners = project_low if align_corners is None else align_corners
-        self.embed = nn.ModuleList([nn.Conv2d(c, out_channels, 3, padding=1) for c in highs])
+        self.embed = nn.Conv2d(high_channels, out_channels, 3, padding=1)
         self.project = nn.Conv2d(low_channels, out_channels, 1) if project_low else nn.Identity()
 
-    def forward(self, high: Tensor, low: Tensor, *higher: Tensor) -> Tensor:
-        maps = (high, *higher)
-        if len(maps) != len(self.embed):
-            raise ValueError(
-                f"SemanticEmbeddingBlock: expected {len(self.embed)} high-level maps, got {len(maps)}: give "
-                "high_channels one entry for each."
-            )
+    def forward(self, high: Tensor, low: Tensor) -> Tensor:
+        check_channels(high, self.high_channels, "SemanticEmbeddingBlock, high")
         check_channels(low, self.low_channels, "SemanticEmbeddingBlock, low")
-        y = self.project(low)
-        for embed, given, channels in zip(self.embed, maps, self.high_channels, strict=True):
-            check_channels(given, channels, "SemanticEmbeddingBlock, high")
-            if given.shape[0] != low.shape[0]:
-                raise ValueError(
-                    f"SemanticEmbeddingBlock: high has a batch of {given.shape[0]} and low one of {low.shape[0]}; give "
-                    "the maps of the same images."
-                )
-            y = y * resize_bilinear(embed(given), low.shape[2], low.shape[3], align_corners=self.align_corners)
-        return y
+        if not is_traced() and high.shape[0] != low.shape[0]:
+            raise ValueError(
+                f"SemanticEmbeddingBlock: high has a batch of {high.shape[0]} and low one of {low.shape[0]}; give the maps "
+                "of the same images."
+            )
+        embedded = self.embed(high)
+        return self.project(low) * resize_bilinear(
+            embedded, low.shape[2], low.shape[3], align_corners=self.align_corners
+        )

@@ -13,13 +13,12 @@ Limits: padding="same" needs dilation * (kernel_size - 1) + 1 >= stride for ever
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attn_deploy.ops import check_channels, require_choice, require_positive
+from attn_deploy.ops import check_channels, pad_same, require_choice, require_positive
 from attn_deploy.registry import register
 
 
@@ -86,7 +85,6 @@ class MixedConv2d(nn.Module):
         self.in_channels = in_channels
         self.stride = stride
         self.same = padding == "same"
-        self.extents = extents
         inputs, outputs = _split(in_channels, count), _split(out_channels, count)
         self.bounds = [0, *accumulate(inputs)]
         self.convs = nn.ModuleList()
@@ -116,9 +114,11 @@ class MixedConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, self.in_channels, "MixedConv2d")
         maps = []
-        for conv, extent, start, end in zip(self.convs, self.extents, self.bounds, self.bounds[1:], strict=False):
+        for conv, (start, end) in zip(self.convs, pairwise(self.bounds), strict=True):
             part = x[:, start:end]
-            maps.append(conv(_pad_same(part, extent, self.stride) if self.same else part))
+            if self.same:
+                part = pad_same(part, conv.kernel_size[0], stride=self.stride, dilation=conv.dilation[0])
+            maps.append(conv(part))
         return torch.cat(maps, 1)
 
 
@@ -126,21 +126,3 @@ def _split(channels: int, count: int) -> list[int]:
     """Equal shares, the remainder to the first."""
     share = channels // count
     return [channels - share * (count - 1)] + [share] * (count - 1)
-
-
-def _pad_same(x: Tensor, extent: int, stride: int) -> Tensor:
-    """TensorFlow's SAME padding for a kernel of this extent.
-
-    The padding is max(extent - r, 0) in all, the smaller half first, where r = (size - 1) % stride + 1 depends on the
-    size. The most there can be is put on both sides; what is too much at the end is never reached by the kernel, and
-    what is too much at the start is sliced off.
-    """
-    if extent == 1:
-        return x
-    before, after = (extent - 1) // 2, extent // 2
-    padded = F.pad(x, (before, after, before, after))
-    if stride == 1:
-        return padded
-    top = before - (extent - 1 - (x.shape[2] - 1) % stride) // 2
-    left = before - (extent - 1 - (x.shape[3] - 1) % stride) // 2
-    return padded[:, :, top:, left:]
