@@ -193,6 +193,97 @@ REFERENCE_CASES: dict[str, tuple[str, dict]] = {
     "ulsam": ("ulsam", {"channels": 64, "num_splits": 4}),
     "ulsam_subspace": ("ulsam", {"channels": 16, "num_splits": 1}),
     # plug-and-play
+    # plug-and-play: activations, context, fusion, and the convolutions that go with them
+    "swish": ("swish", {}),
+    "hswish": ("hswish", {}),
+    "mish": ("mish", {}),
+    "depthwise_separable_plain_bias": (
+        "depthwise_separable_conv",
+        {"in_channels": 64, "out_channels": 48, "bias": True, "depthwise_bias": True},
+    ),
+    "depthwise_separable_timm": (
+        "depthwise_separable_conv",
+        {"in_channels": 64, "out_channels": 48, "kernel_size": 5, "stride": 2},
+    ),
+    "depthwise_separable_timm_bnact": (
+        "depthwise_separable_conv",
+        {"in_channels": 64, "out_channels": 48, "norm": "last"},
+    ),
+    "depthwise_separable_mobilenetv1": (
+        "depthwise_separable_conv",
+        {"in_channels": 64, "out_channels": 48, "stride": 2, "norm": "both"},
+    ),
+    "conv_bn_fuse_conv": (
+        "fused_conv_bn",
+        {"in_channels": 32, "out_channels": 48, "stride": 2, "bias": True},
+    ),
+    "conv_bn_fuse_nobias_dil": (
+        "fused_conv_bn",
+        {"in_channels": 32, "out_channels": 48, "dilation": 2, "bn_eps": 1e-3},
+    ),
+    "conv_bn_fuse_grouped": ("fused_conv_bn", {"in_channels": 32, "out_channels": 48, "groups": 4}),
+    "conv_bn_fuse_depthwise": (
+        "fused_conv_bn",
+        {"in_channels": 32, "out_channels": 32, "kernel_size": 5, "stride": 2, "groups": 32, "bias": True},
+    ),
+    "conv_bn_fuse_transposed": (
+        "fused_conv_bn",
+        {
+            "in_channels": 32,
+            "out_channels": 24,
+            "kernel_size": 4,
+            "stride": 2,
+            "padding": 1,
+            "bias": True,
+            "transposed": True,
+        },
+    ),
+    "conv_bn_fuse_transposed_grouped": (
+        "fused_conv_bn",
+        {"in_channels": 32, "out_channels": 48, "stride": 2, "groups": 4, "transposed": True, "output_padding": 1},
+    ),
+    "mixconv_timm_dw": (
+        "mixconv",
+        {"in_channels": 64, "out_channels": 64, "kernel_size": (3, 5, 7, 9), "depthwise": True},
+    ),
+    "mixconv_timm_dw_uneven_s2": (
+        "mixconv",
+        {"in_channels": 50, "out_channels": 50, "kernel_size": (3, 5, 7), "stride": 2, "depthwise": True},
+    ),
+    "mixconv_timm_same_s2": (
+        "mixconv",
+        {
+            "in_channels": 64,
+            "out_channels": 64,
+            "kernel_size": (3, 5, 7, 9),
+            "stride": 2,
+            "padding": "same",
+            "depthwise": True,
+        },
+    ),
+    "mixconv_timm_grouped": (
+        "mixconv",
+        {"in_channels": 32, "out_channels": 48, "kernel_size": (1, 1), "depthwise": False},
+    ),
+    "aspp": ("aspp", {"in_channels": 24, "out_channels": 24, "atrous_rates": (12, 24, 36)}),
+    "aspp_rates_1_2_3": ("aspp", {"in_channels": 16, "out_channels": 24, "atrous_rates": (1, 2, 3)}),
+    "rfb_v1": ("rfb", {"in_channels": 64, "out_channels": 64}),
+    "rfb_v2_s2": ("rfb", {"in_channels": 64, "out_channels": 48, "stride": 2, "scale": 1.0, "visual": 2}),
+    "rfb_s": ("rfb_s", {"in_channels": 64, "out_channels": 64}),
+    "rfb_e": ("rfb_e", {"in_channels": 64, "out_channels": 64}),
+    "seb_seed": ("seb", {"high_channels": 48, "low_channels": 32, "out_channels": 24}),
+    "seb_paper": ("seb", {"high_channels": 48, "low_channels": 32, "out_channels": 32, "project_low": False}),
+    "ssh_retinaface": ("ssh", {"in_channels": 64, "out_channels": 64}),
+    "ssh_retinaface_noleaky": ("ssh", {"in_channels": 16, "out_channels": 80}),
+    "ssh_original_caffe": ("ssh", {"in_channels": 48, "out_channels": 64, "norm": False}),
+    "feature_concat": ("feature_concat", {}),
+    "feature_flatten": ("flatten", {}),
+    "gram_matrix": ("gram_matrix", {}),
+    "weighted_fusion_fast": ("weighted_feature_fusion", {"num_inputs": 3, "channels": 32}),
+    "weighted_fusion_softmax": ("weighted_feature_fusion", {"num_inputs": 3, "channels": 32, "method": "softmax"}),
+    "weighted_fusion_yolo": ("yolo_weighted_fusion", {"channels": (32, 24, 48)}),
+    "weighted_fusion_yolo_noweight": ("yolo_weighted_fusion", {"channels": (32, 24, 48), "weighted": False}),
+    # plug-and-play: the other convolutions
     "ghost_module": ("ghostmodule", {"in_channels": 64, "out_channels": 64}),
     "ghost_module_r3_odd_k3_s2": (
         "ghostmodule",
