@@ -28,7 +28,7 @@ _PUBLIC = {
     "load_official_state_dict": "attn_deploy.official",
     "profile": "attn_deploy.bench.profiler",
     "register": "attn_deploy.registry",
-    "simplify": "attn_deploy.graph.simplify",
+    "simplify": "attn_deploy.conversion",
     "verify": "attn_deploy.parity.verify",
 }
 
@@ -37,6 +37,7 @@ __all__ = ["__version__", *sorted(_PUBLIC)]
 if TYPE_CHECKING:
     from attn_deploy.bench.profiler import profile as profile
     from attn_deploy.bench.record import ProfileRecord as ProfileRecord
+    from attn_deploy.conversion import simplify as simplify
     from attn_deploy.engine.artifact import EngineArtifact as EngineArtifact
     from attn_deploy.engine.builder import build as build
     from attn_deploy.errors import AttnDeployError as AttnDeployError
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from attn_deploy.exporters.pipeline import export as export
     from attn_deploy.fusing import fuse as fuse
     from attn_deploy.graph.artifact import OnnxArtifact as OnnxArtifact
-    from attn_deploy.graph.simplify import simplify as simplify
     from attn_deploy.models import create as create
     from attn_deploy.official import load_official_state_dict as load_official_state_dict
     from attn_deploy.parity.report import ParityReport as ParityReport

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attn_deploy.errors import DynamicAxisError, InvalidRequestError
-from attn_deploy.registry import ModelSpec, evaluate
+from attn_deploy.registry import Input, ModelSpec, evaluate
 
 Arrays = dict[str, NDArray[Any]]
 MAX_EXTENT = {"N": 1 << 12}
@@ -46,7 +46,12 @@ class TensorInput:
     @property
     def symbols(self) -> tuple[str, ...]:
         """The axis symbols used, in order of appearance."""
-        return tuple(dict.fromkeys(s for d in self.dims if isinstance(d, str) for s in re.findall(r"[A-Z]\w*", d)))
+        return tuple(dict.fromkeys(s for d in self.dims for s in symbols_of(d)))
+
+
+def symbols_of(dim: int | str) -> list[str]:
+    """The axis symbols in a dim: ``["H"]`` for ``"2*H"``, nothing for a number."""
+    return re.findall(r"[A-Z]\w*", dim) if isinstance(dim, str) else []
 
 
 def inputs_for_spec(spec: ModelSpec, settings: Mapping[str, Any]) -> tuple[TensorInput, ...]:
@@ -54,12 +59,39 @@ def inputs_for_spec(spec: ModelSpec, settings: Mapping[str, Any]) -> tuple[Tenso
     sizes = {k: int(v) for k, v in spec.sizes.items()}
     made = []
     for given in spec.inputs:
+<<<<<<< HEAD
         dims: list[int | str] = []
         for entry in given.shape:
-            symbolic = isinstance(entry, str) and re.search(r"\b[A-Z]\w*\b", entry)
-            dims.append(entry if symbolic else evaluate(entry, settings))
+            if isinstance(entry, str) and re.search(r"\b[A-Z]\w*\b", entry):
+                dims.append(_with_arguments(entry, settings))
+            else:
+                dims.append(evaluate(entry, settings))
         made.append(TensorInput(given.name, tuple(dims), given.dtype, sizes, spec.minimum, spec.multiple))
     return tuple(made)
+
+
+def _with_arguments(expression: str, settings: Mapping[str, Any]) -> str:
+    """Constructor arguments in a symbolic axis as numbers: ``"ratio*H"`` becomes ``"2*H"``, or ``"H"`` for 1."""
+    numbers = re.sub(r"\b[a-z]\w*\b", lambda name: str(evaluate(name[0], settings)), expression)
+    return re.sub(r"\b1\*", "", numbers)
+=======
+        for index in range(_count(given, settings)):
+            values = {**settings, "i": index} if given.repeat else settings
+            name = f"{given.name}{index}" if given.repeat else given.name
+            dims: list[int | str] = []
+            for entry in given.shape:
+                symbolic = isinstance(entry, str) and re.search(r"\b[A-Z]\w*\b", entry)
+                dims.append(entry if symbolic else evaluate(entry, values))
+            made.append(TensorInput(name, tuple(dims), given.dtype, sizes, spec.minimum, spec.multiple))
+    return tuple(made)
+
+
+def _count(given: Input, settings: Mapping[str, Any]) -> int:
+    if not given.repeat:
+        return 1
+    value = settings[given.repeat]
+    return int(value) if isinstance(value, int) else len(value)
+>>>>>>> zoo-p2
 
 
 def parse_input(text: str, index: int, count: int) -> TensorInput:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from attn_deploy.errors import AttnDeployError, InvalidRequestError
-from attn_deploy.inputs import Arrays, TensorInput, example_arrays, merge_axes, verification_sizes
+from attn_deploy.inputs import Arrays, TensorInput, example_arrays, verification_sizes
 from attn_deploy.parity.report import ParityCase, ParityReport
 from attn_deploy.parity.tolerance import NOISE_FACTOR, TOLERANCES, Tolerance
 from attn_deploy.runtimes.base import Runner, run_once
@@ -181,7 +181,6 @@ def verify(
     chosen = inputs if inputs is not None else known
     if chosen is None:
         raise InvalidRequestError("give the inputs of the module: inputs=parse_inputs(['1x3x224x224']).")
-    chosen = merge_axes(chosen) if inputs is not None else tuple(chosen)
     dynamic = [s for s in dict.fromkeys(s for i in chosen for s in i.symbols) if s in artifact.dynamic_axes]
     names = [o.name for o in artifact.outputs]
     return verify_onnx(module, artifact.path, chosen, dynamic, output_names=names)

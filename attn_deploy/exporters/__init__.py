@@ -1,0 +1,1 @@
+"""nn.Module to ONNX through PyTorch's two exporters, and the proof that the file is right."""

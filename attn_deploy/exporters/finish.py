@@ -1,0 +1,103 @@
+"""From an exporter's raw graph to a finished one: interface named, symbolic axes checked, simplified, stamped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import onnx
+
+import attn_deploy
+from attn_deploy.errors import DynamicAxisError, OpsetError
+from attn_deploy.exporters.prepare import PreparedModel
+from attn_deploy.exporters.record import ExportRecord
+from attn_deploy.graph.artifact import METADATA_PREFIX, check_model
+from attn_deploy.graph.operators import refuse_foreign
+
+# The IR version that came with each opset: a runtime that knows the opset reads the file.
+IR_VERSIONS = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 12}
+_MODULE_PATHS = "pkg.torch.onnx.name_scopes"
+
+
+def normalise(model: onnx.ModelProto, prepared: PreparedModel, opset: int) -> onnx.ModelProto:
+    """Name the interface and its axes, drop what tells of the machine, and check the whole.
+
+    Raises:
+        OpsetError: if the graph has another opset than asked.
+        DynamicAxisError: if an axis declared dynamic is a number in the graph.
+        GraphError: if the checker or the operator list refuses the graph.
+    """
+    found = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    if found != opset:
+        raise OpsetError(f"{prepared.label}: asked for opset {opset}, the graph has opset {found}.")
+    for domain in [o for o in model.opset_import if o.domain not in ("", "ai.onnx")]:
+        if not any(n.domain == domain.domain for n in model.graph.node):
+            model.opset_import.remove(domain)
+    model.ir_version = IR_VERSIONS[opset]
+    model.producer_name, model.producer_version = "attn-deploy", attn_deploy.__version__
+    model.doc_string = ""
+    model.graph.name = prepared.label
+    del model.graph.value_info[:]  # holds the exporter's own symbols; shape inference restores it where it is wanted
+    for node in model.graph.node:
+        node.doc_string = ""
+        _keep_module_path_only(node)
+    for value in model.graph.initializer:
+        value.doc_string = ""
+    _name_axes(model.graph.input, [i.dims for i in prepared.inputs], prepared, "input")
+    _name_axes(model.graph.output, list(prepared.output_dims), prepared, "output")
+    refuse_foreign(model, prepared.label)
+    check_model(model, f"{prepared.label}: the exported graph")
+    return model
+
+
+def _keep_module_path_only(node: onnx.NodeProto) -> None:
+    """Keep the PyTorch module path of a node; stack traces and the rest name files of the machine."""
+    scopes = [p for p in node.metadata_props if p.key == _MODULE_PATHS]
+    value = scopes[0].value if scopes else ""
+    del node.metadata_props[:]
+    if value:
+        node.metadata_props.add(key=_MODULE_PATHS, value=value)
+
+
+def _name_axes(values: Any, dims_by_value: list[tuple[int | str, ...]], prepared: PreparedModel, kind: str) -> None:
+    for value, dims in zip(values, dims_by_value, strict=True):
+        shape = value.type.tensor_type.shape
+        if len(shape.dim) != len(dims):
+            raise DynamicAxisError(
+                f"{prepared.label}: {kind} {value.name!r} has {len(shape.dim)} axes in the graph and {len(dims)} in PyTorch."
+            )
+        for axis, (found, dim) in enumerate(zip(shape.dim, dims, strict=True)):
+            is_number = found.HasField("dim_value")
+            moves = isinstance(dim, str) and (kind == "output" or prepared.moves(dim))
+            if moves and is_number:
+                raise DynamicAxisError(
+                    f"{prepared.label}: axis {axis} ({dim}) of {kind} {value.name!r} was declared dynamic and is the number "
+                    f"{found.dim_value} in the graph: a size that was traced has been baked in. Try the other --exporter, "
+                    "and look for int(), .item() or Python arithmetic on x.shape."
+                )
+            if moves:
+                found.dim_param = str(dim)
+            elif not is_number:
+                found.dim_value = int(dim) if isinstance(dim, int) else prepared.inputs[0].sizes[dim]
+
+
+def stamp(model: onnx.ModelProto, record: ExportRecord) -> None:
+    """Write the evidence into the file's metadata."""
+    entries: Mapping[str, Any] = {
+        "version": attn_deploy.__version__,
+        "model": record.model,
+        "arguments": record.arguments,
+        "exporter": record.exporter,
+        "opset": record.opset,
+        "dynamic_axes": list(record.dynamic),
+        "parity": record.parity,
+        "torch": record.versions.get("torch", ""),
+        "record": record.to_dict(),
+    }
+    kept = [p for p in model.metadata_props if not p.key.startswith(METADATA_PREFIX)]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    for key, value in entries.items():
+        text = value if isinstance(value, str) else json.dumps(value, default=str)
+        model.metadata_props.add(key=METADATA_PREFIX + key, value=text)

@@ -1,0 +1,60 @@
+"""What an export is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attn_deploy.errors import InvalidRequestError, OpsetError
+
+MIN_OPSET, MAX_OPSET = 13, 22
+DEFAULT_OPSET = 20
+EXPORTERS = ("auto", "dynamo", "torchscript")
+# The lowest opset that torch's torch.export exporter has operators for; below, it stamps 18 and says so in a log line.
+DYNAMO_MIN_OPSET = 18
+# The highest opset that the TorchScript exporter has operators for; above, it stamps the number on opset 20's.
+TORCHSCRIPT_MAX_OPSET = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions:
+    """Options of one export.
+
+    Attributes:
+        opset: version of the standard operator set that the file must hold, 13 to 22.
+        exporter: ``dynamo`` (torch.export), ``torchscript``, or ``auto``: the one that is native for the opset first,
+            the
+            other when the first fails or does not verify.
+        dynamic: axis symbols that must move; a letter stands for every symbol that begins with it. None: all that the
+            model allows.
+        simplify: simplify the graph; the unsimplified one is kept when the simplifier fails or changes the numbers.
+        fuse: rewrite the model into its deployed form first (see `attn_deploy.fuse`).
+        verify: compare with eager at shapes that were not traced, and refuse the file when they differ.
+
+    Raises:
+        OpsetError: if the opset is outside 13 to 22.
+        InvalidRequestError: if the exporter is unknown.
+    """
+
+    opset: int = DEFAULT_OPSET
+    exporter: str = "auto"
+    dynamic: tuple[str, ...] | None = None
+    simplify: bool = True
+    fuse: bool = True
+    verify: bool = True
+
+    def __post_init__(self) -> None:
+        if not MIN_OPSET <= self.opset <= MAX_OPSET:
+            raise OpsetError(
+                f"opset {self.opset} is not supported: choose {MIN_OPSET} to {MAX_OPSET} "
+                f"(17 for older runtimes, {DEFAULT_OPSET} by default, 22 for bfloat16).",
+                exit_code=2,
+            )
+        if self.exporter not in EXPORTERS:
+            raise InvalidRequestError(f"exporter {self.exporter!r} is unknown: choose {', '.join(EXPORTERS)}.")
+
+    def exporter_order(self) -> tuple[str, ...]:
+        """The exporters to try, in order."""
+        if self.exporter != "auto":
+            return (self.exporter,)
+        native = ("dynamo", "torchscript")
+        return native if self.opset >= DYNAMO_MIN_OPSET else native[::-1]

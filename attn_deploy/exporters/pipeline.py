@@ -1,0 +1,262 @@
+"""`attn_deploy.export`: from a model to a file that is proven, or to an error and no file."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+from torch import nn
+
+from attn_deploy.errors import AttnDeployError, DynamicAxisError, ExportError, GraphError, OpsetError, ParityError
+from attn_deploy.exporters.finish import normalise, stamp
+from attn_deploy.exporters.options import DEFAULT_OPSET, DYNAMO_MIN_OPSET, ExportOptions
+from attn_deploy.exporters.prepare import PreparedModel, prepare
+from attn_deploy.exporters.record import ExportRecord
+from attn_deploy.exporters.translate import translate
+from attn_deploy.files import atomic_path, check_writable
+from attn_deploy.graph.artifact import OnnxArtifact, load_model, read_onnx
+from attn_deploy.graph.opset import convert_opset, standard_opset
+from attn_deploy.graph.simplify import Simplified, simplify_model
+from attn_deploy.inputs import TensorInput
+from attn_deploy.parity.report import ParityReport
+from attn_deploy.parity.verify import verify_onnx
+from attn_deploy.runtimes.onnxruntime import import_onnxruntime
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A graph that passed every check, and how it came about."""
+
+    exporter: str
+    simplified: Simplified
+    parity: ParityReport | None
+    opset_written: int
+    opset_rules: Mapping[str, int]
+
+
+def export(
+    model: str | nn.Module,
+    path: Path | str | None = None,
+    *,
+    opset: int = DEFAULT_OPSET,
+    exporter: str = "auto",
+    dynamic: Sequence[str] | None = None,
+    simplify: bool = True,
+    fuse: bool = True,
+    verify: bool = True,
+    inputs: Sequence[TensorInput] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> OnnxArtifact:
+    """Export a model to ONNX, and prove the file.
+
+    Args:
+        model: a name (see `attn_deploy.names`) or a module.
+        path: the file to write; by default ``<name>.onnx`` in the current folder.
+        opset: 13 to 22; the file holds exactly this.
+        exporter: auto, dynamo or torchscript.
+        dynamic: axis symbols that move, such as ``("N", "H", "W")``; None for all that the model allows.
+        simplify: simplify the graph.
+        fuse: export the deployed form of the model.
+        verify: compare with eager in ONNX Runtime at shapes that were not traced.
+        inputs: the inputs of a module, or of a user's model given by name.
+        arguments: constructor arguments when ``model`` is a name.
+        progress: called with a few words at each step.
+
+    Returns:
+        What was read back from the finished file, with the record of its making.
+
+    Raises:
+        InvalidRequestError: if the request cannot be used.
+        ExportError: if no exporter gives a correct file (OpsetError, DynamicAxisError for those causes).
+        ParityError: if a file was made and its numbers are wrong.
+        MissingDependencyError: if onnxruntime is needed and not installed.
+    """
+    options = ExportOptions(
+        opset=opset,
+        exporter=exporter,
+        dynamic=None if dynamic is None else tuple(dynamic),
+        simplify=simplify,
+        fuse=fuse,
+        verify=verify,
+    )
+    if isinstance(model, str) and path is None:
+        from attn_deploy.names import parse_name
+
+        path = Path(f"{parse_name(model).stem}.onnx")
+    target = Path(path) if path is not None else Path(f"{type(model).__name__.lower()}.onnx")
+    check_writable(target)
+    if verify:
+        import_onnxruntime()
+    tell = progress or (lambda _: None)
+    tell("preparing the model")
+    prepared = prepare(model, inputs=inputs, dynamic=options.dynamic, fuse=fuse, arguments=arguments)
+    return export_prepared(prepared, target, options, progress=tell)
+
+
+def export_prepared(
+    prepared: PreparedModel, path: Path, options: ExportOptions, *, progress: Progress | None = None
+) -> OnnxArtifact:
+    """As `export`, for a model prepared once: its trace is shared by all opsets.
+
+    Raises:
+        ExportError, ParityError, MissingDependencyError: as `export`.
+    """
+    tell = progress or (lambda _: None)
+    started = time.perf_counter()
+    candidate, reason = _first_good(prepared, options, tell)
+    final = candidate.simplified.model
+    record = _record(prepared, options, candidate, reason)
+    stamp(final, record)
+    tell("writing and reading back")
+    with atomic_path(path) as temporary:
+        onnx.save(final, temporary)
+        found = read_onnx(temporary)
+        _agree(prepared, options, final, temporary, found)
+    return replace(found, path=path, record={**found.record, "seconds": round(time.perf_counter() - started, 3)})
+
+
+def _first_good(prepared: PreparedModel, options: ExportOptions, tell: Progress) -> tuple[_Candidate, str]:
+    """Try the exporters in order; what the first good one is, and why."""
+    failures: list[tuple[str, AttnDeployError]] = []
+    order = options.exporter_order()
+    for name in order:
+        tell(f"exporting with {name}")
+        try:
+            candidate = _attempt(prepared, name, options, tell)
+        except (ExportError, GraphError, ParityError) as error:
+            failures.append((name, error))
+            continue
+        return candidate, _reason(options, name, failures)
+    first = failures[0][1]
+    if len(failures) == 1:
+        raise first
+    told = "; ".join(f"{name}: {error}" for name, error in failures[1:])
+    kind = type(first)
+    raise kind(f"{first} The other exporter does not help: {told}", exit_code=first.exit_code) from first
+
+
+def _reason(options: ExportOptions, name: str, failures: list[tuple[str, AttnDeployError]]) -> str:
+    if options.exporter != "auto":
+        return "asked for"
+    if failures:
+        return f"{failures[0][0]} failed: {failures[0][1]}"
+    if name == "dynamo":
+        return f"has operators for opset {DYNAMO_MIN_OPSET} and above"
+    return f"writes opset {options.opset} itself; dynamo writes {DYNAMO_MIN_OPSET} and needs a conversion"
+
+
+def _attempt(prepared: PreparedModel, exporter: str, options: ExportOptions, tell: Progress) -> _Candidate:
+    raw = translate(prepared, exporter, options.opset).model
+    source = standard_opset(raw)
+    applied: Mapping[str, int] = {}
+    if source != options.opset:
+        tell(f"converting from opset {source} to {options.opset}")
+        try:
+            converted = convert_opset(raw, options.opset)
+        except OpsetError as error:
+            raise OpsetError(f"{prepared.label}: {exporter} writes opset {source}, and {error}") from error
+        raw, applied = converted.model, converted.applied
+    raw = normalise(raw, prepared, options.opset)
+    kept = Simplified(raw, "", len(raw.graph.node), len(raw.graph.node), "not asked for")
+    if options.simplify:
+        tell("simplifying")
+        kept = simplify_model(raw)
+    if not options.verify:
+        return _Candidate(exporter, kept, None, source, applied)
+    tell("verifying at shapes that were not traced")
+    report = _verify(prepared, kept.model)
+    if not report.passed and kept.tool:
+        plain = _verify(prepared, raw)
+        if plain.passed:
+            why = f"{kept.tool} changed the numbers (error {report.max_abs_error:.3g})"
+            kept = Simplified(raw, "", kept.nodes_before, kept.nodes_before, why)
+            report = plain
+    report.raise_if_failed(prepared.label)
+    return _Candidate(exporter, kept, report, source, applied)
+
+
+def _verify(prepared: PreparedModel, model: onnx.ModelProto) -> ParityReport:
+    return verify_onnx(
+        prepared.original,
+        model.SerializeToString(),
+        prepared.inputs,
+        prepared.dynamic,
+        output_names=prepared.outputs,
+    )
+
+
+def _record(prepared: PreparedModel, options: ExportOptions, candidate: _Candidate, reason: str) -> ExportRecord:
+    report = candidate.parity
+    parity = None
+    if report is not None:
+        parity = {
+            "max_abs_error": report.max_abs_error,
+            "rtol": report.rtol,
+            "atol": report.atol,
+            "reference": report.reference,
+            "candidate": report.candidate,
+            "cases": len(report.cases),
+        }
+    return ExportRecord(
+        model=prepared.label,
+        arguments=prepared.arguments,
+        exporter=candidate.exporter,
+        exporter_reason=reason,
+        opset_requested=options.opset,
+        opset=standard_opset(candidate.simplified.model),
+        opset_written=candidate.opset_written,
+        opset_rules=candidate.opset_rules,
+        dynamic=prepared.dynamic,
+        inputs=tuple(f"{i.name} {i.dtype}[{', '.join(map(str, i.dims))}]" for i in prepared.inputs),
+        outputs=tuple(
+            f"{n}[{', '.join(map(str, d))}]" for n, d in zip(prepared.outputs, prepared.output_dims, strict=True)
+        ),
+        traced_shapes={i.name: i.shape() for i in prepared.inputs},
+        verified_shapes=tuple(report.untraced_shapes) if report is not None else (),
+        parity=parity,
+        fused=prepared.changes,
+        simplifier=candidate.simplified.tool,
+        simplifier_reason=candidate.simplified.reason,
+        nodes_raw=candidate.simplified.nodes_before,
+        nodes=candidate.simplified.nodes_after,
+        versions=_versions(),
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("attn-deploy", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "onnxsim", "onnxslim"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _agree(
+    prepared: PreparedModel, options: ExportOptions, model: onnx.ModelProto, path: Path, found: OnnxArtifact
+) -> None:
+    """The finished file must hold the graph that was verified, at the opset and with the axes that were asked for.
+
+    Raises:
+        OpsetError, DynamicAxisError, GraphError: naming what differs.
+    """
+    if found.opset != options.opset:
+        raise OpsetError(
+            f"{prepared.label}: asked for opset {options.opset}, the written file has opset {found.opset}."
+        )
+    if set(found.dynamic_axes) != {str(d) for i in prepared.inputs for d in i.dims if prepared.moves(d)}:
+        raise DynamicAxisError(
+            f"{prepared.label}: the axes {', '.join(prepared.dynamic)} were declared dynamic, the written file has "
+            f"{', '.join(found.dynamic_axes) or 'none'}."
+        )
+    if load_model(path).graph.SerializeToString() != model.graph.SerializeToString():
+        raise GraphError(f"{prepared.label}: the graph in the written file is not the one that was verified.")

@@ -1,0 +1,56 @@
+"""The evidence that is gathered while a file is made, and written into it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportRecord:
+    """What was asked, what was done and what was found.
+
+    Attributes:
+        model: the name; ``arguments`` the constructor arguments in force.
+        exporter: the one whose graph was kept; ``exporter_reason`` why, with what the other one said if it was tried.
+        opset_requested, opset: asked, and read back from the finished file.
+        opset_written: what the exporter wrote; ``opset_rules`` what our conversion changed, at how many nodes.
+        dynamic: symbols that move; ``inputs`` and ``outputs`` the interface as read back.
+        traced_shapes: input shapes of the trace; ``verified_shapes`` the other shapes at which the file was compared.
+        parity: maximal absolute error and tolerances, or None when verification was switched off.
+        fused: what fusing did, as (module path, words).
+        simplifier: tool whose graph was kept, with node counts ``nodes_raw`` and ``nodes``; ``simplifier_reason`` why
+            not.
+        versions: of the packages that made the file.
+
+    No time and no path is in it: the same request makes the same bytes.
+    """
+
+    model: str
+    arguments: Mapping[str, Any]
+    exporter: str
+    exporter_reason: str
+    opset_requested: int
+    opset: int
+    opset_written: int
+    opset_rules: Mapping[str, int]
+    dynamic: tuple[str, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    traced_shapes: Mapping[str, tuple[int, ...]]
+    verified_shapes: tuple[Mapping[str, tuple[int, ...]], ...]
+    parity: Mapping[str, Any] | None
+    fused: tuple[tuple[str, str], ...]
+    simplifier: str
+    simplifier_reason: str
+    nodes_raw: int
+    nodes: int
+    versions: Mapping[str, str]
+    schema_version: int = SCHEMA_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return asdict(self)

@@ -1,0 +1,113 @@
+"""Simplifying a graph in a child process, with the unsimplified graph kept whenever anything is wrong.
+
+Simplifiers are native code that has crashed on, and changed the numbers of, valid models: the child may die, and its
+result is checked. Whether the numbers stayed the same is for the caller to verify.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from attn_deploy.errors import AttnDeployError, GraphError
+from attn_deploy.graph.artifact import check_model, load_model
+from attn_deploy.isolate import run_isolated
+
+TOOLS = ("onnxsim", "onnxslim")
+TIMEOUT_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Simplified:
+    """The graph to go on with.
+
+    Attributes:
+        model: the simplified graph, or the given one.
+        tool: onnxsim or onnxslim; empty when the given graph was kept.
+        nodes_before, nodes_after: node counts.
+        reason: why a tool was not used, or its graph not kept.
+    """
+
+    model: onnx.ModelProto
+    tool: str
+    nodes_before: int
+    nodes_after: int
+    reason: str = ""
+
+
+def simplify_model(model: onnx.ModelProto, *, timeout: float = TIMEOUT_SECONDS) -> Simplified:
+    """Simplify with the first tool that is installed and gives a valid graph with the same interface."""
+    before = len(model.graph.node)
+    reasons = []
+    for tool in TOOLS:
+        if importlib.util.find_spec(tool) is None:
+            reasons.append(f"{tool} is not installed")
+            continue
+        try:
+            made = _run(model, tool, timeout)
+            _same_interface(model, made, tool)
+            check_model(made, f"the graph simplified by {tool}")
+        except AttnDeployError as error:
+            reasons.append(str(error))
+            continue
+        if len(made.graph.node) > before:
+            reasons.append(f"{tool} made the graph larger ({before} to {len(made.graph.node)} nodes)")
+            continue
+        return Simplified(made, tool, before, len(made.graph.node), "; ".join(reasons))
+    return Simplified(model, "", before, before, "; ".join(reasons))
+
+
+def _run(model: onnx.ModelProto, tool: str, timeout: float) -> onnx.ModelProto:
+    with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
+        source, target = Path(folder, "in.onnx"), Path(folder, "out.onnx")
+        source.write_bytes(model.SerializeToString())
+        run_isolated(
+            "attn_deploy.graph.simplify:_in_child",
+            {"source": str(source), "target": str(target), "tool": tool},
+            what=f"simplifying with {tool}",
+            timeout=timeout,
+        )
+        return load_model(target)
+
+
+def _in_child(emit: Callable[[dict[str, Any]], None], source: str, target: str, tool: str) -> None:
+    model = onnx.load(source)
+    if tool == "onnxsim":
+        import onnxsim
+
+        made, valid = onnxsim.simplify(model)
+        if not valid:
+            raise GraphError("onnxsim found its own result to differ from the original")
+    else:
+        import onnxslim
+
+        made = onnxslim.slim(model)
+    onnx.save(made, target)
+
+
+def _same_interface(model: onnx.ModelProto, made: onnx.ModelProto, tool: str) -> None:
+    def interface(m: onnx.ModelProto) -> list[tuple[str, int, tuple[str | int, ...]]]:
+        initializers = {i.name for i in m.graph.initializer}
+        values = [v for v in m.graph.input if v.name not in initializers] + list(m.graph.output)
+        return [
+            (
+                v.name,
+                v.type.tensor_type.elem_type,
+                tuple(d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim),
+            )
+            for v in values
+        ]
+
+    def opsets(m: onnx.ModelProto) -> dict[str, int]:
+        return {o.domain: o.version for o in m.opset_import if o.domain in ("", "ai.onnx")}
+
+    if interface(model) != interface(made):
+        raise GraphError(f"{tool} changed the inputs or outputs from {interface(model)} to {interface(made)}")
+    if opsets(model) != opsets(made):
+        raise GraphError(f"{tool} changed the opset from {opsets(model)} to {opsets(made)}")

@@ -1,0 +1,83 @@
+"""Comparing two ONNX graphs with each other in ONNX Runtime, without the model they came from."""
+
+from __future__ import annotations
+
+import re
+
+import onnx
+
+from attn_deploy.errors import GraphError
+from attn_deploy.inputs import TensorInput
+from attn_deploy.parity.report import ParityReport
+from attn_deploy.parity.tolerance import TOLERANCES, Tolerance
+from attn_deploy.parity.verify import compare
+from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
+
+_NUMPY_TYPES = {
+    onnx.TensorProto.FLOAT: "float32",
+    onnx.TensorProto.FLOAT16: "float16",
+    onnx.TensorProto.DOUBLE: "float64",
+    onnx.TensorProto.INT32: "int32",
+    onnx.TensorProto.INT64: "int64",
+    onnx.TensorProto.UINT8: "uint8",
+    onnx.TensorProto.INT8: "int8",
+    onnx.TensorProto.BOOL: "bool",
+}
+_DEFAULT_EXTENTS = {"N": 2, "H": 17, "W": 22}
+
+
+def graph_inputs(model: onnx.ModelProto) -> tuple[TensorInput, ...]:
+    """The inputs of a graph with their symbolic axes; an axis that is an expression keeps it (``2*H``).
+
+    Raises:
+        GraphError: if an input has an element type that no test tensor can be made for, or no rank.
+    """
+    initializers = {i.name for i in model.graph.initializer}
+    values = [v for v in model.graph.input if v.name not in initializers]
+    raw: list[tuple[str, str, list[int | str]]] = []
+    named: dict[str, str] = {}  # one file symbol is one symbol here, wherever it stands
+    for value in values:
+        tensor = value.type.tensor_type
+        if tensor.elem_type not in _NUMPY_TYPES or not tensor.HasField("shape"):
+            raise GraphError(f"input {value.name!r} has no usable element type or rank; it cannot be tested.")
+        dims: list[int | str] = []
+        for axis, d in enumerate(tensor.shape.dim):
+            if d.HasField("dim_value"):
+                dims.append(int(d.dim_value))
+            else:
+                symbol = _symbol(d.dim_param, axis, len(tensor.shape.dim))
+                dims.append(named.setdefault(d.dim_param, symbol) if d.dim_param else f"{symbol}{len(named)}")
+        raw.append((value.name, _NUMPY_TYPES[tensor.elem_type], dims))
+    symbols = dict.fromkeys(
+        s for _, _, dims in raw for d in dims if isinstance(d, str) for s in re.findall(r"[A-Z]\w*", d)
+    )
+    sizes = {s: _DEFAULT_EXTENTS.get(s[0], 9) for s in symbols}
+    return tuple(TensorInput(name, tuple(dims), dtype, sizes, {}, {}) for name, dtype, dims in raw)
+
+
+def _symbol(text: str, axis: int, rank: int) -> str:
+    """The file's own symbol if it is one of ours, else a capital letter by position (N first; H and W of rank 4)."""
+    if re.fullmatch(r"[\s\d*+/()-]*[A-Z]\w*[\s\d*+/()-]*", text):
+        return text
+    letter = "N" if axis == 0 else {2: "H", 3: "W"}.get(axis, f"D{axis}") if rank == 4 else f"D{axis}"
+    word = re.sub(r"\W", "_", text)
+    return f"{letter}_{word}" if word else letter
+
+
+def compare_models(
+    reference: onnx.ModelProto, candidate: onnx.ModelProto, *, tolerance: Tolerance = TOLERANCES["float32"]
+) -> ParityReport:
+    """Run two graphs with the same interface at several sizes of their symbolic axes.
+
+    Raises:
+        GraphError: if a graph cannot be loaded or its inputs cannot be made.
+    """
+    inputs = graph_inputs(reference)
+    symbols = tuple(dict.fromkeys(s for i in inputs for s in i.symbols))
+    return compare(
+        OnnxRuntimeRunner(reference.SerializeToString()),
+        OnnxRuntimeRunner(candidate.SerializeToString()),
+        inputs,
+        symbols,
+        tolerance=tolerance,
+    )
