@@ -37,14 +37,13 @@ class Input:
     """One input: its name and its shape in axis symbols (capital letters) and constructor arguments.
 
     ``Input("x", ("N", "channels", "H", "W"))``; an entry may be an integer or an expression with + - * //, such as
-<<<<<<< HEAD
-    ``"2*H"`` for a map twice as high as the first input, or ``"feat_size[0]"`` for an element of an argument.
-=======
-    ``"2*H"`` for a map twice as high as the first input.
-
-    Where an argument says how many such inputs there are, by its value or its length, ``repeat`` names it: with
-    ``Input("x", ("N", "channels[i]", "H", "W"), repeat="channels")`` the inputs are x0, x1, ... and i is their number.
->>>>>>> zoo-p2
+            entries, index = values[node.value.id], walk(node.slice)
+            if isinstance(entries, (list, tuple)) and -len(entries) <= index < len(entries):
+                return int(entries[index])
+            raise InvalidRequestError(
+                f"the shape expression {expression!r} cannot be read: {node.value.id} is {entries!r}, which has no "
+                f"element {index}."
+            )
     """
 
     name: str
@@ -280,6 +279,8 @@ def evaluate(expression: str | int, values: Mapping[str, Any]) -> int:
             if isinstance(entries, (list, tuple)) and index < len(entries):
                 return int(entries[index])
 >>>>>>> zoo-p2
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            return -walk(node.operand)
         if isinstance(node, ast.BinOp) and type(node.op) in operators:
             return operators[type(node.op)](walk(node.left), walk(node.right))
         raise InvalidRequestError(
