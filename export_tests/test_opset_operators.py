@@ -212,6 +212,58 @@ SAMPLING = [
     ),
 ]
 
+FUNCTIONS = [
+    *(
+        Case(
+            f"affinegrid-{aligned}",
+            20,
+            (13, 19),
+            "float[N,2,3] x",
+            "float[N,5,7,2] y",
+            f"s = Constant <value_ints = [2, 3, 5, 7]> () y = AffineGrid <align_corners = {aligned}> (x, s)",
+            {"x": [(2, 2, 3)]},
+            "written out",
+            ("AffineGrid", "If"),
+        )
+        for aligned in (0, 1)
+    ),
+    Case(
+        "centercroppad",
+        18,
+        (13, 17),
+        X,
+        "float[N,4,C,D] y",
+        "s = Constant <value_ints = [5, 9]> () y = CenterCropPad <axes = [2, 3]> (x, s)",
+        IMAGE,
+        "by its definition",
+        ("CenterCropPad",),
+        exact=True,
+    ),
+    Case(
+        "rotaryembedding",
+        23,
+        (13, 22),
+        "float[N,2,L,8] x, float[N,L,4] c, float[N,L,4] s",
+        "float[N,2,L,8] y",
+        "y = RotaryEmbedding (x, c, s)",
+        {"x": [(2, 2, 5, 8)], "c": [(2, 5, 4)], "s": [(2, 5, 4)]},
+        "by its definition",
+        ("RotaryEmbedding",),
+    ),
+    Case(
+        "hannwindow",
+        17,
+        (13, 16),
+        "int64 n",
+        "float[K] y",
+        "y = HannWindow (n)",
+        {},
+        "by its definition",
+        ("HannWindow",),
+        values={"n": np.array(12)},
+    ),
+]
+
 
 def parameters(cases: list[Case]) -> list[object]:
     return [pytest.param(c, t, id=f"{c.name}-{c.opset}-{t}") for c in cases for t in c.targets]
@@ -229,6 +281,11 @@ def test_norm(case: Case, target: int) -> None:
 
 @pytest.mark.parametrize(("case", "target"), parameters(SAMPLING))
 def test_sampling(case: Case, target: int) -> None:
+    check_case(case, target)
+
+
+@pytest.mark.parametrize(("case", "target"), parameters(FUNCTIONS))
+def test_defined_by_the_standard(case: Case, target: int) -> None:
     check_case(case, target)
 
 

@@ -38,10 +38,8 @@ def resize_antialiased(
     for axis in (a for a in _IMAGE_AXES if a in axes):
         weights = _Weights(node, op, axis).matrix(axes.index(axis), scales, sizes)
         weights = weights if dtype == _FLOAT else op("Cast", weights, to=int(dtype))
-        if axis == 2:
-            result = op("MatMul", weights, result)
-        else:
-            result = op("MatMul", result, op("Transpose", weights, perm=[1, 0]))
+        left, right = (weights, result) if axis == 2 else (result, op("Transpose", weights, perm=[1, 0]))
+        result = op("MatMul", left, right)
     return result
 
 

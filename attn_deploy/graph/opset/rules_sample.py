@@ -1,4 +1,4 @@
-"""GridSample (16, 20), RoiAlign (16) and DFT (17, 20): sampling at computed places."""
+"""GridSample (16, 20), AffineGrid (20), RoiAlign (16) and DFT (17, 20): sampling at computed places."""
 
 from __future__ import annotations
 
@@ -175,6 +175,35 @@ def _by_gather(node: ir.Node, op: Builder) -> Replacement:
     return _Sampler(node, op).sample()
 
 
+def _affine_grid(node: ir.Node, op: Builder) -> Replacement:
+    """The base grid of x, y and 1 for each pixel, times the transposed matrix."""
+    theta, dtype = data_of(node)
+    size = required(node, 1)
+    if theta.shape is None or theta.shape[1] != 2:
+        raise NoFormError("it is not known to make a grid for images (theta of 2 x 3)")
+    aligned = bool(attribute(node, "align_corners", 0))
+    one, two = op.constant(1.0, _FLOAT), op.constant(2.0, _FLOAT)
+    lines = []
+    for axis in (3, 2):
+        extent = op("Gather", size, op.ints([axis]), axis=0)
+        count = op("Cast", extent, to=int(_FLOAT))
+        index = op("Cast", op("Range", op.index(0), op("Squeeze", extent, op.ints([0])), op.index(1)), to=int(_FLOAT))
+        if aligned:
+            unit = op("Div", op("Mul", index, two), op("Max", op("Sub", count, one), one))
+        else:
+            unit = op("Div", op("Add", op("Mul", index, two), one), count)
+        lines.append(op("Sub", unit, one))
+    image = op("Gather", size, op.ints([2, 3]), axis=0)
+    across = op("Expand", lines[0], image)
+    along = op("Expand", op("Unsqueeze", lines[1], op.ints([1])), image)
+    ones = op("Expand", one, image)
+    planes = [op("Unsqueeze", plane, op.ints([2])) for plane in (across, along, ones)]
+    base = op("Reshape", op("Concat", *planes, axis=2), op.ints([-1, 3]))
+    base = base if dtype == _FLOAT else op("Cast", base, to=int(dtype))
+    places = op("MatMul", base, op("Transpose", theta, perm=[0, 2, 1]))
+    return op("Reshape", places, op("Concat", op.ints([0]), image, op.ints([2]), axis=0))
+
+
 def _roi_align_old(node: ir.Node, op: Builder) -> Replacement:
     mode = attribute(node, "coordinate_transformation_mode", "half_pixel")
     if mode != "output_half_pixel":
@@ -203,6 +232,7 @@ def _dft_axis_input(node: ir.Node, op: Builder) -> Replacement:
 RULES = (
     *down("GridSample", 20, "old mode names", _old_mode_names),
     *up("GridSample", 20, "new mode names", _new_mode_names),
+    *down("AffineGrid", 20, "written out", _affine_grid),
     *down("GridSample", 16, "by gathers", _by_gather),
     *down("RoiAlign", 16, "output_half_pixel", _roi_align_old),
     *up("RoiAlign", 16, "output_half_pixel", _roi_align_new),
