@@ -204,7 +204,8 @@ def _told(error: BaseException, path: Path) -> str:
     """The error in one line, with the last line of the user's file that led to it."""
     import traceback
 
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path]
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f.lineno for f in frames if Path(f.filename).resolve() == path.resolve()]
     text = " ".join(str(error).split()) or "no message"
     where = f" ({path}, line {lines[-1]})" if lines else ""
     return f"{type(error).__name__}: {text}{where}"
