@@ -83,6 +83,7 @@ class Config:
 
     def __init__(self, real: Any) -> None:
         object.__setattr__(self, "real", real)
+        object.__setattr__(self, "assigned", {})
 
     def __getattr__(self, name: str) -> Any:
         if name in ("num_compute_capabilities", "set_compute_capability"):
@@ -91,6 +92,7 @@ class Config:
 
     def __setattr__(self, name: str, value: Any) -> None:
         assert name != "num_compute_capabilities"
+        self.assigned[name] = value
         setattr(self.real, name, value)
 
     def create_timing_cache(self, known: bytes) -> bytes:
@@ -127,7 +129,7 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         def build_serialized_network(self, network: Any, config: Config) -> Any:
             made.seen = {
                 "flags": {n for n, f in rtx.BuilderFlag.__members__.items() if config.real.get_flag(f)},
-                "hardware": config.real.hardware_compatibility_level.name,
+                "hardware": config.assigned.get("hardware_compatibility_level"),  # TensorRT-RTX keeps NONE
                 "level": config.real.builder_optimization_level,
                 "workspace": config.real.get_memory_pool_limit(rtx.MemoryPoolType.WORKSPACE),
                 "profiles": config.real.num_optimization_profiles,
@@ -175,10 +177,10 @@ def test_every_option_reaches_the_builder(tensorrt, tmp_path):
     run_worker(onnx_file, timing_cache=str(tmp_path / "timings"))
     plain = tensorrt.seen
     assert not {"TF32", "VERSION_COMPATIBLE"} & plain["flags"]
-    assert (plain["hardware"], plain["level"], plain["profiles"]) == ("NONE", 3, 1)
+    assert (plain["hardware"], plain["level"], plain["profiles"]) == (None, 3, 1)
     run_worker(onnx_file, tf32=True, workspace=1 << 29, opt_level=5, hardware_compat="ampere-plus", version_compat=True)
     assert tensorrt.seen["flags"] - plain["flags"] == {"TF32", "VERSION_COMPATIBLE"}
-    assert tensorrt.seen["hardware"] == "AMPERE_PLUS"
+    assert tensorrt.seen["hardware"] == rtx.HardwareCompatibilityLevel.AMPERE_PLUS
     assert tensorrt.seen["level"] == 5
     assert tensorrt.seen["workspace"] == 1 << 29
 

@@ -100,7 +100,7 @@ def test_an_input_that_decides_shapes_is_refused(tmp_path):
 
 
 REMEDIES = {
-    "small workspace": (convolution, {"workspace": "1MiB"}, r"OutOfMemory.*more scratch memory with --workspace"),
+    "small workspace": (convolution, {"workspace": "1MiB"}, r"workspace limit.*more scratch memory with --workspace"),
     "turing": (lambda p: gemm(p), {"targets": "sm75"}, "convert the graph to fp16 first"),
     "hopper": (lambda p: gemm(p), {"targets": "sm90"}, "cannot build for sm90; it builds for sm75, sm80, sm86"),
     "no GPU": (lambda p: gemm(p), {"targets": "current"}, "asks for the GPU of this machine, and there is none"),
