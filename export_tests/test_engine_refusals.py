@@ -177,6 +177,8 @@ def test_bad_outputs_are_refused_before_the_build(tmp_path, monkeypatch):
     monkeypatch.setattr("attn_deploy.engine.builder.run_isolated", None)
     onnx_file = convolution(tmp_path / "net.onnx")
     (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidRequestError, match="does not exist"):
+        build(onnx_file, timing_cache=tmp_path / "missing" / "timings", flavor="tensorrt-rtx")
     outputs = {
         "/proc/net.engine": "cannot be written",  # refuses root too
         tmp_path / "missing" / "net.engine": "does not exist",
