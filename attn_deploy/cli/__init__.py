@@ -14,6 +14,7 @@ import typer
 
 from attn_deploy import __version__
 from attn_deploy.cli.build import build
+from attn_deploy.cli.convert import convert
 from attn_deploy.cli.export import export
 from attn_deploy.cli.info import info
 from attn_deploy.cli.list import list_
@@ -82,7 +83,7 @@ def _root(
     _debug = debug
 
 
-_COMMANDS: dict[str, Callable[..., None]] = {"list": list_, "info": info, "export": export, "build": build}
+_COMMANDS: dict[str, Callable[..., None]] = {"list": list_, "info": info, "export": export, "convert": convert, "build": build}
 for _name, _command in _COMMANDS.items():
     app.command(_name)(_guard(_command))
 
