@@ -21,6 +21,7 @@ State = Literal["ok", "missing", "warning", "broken"]
 SCHEMA_VERSION = 1
 PROBE_TIMEOUT = 120.0
 MIN_PYTHON = (3, 10)
+RTX_CAPABILITIES = ("7.5", "8.6", "8.9", "12.0", "12.1")  # the vendor's support matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +181,13 @@ def compatibility(checks: Mapping[str, Check], environment: Environment) -> list
         state: State = "ok" if ort["max_opset"] >= MAX_OPSET else "warning"
         remedy = "" if state == "ok" else f"for opsets up to {MAX_OPSET}: pip install --upgrade onnxruntime"
         found.append(Check("opsets", state, f"up to {ort['max_opset']}", detail, remedy))
+    found += _gpu_pairs(checks, environment)
+    return found
+
+
+def _gpu_pairs(checks: Mapping[str, Check], environment: Environment) -> list[Check]:
+    """Checks of packages with the GPU and its driver; none without a GPU."""
+    found = []
     torch = checks["torch"].facts
     if environment.gpus and torch.get("cuda") and environment.cuda:
         wanted, served = str(torch["cuda"]), environment.cuda
@@ -187,6 +195,20 @@ def compatibility(checks: Mapping[str, Check], environment: Environment) -> list
         detail = f"torch is built for CUDA {wanted}, the driver serves up to CUDA {served}"
         remedy = "" if works else "install a newer driver, or a torch build for an older CUDA"
         found.append(Check("cuda", "ok" if works else "broken", served, detail, remedy))
+    for capability in dict.fromkeys(g.compute_capability for g in environment.gpus):
+        if checks["tensorrt_rtx"].state == "ok" and capability not in RTX_CAPABILITIES:
+            detail = (
+                f"TensorRT-RTX does not run engines on compute capability {capability}, only on "
+                f"{', '.join(RTX_CAPABILITIES)}"
+            )
+            found.append(Check("rtx on gpu", "warning", capability, detail, "use TensorRT on this GPU"))
+    usable = checks["onnxruntime"].facts.get("usable", ())
+    if environment.gpus and checks["onnxruntime"].state == "ok" and "CUDA" not in usable:
+        detail = f"onnxruntime does not run on the GPU; providers that work: {', '.join(usable)}"
+        remedy = "pip uninstall -y onnxruntime, then pip install 'attn-deploy[gpu]'"
+        if "CUDA" in checks["onnxruntime"].facts.get("compiled_in", ()):
+            remedy = "install CUDA and cuDNN of the versions that onnxruntime-gpu names when it is imported"
+        found.append(Check("onnxruntime on gpu", "warning", "", detail, remedy))
     return found
 
 

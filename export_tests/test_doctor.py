@@ -141,6 +141,7 @@ def test_a_driver_too_old_for_torch_is_broken():
         "onnx": Check("onnx", "ok"),
         "onnxruntime": Check("onnxruntime", "missing"),
         "torch": Check("torch", "ok", facts={"cuda": "13.0"}),
+        "tensorrt_rtx": Check("tensorrt_rtx", "missing"),
     }
 
     def found(served):
@@ -149,6 +150,25 @@ def test_a_driver_too_old_for_torch_is_broken():
     assert [(c.name, c.state) for c in found("12.4")] == [("cuda", "broken")]
     assert [(c.name, c.state) for c in found("13.1")] == [("cuda", "ok")]
     assert compatibility(checks, machine) == []
+
+
+def test_a_gpu_that_a_runtime_cannot_use_is_a_warning():
+    gpu = Gpu("NVIDIA H100", "570.86", "9.0", 81559, 1980, 1980, 31)
+    machine = replace(describe_environment(), gpus=(gpu,), cuda="13.0")
+    checks = {
+        "onnx": Check("onnx", "missing"),
+        "onnxruntime": Check("onnxruntime", "ok", facts={"usable": ["CPU"], "compiled_in": ["Azure", "CPU"]}),
+        "torch": Check("torch", "ok", facts={"cuda": None}),
+        "tensorrt_rtx": Check("tensorrt_rtx", "ok"),
+    }
+    found = {c.name: c for c in compatibility(checks, machine)}
+    assert set(found) == {"rtx on gpu", "onnxruntime on gpu"}
+    assert {c.state for c in found.values()} == {"warning"}
+    assert "compute capability 9.0" in found["rtx on gpu"].detail
+    assert "attn-deploy[gpu]" in found["onnxruntime on gpu"].remedy
+    ampere = replace(machine, gpus=(replace(gpu, compute_capability="8.6"),))
+    checks["onnxruntime"] = Check("onnxruntime", "ok", facts={"usable": ["CUDA", "CPU"]})
+    assert compatibility(checks, ampere) == []
 
 
 def test_minimums_and_extras_are_those_of_the_project():

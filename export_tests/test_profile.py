@@ -19,12 +19,15 @@ from torch import nn
 from typer.testing import CliRunner
 
 import attn_deploy
+from attn_deploy import registry
 from attn_deploy.bench import runtimes
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.record import ProfileRecord
+from attn_deploy.bench.subject import make_subject
 from attn_deploy.cli.profile import profile as profile_command
 from attn_deploy.errors import DynamicAxisError, InvalidRequestError, MissingDependencyError, OpsetError, ProviderError
-from attn_deploy.inputs import parse_inputs
+from attn_deploy.inputs import example_arrays, parse_inputs
+from attn_deploy.parity.tolerance import TOLERANCES
 from attn_deploy.report.terminal import profile_report
 
 QUICK = BenchOptions(min_samples=48, min_seconds=0, warmup_seconds=0.01, max_seconds=5, settle_seconds=0.001, threads=1)
@@ -124,6 +127,7 @@ def test_the_record_survives_its_file(record, tmp_path):
     assert data["environment"]["packages"]["torch"] == torch.__version__
     assert data["onnx"][0]["opset"] == 17
     assert list(tmp_path.iterdir()) == [tmp_path / "record.json"]
+    assert len((tmp_path / "record.json").read_text().splitlines()) < 1000  # samples stand on few lines
 
 
 @pytest.mark.parametrize(
@@ -259,6 +263,58 @@ def test_a_registry_model_is_exported_for_the_occasion():
     assert "exported for this profile" in text_of(profile_report(record))
 
 
+@pytest.mark.parametrize("spec", registry.list_models(), ids=lambda s: s.name)
+def test_every_registry_model_runs_at_the_shape_that_is_profiled_by_default(spec):
+    subject = make_subject(spec.name)
+    inputs = subject.at(None, None)
+    assert inputs[0].shape()[0] == 1 or "N" not in subject.movable
+    with torch.inference_mode():
+        subject.module(*(torch.from_numpy(a) for a in example_arrays(inputs).values()))
+
+
+def half_file(path, net):
+    """The file of a `Net` with the convolution in float16 and an interface in float32."""
+    model = onnx.load(write_file(path, net))
+    for index, value in enumerate(model.graph.initializer):
+        half = numpy_helper.to_array(value).astype(np.float16)
+        model.graph.initializer[index].CopyFrom(numpy_helper.from_array(half, value.name))
+    conv, relu = model.graph.node
+    conv.input[0], relu.output[0] = "x16", "y16"
+    casts = [
+        helper.make_node("Cast", ["x"], ["x16"], to=TensorProto.FLOAT16),
+        helper.make_node("Cast", ["y16"], ["y"], to=TensorProto.FLOAT),
+    ]
+    nodes = [casts[0], conv, relu, casts[1]]
+    graph = helper.make_graph(nodes, "half", model.graph.input, model.graph.output, model.graph.initializer)
+    onnx.save(helper.make_model(graph, opset_imports=model.opset_import, ir_version=8), path)
+    return path
+
+
+def test_half_precision_is_found_in_the_weights_and_judged_as_such(net, tmp_path):
+    record = attn_deploy.profile(net, inputs=FILE_INPUT, onnx=half_file(tmp_path / "half.onnx", net), options=QUICK)
+    row = record.row("ort-cpu")
+    assert row.status == "ok", row.reason
+    assert row.info.precision == "float16"
+    assert row.parity.rtol == TOLERANCES["float16"].rtol
+    assert 1e-5 < row.parity.max_abs_error < 1e-2
+    assert record.row("eager").info.precision == "float32"
+
+
+def test_the_callers_threads_are_given_back(net, folder):
+    before = torch.get_num_threads()
+    options = replace(QUICK, threads=before + 1)
+    record = attn_deploy.profile(net, inputs=FILE_INPUT, onnx=folder / "right.onnx", options=options)
+    assert {r.info.threads for r in record.rows} == {before + 1}
+    assert torch.get_num_threads() == before
+
+
+def test_more_threads_than_cores_are_remarked_on(record):
+    machine = replace(record.environment, usable_cores=1)
+    options = replace(record.options, threads=4)
+    shown = text_of(profile_report(replace(record, environment=machine, options=options)))
+    assert "4 threads shared 1 cores" in shown
+
+
 class Fixed(nn.Module):
     """Made for one height and width, as most classifiers with a flattened head are."""
 
@@ -271,13 +327,13 @@ class Fixed(nn.Module):
 
 
 def test_a_model_of_one_size_needs_no_dynamic_size():
-    record = attn_deploy.profile(Fixed(), inputs=FILE_INPUT, batch=(2,), options=QUICK)
+    record = attn_deploy.profile(Fixed(), inputs=FILE_INPUT, batch=(2,), opset=17, options=QUICK)
     assert record.passed, [r.reason for r in record.rows]
     assert record.onnx[0]["dynamic_axes"] == ["N"]
 
 
 def test_a_static_file_is_made_for_each_batch():
-    record = attn_deploy.profile(Fixed(), inputs=FILE_INPUT, batch=(1, 2), dynamic=(), options=QUICK)
+    record = attn_deploy.profile(Fixed(), inputs=FILE_INPUT, batch=(1, 2), dynamic=(), opset=17, options=QUICK)
     assert record.passed, [r.reason for r in record.rows]
     assert [f["dynamic_axes"] for f in record.onnx] == [[], []]
 
@@ -373,6 +429,7 @@ def test_noise_is_named(record):
     rows[1] = replace(rows[1], latency=restless, noise=restless.noise(0.1))
     shown = text_of(profile_report(replace(record, rows=tuple(rows))))
     assert "ort-cpu, batch 1: noisy: the rounds' medians spread by" in shown
+    assert ", noisy" in next(line for line in shown.splitlines() if "│ ort-cpu" in line)
 
 
 @pytest.fixture(scope="module")

@@ -190,14 +190,25 @@ def isa_flags(cpuinfo: str) -> tuple[str, ...]:
 
 
 def find_gpus() -> tuple[tuple[Gpu, ...], str | None]:
-    """The GPUs that nvidia-smi lists, and the newest CUDA version that the driver serves."""
+    """The GPUs that nvidia-smi or the driver lists, and the newest CUDA version that the driver serves."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        return (), None
+        return _gpu_of_driver()
     fields = "name,driver_version,compute_cap,memory.total,clocks.sm,clocks.max.sm,temperature.gpu"
     listed = _run([tool, f"--query-gpu={fields}", "--format=csv,noheader,nounits"])
     banner = re.search(r"CUDA Version:\s*([\d.]+)", _run([tool]))
     return parse_gpus(listed), banner[1] if banner else None
+
+
+def _gpu_of_driver() -> tuple[tuple[Gpu, ...], str | None]:
+    """What the driver itself says, where there is no nvidia-smi, as on a Jetson."""
+    from attn_deploy.engine.device import find_gpu
+
+    found = find_gpu()
+    if found is None:
+        return (), None
+    digits = found.target.removeprefix("sm")
+    return (Gpu(found.name, "", f"{digits[:-1]}.{digits[-1]}", None, None, None, None),), found.driver
 
 
 def parse_gpus(listed: str) -> tuple[Gpu, ...]:

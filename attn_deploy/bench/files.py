@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attn_deploy.bench.subject import Subject
 from attn_deploy.inputs import TensorInput
+
+if TYPE_CHECKING:
+    import onnx
+
+_PRECISIONS = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}  # by ONNX element type
+_COARSEST_FIRST = ("bfloat16", "float16", "float32", "float64")
 
 
 class OnnxFiles:
@@ -37,6 +43,7 @@ class OnnxFiles:
         self._dynamic, self._tell = dynamic, progress
         self._made: list[tuple[Path, Mapping[str, int]]] = []  # with the extents that are numbers in the file
         self._descriptions: list[dict[str, Any]] = []
+        self._precisions: dict[Path, str] = {}
         self._failure: Exception | None = None
 
     def path(self, inputs: tuple[TensorInput, ...]) -> Path:
@@ -61,6 +68,10 @@ class OnnxFiles:
         except Exception as error:
             self._failure = error  # it would fail again at the next batch size, minutes later
             raise
+
+    def precision(self, path: Path) -> str:
+        """The element type of the weights of a file that `path` gave; the least precise where there are several."""
+        return self._precisions[path]
 
     def described(self) -> tuple[Mapping[str, Any], ...]:
         """What was used, for the record."""
@@ -88,9 +99,10 @@ class OnnxFiles:
         return path
 
     def _describe(self, path: Path, made: str) -> None:
-        from attn_deploy.graph.artifact import read_onnx
+        from attn_deploy.graph.artifact import load_model, read_onnx
 
         artifact = read_onnx(path)
+        self._precisions[path] = weights_precision(load_model(path))
         self._descriptions.append(
             {
                 "path": str(path) if made == "given" else None,
@@ -98,8 +110,19 @@ class OnnxFiles:
                 "sha256": artifact.sha256,
                 "opset": artifact.opset,
                 "nodes": artifact.nodes,
+                "weights": self._precisions[path],
                 "dynamic_axes": list(artifact.dynamic_axes),
                 "exporter": artifact.metadata.get("exporter"),
                 "fused": [" ".join(map(str, f)) for f in artifact.record.get("fused", ())],
             }
         )
+
+
+def weights_precision(model: onnx.ModelProto) -> str:
+    """The least precise floating-point type among the graph's weights; float32 for a graph that has none.
+
+    A graph converted to half precision keeps softmax and norms in float32 and its inputs may be float32 too, so neither
+    the inputs nor a majority tells how exact its results can be. Scalars do not count: they are eps and scales.
+    """
+    held = {_PRECISIONS[i.data_type] for i in model.graph.initializer if i.data_type in _PRECISIONS and len(i.dims) > 1}
+    return next((p for p in _COARSEST_FIRST if p in held), "float32")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import datetime
 import functools
+import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +24,9 @@ from attn_deploy.bench.subject import Size, Subject, make_subject
 from attn_deploy.bench.timer import cold_start, measure
 from attn_deploy.errors import AttnDeployError, InvalidRequestError, MissingDependencyError, ParityError, ProviderError
 from attn_deploy.inputs import Arrays, TensorInput, example_arrays
+from attn_deploy.parity.tolerance import TOLERANCES
 from attn_deploy.parity.verify import compare
-from attn_deploy.runtimes.base import Runner
+from attn_deploy.runtimes.base import Runner, RuntimeInfo
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,6 +41,7 @@ class _Candidate:
     runner: Runner
     cold: ColdStart
     outputs: Arrays
+    info: RuntimeInfo
 
 
 @dataclass(slots=True)
@@ -109,7 +112,7 @@ def profile(
     environment = describe_environment()
     batches: Sequence[int | None] = list(dict.fromkeys(batch)) if batch else [None]
     shaped = [subject.at(b, size) for b in batches]  # all are refused now, or none
-    with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
+    with _torch_threads_kept(), tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
         files = OnnxFiles(subject, Path(folder), opset=opset, dynamic=dynamic, progress=tell)
         run = _Profile(subject, choose_runtimes(runtimes), settings, chosen_threads, files, tell)
         rows = [row for taken in shaped for row in _rows(run, taken)]
@@ -127,6 +130,18 @@ def profile(
         argv=command_line(),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
+
+
+@contextlib.contextmanager
+def _torch_threads_kept() -> Iterator[None]:
+    """Torch's threads are the process's, and the caller may have chosen them."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch is not None else None
+    try:
+        yield
+    finally:
+        if torch is not None and before is not None:
+            torch.set_num_threads(before)
 
 
 def _rows(run: _Profile, inputs: tuple[TensorInput, ...]) -> list[ProfileRow]:
@@ -149,7 +164,7 @@ def _rows(run: _Profile, inputs: tuple[TensorInput, ...]) -> list[ProfileRow]:
                     run.missing.append(error)
                 rows[runtime.name] = replace(rows[runtime.name], reason=_reason(error))
         for name, candidate in ready.items():
-            rows[name] = replace(rows[name], info=candidate.runner.info, cold=candidate.cold)
+            rows[name] = replace(rows[name], info=candidate.info, cold=candidate.cold)
         _check(run, inputs, rows, ready, stack)
         _time(run, arrays, rows, ready)
     return [_with_speedup(row, rows.get(REFERENCE), run.options) for row in rows.values()]
@@ -168,10 +183,12 @@ def _start(
     work = Work(run.subject.module, path, run.subject.outputs, run.threads)
     runner, cold = cold_start(functools.partial(runtime.make, work), arrays)
     stack.callback(runner.close)
-    found = runner.info.provider
-    if runtime.provider is not None and found != runtime.provider:
-        raise ProviderError(f"{runtime.name} ran on {found}, and {runtime.provider} was asked for.")
-    return _Candidate(runner, cold, runner.outputs())
+    info = runner.info
+    if runtime.provider is not None and info.provider != runtime.provider:
+        raise ProviderError(f"{runtime.name} ran on {info.provider}, and {runtime.provider} was asked for.")
+    if path is not None:  # a file may compute in another type than its inputs have
+        info = replace(info, precision=run.files.precision(path))
+    return _Candidate(runner, cold, runner.outputs(), info)
 
 
 def _check(
@@ -202,7 +219,15 @@ def _check(
     for name in others:
         run.tell(f"comparing {name} with eager")
         try:
-            report = compare(reference, ready[name].runner, inputs, (), precise=precise, seed=run.options.seed)
+            report = compare(
+                reference,
+                ready[name].runner,
+                inputs,
+                (),
+                tolerance=TOLERANCES.get(ready[name].info.precision, TOLERANCES["float32"]),
+                precise=precise,
+                seed=run.options.seed,
+            )
         except Exception as error:  # eager itself raises what it likes
             why = f"it could not be compared with eager: {_reason(error)}"
             rows[name] = replace(rows[name], status="invalid", reason=why)

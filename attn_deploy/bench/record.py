@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -253,7 +254,9 @@ class ProfileRecord:
 
     def to_json(self) -> str:
         """The record as JSON text."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
+        text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
+        # A line for each of thousands of samples helps nobody: lists of numbers stand on one line.
+        return re.sub(r"\[[\s\d.,eE+-]+\]", lambda found: " ".join(found[0].split()), text) + "\n"
 
     def write(self, path: Path | str) -> None:
         """Write the record as JSON, whole or not at all.

@@ -7,11 +7,15 @@ from typing import Annotated
 
 import typer
 
+from attn_deploy.cli.completion import complete_model
+
 
 def profile(
     model: Annotated[
         str,
-        typer.Argument(help="A model (ghostmodule, resnet18+se, net.py:MyNet ...) or an .onnx file."),
+        typer.Argument(
+            help="A model (ghostmodule, resnet18+se, net.py:MyNet ...) or an .onnx file.", autocompletion=complete_model
+        ),
     ],
     runtimes: Annotated[
         str | None, typer.Option(help="Runtimes, separated by commas; all that apply by default.")

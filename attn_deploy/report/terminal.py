@@ -110,9 +110,8 @@ def _error(row: ProfileRow) -> str:
 def _verdict(row: ProfileRow) -> str:
     if row.status != "ok":
         return row.status
-    if row.noise:
-        return "noisy"
-    return row.speedup.verdict if row.speedup is not None else "ok"
+    verdict = row.speedup.verdict if row.speedup is not None else "ok"
+    return f"{verdict}, noisy" if row.noise else verdict
 
 
 def _problems(rows: Sequence[ProfileRow]) -> list[str]:
@@ -121,6 +120,9 @@ def _problems(rows: Sequence[ProfileRow]) -> list[str]:
 
 def _doubts(record: ProfileRecord) -> list[str]:
     lines = [f"{r.runtime}, batch {r.batch}: noisy: {r.noise}." for r in record.rows if r.noise]
+    threads, cores = record.options.threads or 0, record.environment.usable_cores
+    if threads > cores:
+        lines.append(f"{threads} threads shared {cores} cores: the times are those of waiting for each other.")
     if record.environment.busy:
         lines.append(
             f"The machine was busy when this began (load {record.environment.load_average:g} on "
