@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attn_deploy.errors import DynamicAxisError, InvalidRequestError
-from attn_deploy.registry import ModelSpec, evaluate
+from attn_deploy.registry import Input, ModelSpec, evaluate
 
 Arrays = dict[str, NDArray[Any]]
 MAX_EXTENT = {"N": 1 << 12}
@@ -59,12 +59,25 @@ def inputs_for_spec(spec: ModelSpec, settings: Mapping[str, Any]) -> tuple[Tenso
     sizes = {k: int(v) for k, v in spec.sizes.items()}
     made = []
     for given in spec.inputs:
-        dims: list[int | str] = []
-        for entry in given.shape:
-            symbolic = isinstance(entry, str) and re.search(r"\b[A-Z]\w*\b", entry)
-            dims.append(entry if symbolic else evaluate(entry, settings))
-        made.append(TensorInput(given.name, tuple(dims), given.dtype, sizes, spec.minimum, spec.multiple))
+        for index in range(_count(given, settings)):
+            values = {**settings, "i": index} if given.repeat else settings
+            name = f"{given.name}{index}" if given.repeat else given.name
+            dims = tuple(_with_arguments(d, values) if symbols_of(d) else evaluate(d, values) for d in given.shape)
+            made.append(TensorInput(name, dims, given.dtype, sizes, spec.minimum, spec.multiple))
     return tuple(made)
+
+
+def _count(given: Input, settings: Mapping[str, Any]) -> int:
+    if not given.repeat:
+        return 1
+    value = settings[given.repeat]
+    return int(value) if isinstance(value, int) else len(value)
+
+
+def _with_arguments(expression: int | str, settings: Mapping[str, Any]) -> str:
+    """Constructor arguments in a symbolic axis as numbers: ``"ratio*H"`` becomes ``"2*H"``, or ``"H"`` for 1."""
+    numbers = re.sub(r"\b[a-z]\w*\b", lambda name: str(evaluate(name[0], settings)), str(expression))
+    return re.sub(r"\b1\*", "", numbers)
 
 
 def parse_input(text: str, index: int, count: int) -> TensorInput:

@@ -101,8 +101,9 @@ def slot_factory(name: str, arguments: Mapping[str, Any]) -> Callable[[int], nn.
     """
     spec = registry.get(name)
     widths = [a.name for a in spec.arguments if a.name in ("channels", "in_channels", "out_channels")]
-    if len(spec.inputs) != 1 or not widths:
-        takes = f"{len(spec.inputs)} inputs" if widths else "no channel count"
+    several = len(spec.inputs) != 1 or bool(spec.inputs[0].repeat)
+    if several or not widths:
+        takes = "several inputs" if several else "no channel count"
         raise InvalidRequestError(
             f"{spec.name!r} cannot fill a slot: it takes {takes}; a slot gives one map of C channels."
         )
