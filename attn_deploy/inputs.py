@@ -62,11 +62,8 @@ def inputs_for_spec(spec: ModelSpec, settings: Mapping[str, Any]) -> tuple[Tenso
         for index in range(_count(given, settings)):
             values = {**settings, "i": index} if given.repeat else settings
             name = f"{given.name}{index}" if given.repeat else given.name
-            dims: list[int | str] = []
-            for entry in given.shape:
-                symbolic = isinstance(entry, str) and re.search(r"\b[A-Z]\w*\b", entry)
-                dims.append(entry if symbolic else evaluate(entry, values))
-            made.append(TensorInput(name, tuple(dims), given.dtype, sizes, spec.minimum, spec.multiple))
+            dims = tuple(_with_arguments(d, values) if symbols_of(d) else evaluate(d, values) for d in given.shape)
+            made.append(TensorInput(name, dims, given.dtype, sizes, spec.minimum, spec.multiple))
     return tuple(made)
 
 
@@ -75,6 +72,12 @@ def _count(given: Input, settings: Mapping[str, Any]) -> int:
         return 1
     value = settings[given.repeat]
     return int(value) if isinstance(value, int) else len(value)
+
+
+def _with_arguments(expression: int | str, settings: Mapping[str, Any]) -> str:
+    """Constructor arguments in a symbolic axis as numbers: ``"ratio*H"`` becomes ``"2*H"``, or ``"H"`` for 1."""
+    numbers = re.sub(r"\b[a-z]\w*\b", lambda name: str(evaluate(name[0], settings)), str(expression))
+    return re.sub(r"\b1\*", "", numbers)
 
 
 def parse_input(text: str, index: int, count: int) -> TensorInput:

@@ -37,7 +37,7 @@ class Input:
     """One input: its name and its shape in axis symbols (capital letters) and constructor arguments.
 
     ``Input("x", ("N", "channels", "H", "W"))``; an entry may be an integer or an expression with + - * //, such as
-    ``"2*H"`` for a map twice as high as the first input.
+    ``"2*H"`` for a map twice as high as the first input, ``"ratio*channels"``, or ``"widths[0]"``.
 
     Where an argument says how many such inputs there are, by its value or its length, ``repeat`` names it: with
     ``Input("x", ("N", "channels[i]", "H", "W"), repeat="channels")`` the inputs are x0, x1, ... and i is their number.
@@ -264,8 +264,14 @@ def evaluate(expression: str | int, values: Mapping[str, Any]) -> int:
             return int(values[node.id])
         if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id in values:
             entries, index = values[node.value.id], walk(node.slice)
-            if isinstance(entries, (list, tuple)) and index < len(entries):
+            if isinstance(entries, (list, tuple)) and -len(entries) <= index < len(entries):
                 return int(entries[index])
+            raise InvalidRequestError(
+                f"the shape expression {expression!r} cannot be read: {node.value.id} is {entries!r}, which has no "
+                f"element {index}."
+            )
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            return -walk(node.operand)
         if isinstance(node, ast.BinOp) and type(node.op) in operators:
             return operators[type(node.op)](walk(node.left), walk(node.right))
         raise InvalidRequestError(

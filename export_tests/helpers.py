@@ -10,7 +10,6 @@ from torch import Tensor
 
 from attn_deploy.weights import enliven as randomize
 
-
 __all__ = ["as_tuple", "assert_matches_official", "randomize", "read_vectors"]
 
 

@@ -68,7 +68,7 @@ def test_a_sample_does_not_depend_on_the_rest_of_the_batch(spec):
         alone = as_tuple(model.module(*[g[1:2] if g.shape[0] == 3 else g for g in given]))
     for a, b in zip(whole, alone, strict=True):
         if a.shape[0] == 3:
-            torch.testing.assert_close(a[1:2], b, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(a[1:2], b, rtol=1e-4, atol=1e-5 * max(1.0, float(a.abs().max())))
 
 
 @every_model

@@ -73,8 +73,8 @@ class BasicBlock(_Block):
 
     def branch(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
-        x = self.bn2(self.conv2(x))
-        return x
+        out: Tensor = self.bn2(self.conv2(x))
+        return out
 
 
 class Bottleneck(_Block):
@@ -95,8 +95,8 @@ class Bottleneck(_Block):
     def branch(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.relu(self.bn2(self.conv2(x)))
-        x = self.bn3(self.conv3(x))
-        return x
+        out: Tensor = self.bn3(self.conv3(x))
+        return out
 
 
 class ResNet(nn.Module, Fusible):

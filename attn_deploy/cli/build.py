@@ -47,7 +47,7 @@ def build(
     precision: Annotated[str | None, typer.Option(hidden=True)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
 ) -> None:
-    r"""Build a TensorRT engine, and a JSON file beside it that says what it is.
+    """Build a TensorRT engine, and a JSON file beside it that says what it is.
 
     TensorRT-RTX builds without a GPU, for any of its targets. Precision is a property of the ONNX graph: convert or
     quantize that first. An engine that is up to date is not built again.
@@ -58,7 +58,7 @@ def build(
       attn-deploy build model.onnx -o out.engine --target sm86,sm89
       attn-deploy build model.onnx --profile x:1x3x32x32,8x3x32x32,32x3x32x32
       attn-deploy build ghostmodule --json
-    """
+    """  # noqa: D301
     from attn_deploy.engine.builder import build as build_engine
 
     with _progress_bar() as (tell, on_progress):
@@ -112,9 +112,6 @@ def _progress_bar() -> Iterator[tuple[Callable[[str], None], Callable[[Progress]
 
 
 def _print(artifact: EngineArtifact) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     network = artifact.network
     rows = [
         ("engine", f"{artifact.path} ({artifact.size / 1e6:.2f} MB)"),
@@ -129,12 +126,9 @@ def _print(artifact: EngineArtifact) -> None:
         ("build time", f"{artifact.parse_seconds + artifact.build_seconds:.2f} s"),
         *(("warning", warning) for warning in artifact.warnings),
     ]
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for key, value in rows:
-        table.add_row(key, value)
-    Console(markup=False, highlight=False).print(table)
+    for key, values in rows:
+        for value in values.splitlines():
+            typer.echo(f"{key:<11} {value}")
 
 
 def _on(flag: bool) -> str:

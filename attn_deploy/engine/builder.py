@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-import logging
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -23,7 +22,7 @@ from attn_deploy.engine.profile import GivenProfile, Profile, make_profiles
 from attn_deploy.engine.progress import Event, Progress, ProgressTree
 from attn_deploy.engine.remedies import remedy_for
 from attn_deploy.errors import EngineBuildError, EngineMismatchError, InvalidRequestError, PrecisionError, WorkerError
-from attn_deploy.files import atomic_path, check_writable, sha256_of
+from attn_deploy.files import check_writable, sha256_of
 from attn_deploy.graph.artifact import OnnxArtifact, TensorInfo, read_onnx
 from attn_deploy.isolate import run_isolated
 
@@ -109,8 +108,8 @@ def build(
     check_writable(target)
     ranges = make_profiles(onnx, profiles)
     existing, reason = _existing(target, force)
-    with contextlib.ExitStack() as stack:
-        plan = stack.enter_context(atomic_path(target))
+    with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as folder:
+        plan = Path(folder) / target.name
         answer = _run_worker(
             onnx,
             flavor=flavor.lower().replace("_", "-"),
@@ -122,12 +121,15 @@ def build(
             on_progress=on_progress,
         )
         if "summary" not in answer and existing is not None:
-            stack.pop_all()
-            plan.unlink(missing_ok=True)
             return replace(existing, reused=True, reason="the same ONNX file, options and library")
         built = _artifact(target, plan, onnx, answer, options, ranges, _why(existing, answer["request"], reason))
         _check_claim(onnx, built)
-        write_sidecar(built, stack.enter_context(atomic_path(sidecar_of(target))))
+        write_sidecar(built, sidecar_of(plan))
+        try:
+            plan.replace(target)
+            sidecar_of(plan).replace(sidecar_of(target))
+        except OSError as error:
+            raise InvalidRequestError(f"{target} could not be written: {error.strerror or error}.") from error
     return built
 
 
@@ -202,7 +204,7 @@ def _run_worker(
                 "options": options.to_dict(),
                 "profiles": [p.to_dict() for p in profiles],
                 "known": known,
-                "log_level": LOG.getEffectiveLevel() if LOG.isEnabledFor(logging.WARNING) else logging.WARNING,
+                "log_level": LOG.getEffectiveLevel(),
             },
             what=f"building {onnx.path}",
             timeout=timeout,

@@ -18,7 +18,10 @@ _LEVELS = {
     "INFO": logging.INFO,
     "VERBOSE": logging.DEBUG,
 }
-_ROUTINE = ("Make sure input", "Make sure output")  # said of every int64 tensor
+
+
+def _is_routine(message: str) -> bool:
+    return "Make sure" in message and "Int64 binding" in message  # said of every int64 tensor
 
 
 @functools.cache
@@ -40,10 +43,9 @@ def logger_for(trt: Any) -> Any:
             level = _LEVELS.get(severity.name, logging.INFO)
             if level >= logging.ERROR:
                 self.errors.append(message)
-            elif level == logging.WARNING and message not in self.warnings:
+            elif level == logging.WARNING and message not in self.warnings and not _is_routine(message):
                 self.warnings.append(message)
-            routine = any(word in message for word in _ROUTINE)
-            self.forward(logging.INFO if routine and level == logging.WARNING else level, message)
+            self.forward(level, message)
 
         def clear(self) -> None:
             self.errors.clear()

@@ -56,10 +56,10 @@ class ProgressTree:
         return Progress(self._stack[-1] if self._stack else phase, self._highest)
 
 
-def monitor_for(trt: Any, emit: Callable[[Event], None], *, interval: float = 0.05) -> Any:
+def monitor_for(trt: Any, emit: Callable[[Event], bool], *, interval: float = 0.05) -> Any:
     """An ``IProgressMonitor`` that sends phases, every step of short ones, and others at most every ``interval`` seconds.
 
-    The build is cancelled when nobody listens any more.
+    ``emit`` says whether somebody listens; the build is cancelled when nobody does any more.
     """
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
@@ -84,9 +84,6 @@ def monitor_for(trt: Any, emit: Callable[[Event], None], *, interval: float = 0.
             self._send({"event": "finish", "phase": phase})
 
         def _send(self, event: Event) -> None:
-            try:
-                emit(event)
-            except OSError:  # the parent is gone; an exception must not pass through the library's frames
-                self.alive = False
+            self.alive = emit(event) and self.alive
 
     return Monitor()

@@ -11,6 +11,7 @@ from typing import Any
 
 from attn_deploy.engine.device import find_gpu
 from attn_deploy.engine.flavors import Flavor, choose_flavor, load_flavor
+from attn_deploy.engine.logger import logger_for
 from attn_deploy.engine.network import NetworkSummary, summarise
 from attn_deploy.engine.options import HARDWARE_COMPAT, BuildOptions
 from attn_deploy.engine.parse import ParsedNetwork, parse_onnx
@@ -22,11 +23,11 @@ from attn_deploy.errors import EngineBuildError, InvalidRequestError
 from attn_deploy.files import write_atomic
 from attn_deploy.graph.artifact import TensorInfo
 
-Emit = Callable[[dict[str, Any]], None]
+Send = Callable[[dict[str, Any]], bool]
 
 
 def run(
-    emit: Emit,
+    emit: Callable[[dict[str, Any]], None],
     *,
     onnx: str,
     onnx_sha256: str,
@@ -45,11 +46,15 @@ def run(
         ``request`` (what the engine depends on), and for a build ``summary``, ``warnings``, ``parse_seconds``,
         ``build_seconds``; a request that is known returns without these.
     """
-    lock = threading.Lock()  # the library's threads report too, and one line must not end up inside another
+    lock = threading.Lock()  # the library's threads report too, and no line may end up inside another
 
-    def send(event: dict[str, Any]) -> None:
-        with lock:
-            emit(event)
+    def send(event: dict[str, Any]) -> bool:
+        try:
+            with lock:
+                emit(event)
+        except OSError:  # the parent is gone, and an exception must not pass through the library's frames
+            return False
+        return True
 
     gpu = find_gpu()
     asked = BuildOptions.from_dict(dict(options))
@@ -87,12 +92,12 @@ def _tensors(rows: Sequence[Sequence[Any]]) -> tuple[TensorInfo, ...]:
     return tuple(TensorInfo(name, dtype, tuple(shape)) for name, dtype, shape in rows)
 
 
-def _route_log(flavor: Flavor, send: Emit, level: int) -> None:
-    from attn_deploy.engine.logger import logger_for
+def _route_log(flavor: Flavor, send: Send, level: int) -> None:
+    """Warnings come back in the artifact and errors as the exception, so neither is worth more than INFO here."""
 
     def forward(severity: int, text: str) -> None:
-        if severity >= level and severity < logging.ERROR:  # errors come back as the exception
-            send({"event": "log", "level": severity, "text": text})
+        if min(severity, logging.INFO) >= level:
+            send({"event": "log", "level": min(severity, logging.INFO), "text": text})
 
     logger_for(flavor.trt).forward = forward
 
@@ -114,7 +119,7 @@ def _build(
     plan: Path,
     onnx: str,
     summary: NetworkSummary,
-    send: Emit,
+    send: Send,
 ) -> None:
     flavor, trt = parsed.flavor, parsed.flavor.trt
     config = parsed.builder.create_builder_config()

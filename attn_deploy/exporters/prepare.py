@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from attn_deploy.errors import ExportError, InvalidRequestError
+from attn_deploy.errors import DynamicAxisError, ExportError, InvalidRequestError
 from attn_deploy.fusing import fuse_with_report
 from attn_deploy.inputs import (
     TensorInput,
@@ -224,7 +223,14 @@ def _output_dims(prepared: PreparedModel, traced: Sequence[Tensor]) -> tuple[tup
         (prepared.inputs[0].sizes, [tuple(t.shape) for t in traced])
     ]
     for sizes in verification_sizes(prepared.inputs, prepared.dynamic):
-        outputs = flatten_outputs(_run(prepared, prepared.original, sizes))
+        try:
+            outputs = flatten_outputs(_run(prepared, prepared.original, sizes))
+        except ExportError as error:
+            moving = ", ".join(prepared.dynamic)
+            raise DynamicAxisError(
+                f"{prepared.label}: runs at the given size and not at another, so {moving} cannot all be dynamic. {error} "
+                "Name the axes that may move: --dynamic N, or --dynamic none."
+            ) from error
         observed.append(({**prepared.inputs[0].sizes, **sizes}, [tuple(t.shape) for t in outputs]))
     result = []
     for index, tensor in enumerate(traced):
@@ -255,20 +261,3 @@ def _expression(sizes: Sequence[Mapping[str, int]], extents: Sequence[int], fall
             if all(-(-s[symbol] // k) == e for s, e in pairs):
                 return f"({symbol} + {k - 1})//{k}"
     return fallback
-
-
-@contextlib.contextmanager
-def quiet_torch() -> Iterator[None]:
-    """Silence the log lines that torch's exporters print about packages that are not there."""
-    import logging
-
-    names = ("torch.onnx._internal.exporter._registration", "torch.onnx._internal.exporter._compat", "onnxscript")
-    loggers = [logging.getLogger(n) for n in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

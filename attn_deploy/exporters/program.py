@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-import warnings
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from torch.export import Dim, ExportedProgram
 
 from attn_deploy.errors import DynamicAxisError, ExportError
 from attn_deploy.exporters.prepare import PreparedModel, user_line
+from attn_deploy.exporters.quiet import quiet_torch
 from attn_deploy.inputs import TensorInput, bounds
 
 
@@ -42,8 +42,7 @@ def _trace(prepared: PreparedModel) -> ExportedProgram:
         try:
             # Extents are taken as any number, 1 included: without this every "is it 1?" inside torch becomes a
             # constraint.
-            with _any_extent(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with _any_extent(), quiet_torch():
                 return torch.export.export(prepared.module, prepared.example(), dynamic_shapes=shapes, strict=False)
         except Exception as error:
             last = error

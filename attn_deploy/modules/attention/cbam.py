@@ -63,7 +63,7 @@ def _zero_biases(layers: Iterable[nn.Module]) -> None:
             nn.init.zeros_(layer.bias)
 
 
-@register("cbam_channel", aliases=("cbam_channel_gate",), parameters=580)
+@register("cbam_channel", parameters=580)
 class ChannelGate(Fusible, nn.Module):
     """CBAM's channel half: one MLP on several global poolings, whose outputs are added.
 
@@ -120,7 +120,7 @@ class ChannelGate(Fusible, nn.Module):
         return f"merged the second MLP layer of {len(self.pool_types)} poolings"
 
 
-@register("cbam_spatial", aliases=("cbam_spatial_gate",), parameters=100)
+@register("cbam_spatial", parameters=100)
 class SpatialGate(nn.Module):
     """CBAM's spatial half: a 7x7 convolution over the channel-wise maximum and mean.
 
@@ -156,7 +156,7 @@ class SpatialGate(nn.Module):
         return x * self.mix(summary).sigmoid()
 
 
-@register("cbam", aliases=("cbam_block",), parameters=680)
+@register("cbam", parameters=680)
 class CBAM(nn.Module):
     """Reweights channels by pooled statistics, then positions by statistics over the channels.
 

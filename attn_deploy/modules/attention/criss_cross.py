@@ -26,7 +26,7 @@ NEGATIVE_SLOPE = 0.01
 
 @register(
     "criss_cross",
-    aliases=("cc", "cca", "criss_cross_attention"),
+    aliases=("cc", "cca"),
     parameters=5201,
     minimum={"H": 2, "W": 2},
 )
@@ -84,7 +84,7 @@ class CrissCrossAttention(Fusible, nn.Module):
         return "folded gamma into the value convolution, dropped the key bias"
 
 
-@register("rcca", aliases=("recurrent_criss_cross",), parameters=5201, minimum={"H": 2, "W": 2})
+@register("rcca", parameters=5201, minimum={"H": 2, "W": 2})
 class RecurrentCrissCrossAttention(nn.Module):
     """Applies one criss-cross attention several times; after two passes each position has seen the whole map.
 
@@ -129,7 +129,6 @@ def _conv_abn(in_channels: int, out_channels: int) -> list[nn.Module]:
 
 @register(
     "rcca_head",
-    aliases=("ccnet_head",),
     reference={"in_channels": 64, "out_channels": 24, "num_classes": 5, "recurrence": 2},
     parameters=29378,
     minimum={"H": 2, "W": 2},

@@ -30,7 +30,7 @@ _SUMMARIES = {
     "concatenation": "Non-local block whose weights are a ReLU of a learned projection of both embeddings.",
 }
 _PARAMETERS = {"embedded_gaussian": 8480, "gaussian": 4320, "dot_product": 8480, "concatenation": 8544}
-_ALIASES = {"embedded_gaussian": ("non_local", "nl", "non_local_block")}
+_ALIASES = {"embedded_gaussian": ("non_local", "nl")}
 
 
 def _register_modes(cls: type[NonLocalBlock]) -> type[NonLocalBlock]:

@@ -90,13 +90,13 @@ class CondConv2d(nn.Module):
         return {**state, "experts.weight": kernels.reshape(self.experts.weight.shape)}
 
     def route(self, x: Tensor) -> Tensor:
-        """The weights of the experts for each sample: (N, num_experts), each between 0 and 1; they need not sum to 1."""
+        """The weights of the experts for each sample, (N, num_experts), in 0..1; they need not sum to 1."""
         return self.routing(x.mean((2, 3))).sigmoid()
 
     def forward(self, x: Tensor, routing_weights: Tensor | None = None) -> Tensor:
         check_channels(x, self.in_channels, "CondConv2d")
         if routing_weights is None:
             if self.routing is None:
-                raise ValueError("CondConv2d: routing=False needs routing_weights of shape (N, num_experts) at the call.")
+                raise ValueError("CondConv2d: routing=False needs routing_weights of shape (N, num_experts) with x.")
             routing_weights = self.route(x)
         return self.experts(x, routing_weights)

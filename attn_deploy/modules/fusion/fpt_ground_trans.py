@@ -1,0 +1,113 @@
+"""Grounding transformer of the Feature Pyramid Transformer: fine positions gather from a coarse map, top-down.
+
+Paper: Feature Pyramid Transformer, ECCV 2020, arXiv:2007.09451.
+Official: ZHANGDONG-NJUST/FPT, lib/modeling/grounding_trans.py (GroundTrans).
+Export: without a softmax ('dot') the product is re-associated, keys times values first, which costs C^2 instead of
+    holding a fine x coarse matrix; in 'concatenate' the convolution over repeated pairs is an outer sum. Equal up to
+    rounding.
+Deviations: the released forward raises a TypeError (a missing '*'); this is what it means. The paper's grounding uses a
+    Euclidean similarity and a mixture of softmaxes, the code neither.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from attn_deploy.ops import Fusible, check_channels, fold_bn_into_conv, require_choice, require_positive
+from attn_deploy.registry import Input, register
+
+
+@register(
+    "fpt_ground_trans",
+    aliases=("fpt_grounding_transformer",),
+    parameters=8480,
+    inputs=(Input("low", ("N", "channels", "H", "W")), Input("high", ("N", "channels", "H1", "W1"))),
+    dynamic=("N", "H", "W", "H1", "W1"),
+    sizes={"H1": 9, "W1": 11},
+)
+class FPTGroundingTransformer(Fusible, nn.Module):
+    """Makes for each position of a fine map a mixture of a coarse map's values; no residual.
+
+    Shape: (N, C, H, W), (N, C, H1, W1) -> (N, C, H, W); dynamic N, H, W, H1, W1.
+
+    Args:
+        channels: C.
+        inter_channels: width of queries, keys and values; C // 2 by default.
+        mode: 'dot' and 'concatenate' divide by the number of keys; 'embedded' and 'gaussian' take a softmax over keys,
+            'gaussian' of the maps themselves.
+        norm: whether BatchNorm, which begins as zero, follows the last convolution.
+
+    Raises:
+        ValueError: if mode is unknown or inter_channels is less than 1.
+    """
+
+    official_keys = {
+        "g": "value",
+        "theta": "query",
+        "phi": "key",
+        "W_f.0": "relation",
+        "W_z.0": "project.0",
+        "W_z.1": "project.1",
+        "W_z": "project.0",
+    }
+
+    def __init__(
+        self, channels: int, *, inter_channels: int | None = None, mode: str = "dot", norm: bool = True
+    ) -> None:
+        super().__init__()
+        width = channels // 2 if inter_channels is None else inter_channels
+        require_positive(channels=channels, inter_channels=width)
+        require_choice("mode", mode, ("dot", "embedded", "gaussian", "concatenate"))
+        self.channels, self.width, self.mode = channels, width, mode
+        self.value = nn.Conv2d(channels, width, 1)
+        if mode != "gaussian":
+            self.query = nn.Conv2d(channels, width, 1)
+            self.key = nn.Conv2d(channels, width, 1)
+        if mode == "concatenate":
+            self.relation = nn.Conv2d(2 * width, 1, 1)
+        project = nn.Conv2d(width, channels, 1)
+        self.project = nn.Sequential(project, nn.BatchNorm2d(channels)) if norm else nn.Sequential(project)
+        for tensor in (self.project[-1].weight, self.project[-1].bias):
+            nn.init.zeros_(tensor)
+        self.projects_keys = False
+
+    def forward(self, low: Tensor, high: Tensor) -> Tensor:
+        check_channels(low, self.channels, "FPTGroundingTransformer")
+        check_channels(high, self.channels, "FPTGroundingTransformer")
+        value = self.value(high).flatten(2)
+        query, key = (low, high) if self.mode == "gaussian" else (self.query(low), self.key(high))
+        query, key = query.flatten(2), key.flatten(2)
+        if self.mode == "dot":
+            value = value / (high.shape[2] * high.shape[3])
+            pairs = value.matmul(key.transpose(1, 2))
+            if self.projects_keys:
+                mixed = self.project[0].weight.flatten(1).matmul(pairs).matmul(query) + self.project[0].bias.unsqueeze(1)
+                return mixed.reshape(low.shape[0], self.channels, low.shape[2], low.shape[3])
+            mixed = pairs.matmul(query)
+        else:
+            if self.mode == "concatenate":
+                value = value / (high.shape[2] * high.shape[3])
+                weights = self._outer_sum(query, key).relu()
+            else:
+                weights = query.transpose(1, 2).matmul(key).softmax(2)
+            mixed = value.matmul(weights.transpose(1, 2))
+        return self.project(mixed.reshape(low.shape[0], self.width, low.shape[2], low.shape[3]))
+
+    def _outer_sum(self, query: Tensor, key: Tensor) -> Tensor:
+        """The 1x1 convolution over all pairs [query, key]: (N, queries, keys)."""
+        weight = self.relation.weight.reshape(2, 1, self.width)
+        of_query = weight[0].matmul(query) + self.relation.bias
+        return of_query.transpose(1, 2) + weight[1].matmul(key)
+
+    @torch.no_grad()
+    def fuse_(self) -> str | None:
+        """Fold the BatchNorm; in 'dot', project the small key-value product instead of the fine map."""
+        done = []
+        if len(self.project) == 2 and isinstance(self.project[1], nn.BatchNorm2d):
+            self.project = nn.Sequential(fold_bn_into_conv(self.project[0], self.project[1]))
+            done.append("folded BatchNorm into the projection")
+        if self.mode == "dot" and not self.projects_keys:
+            self.projects_keys = True
+            done.append("projection applied to the key-value product")
+        return ", ".join(done) or None
