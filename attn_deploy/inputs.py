@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attn_deploy.errors import DynamicAxisError, InvalidRequestError
-from attn_deploy.registry import ModelSpec, evaluate
+from attn_deploy.registry import Input, ModelSpec, evaluate
 
 Arrays = dict[str, NDArray[Any]]
 MAX_EXTENT = {"N": 1 << 12}
@@ -59,19 +59,24 @@ def inputs_for_spec(spec: ModelSpec, settings: Mapping[str, Any]) -> tuple[Tenso
     sizes = {k: int(v) for k, v in spec.sizes.items()}
     made = []
     for given in spec.inputs:
-        dims: list[int | str] = []
-        for entry in given.shape:
-            if isinstance(entry, str) and re.search(r"\b[A-Z]\w*\b", entry):
-                dims.append(_with_arguments(entry, settings))
-            else:
-                dims.append(evaluate(entry, settings))
-        made.append(TensorInput(given.name, tuple(dims), given.dtype, sizes, spec.minimum, spec.multiple))
+        for index in range(_count(given, settings)):
+            values = {**settings, "i": index} if given.repeat else settings
+            name = f"{given.name}{index}" if given.repeat else given.name
+            dims = tuple(_with_arguments(d, values) if symbols_of(d) else evaluate(d, values) for d in given.shape)
+            made.append(TensorInput(name, dims, given.dtype, sizes, spec.minimum, spec.multiple))
     return tuple(made)
 
 
-def _with_arguments(expression: str, settings: Mapping[str, Any]) -> str:
+def _count(given: Input, settings: Mapping[str, Any]) -> int:
+    if not given.repeat:
+        return 1
+    value = settings[given.repeat]
+    return int(value) if isinstance(value, int) else len(value)
+
+
+def _with_arguments(expression: int | str, settings: Mapping[str, Any]) -> str:
     """Constructor arguments in a symbolic axis as numbers: ``"ratio*H"`` becomes ``"2*H"``, or ``"H"`` for 1."""
-    numbers = re.sub(r"\b[a-z]\w*\b", lambda name: str(evaluate(name[0], settings)), expression)
+    numbers = re.sub(r"\b[a-z]\w*\b", lambda name: str(evaluate(name[0], settings)), str(expression))
     return re.sub(r"\b1\*", "", numbers)
 
 
@@ -125,6 +130,20 @@ def merge_axes(inputs: Sequence[TensorInput]) -> tuple[TensorInput, ...]:
     return tuple(
         TensorInput(i.name, tuple(alias.get(str(d), d) for d in i.dims), i.dtype, table, {}, {}) for i in inputs
     )
+
+
+def parse_inputs(texts: Sequence[str]) -> tuple[TensorInput, ...]:
+    """The inputs that ``--input`` options describe: ``1x3x64x64``, ``image:1x3x64x64`` or ``mask:1x64x64:bool``.
+
+    Raises:
+        InvalidRequestError: if one cannot be read, or two have one name.
+    """
+    inputs = tuple(parse_input(text, index, len(texts)) for index, text in enumerate(texts))
+    names = [i.name for i in inputs]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidRequestError(f"two inputs are called {name!r}; give each its own name, as in image:1x3x64x64.")
+    return merge_axes(inputs)
 
 
 def dynamic_symbols(

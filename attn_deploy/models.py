@@ -7,16 +7,18 @@ import importlib.util
 import inspect
 import sys
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from attn_deploy import registry
 from attn_deploy.errors import ExportError, InvalidRequestError
-from attn_deploy.inputs import TensorInput, inputs_for_spec, merge_axes, parse_input
+from attn_deploy.inputs import TensorInput, inputs_for_spec
+from attn_deploy.inputs import parse_inputs as parse_inputs
 from attn_deploy.names import ModelName, parse_name
 from attn_deploy.registry import ModelSpec
 
@@ -73,49 +75,59 @@ def resolve(name: str, arguments: Mapping[str, Any] | None = None) -> ResolvedMo
         return ResolvedModel(parsed, module, None, None, registry.DEFAULT_DYNAMIC, None, given)
     spec = registry.get(parsed.base)
     settings = {**spec.reference, **given}
+    filled = dict(settings)
     if parsed.slot is not None:
         if spec.family != "backbone":
             raise InvalidRequestError(
                 f"{name!r}: {spec.name!r} is a module of the family {spec.family!r} and has no slots; "
                 "put a backbone before the '+', such as resnet18+se."
             )
-        slot = registry.get(parsed.slot)
-        settings["slot"] = (slot.name, dict(parsed.slot_arguments))
+        filled["slot"] = slot_factory(parsed.slot, parsed.slot_arguments)
+        settings["slot"] = {"name": registry.get(parsed.slot).name, **parsed.slot_arguments}
         if parsed.stage is not None:
-            settings["slot_stage"] = parsed.stage
-    module = _instantiate(spec, settings, name)
+            settings["slot_stage"] = filled["slot_stage"] = parsed.stage
+    module = _instantiate(spec, filled, name)
     defaults = {p.name: p.default for p in _parameters(_load(spec))}
     inputs = inputs_for_spec(spec, {**defaults, **settings})
     return ResolvedModel(parsed, module, inputs, spec.outputs, spec.dynamic, spec, settings)
 
 
-def slot_factory(name: str, arguments: Mapping[str, Any]) -> Any:
-    """A function ``channels -> module`` for a registry entry, used by backbones to fill their slots.
+def slot_factory(name: str, arguments: Mapping[str, Any]) -> Callable[[int], nn.Module]:
+    """A function from a channel count to a module, with which a backbone fills its slots.
 
-    The module's channel arguments (``channels``, or ``in_channels`` and ``out_channels``) are set to the slot's width.
+    The module's channel arguments (``channels``, or ``in_channels`` and ``out_channels``) take the slot's width.
 
     Raises:
-        InvalidRequestError: if the module takes no channel count or changes the shape it is given.
+        InvalidRequestError: if the module takes no channel count, several inputs, or changes the shape it is given.
     """
     spec = registry.get(name)
-    names = [a.name for a in spec.arguments]
+    widths = [a.name for a in spec.arguments if a.name in ("channels", "in_channels", "out_channels")]
+    several = len(spec.inputs) != 1 or bool(spec.inputs[0].repeat)
+    if several or not widths:
+        takes = "several inputs" if several else "no channel count"
+        raise InvalidRequestError(
+            f"{spec.name!r} cannot fill a slot: it takes {takes}; a slot gives one map of C channels."
+        )
+    named = [w for w in widths if w in arguments]
+    if named:
+        raise InvalidRequestError(f"{spec.name!r} in a slot: {named[0]} is set by the backbone; leave it out.")
 
     def make(channels: int) -> nn.Module:
-        settings = {**spec.reference, **arguments}
-        if "channels" in names:
-            settings["channels"] = channels
-        elif "in_channels" in names:
-            settings["in_channels"] = channels
-            if "out_channels" in names:
-                settings["out_channels"] = channels
-        else:
-            raise InvalidRequestError(f"{spec.name!r} cannot fill a slot: it takes no channel count.")
-        return _instantiate(spec, settings, spec.name)
+        settings = {**spec.reference, **arguments, **dict.fromkeys(widths, channels)}
+        module = _instantiate(spec, settings, f"{spec.name} in a slot of {channels} channels")
+        probe = torch.zeros(1, channels, 8, 8)
+        try:
+            with torch.no_grad():
+                made = module(probe)
+        except Exception as error:
+            raise InvalidRequestError(f"{spec.name!r} cannot fill a slot of {channels} channels: {error}") from error
+        if not isinstance(made, torch.Tensor) or made.shape != probe.shape:
+            shape = tuple(made.shape) if isinstance(made, torch.Tensor) else type(made).__name__
+            raise InvalidRequestError(
+                f"{spec.name!r} cannot fill a slot: it turns {tuple(probe.shape)} into {shape}; a slot must keep the shape."
+            )
+        return module
 
-    if len(spec.inputs) != 1:
-        raise InvalidRequestError(
-            f"{spec.name!r} cannot fill a slot: it takes {len(spec.inputs)} inputs, a slot gives 1."
-        )
     return make
 
 
@@ -193,21 +205,8 @@ def _told(error: BaseException, path: Path) -> str:
     """The error in one line, with the last line of the user's file that led to it."""
     import traceback
 
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path]
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f.lineno for f in frames if Path(f.filename).resolve() == path.resolve()]
     text = " ".join(str(error).split()) or "no message"
     where = f" ({path}, line {lines[-1]})" if lines else ""
     return f"{type(error).__name__}: {text}{where}"
-
-
-def parse_inputs(texts: Sequence[str]) -> tuple[TensorInput, ...]:
-    """The inputs that ``--input`` options describe: ``1x3x64x64``, ``image:1x3x64x64`` or ``mask:1x64x64:bool``.
-
-    Raises:
-        InvalidRequestError: if one cannot be read, or two have one name.
-    """
-    inputs = tuple(parse_input(text, index, len(texts)) for index, text in enumerate(texts))
-    names = [i.name for i in inputs]
-    for name in names:
-        if names.count(name) > 1:
-            raise InvalidRequestError(f"two inputs are called {name!r}; give each its own name, as in image:1x3x64x64.")
-    return merge_axes(inputs)

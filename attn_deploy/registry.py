@@ -37,12 +37,16 @@ class Input:
     """One input: its name and its shape in axis symbols (capital letters) and constructor arguments.
 
     ``Input("x", ("N", "channels", "H", "W"))``; an entry may be an integer or an expression with + - * //, such as
-    ``"2*H"`` for a map twice as high as the first input.
+    ``"2*H"`` for a map twice as high as the first input, ``"ratio*channels"``, or ``"widths[0]"``.
+
+    Where an argument says how many such inputs there are, by its value or its length, ``repeat`` names it: with
+    ``Input("x", ("N", "channels[i]", "H", "W"), repeat="channels")`` the inputs are x0, x1, ... and i is their number.
     """
 
     name: str
     shape: tuple[str | int, ...]
     dtype: str = "float32"
+    repeat: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,7 @@ class ModelSpec:
         values["outputs"] = tuple(values["outputs"])
         values["dynamic"] = tuple(values["dynamic"])
         values["arguments"] = tuple(Argument(**a) for a in values["arguments"])
-        values["inputs"] = tuple(Input(i["name"], tuple(i["shape"]), i["dtype"]) for i in values["inputs"])
+        values["inputs"] = tuple(Input(**{**i, "shape": tuple(i["shape"])}) for i in values["inputs"])
         values["reference"] = {k: _tuples(v) for k, v in values["reference"].items()}
         return cls(**values)
 
@@ -258,6 +262,16 @@ def evaluate(expression: str | int, values: Mapping[str, Any]) -> int:
             return node.value
         if isinstance(node, ast.Name) and node.id in values:
             return int(values[node.id])
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id in values:
+            entries, index = values[node.value.id], walk(node.slice)
+            if isinstance(entries, (list, tuple)) and -len(entries) <= index < len(entries):
+                return int(entries[index])
+            raise InvalidRequestError(
+                f"the shape expression {expression!r} cannot be read: {node.value.id} is {entries!r}, which has no "
+                f"element {index}."
+            )
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            return -walk(node.operand)
         if isinstance(node, ast.BinOp) and type(node.op) in operators:
             return operators[type(node.op)](walk(node.left), walk(node.right))
         raise InvalidRequestError(

@@ -6,7 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from attn_deploy.weights import enliven as randomize
+
+__all__ = ["as_tuple", "assert_matches_official", "randomize", "read_vectors"]
 
 
 def read_vectors(path: Path) -> dict[str, Any]:
@@ -31,21 +35,6 @@ def assert_matches_official(actual: np.ndarray, expected: np.ndarray, what: str,
     assert actual.shape == expected.shape, f"{what}: shape {actual.shape}, official {expected.shape}"
     atol = 1e-5 * max(1.0, float(np.abs(expected).max()))
     np.testing.assert_allclose(actual, expected, rtol=rtol, atol=atol, err_msg=what)
-
-
-@torch.no_grad()
-def randomize(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Give every constant parameter and every statistic a value: a zero gamma hides whatever it multiplies."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in module.named_parameters():
-        if parameter.numel() == 1 or bool((parameter == parameter.reshape(-1)[0]).all()):
-            noise = torch.rand(parameter.shape, generator=generator)
-            parameter.copy_(noise - 0.5 if name.endswith("bias") else noise + 0.5)
-    for child in module.modules():
-        if isinstance(child, nn.modules.batchnorm._BatchNorm) and child.running_mean is not None:
-            child.running_mean.copy_(torch.randn(child.running_mean.shape, generator=generator) * 0.3)
-            child.running_var.copy_(torch.rand(child.running_var.shape, generator=generator) + 0.5)
-    return module
 
 
 def as_tuple(outputs: Any) -> tuple[Tensor, ...]:

@@ -57,13 +57,13 @@ def test_torchscript_exporter(spec, tmp_path):
 
 @pytest.mark.slow
 @every_model
-@pytest.mark.parametrize("opset", [20, 22])
-def test_torch_export_exporter_at_newer_opsets(spec, opset, tmp_path):
+@pytest.mark.parametrize("opset", [13, 17, 20, 22])
+def test_torch_export_exporter_at_other_opsets(spec, opset, tmp_path):
     export_and_read_back(spec, tmp_path, opset, "dynamo", simplify=True)
 
 
 @pytest.mark.slow
 @every_model
 @pytest.mark.parametrize("opset", [17, 18, 20, 22])
-def test_torchscript_exporter_at_newer_opsets(spec, opset, tmp_path):
+def test_torchscript_exporter_at_other_opsets(spec, opset, tmp_path):
     export_and_read_back(spec, tmp_path, opset, "torchscript", simplify=True)

@@ -11,6 +11,8 @@ DEFAULT_OPSET = 20
 EXPORTERS = ("auto", "dynamo", "torchscript")
 # The lowest opset that torch's torch.export exporter has operators for; below, it stamps 18 and says so in a log line.
 DYNAMO_MIN_OPSET = 18
+# The highest opset that the TorchScript exporter has operators for; above, it stamps the number on opset 20's.
+TORCHSCRIPT_MAX_OPSET = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

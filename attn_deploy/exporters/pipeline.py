@@ -20,6 +20,7 @@ from attn_deploy.exporters.record import ExportRecord
 from attn_deploy.exporters.translate import translate
 from attn_deploy.files import atomic_path, check_writable
 from attn_deploy.graph.artifact import OnnxArtifact, load_model, read_onnx
+from attn_deploy.graph.opset import convert_opset, standard_opset
 from attn_deploy.graph.simplify import Simplified, simplify_model
 from attn_deploy.inputs import TensorInput
 from attn_deploy.parity.report import ParityReport
@@ -36,6 +37,8 @@ class _Candidate:
     exporter: str
     simplified: Simplified
     parity: ParityReport | None
+    opset_written: int
+    opset_rules: Mapping[str, int]
 
 
 def export(
@@ -110,14 +113,14 @@ def export_prepared(
     started = time.perf_counter()
     candidate, reason = _first_good(prepared, options, tell)
     final = candidate.simplified.model
-    record = _record(prepared, options, candidate, reason, time.perf_counter() - started)
+    record = _record(prepared, options, candidate, reason)
     stamp(final, record)
     tell("writing and reading back")
     with atomic_path(path) as temporary:
         onnx.save(final, temporary)
         found = read_onnx(temporary)
         _agree(prepared, options, final, temporary, found)
-    return replace(found, path=path)
+    return replace(found, path=path, record={**found.record, "seconds": round(time.perf_counter() - started, 3)})
 
 
 def _first_good(prepared: PreparedModel, options: ExportOptions, tell: Progress) -> tuple[_Candidate, str]:
@@ -135,9 +138,10 @@ def _first_good(prepared: PreparedModel, options: ExportOptions, tell: Progress)
     first = failures[0][1]
     if len(failures) == 1:
         raise first
-    told = "; ".join(f"{name}: {error}" for name, error in failures[1:])
-    kind = type(first)
-    raise kind(f"{first} The other exporter does not help: {told}", exit_code=first.exit_code) from first
+    name, second = failures[1]
+    told = str(second).removeprefix(f"{prepared.label}: ")
+    told = told if len(told) <= 160 else f"{told[:160]}..."
+    raise type(first)(f"{first} ({name} failed too: {told})", exit_code=first.exit_code) from first
 
 
 def _reason(options: ExportOptions, name: str, failures: list[tuple[str, AttnDeployError]]) -> str:
@@ -147,24 +151,27 @@ def _reason(options: ExportOptions, name: str, failures: list[tuple[str, AttnDep
         return f"{failures[0][0]} failed: {failures[0][1]}"
     if name == "dynamo":
         return f"has operators for opset {DYNAMO_MIN_OPSET} and above"
-    return f"native below opset {DYNAMO_MIN_OPSET}, where dynamo writes {DYNAMO_MIN_OPSET}"
+    return f"writes opset {options.opset} itself; dynamo writes {DYNAMO_MIN_OPSET} and needs a conversion"
 
 
 def _attempt(prepared: PreparedModel, exporter: str, options: ExportOptions, tell: Progress) -> _Candidate:
     raw = translate(prepared, exporter, options.opset).model
-    found = next((o.version for o in raw.opset_import if o.domain in ("", "ai.onnx")), 0)
-    if found != options.opset:
-        raise OpsetError(
-            f"{prepared.label}: asked for opset {options.opset}, the {exporter} exporter gives opset {found}. "
-            f"Use --exporter torchscript, or --opset {found}."
-        )
+    source = standard_opset(raw)
+    applied: Mapping[str, int] = {}
+    if source != options.opset:
+        tell(f"converting from opset {source} to {options.opset}")
+        try:
+            converted = convert_opset(raw, options.opset)
+        except OpsetError as error:
+            raise OpsetError(f"{prepared.label}: {exporter} writes opset {source}, and {error}") from error
+        raw, applied = converted.model, converted.applied
     raw = normalise(raw, prepared, options.opset)
     kept = Simplified(raw, "", len(raw.graph.node), len(raw.graph.node), "not asked for")
     if options.simplify:
         tell("simplifying")
         kept = simplify_model(raw)
     if not options.verify:
-        return _Candidate(exporter, kept, None)
+        return _Candidate(exporter, kept, None, source, applied)
     tell("verifying at shapes that were not traced")
     report = _verify(prepared, kept.model)
     if not report.passed and kept.tool:
@@ -174,7 +181,7 @@ def _attempt(prepared: PreparedModel, exporter: str, options: ExportOptions, tel
             kept = Simplified(raw, "", kept.nodes_before, kept.nodes_before, why)
             report = plain
     report.raise_if_failed(prepared.label)
-    return _Candidate(exporter, kept, report)
+    return _Candidate(exporter, kept, report, source, applied)
 
 
 def _verify(prepared: PreparedModel, model: onnx.ModelProto) -> ParityReport:
@@ -187,9 +194,7 @@ def _verify(prepared: PreparedModel, model: onnx.ModelProto) -> ParityReport:
     )
 
 
-def _record(
-    prepared: PreparedModel, options: ExportOptions, candidate: _Candidate, reason: str, seconds: float
-) -> ExportRecord:
+def _record(prepared: PreparedModel, options: ExportOptions, candidate: _Candidate, reason: str) -> ExportRecord:
     report = candidate.parity
     parity = None
     if report is not None:
@@ -207,7 +212,9 @@ def _record(
         exporter=candidate.exporter,
         exporter_reason=reason,
         opset_requested=options.opset,
-        opset=next(o.version for o in candidate.simplified.model.opset_import if o.domain in ("", "ai.onnx")),
+        opset=standard_opset(candidate.simplified.model),
+        opset_written=candidate.opset_written,
+        opset_rules=candidate.opset_rules,
         dynamic=prepared.dynamic,
         inputs=tuple(f"{i.name} {i.dtype}[{', '.join(map(str, i.dims))}]" for i in prepared.inputs),
         outputs=tuple(
@@ -222,7 +229,6 @@ def _record(
         nodes_raw=candidate.simplified.nodes_before,
         nodes=candidate.simplified.nodes_after,
         versions=_versions(),
-        seconds=round(seconds, 3),
     )
 
 

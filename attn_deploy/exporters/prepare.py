@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from attn_deploy.errors import ExportError, InvalidRequestError
+from attn_deploy.errors import DynamicAxisError, ExportError, InvalidRequestError
 from attn_deploy.fusing import fuse_with_report
 from attn_deploy.inputs import (
     TensorInput,
@@ -25,6 +24,7 @@ from attn_deploy.inputs import (
 )
 from attn_deploy.models import ResolvedModel, resolve
 from attn_deploy.runtimes.eager import flatten_outputs, output_names
+from attn_deploy.weights import enliven
 
 _LIBRARY = Path(torch.__file__).resolve().parent
 
@@ -72,6 +72,7 @@ def prepare(
     dynamic: Sequence[str] | None = None,
     fuse: bool = True,
     arguments: Mapping[str, Any] | None = None,
+    seed: int = 0,
 ) -> PreparedModel:
     """Make a model ready for export.
 
@@ -81,6 +82,7 @@ def prepare(
         dynamic: symbols that move; None for all that may.
         fuse: export the deployed form.
         arguments: constructor arguments when ``model`` is a name.
+        seed: of the weights of a registry model made by name; parameters that would start at zero get values.
 
     Raises:
         InvalidRequestError: if the inputs are not known.
@@ -90,7 +92,7 @@ def prepare(
     if isinstance(model, ResolvedModel):
         resolved = model
     else:
-        resolved = resolve(model, arguments) if isinstance(model, str) else _resolved_module(model)
+        resolved = _made(model, arguments, seed) if isinstance(model, str) else _resolved_module(model)
     label = resolved.name.text
     taken = _inputs(resolved, inputs)
     allowed = resolved.dynamic
@@ -122,6 +124,16 @@ def prepare(
         fused = fuse_with_report(original)
         prepared.module, prepared.changes = fused.model, fused.changes
     return prepared
+
+
+def _made(name: str, arguments: Mapping[str, Any] | None, seed: int) -> ResolvedModel:
+    """A model by name, with weights that are the same in every run; those of a user's own file are left as they are."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        resolved = resolve(name, arguments)
+    if resolved.spec is not None:
+        enliven(resolved.module, seed)
+    return resolved
 
 
 def _resolved_module(module: nn.Module) -> ResolvedModel:
@@ -211,7 +223,14 @@ def _output_dims(prepared: PreparedModel, traced: Sequence[Tensor]) -> tuple[tup
         (prepared.inputs[0].sizes, [tuple(t.shape) for t in traced])
     ]
     for sizes in verification_sizes(prepared.inputs, prepared.dynamic):
-        outputs = flatten_outputs(_run(prepared, prepared.original, sizes))
+        try:
+            outputs = flatten_outputs(_run(prepared, prepared.original, sizes))
+        except ExportError as error:
+            moving = ", ".join(prepared.dynamic)
+            raise DynamicAxisError(
+                f"{prepared.label}: runs at the given size and not at another, so {moving} cannot all be dynamic. {error} "
+                "Name the axes that may move: --dynamic N, or --dynamic none."
+            ) from error
         observed.append(({**prepared.inputs[0].sizes, **sizes}, [tuple(t.shape) for t in outputs]))
     result = []
     for index, tensor in enumerate(traced):
@@ -242,20 +261,3 @@ def _expression(sizes: Sequence[Mapping[str, int]], extents: Sequence[int], fall
             if all(-(-s[symbol] // k) == e for s, e in pairs):
                 return f"({symbol} + {k - 1})//{k}"
     return fallback
-
-
-@contextlib.contextmanager
-def quiet_torch() -> Iterator[None]:
-    """Silence the log lines that torch's exporters print about packages that are not there."""
-    import logging
-
-    names = ("torch.onnx._internal.exporter._registration", "torch.onnx._internal.exporter._compat", "onnxscript")
-    loggers = [logging.getLogger(n) for n in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

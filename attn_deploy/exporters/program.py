@@ -7,16 +7,18 @@ static file without a word. So the program is made here, where such a refusal is
 from __future__ import annotations
 
 import ast
+import inspect
 import re
-import warnings
 from typing import Any
 
 import torch
 import torch.fx.experimental._config as symbolic_config
+from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from attn_deploy.errors import DynamicAxisError, ExportError
 from attn_deploy.exporters.prepare import PreparedModel, user_line
+from attn_deploy.exporters.quiet import quiet_torch
 from attn_deploy.inputs import TensorInput, bounds
 
 
@@ -36,12 +38,11 @@ def _trace(prepared: PreparedModel) -> ExportedProgram:
     """Trace with the least declared extents; where a guard needs more (a pooled map of at least 1), with larger ones."""
     last: Exception | None = None
     for floor in (1, 4, 16):
-        shapes = _dynamic_shapes(prepared, floor)
+        shapes = _by_parameter(prepared.module, _dynamic_shapes(prepared, floor))
         try:
             # Extents are taken as any number, 1 included: without this every "is it 1?" inside torch becomes a
             # constraint.
-            with _any_extent(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with _any_extent(), quiet_torch():
                 return torch.export.export(prepared.module, prepared.example(), dynamic_shapes=shapes, strict=False)
         except Exception as error:
             last = error
@@ -68,6 +69,15 @@ def _dynamic_shapes(prepared: PreparedModel, floor: int) -> tuple[dict[int, Any]
                 axes[axis] = _dim_expression(dim, roots, prepared.label)
         shapes.append(axes)
     return tuple(shapes)
+
+
+def _by_parameter(module: nn.Module, shapes: tuple[Any, ...]) -> tuple[Any, ...]:
+    """One entry for each parameter of forward, as torch.export wants it: those that ``*features`` takes are one."""
+    parameters = list(inspect.signature(module.forward).parameters.values())
+    for index, parameter in enumerate(parameters):
+        if parameter.kind is parameter.VAR_POSITIONAL and index < len(shapes):
+            return (*shapes[:index], shapes[index:])
+    return shapes
 
 
 def _dim(symbol: str, given: TensorInput, floor: int) -> Any:

@@ -17,6 +17,7 @@ class ExportRecord:
         model: the name; ``arguments`` the constructor arguments in force.
         exporter: the one whose graph was kept; ``exporter_reason`` why, with what the other one said if it was tried.
         opset_requested, opset: asked, and read back from the finished file.
+        opset_written: what the exporter wrote; ``opset_rules`` what our conversion changed, at how many nodes.
         dynamic: symbols that move; ``inputs`` and ``outputs`` the interface as read back.
         traced_shapes: input shapes of the trace; ``verified_shapes`` the other shapes at which the file was compared.
         parity: maximal absolute error and tolerances, or None when verification was switched off.
@@ -24,7 +25,8 @@ class ExportRecord:
         simplifier: tool whose graph was kept, with node counts ``nodes_raw`` and ``nodes``; ``simplifier_reason`` why
             not.
         versions: of the packages that made the file.
-        seconds: time of the whole export.
+
+    No time and no path is in it: the same request makes the same bytes.
     """
 
     model: str
@@ -33,6 +35,8 @@ class ExportRecord:
     exporter_reason: str
     opset_requested: int
     opset: int
+    opset_written: int
+    opset_rules: Mapping[str, int]
     dynamic: tuple[str, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -45,7 +49,6 @@ class ExportRecord:
     nodes_raw: int
     nodes: int
     versions: Mapping[str, str]
-    seconds: float
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import tempfile
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,9 +11,10 @@ import onnx
 import torch
 
 from attn_deploy.errors import AttnDeployError, ExportError
-from attn_deploy.exporters.options import DYNAMO_MIN_OPSET
-from attn_deploy.exporters.prepare import PreparedModel, quiet_torch, user_line
+from attn_deploy.exporters.options import DYNAMO_MIN_OPSET, TORCHSCRIPT_MAX_OPSET
+from attn_deploy.exporters.prepare import PreparedModel, user_line
 from attn_deploy.exporters.program import exported_program
+from attn_deploy.exporters.quiet import quiet_torch
 
 _TORCH = Path(torch.__file__).resolve().parent
 
@@ -31,7 +29,7 @@ class Translation:
 
 
 def translate(prepared: PreparedModel, exporter: str, opset: int) -> Translation:
-    """Run one exporter.
+    """Run one exporter, at the opset nearest to ``opset`` that it has operators for.
 
     Raises:
         ExportError: if it fails; the message is in the user's words.
@@ -42,8 +40,7 @@ def translate(prepared: PreparedModel, exporter: str, opset: int) -> Translation
 def _dynamo(prepared: PreparedModel, opset: int) -> Translation:
     program = exported_program(prepared)
     native = max(opset, DYNAMO_MIN_OPSET)
-    with quiet_torch(), _muted(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet_torch():
         try:
             made = torch.onnx.export(
                 program,
@@ -71,7 +68,6 @@ def _torchscript(prepared: PreparedModel, opset: int) -> Translation:
     with (
         tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder,
         quiet_torch(),
-        _muted(),
         warnings.catch_warnings(record=True) as caught,
     ):
         warnings.simplefilter("always")
@@ -82,7 +78,7 @@ def _torchscript(prepared: PreparedModel, opset: int) -> Translation:
                 prepared.example(),
                 path,
                 dynamo=False,
-                opset_version=opset,
+                opset_version=min(opset, TORCHSCRIPT_MAX_OPSET),
                 input_names=[i.name for i in prepared.inputs],
                 output_names=list(prepared.outputs),
                 dynamic_axes=axes,
@@ -121,10 +117,3 @@ def _failed(prepared: PreparedModel, which: str, error: Exception) -> AttnDeploy
     root = causes[-1]
     text = " ".join(str(root).split())[:400]
     return ExportError(f"{prepared.label}: {which} failed: {type(root).__name__}: {text}{user_line(root)}.")
-
-
-@contextlib.contextmanager
-def _muted() -> Iterator[None]:
-    """Both exporters print to standard output, which belongs to the record."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield

@@ -7,20 +7,26 @@ form is refused by an exporter or, worse, exported wrong in silence.
 
 from attn_deploy.ops.checks import (
     check_channels,
+    is_traced,
     require_choice,
     require_divisible,
     require_odd,
     require_positive,
     require_reduced,
 )
+from attn_deploy.ops.expert_conv import EXPORT_FORMS, ExpertConv2d, cheaper_form
 from attn_deploy.ops.folding import (
     Fusible,
     conv_bn_relu,
+    fold_bn_,
+    fold_bn_before_conv,
     fold_bn_into_conv,
     fold_bn_into_linear,
     fold_sequential,
+    fuse_conv_bn,
 )
 from attn_deploy.ops.norm import channel_layer_norm, instance_norm
+from attn_deploy.ops.padding import pad_same
 from attn_deploy.ops.pooling import (
     adaptive_avg_pool2d,
     adaptive_max_pool2d,
@@ -31,20 +37,28 @@ from attn_deploy.ops.pooling import (
 from attn_deploy.ops.resize import nearest_matrix, resize_bilinear, resize_nearest
 
 __all__ = [
+    "EXPORT_FORMS",
+    "ExpertConv2d",
     "Fusible",
     "adaptive_avg_pool2d",
     "adaptive_max_pool2d",
     "averaging_matrix",
     "channel_layer_norm",
+    "cheaper_form",
     "check_channels",
     "conv_bn_relu",
+    "fold_bn_",
+    "fold_bn_before_conv",
     "fold_bn_into_conv",
     "fold_bn_into_linear",
     "fold_sequential",
+    "fuse_conv_bn",
     "global_avg_pool",
     "global_max_pool",
     "instance_norm",
+    "is_traced",
     "nearest_matrix",
+    "pad_same",
     "require_choice",
     "require_divisible",
     "require_odd",

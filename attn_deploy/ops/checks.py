@@ -72,13 +72,18 @@ def require_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
 
 
+def is_traced() -> bool:
+    """Whether a graph is being captured, so that shapes are symbols and no Python decision may be taken on them."""
+    return bool(torch.jit.is_tracing() or torch.compiler.is_compiling())  # type: ignore[attr-defined, no-untyped-call]
+
+
 def check_channels(x: Tensor, channels: int, owner: str) -> None:
     """The input must be (N, channels, H, W); checked in eager mode only, since a traced shape is not a number.
 
     Raises:
         ValueError: naming the module, the expected and the given shape.
     """
-    if torch.jit.is_tracing() or torch.compiler.is_compiling():  # type: ignore[attr-defined, no-untyped-call]
+    if is_traced():
         return
     if x.dim() != 4 or x.shape[1] != channels:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Exact folding of BatchNorm into the layer before it, and the hook by which a module offers its deployed form."""
+"""Exact folding of BatchNorm into the layer beside it, and the hook by which a module offers its deployed form."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ import torch
 from torch import Tensor, nn
 
 ConvT = TypeVar("ConvT", bound=nn.modules.conv._ConvNd)
+LayerT = TypeVar("LayerT", bound=nn.Module)
 _BatchNorm = nn.modules.batchnorm._BatchNorm
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_PLAIN_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 class Fusible:
@@ -25,15 +30,44 @@ class Fusible:
         raise NotImplementedError(f"{type(self).__name__} must define fuse_")
 
 
-def _scale_and_shift(bn: _BatchNorm, abs_weight_eps: float | None) -> tuple[Tensor, Tensor]:
-    if bn.running_mean is None or bn.running_var is None:
-        raise ValueError("a BatchNorm without running statistics cannot be folded: it normalises by the batch.")
-    weight = torch.ones_like(bn.running_mean) if bn.weight is None else bn.weight.detach()
-    bias = torch.zeros_like(bn.running_mean) if bn.bias is None else bn.bias.detach()
-    if abs_weight_eps is not None:
-        weight = weight.abs() + abs_weight_eps
-    scale = weight / torch.sqrt(bn.running_var + bn.eps)
-    return scale, bias - bn.running_mean * scale
+def fuse_conv_bn(layer: nn.Module, bn: nn.Module) -> nn.Module:
+    """A new layer of the same class that equals ``bn(layer(x))`` at inference.
+
+    Args:
+        layer: a convolution (grouped, dilated, transposed) or nn.Linear; unchanged.
+        bn: the BatchNorm after it, in eval mode; unchanged.
+
+    Raises:
+        ValueError: if ``bn`` is in training mode, has no running statistics or another width than the layer, or if
+            either is of a class that cannot be folded.
+    """
+    if not isinstance(bn, _BATCH_NORMS):
+        raise ValueError(f"bn must be a BatchNorm1d, 2d or 3d, got {type(bn).__name__}.")
+    if bn.training:
+        raise ValueError("bn is in training mode, where it normalises by the batch: call eval() on the model first.")
+    if isinstance(layer, nn.Linear):
+        return fold_bn_into_linear(layer, bn)
+    if isinstance(layer, _CONVS):
+        return fold_bn_into_conv(layer, bn)
+    raise ValueError(f"layer must be a convolution or nn.Linear, got {type(layer).__name__}.")
+
+
+def fold_bn_(module: nn.Module) -> int:
+    """Fold every BatchNorm that directly follows a convolution or linear layer in an nn.Sequential inside ``module``.
+
+    In place, and for inference only; `attn_deploy.fuse` does more, on a copy.
+
+    Returns:
+        The number of BatchNorms folded.
+
+    Raises:
+        ValueError: if the module is in training mode.
+    """
+    if module.training:
+        raise ValueError(
+            f"{type(module).__name__} is in training mode, where BatchNorm normalises by the batch: call eval() first."
+        )
+    return sum(fold_sequential(m) for m in list(module.modules()) if isinstance(m, nn.Sequential))
 
 
 @torch.no_grad()
@@ -51,19 +85,16 @@ def fold_bn_into_conv(conv: ConvT, bn: _BatchNorm, *, abs_weight_eps: float | No
     if bn.num_features != conv.out_channels:
         raise ValueError(f"BatchNorm of {bn.num_features} channels after a convolution with {conv.out_channels}.")
     scale, shift = _scale_and_shift(bn, abs_weight_eps)
-    fused = copy.deepcopy(conv)
-    if (
-        conv.transposed
-    ):  # weight is (in, out / groups, ...): output channels lie group by group along the first two axes
+    weight = conv.weight.double()
+    if conv.transposed:
+        # The weight is (in, out / groups, ...): output channels lie group by group along the first two axes.
         per_group = conv.out_channels // conv.groups
-        weight = conv.weight.reshape(conv.groups, conv.in_channels // conv.groups, per_group, -1)
-        weight = weight * scale.reshape(conv.groups, 1, per_group, 1)
-        fused.weight = nn.Parameter(weight.reshape(conv.weight.shape))
+        grouped = weight.reshape(conv.groups, conv.in_channels // conv.groups, per_group, -1)
+        weight = (grouped * scale.reshape(conv.groups, 1, per_group, 1)).reshape(weight.shape)
     else:
-        fused.weight = nn.Parameter(conv.weight * scale.reshape(-1, *[1] * (conv.weight.dim() - 1)))
-    bias = torch.zeros_like(scale) if conv.bias is None else conv.bias
-    fused.bias = nn.Parameter(bias * scale + shift)
-    return fused
+        weight = weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
+    bias = 0.0 if conv.bias is None else conv.bias.double()
+    return _with_weights(conv, weight, bias * scale + shift)
 
 
 @torch.no_grad()
@@ -76,14 +107,38 @@ def fold_bn_into_linear(linear: nn.Linear, bn: _BatchNorm) -> nn.Linear:
     if bn.num_features != linear.out_features:
         raise ValueError(f"BatchNorm of {bn.num_features} channels after a linear layer with {linear.out_features}.")
     scale, shift = _scale_and_shift(bn, None)
-    fused = nn.Linear(linear.in_features, linear.out_features, device=scale.device, dtype=scale.dtype)
-    fused.weight = nn.Parameter(linear.weight * scale[:, None])
-    fused.bias = nn.Parameter((0 if linear.bias is None else linear.bias) * scale + shift)
-    return fused
+    bias = 0.0 if linear.bias is None else linear.bias.double()
+    return _with_weights(linear, linear.weight.double() * scale[:, None], bias * scale + shift)
 
 
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+@torch.no_grad()
+def fold_bn_before_conv(bn: _BatchNorm, conv: ConvT) -> ConvT:
+    """A new convolution that equals ``conv(bn(x))`` in eval mode.
+
+    Only where the convolution does not pad: the zeros of the padding stand for normalised values, and a folded
+    BatchNorm would shift them too.
+
+    Raises:
+        ValueError: if the convolution pads or is transposed, or the BatchNorm has no running statistics or another
+            width.
+    """
+    if not isinstance(conv, _PLAIN_CONVS):
+        raise ValueError(f"cannot fold a BatchNorm forward into {type(conv).__name__}: give a plain convolution.")
+    if conv.padding == "same" or (conv.padding != "valid" and any(conv.padding)):
+        raise ValueError(
+            f"a BatchNorm before a convolution with padding={conv.padding} cannot be folded, the border would differ: "
+            "keep it, or use a convolution without padding."
+        )
+    if bn.num_features != conv.in_channels:
+        raise ValueError(f"BatchNorm of {bn.num_features} channels before a convolution with {conv.in_channels}.")
+    scale, shift = _scale_and_shift(bn, None)
+    per_group = conv.in_channels // conv.groups
+    weight = conv.weight.double().reshape(conv.groups, conv.out_channels // conv.groups, per_group, -1)
+    bias = (weight * shift.reshape(conv.groups, 1, per_group, 1)).sum((2, 3)).reshape(-1)
+    if conv.bias is not None:
+        bias = bias + conv.bias.double()
+    weight = (weight * scale.reshape(conv.groups, 1, per_group, 1)).reshape(conv.weight.shape)
+    return _with_weights(conv, weight, bias)
 
 
 def fold_sequential(sequence: nn.Sequential) -> int:
@@ -94,8 +149,8 @@ def fold_sequential(sequence: nn.Sequential) -> int:
     folds = 0
     children = list(sequence.named_children())
     for (name, layer), (next_name, after) in itertools.pairwise(children):
-        # Exact types: a subclass of Conv2d may compute anything in its forward.
-        if type(after) not in _BATCH_NORMS:
+        # Exact types: a subclass of Conv2d may compute anything in its forward. So may a layer with hooks.
+        if type(after) not in _BATCH_NORMS or _hooked(layer) or _hooked(after):
             continue
         bn = cast(_BatchNorm, after)
         if bn.running_mean is None:
@@ -111,10 +166,36 @@ def fold_sequential(sequence: nn.Sequential) -> int:
     return folds
 
 
+def _scale_and_shift(bn: _BatchNorm, abs_weight_eps: float | None) -> tuple[Tensor, Tensor]:
+    """The affine map that a BatchNorm is at inference, in float64: folded twice, float32 would lose a digit."""
+    if bn.running_mean is None or bn.running_var is None:
+        raise ValueError("a BatchNorm without running statistics cannot be folded: it normalises by the batch.")
+    mean, variance = bn.running_mean.double(), bn.running_var.double()
+    weight = torch.ones_like(mean) if bn.weight is None else bn.weight.detach().double()
+    bias = torch.zeros_like(mean) if bn.bias is None else bn.bias.detach().double()
+    if abs_weight_eps is not None:
+        weight = weight.abs() + abs_weight_eps
+    scale = weight / torch.sqrt(variance + bn.eps)
+    return scale, bias - mean * scale
+
+
+def _with_weights(layer: LayerT, weight: Tensor, bias: Tensor) -> LayerT:
+    """A copy of ``layer`` with these weights, in the type of its own."""
+    made = copy.deepcopy(layer).eval()
+    dtype = cast(Tensor, layer.weight).dtype
+    made.weight = nn.Parameter(weight.to(dtype))
+    made.bias = nn.Parameter(bias.to(dtype))
+    return made
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
 def conv_bn_relu(
     in_channels: int,
     out_channels: int,
-    kernel_size: int = 1,
+    kernel_size: int | tuple[int, int] = 1,
     *,
     stride: int = 1,
     padding: int | None = None,
@@ -123,14 +204,15 @@ def conv_bn_relu(
     relu: bool = True,
 ) -> nn.Sequential:
     """Conv without bias, BatchNorm and (if asked) ReLU, 'same' padding by default; folds as one layer."""
-    padding = dilation * (kernel_size // 2) if padding is None else padding
+    height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+    same = (dilation * (height // 2), dilation * (width // 2))
     layers: list[nn.Module] = [
         nn.Conv2d(
             in_channels,
             out_channels,
             kernel_size,
             stride=stride,
-            padding=padding,
+            padding=same if padding is None else padding,
             dilation=dilation,
             groups=groups,
             bias=False,

@@ -25,8 +25,9 @@ def nearest_matrix(length: int, source: int, like: Tensor) -> Tensor:
 def resize_nearest(x: Tensor, height: int, width: int) -> Tensor:
     """Nearest resize in exact integer arithmetic: (N, C, h, w) -> (N, C, height, width).
 
-    Runtimes round the float coordinate of Resize differently; two one-hot products leave nothing to round.
+    Runtimes round the float coordinate of Resize differently; an integer index leaves nothing to round. (A one-hot
+    product would ask torch.export for h, w > 1.)
     """
-    rows = nearest_matrix(height, x.shape[2], x)
-    columns = nearest_matrix(width, x.shape[3], x)
-    return torch.matmul(torch.matmul(rows, x), columns.transpose(0, 1))
+    rows = (torch.arange(height, device=x.device) * x.shape[2]) // height
+    columns = (torch.arange(width, device=x.device) * x.shape[3]) // width
+    return x.index_select(2, rows).index_select(3, columns)

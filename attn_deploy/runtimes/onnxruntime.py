@@ -80,7 +80,7 @@ class OnnxRuntimeRunner:
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # its errors are raised, and told by us
         for key, value in (config or {}).items():
             options.add_session_config_entry(key, value)
         what = "the model" if isinstance(model, bytes) else str(model)

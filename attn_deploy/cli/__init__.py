@@ -1,0 +1,107 @@
+"""The command line: one file for each command, each thin over one public function.
+
+Nothing heavy is imported until a command runs, so that ``--help`` and ``list`` answer at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from attn_deploy import __version__
+from attn_deploy.cli.build import build
+from attn_deploy.cli.convert import convert
+from attn_deploy.cli.export import export
+from attn_deploy.cli.info import info
+from attn_deploy.cli.list import list_
+from attn_deploy.cli.doctor import doctor
+from attn_deploy.cli.profile import profile
+from attn_deploy.errors import AttnDeployError
+
+INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
+
+_debug = False
+
+
+def _guard(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn errors raised on purpose into one line on standard error and an exit code."""
+
+    @functools.wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except AttnDeployError as error:
+            if _debug:
+                raise
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            typer.echo("interrupted; nothing was left half-written.", err=True)
+            raise typer.Exit(INTERRUPTED) from error
+
+    return guarded
+
+
+app = typer.Typer(
+    name="attn-deploy",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"attn-deploy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    """Attention modules out of PyTorch and onto real hardware, with evidence.
+
+    \b
+    Examples:
+      attn-deploy list
+      attn-deploy info ghostmodule
+      attn-deploy export ghostmodule --opset 17
+      attn-deploy export resnet18+cbam@layer3 -o resnet18-cbam.onnx
+      attn-deploy export net.py:MyNet --input 1x3x224x224
+      attn-deploy build ghostmodule.onnx
+      attn-deploy profile ghostmodule
+      attn-deploy doctor
+    """
+    global _debug
+    _debug = debug
+
+
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "list": list_,
+    "info": info,
+    "export": export,
+    "convert": convert,
+    "build": build,
+    "profile": profile,
+    "doctor": doctor,
+}
+for _name, _command in _COMMANDS.items():
+    app.command(_name)(_guard(_command))
+
+
+def main() -> None:
+    """Entry point of the console script; ``--debug`` may stand anywhere on the line."""
+    arguments = sys.argv[1:]
+    if "--debug" in arguments:
+        arguments.remove("--debug")
+        arguments.insert(0, "--debug")
+    app(args=arguments)

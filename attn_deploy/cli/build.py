@@ -1,0 +1,122 @@
+"""``attn-deploy build``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from attn_deploy.cli.completion import complete_model
+
+if TYPE_CHECKING:
+    from attn_deploy.engine.progress import Progress
+    from attn_deploy.graph.artifact import OnnxArtifact
+
+
+def build(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="An ONNX file, or the name of a model, which is exported first.", autocompletion=complete_model
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Engine file. Default: the ONNX file's name with .engine.")
+    ] = None,
+    flavor: Annotated[str, typer.Option(help="auto, tensorrt or tensorrt-rtx.")] = "auto",
+    target: Annotated[
+        str | None, typer.Option(help="Compute capabilities (tensorrt-rtx). Default: sm86,sm89,sm120.")
+    ] = None,
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(help="Shapes as NAME:MIN,OPT,MAX; an input given again begins another profile."),
+    ] = None,
+    tf32: Annotated[bool, typer.Option("--tf32/--no-tf32", help="Let fp32 products round to TF32.")] = False,
+    workspace: Annotated[str | None, typer.Option(help="Scratch memory limit, such as 1GiB.")] = None,
+    opt_level: Annotated[int | None, typer.Option(help="0 (fast build) to 5 (fast engine); tensorrt only.")] = None,
+    hardware_compat: Annotated[
+        str, typer.Option(help="none, ampere-plus or same-capability: other GPUs too, slower; tensorrt only.")
+    ] = "none",
+    version_compat: Annotated[
+        bool, typer.Option("--version-compat", help="Later versions may load it; larger, slower; tensorrt only.")
+    ] = False,
+    timing_cache: Annotated[
+        Path | None, typer.Option(help="Kernel timings to read and extend, for faster builds; tensorrt only.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds until the build is ended.")] = 7200.0,
+    force: Annotated[bool, typer.Option("--force", help="Build even if the engine is up to date.")] = False,
+    precision: Annotated[str | None, typer.Option(hidden=True)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
+) -> None:
+    """Build a TensorRT engine, and a JSON file beside it that says what it is.
+
+    TensorRT-RTX builds without a GPU, for any of its targets. Precision is a property of the ONNX graph: convert or
+    quantize that first. An engine that is up to date is not built again.
+
+    \b
+    Examples:
+      attn-deploy build model.onnx
+      attn-deploy build model.onnx -o out.engine --target sm86,sm89
+      attn-deploy build model.onnx --profile x:1x3x32x32,8x3x32x32,32x3x32x32
+      attn-deploy build ghostmodule --json
+    """
+    from attn_deploy.engine.builder import build as build_engine
+    from attn_deploy.engine.request import check_request
+    from attn_deploy.report.engine import engine_text
+
+    settings: dict[str, Any] = {
+        "flavor": flavor,
+        "targets": target,
+        "tf32": tf32,
+        "workspace": workspace,
+        "opt_level": opt_level,
+        "hardware_compat": hardware_compat,
+        "version_compat": version_compat,
+        "timing_cache": timing_cache,
+        "timeout": timeout,
+        "precision": precision,
+    }
+    check_request(output, **settings)  # an export may take a minute, so what is wrong anyway is said before it
+    with _progress_bar() as (tell, on_progress):
+        artifact = build_engine(
+            _source(model, output, tell),
+            output,
+            profiles=profile or (),
+            force=force,
+            on_progress=on_progress,
+            **settings,
+        )
+    if as_json:
+        typer.echo(json.dumps(artifact.to_dict(), indent=1))
+    else:
+        typer.echo(engine_text(artifact))
+
+
+def _source(model: str, output: Path | None, tell: Callable[[str], None]) -> OnnxArtifact | Path:
+    path = Path(model)
+    if path.suffix == ".onnx" or path.is_file():
+        return path
+    from attn_deploy.exporters.pipeline import export
+
+    return export(model, None if output is None else output.with_suffix(".onnx"), progress=tell)
+
+
+@contextlib.contextmanager
+def _progress_bar() -> Iterator[tuple[Callable[[str], None], Callable[[Progress], None]]]:
+    """A bar on standard error, while there is somebody to see it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn())
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task("reading the graph", total=1.0)
+        yield (
+            lambda words: bars.update(task, description=words),
+            lambda progress: bars.update(task, description=progress.phase, completed=progress.fraction),
+        )

@@ -1,0 +1,21 @@
+"""Completion of model names from the catalogue."""
+
+from __future__ import annotations
+
+from attn_deploy import registry
+
+
+def complete_model(incomplete: str) -> list[tuple[str, str]]:
+    """Registry names that begin with what was typed; after a ``+``, what fits a slot; files are left to the shell."""
+    head, plus, tail = incomplete.rpartition("+")
+    found = [
+        (f"{head}{plus}{spec.name}", spec.summary)
+        for spec in registry.list_models()
+        if spec.name.startswith(tail) and not (plus and spec.family == "backbone")
+    ]
+    return found
+
+
+def complete_family(incomplete: str) -> list[str]:
+    """Families that begin with what was typed."""
+    return sorted({s.family for s in registry.list_models() if s.family.startswith(incomplete)})

@@ -1,0 +1,86 @@
+"""``attn-deploy export``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attn_deploy.cli.completion import complete_model
+
+
+def export(
+    model: Annotated[
+        str,
+        typer.Argument(help="A model: ghostmodule, resnet18+se, path/net.py:MyNet ...", autocompletion=complete_model),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File to write. Default: NAME.onnx in this folder.")
+    ] = None,
+    opset: Annotated[int, typer.Option(help="13 to 22; the file holds exactly this.")] = 20,
+    exporter: Annotated[str, typer.Option(help="auto, dynamo or torchscript.")] = "auto",
+    dynamic: Annotated[
+        str | None, typer.Option(help="Axes that move, as N,H,W, or none. Default: all that the model allows.")
+    ] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option("--input", help="[name:]1x3x224x224[:dtype] of each input; needed for a model of your own."),
+    ] = None,
+    simplify: Annotated[bool, typer.Option("--simplify/--no-simplify", help="Simplify the graph.")] = True,
+    fuse: Annotated[bool, typer.Option("--fuse/--no-fuse", help="Export the deployed form of the modules.")] = True,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Compare with PyTorch at shapes that were not traced.")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
+) -> None:
+    """Export a model to ONNX, and prove the file: opset, dynamic axes and numbers are read back from it.
+
+    \b
+    Examples:
+      attn-deploy export ghostmodule --opset 17
+      attn-deploy export ghostmodule:ratio=3 -o ghost3.onnx
+      attn-deploy export resnet18+cbam@layer3 --dynamic N
+      attn-deploy export net.py:MyNet --input 1x3x224x224
+      attn-deploy export fusion.py:Net --input image:1x3x64x64 --input mask:1x64x64:bool
+    """
+    from attn_deploy.exporters.pipeline import export as export_model
+    from attn_deploy.models import parse_inputs
+    from attn_deploy.report.text import export_text
+
+    axes = None
+    if dynamic is not None:
+        axes = () if dynamic.strip().lower() in ("", "none") else tuple(a.strip() for a in dynamic.split(","))
+    with _status() as tell:
+        artifact = export_model(
+            model,
+            output,
+            opset=opset,
+            exporter=exporter,
+            dynamic=axes,
+            simplify=simplify,
+            fuse=fuse,
+            verify=verify,
+            inputs=parse_inputs(shape) if shape else None,
+            progress=tell,
+        )
+    if as_json:
+        typer.echo(json.dumps(artifact.to_dict(), indent=1))
+    else:
+        typer.echo(export_text(artifact))
+
+
+@contextlib.contextmanager
+def _status() -> Iterator[Callable[[str], None]]:
+    """One changing line on standard error, while there is somebody to see it."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("starting") as status:
+        yield lambda words: status.update(words)

@@ -1,0 +1,35 @@
+"""``attn-deploy list``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import Annotated
+
+import typer
+
+from attn_deploy.cli.completion import complete_family
+
+
+def list_(
+    family: Annotated[
+        str | None, typer.Argument(help="Only this family.", autocompletion=complete_family)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every field of every entry as JSON.")] = False,
+) -> None:
+    """List the zoo and the backbones, grouped by family.
+
+    \b
+    Examples:
+      attn-deploy list
+      attn-deploy list attention
+      attn-deploy list --json
+    """
+    from attn_deploy.registry import list_models
+    from attn_deploy.report.text import models_text
+
+    specs = list_models(family)
+    if as_json:
+        typer.echo(json.dumps([s.to_dict() for s in specs], indent=1, ensure_ascii=False))
+    else:
+        typer.echo(models_text(specs, shutil.get_terminal_size((120, 24)).columns))

@@ -1,0 +1,87 @@
+"""How far each axis of a graph may reach, when nobody says."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+
+from attn_deploy.errors import AttnDeployError
+from attn_deploy.graph.artifact import OnnxArtifact, TensorInfo
+from attn_deploy.registry import evaluate
+
+Extents = tuple[int, int, int]
+"""Least extent, the one to optimize for, and the largest."""
+
+_BATCH: Extents = (1, 8, 32)
+_SPATIAL: Extents = (32, 224, 448)
+_OTHER: Extents = (1, 64, 512)
+
+
+def named_axes(tensor: TensorInfo) -> tuple[int | str, ...]:
+    """A tensor's shape with a name for every dynamic axis."""
+    return tuple(f"{tensor.name}_{axis}" if d is None else d for axis, d in enumerate(tensor.shape))
+
+
+def symbols_of(dim: int | str) -> tuple[str, ...]:
+    """The symbols in an axis: those of an expression such as ``2*H``, or the axis itself if it is none."""
+    if isinstance(dim, int):
+        return ()
+    names = tuple(dict.fromkeys(re.findall(r"[A-Za-z_]\w*", dim)))
+    try:
+        evaluate(dim, dict.fromkeys(names, 1))
+    except (AttnDeployError, SyntaxError, ZeroDivisionError):
+        return (dim,)
+    return names
+
+
+def extents_of(dim: int | str, table: Mapping[str, Extents]) -> Extents:
+    """The extents of an axis whose symbols are all in ``table``."""
+    if isinstance(dim, int):
+        return dim, dim, dim
+    if dim in table:
+        return table[dim]
+    low, best, high = (evaluate(dim, {s: table[s][k] for s in symbols_of(dim)}) for k in range(3))
+    return low, best, high
+
+
+def usual_extents(onnx: OnnxArtifact) -> dict[str, Extents]:
+    """Extents of every symbol of the inputs: around the sizes that the exporter ran, or what such axes usually are."""
+    table: dict[str, Extents] = {}
+    ran = _sizes_ran(onnx)
+    for tensor in onnx.inputs:
+        for axis, dim in enumerate(named_axes(tensor)):
+            for symbol in symbols_of(dim):
+                table.setdefault(symbol, _usual(symbol, axis, len(tensor.shape), ran.get(symbol, [])))
+    return table
+
+
+def _usual(symbol: str, axis: int, rank: int, ran: list[int]) -> Extents:
+    word = symbol.lower()
+    if axis == 0 or word == "n" or word.startswith("batch"):
+        return _BATCH
+    if ran:  # what all sizes that ran are a multiple of may be what the model needs
+        traced, step = ran[0], math.gcd(*ran)
+        half = -(-traced // 2 // step) * step
+        return max(half, min(ran)), traced, 2 * traced
+    if word[0] in "hw" or (rank >= 4 and axis >= 2):
+        return _SPATIAL
+    return _OTHER
+
+
+def _sizes_ran(onnx: OnnxArtifact) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for shapes in _shapes_ran(onnx):
+        for tensor in onnx.inputs:
+            shape = shapes.get(tensor.name, ())
+            if len(shape) == len(tensor.shape):
+                for dim, size in zip(tensor.shape, shape, strict=True):
+                    if isinstance(dim, str):
+                        found.setdefault(dim, []).append(int(size))
+    return found
+
+
+def _shapes_ran(onnx: OnnxArtifact) -> Iterator[Mapping[str, list[int]]]:
+    """Input shapes from the record of the export: traced, then verified. A foreign file has none."""
+    candidates = [onnx.record.get("traced_shapes"), *(onnx.record.get("verified_shapes") or ())]
+    yield from (c for c in candidates if isinstance(c, Mapping))

@@ -1,0 +1,198 @@
+"""The TensorRT libraries behind one adapter, and what each of them can do.
+
+Capabilities are data, measured on the libraries, because the bindings do not tell: TensorRT-RTX has the version
+compatibility flag and then fails to build with it, and has a timing cache that does nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from attn_deploy.errors import EngineError, InvalidRequestError, MissingDependencyError
+
+
+@dataclass(frozen=True, slots=True)
+class FlavorSpec:
+    """What is known about a TensorRT library without importing it.
+
+    Attributes:
+        name: as in ``--flavor``.
+        title: for messages.
+        modules: import names, in the order to try.
+        extra: the pip extra that brings it.
+        has_aot: builds for named compute capabilities, on a machine without a GPU.
+        has_timing_cache: remembers kernel timings between builds.
+        has_version_compat: can make engines that later versions load.
+        has_hardware_compat: can make engines that other GPU generations load.
+        default_targets: compute capabilities of an ahead-of-time build.
+    """
+
+    name: str
+    title: str
+    modules: tuple[str, ...]
+    extra: str
+    has_aot: bool
+    has_timing_cache: bool
+    has_version_compat: bool
+    has_hardware_compat: bool
+    default_targets: tuple[str, ...] = ()
+
+
+FLAVORS = {
+    "tensorrt-rtx": FlavorSpec(
+        name="tensorrt-rtx",
+        title="TensorRT-RTX",
+        modules=("tensorrt_rtx", "tensorrt_rtx_bindings"),
+        extra="rtx",
+        has_aot=True,
+        has_timing_cache=False,
+        has_version_compat=False,
+        has_hardware_compat=False,
+        default_targets=("sm86", "sm89", "sm120"),
+    ),
+    "tensorrt": FlavorSpec(
+        name="tensorrt",
+        title="TensorRT",
+        modules=("tensorrt",),
+        extra="tensorrt",
+        has_aot=False,
+        has_timing_cache=True,
+        has_version_compat=True,
+        has_hardware_compat=True,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Flavor:
+    """An imported TensorRT library.
+
+    Attributes:
+        spec: what it can do.
+        trt: the module.
+        version: the library's own version.
+    """
+
+    spec: FlavorSpec
+    trt: Any
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.spec.title} {self.version}"
+
+    @property
+    def network_flags(self) -> int:
+        """Strongly typed: the precision of a layer is what the ONNX graph says."""
+        return 1 << int(self.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+
+    @property
+    def known_targets(self) -> tuple[str, ...]:
+        """The compute capabilities that can be named, such as ``sm86``; empty without ahead-of-time builds."""
+        if not self.spec.has_aot:
+            return ()
+        members: dict[str, Any] = self.trt.ComputeCapability.__members__
+        return tuple(sorted((m.lower() for m in members if m.startswith("SM")), key=lambda m: int(m[2:])))
+
+
+def flavor_spec(name: str) -> FlavorSpec:
+    """Look up a flavor.
+
+    Raises:
+        InvalidRequestError: if there is none of that name.
+    """
+    spec = FLAVORS.get(name.lower().replace("_", "-"))
+    if spec is None:
+        raise InvalidRequestError(f"the flavor {name!r} is unknown; use auto, {' or '.join(sorted(FLAVORS))}.")
+    return spec
+
+
+def is_installed(spec: FlavorSpec) -> bool:
+    """Whether a package of that name is there, importable or not."""
+    found = (importlib.util.find_spec(m) for m in spec.modules)
+    return any(f is not None and f.origin is not None for f in found)  # no origin: just a folder of that name
+
+
+def check_installed(name: str) -> None:
+    """Refuse early, without importing anything.
+
+    Raises:
+        InvalidRequestError: if the flavor is unknown.
+        MissingDependencyError: if it is not installed, or, for ``auto``, if none is.
+    """
+    spec = choose_flavor(name, targets_given=False, gpu_present=True)
+    if not is_installed(spec):
+        raise _missing(spec)
+
+
+def choose_flavor(name: str, *, targets_given: bool, gpu_present: bool) -> FlavorSpec:
+    """Resolve ``auto``: TensorRT where it is installed and has a GPU to build on, else TensorRT-RTX.
+
+    Raises:
+        InvalidRequestError: if the name is unknown.
+        MissingDependencyError: if it is ``auto`` and none is installed.
+    """
+    if name != "auto":
+        return flavor_spec(name)
+    full, rtx = FLAVORS["tensorrt"], FLAVORS["tensorrt-rtx"]
+    if is_installed(full) and not targets_given and (gpu_present or not is_installed(rtx)):
+        return full
+    if is_installed(rtx):
+        return rtx
+    raise MissingDependencyError(
+        "building an engine needs TensorRT-RTX or TensorRT, and neither is installed. "
+        "pip install 'attn-deploy[rtx]' (plain PyPI, builds without a GPU), or 'attn-deploy[tensorrt]'."
+    )
+
+
+def load_flavor(spec: FlavorSpec) -> Flavor:
+    """Import the library.
+
+    Raises:
+        MissingDependencyError: if it is not installed.
+        EngineError: if it is installed and cannot be used.
+    """
+    trt = _import(spec)
+    version = str(getattr(trt, "__version__", "of unknown version"))
+    if not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
+        raise EngineError(
+            f"{spec.title} {version} cannot build strongly typed networks, in which the ONNX graph decides every "
+            "precision; version 10 or later can. Upgrade it, or use --flavor tensorrt-rtx.",
+            exit_code=3,
+        )
+    return Flavor(spec, trt, version)
+
+
+def _import(spec: FlavorSpec) -> ModuleType:
+    for name in spec.modules:
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name == name:
+                continue
+            raise _broken(spec, name, error) from error
+        except Exception as error:  # a library that is there may fail in any way: ImportError, OSError, RuntimeError
+            raise _broken(spec, name, error) from error
+        if hasattr(module, "Builder"):
+            return module
+        if getattr(module, "__file__", None) is not None:
+            raise _broken(spec, name, AttributeError(f"module {module.__file__} has no Builder"))
+    raise _missing(spec)
+
+
+def _missing(spec: FlavorSpec) -> MissingDependencyError:
+    return MissingDependencyError(
+        f"{spec.title} is not installed: there is no module {spec.modules[0]!r}. pip install 'attn-deploy[{spec.extra}]'"
+        + (" (plain PyPI, works without a GPU)." if spec.has_aot else " (its libraries need the vendor's index).")
+    )
+
+
+def _broken(spec: FlavorSpec, module: str, error: Exception) -> EngineError:
+    return EngineError(
+        f"{spec.title} is installed and cannot be used: importing {module!r} failed with {type(error).__name__}: "
+        f"{' '.join(str(error).split())}. Reinstall it: pip install --force-reinstall 'attn-deploy[{spec.extra}]'.",
+        exit_code=3,
+    )

@@ -1,0 +1,139 @@
+"""What a build is asked for. Precision is not among it: that is a property of the ONNX graph."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from attn_deploy.engine.device import Gpu
+from attn_deploy.engine.flavors import Flavor
+from attn_deploy.errors import InvalidRequestError, NoDeviceError
+
+HARDWARE_COMPAT = {"none": "NONE", "ampere-plus": "AMPERE_PLUS", "same-capability": "SAME_COMPUTE_CAPABILITY"}
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """Everything that a build depends on besides the ONNX file, the profiles and the library.
+
+    Attributes:
+        targets: compute capabilities such as ``sm86``; empty for the flavor's default.
+        tf32: whether fp32 products may round their inputs to TF32.
+        workspace: scratch memory limit in bytes; None leaves the library's own.
+        opt_level: 0 (fast build) to 5 (fast engine); None leaves the library's own.
+        hardware_compat: a key of ``HARDWARE_COMPAT``.
+        version_compat: whether later versions of the library may load the engine.
+        timing_cache: file of kernel timings to read and extend.
+    """
+
+    targets: tuple[str, ...] = ()
+    tf32: bool = False
+    workspace: int | None = None
+    opt_level: int | None = None
+    hardware_compat: str = "none"
+    version_compat: bool = False
+    timing_cache: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.workspace is not None and self.workspace < 1:
+            raise InvalidRequestError(f"the workspace of {self.workspace} bytes is no size; give it like 1GiB.")
+        if self.opt_level is not None and not 0 <= self.opt_level <= 5:
+            raise InvalidRequestError(f"the optimization level {self.opt_level} is not in 0 (fast build) .. 5.")
+        if self.hardware_compat not in HARDWARE_COMPAT:
+            raise InvalidRequestError(
+                f"the hardware compatibility {self.hardware_compat!r} is unknown; use {', '.join(HARDWARE_COMPAT)}."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data, which ``from_dict`` reads."""
+        return {**asdict(self), "targets": list(self.targets)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> BuildOptions:
+        """The options that ``to_dict`` wrote."""
+        return cls(**{**data, "targets": tuple(data["targets"])})
+
+    def resolved(self, flavor: Flavor, gpu: Gpu | None) -> BuildOptions:
+        """These options as the flavor will meet them, targets filled in.
+
+        Raises:
+            InvalidRequestError: if the flavor cannot do what is asked.
+            NoDeviceError: if a GPU is needed and there is none.
+        """
+        spec = flavor.spec
+        unable = [
+            (self.timing_cache is not None and not spec.has_timing_cache, "--timing-cache", "it keeps no timings"),
+            (self.version_compat and not spec.has_version_compat, "--version-compat", "its engines are of one version"),
+            (
+                self.hardware_compat != "none" and not spec.has_hardware_compat,
+                "--hardware-compat",
+                "name the GPU generations with --target instead",
+            ),
+        ]
+        for refused, option, reason in unable:
+            if refused:
+                raise InvalidRequestError(f"{flavor} has no use for {option}: {reason}. Leave the option out.")
+        if not spec.has_aot:
+            return self._on_this_gpu(flavor, gpu)
+        targets = tuple(_current(gpu) if t == "current" else t for t in self.targets) or spec.default_targets
+        unknown = [t for t in targets if t not in flavor.known_targets]
+        if unknown:
+            raise InvalidRequestError(
+                f"{flavor} cannot build for {', '.join(unknown)}; it builds for {', '.join(flavor.known_targets)}. "
+                "Choose among these, or build on that GPU with --flavor tensorrt."
+            )
+        return replace(self, targets=tuple(dict.fromkeys(targets)))
+
+    def _on_this_gpu(self, flavor: Flavor, gpu: Gpu | None) -> BuildOptions:
+        if gpu is None:
+            raise NoDeviceError(
+                f"{flavor} builds only on a GPU, and there is none here. Build on the machine that will run the "
+                "engine, or use --flavor tensorrt-rtx, which builds without one."
+            )
+        if self.targets not in ((), ("current",), (gpu.target,)):
+            raise InvalidRequestError(
+                f"{flavor} builds for the GPU at hand, {gpu}, not for {', '.join(self.targets)}. Leave --target out, "
+                "or use --flavor tensorrt-rtx."
+            )
+        return replace(self, targets=(gpu.target,))
+
+
+def _current(gpu: Gpu | None) -> str:
+    if gpu is None:
+        raise NoDeviceError("the target 'current' asks for the GPU of this machine, and there is none; name it: sm86.")
+    return gpu.target
+
+
+def parse_targets(given: str | Iterable[str] | None) -> tuple[str, ...]:
+    """Targets as ``sm86``: written ``sm86``, ``sm_86``, ``8.6`` or ``86``, in a list or between commas.
+
+    Raises:
+        InvalidRequestError: if one cannot be read.
+    """
+    words = ([given] if isinstance(given, str) else list(given or ())) if given is not None else []
+    found = []
+    for word in (w.strip().lower() for part in words for w in str(part).split(",") if w.strip()):
+        match = re.fullmatch(r"(?:sm_?)?(\d{1,2})\.?(\d)", word)
+        if match is None and word != "current":
+            raise InvalidRequestError(
+                f"the target {word!r} is no compute capability; write sm86, sm89, sm120 or current."
+            )
+        found.append(f"sm{int(match[1])}{match[2]}" if match else word)
+    return tuple(dict.fromkeys(found))
+
+
+def parse_size(given: int | str | None) -> int | None:
+    """Bytes from ``1073741824`` or ``1GiB``.
+
+    Raises:
+        InvalidRequestError: if it is no positive size.
+    """
+    if given is None or isinstance(given, int):
+        return given
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]i?b|b|)", given.strip().lower())
+    if match is None:
+        raise InvalidRequestError(f"the size {given!r} cannot be read; write bytes, or 512MiB, or 1GiB.")
+    return int(float(match[1]) * _UNITS[match[2]])

@@ -1,0 +1,18 @@
+"""Opset conversion: the same computation, written for another version of the standard operators.
+
+`convert_opset` goes one opset at a time. Where an operator changes its form at an opset, a rule of ``rules_*.py``
+rewrites the node; where only the allowed element types change, the standard's schema decides whether the node may stay.
+"""
+
+from __future__ import annotations
+
+from attn_deploy.graph.opset.conversion import (
+    MAX_OPSET,
+    MIN_OPSET,
+    ConversionResult,
+    convert_opset,
+    module_path,
+    standard_opset,
+)
+
+__all__ = ["MAX_OPSET", "MIN_OPSET", "ConversionResult", "convert_opset", "module_path", "standard_opset"]

@@ -1,0 +1,183 @@
+"""A convolution whose kernel is a weighted sum of expert kernels, with other weights for each sample.
+
+The usual form runs the batch as groups of one convolution (``groups=N*g``). ONNX's Conv has its group count as a
+constant, so that form cannot be exported with a dynamic batch. Two equal forms can:
+
+- ``mix_outputs``: one convolution with the outputs of all experts, then their weighted sum. E times the work, and
+  E * C_out maps to write and read back; convolution kernels as fast as any.
+- ``mix_kernels``: the kernels are summed for each sample, the map is unrolled (im2col) by slices with constant bounds,
+  and one batched matrix product does the rest. The work of one convolution, k * k * C_in maps to write and read back.
+
+``auto`` counts, for each output position, multiply-accumulates and elements moved, takes ``BALANCE`` of the former to
+cost as much as one of the latter, and picks the cheaper form. A kernel of 1x1 needs no unrolling: always mix_kernels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attn_deploy.ops.checks import require_choice, require_divisible, require_positive
+from attn_deploy.ops.folding import Fusible
+from attn_deploy.ops.padding import pad_same
+
+EXPORT_FORMS = ("auto", "mix_outputs", "mix_kernels")
+BALANCE = 100.0  # multiply-accumulates in the time of one element's trip to memory; 50 to 300 on GPUs of today
+
+
+def unrolled(x: Tensor, kernel_size: int, *, stride: int = 1, dilation: int = 1) -> Tensor:
+    """im2col of an already padded map: (..., C, H, W) -> (..., k * k * C, H', W'), ordered column, row, channel.
+
+    ``end`` counts from the far side, so every bound is a constant. The rows are unrolled first and the result is
+    unrolled along the columns: 2k slices instead of k * k.
+    """
+    reach = dilation * (kernel_size - 1)
+    for axis in (-2, -1):
+        pieces = []
+        for start in range(0, reach + 1, dilation):
+            end = None if start == reach else start - reach
+            cut = slice(start, end, stride)
+            pieces.append(x[..., cut, :] if axis == -2 else x[..., cut])
+        x = pieces[0] if len(pieces) == 1 else torch.cat(pieces, -3)
+    return x
+
+
+def cheaper_form(
+    experts: int, in_channels: int, out_channels: int, kernel_size: int, groups: int, balance: float = BALANCE
+) -> str:
+    """The form that `auto` stands for; the rule is in the module's docstring."""
+    if kernel_size == 1:
+        return "mix_kernels"
+    work = out_channels * (in_channels // groups) * kernel_size**2 / balance
+    mix_outputs = experts * work + 2 * experts * out_channels
+    mix_kernels = work + 2 * (kernel_size + kernel_size**2) * in_channels
+    return "mix_outputs" if mix_outputs <= mix_kernels else "mix_kernels"
+
+
+class ExpertConv2d(Fusible, nn.Module):
+    """Expert kernels and biases, mixed for each sample by given weights.
+
+    Shape: (N, C_in, H, W), (N, experts) -> (N, C_out, H', W'); dynamic N, H, W.
+
+    Args:
+        in_channels: C_in.
+        out_channels: C_out.
+        kernel_size: k, of a square kernel.
+        experts: number of kernels.
+        stride: step of the window.
+        padding: zeros on every side, or "same" for TensorFlow's rule.
+        dilation: distance of the taps.
+        groups: groups of channels.
+        bias: whether every expert has a bias.
+        export_form: "auto", "mix_outputs" or "mix_kernels".
+
+    Raises:
+        ValueError: if a number is below its least, ``groups`` does not divide the channels, or ``padding`` or
+            ``export_form`` is not one of the choices.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        experts: int,
+        stride: int = 1,
+        padding: int | str = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = False,
+        export_form: str = "auto",
+    ) -> None:
+        super().__init__()
+        require_positive(
+            in_channels=in_channels,
+            out_channels=out_channels,
+            kernel_size=kernel_size,
+            stride=stride,
+            dilation=dilation,
+        )
+        require_divisible("in_channels", in_channels, "groups", groups)
+        require_divisible("out_channels", out_channels, "groups", groups)
+        require_choice("export_form", export_form, EXPORT_FORMS)
+        if padding != "same" and (isinstance(padding, (bool, str)) or padding < 0):
+            raise ValueError(f"padding must be an integer of at least 0 or 'same', got {padding!r}.")
+        if padding == "same" and 1 < dilation * (kernel_size - 1) + 1 < stride:
+            raise ValueError(
+                f"padding='same' needs a dilated kernel of at least the stride, got kernel_size={kernel_size}, "
+                f"dilation={dilation} and stride={stride}: give the padding as a number."
+            )
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        self.dilation, self.groups, self.experts = dilation, groups, experts
+        auto = export_form == "auto"
+        self.export_form = (
+            cheaper_form(experts, in_channels, out_channels, kernel_size, groups) if auto else export_form
+        )
+        self.arranged = False
+        self.weight = nn.Parameter(torch.empty(experts, out_channels, in_channels // groups, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.empty(experts, out_channels)) if bias else None
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialise every expert as PyTorch does a convolution."""
+        for kernel in self.weight:
+            nn.init.kaiming_uniform_(kernel, a=math.sqrt(5))
+        if self.bias is not None:
+            bound = 1 / math.sqrt(self.in_channels // self.groups * self.kernel_size**2)
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def fuse_(self) -> str | None:
+        """Store the kernels in the layout that the export form multiplies with: no Transpose of weights in the file."""
+        if self.arranged:
+            return None
+        self.weight = nn.Parameter(self._arranged_weight().detach().contiguous())
+        self.arranged = True
+        return f"arranged {self.experts} kernels for {self.export_form}"
+
+    def forward(self, x: Tensor, routing: Tensor) -> Tensor:
+        """Convolve each sample with its own mixture of the experts."""
+        padding = self.padding
+        if isinstance(padding, str):
+            x, padding = pad_same(x, self.kernel_size, stride=self.stride, dilation=self.dilation), 0
+        mix = self._mix_outputs if self.export_form == "mix_outputs" else self._mix_kernels
+        y = mix(x, routing, self.weight if self.arranged else self._arranged_weight(), padding)
+        if self.bias is not None:
+            y = y + torch.matmul(routing, self.bias).unsqueeze(2).unsqueeze(3)
+        return y
+
+    def _arranged_weight(self) -> Tensor:
+        if self.export_form == "mix_outputs":  # outputs of a group stay together, expert by expert
+            per_group = self.out_channels // self.groups
+            by_group = self.weight.reshape(self.experts, self.groups, per_group, *self.weight.shape[2:])
+            return by_group.transpose(0, 1).flatten(0, 2)
+        return self.weight.permute(0, 1, 4, 3, 2).flatten(1)
+
+    def _mix_outputs(self, x: Tensor, routing: Tensor, weight: Tensor, padding: int) -> Tensor:
+        y = F.conv2d(x, weight, None, self.stride, padding, self.dilation, self.groups)
+        if self.groups == 1:
+            mixed = torch.matmul(routing.unsqueeze(1), y.reshape(x.shape[0], self.experts, -1))
+        else:
+            spread = y.reshape(x.shape[0], self.groups, self.experts, -1)
+            mixed = torch.matmul(routing.unsqueeze(1).unsqueeze(1), spread)
+        return mixed.reshape(x.shape[0], self.out_channels, y.shape[2], y.shape[3])
+
+    def _mix_kernels(self, x: Tensor, routing: Tensor, weight: Tensor, padding: int) -> Tensor:
+        if padding:
+            x = F.pad(x, (padding, padding, padding, padding))
+        taps = self.in_channels // self.groups * self.kernel_size**2
+        kernels = torch.matmul(routing, weight)
+        if self.groups == 1:
+            columns = unrolled(x, self.kernel_size, stride=self.stride, dilation=self.dilation)
+            y = torch.matmul(kernels.reshape(-1, self.out_channels, taps), columns.flatten(2))
+        else:
+            grouped = x.reshape(x.shape[0], self.groups, self.in_channels // self.groups, x.shape[2], x.shape[3])
+            columns = unrolled(grouped, self.kernel_size, stride=self.stride, dilation=self.dilation)
+            kernels = kernels.reshape(-1, self.groups, self.out_channels // self.groups, taps)
+            y = torch.matmul(kernels, columns.flatten(3))
+        return y.reshape(x.shape[0], self.out_channels, columns.shape[-2], columns.shape[-1])

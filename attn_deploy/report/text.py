@@ -1,0 +1,158 @@
+"""Plain text for the terminal. No rich: `list` and `info` answer before it would be imported."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from attn_deploy.registry import ModelSpec
+
+if TYPE_CHECKING:
+    from attn_deploy.graph.artifact import OnnxArtifact
+
+
+def rows_text(rows: Sequence[tuple[str, str]], width: int = 120) -> str:
+    """Two columns, the second wrapped."""
+    left = max(len(key) for key, _ in rows) + 2
+    lines = []
+    for key, value in rows:
+        wrapped: list[str] = []
+        for part in value.splitlines() or [""]:
+            wrapped += textwrap.wrap(part, max(20, width - left), break_on_hyphens=False, break_long_words=False) or [
+                ""
+            ]
+        lines += [f"{key if i == 0 else '':<{left}}{line}" for i, line in enumerate(wrapped)]
+    return "\n".join(lines)
+
+
+def models_text(specs: Iterable[ModelSpec], width: int = 120) -> str:
+    """Registry entries grouped by family, one line each."""
+    blocks = []
+    for family, group in itertools.groupby(specs, key=lambda s: s.family):
+        members = list(group)
+        left = max(len(s.name) for s in members) + 2
+        lines = [f"{family} ({len(members)})"]
+        for spec in members:
+            text = f"  {spec.name:<{left}}{spec.summary}"
+            lines.append(text if len(text) <= width else text[: width - 1] + "…")
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+def model_text(spec: ModelSpec, width: int = 120) -> str:
+    """Everything known of one registry entry."""
+    reference = ", ".join(f"{k}={v!r}" for k, v in spec.reference.items()) or "none"
+    arguments = "\n".join(
+        f"{a.name}: {a.annotation}" + (" (required)" if a.default is None else f" = {a.default}")
+        for a in spec.arguments
+    )
+    inputs = "\n".join(f"{i.name} {i.dtype} ({', '.join(map(str, i.shape))})" for i in spec.inputs)
+    rows = [
+        ("name", spec.name),
+        ("", spec.summary),
+        ("family", spec.family),
+        ("aliases", ", ".join(spec.aliases) or "none"),
+        ("paper", spec.paper or "none stated"),
+        ("year", str(spec.year or "unknown")),
+        ("official source", spec.official or "none"),
+        ("class", spec.target),
+        ("arguments", arguments or "none"),
+        ("reference", reference),
+        ("inputs", inputs),
+        ("outputs", ", ".join(spec.outputs)),
+        ("parameters", "unknown" if spec.parameters is None else f"{spec.parameters:,}"),
+        ("MACs at 32x32", "unknown" if spec.macs is None else f"{spec.macs:,}"),
+        ("dynamic axes", ", ".join(spec.dynamic) or "none"),
+        ("least sizes", ", ".join(f"{k} {v}" for k, v in spec.minimum.items())),
+        ("multiples of", ", ".join(f"{k} {v}" for k, v in spec.multiple.items())),
+        ("export", spec.export),
+        ("limits", spec.limits),
+        ("deviations", spec.deviations),
+    ]
+    return rows_text([(k, v) for k, v in rows if v], width)
+
+
+def shapes_text(shapes: Iterable[Mapping[str, Sequence[int]]]) -> str:
+    """Input shapes: ``3x64x14x31, 5x64x9x25``; with names where there are several inputs."""
+    return ", ".join(
+        " ".join((f"{name}:" if len(case) > 1 else "") + "x".join(map(str, shape)) for name, shape in case.items())
+        for case in shapes
+    )
+
+
+def export_text(artifact: OnnxArtifact) -> str:
+    """The evidence of an export."""
+    record: Mapping[str, Any] = artifact.record
+    parity = record["parity"]
+    rows = [
+        ("file", f"{artifact.path} ({artifact.size:,} bytes)"),
+        ("model", record["model"]),
+        ("exporter", f"{record['exporter']} ({record['exporter_reason']})"),
+        ("opset", _opset_text(artifact)),
+        ("inputs", "\n".join(map(str, artifact.inputs))),
+        ("outputs", "\n".join(map(str, artifact.outputs))),
+        ("dynamic axes", ", ".join(artifact.dynamic_axes) or "none"),
+        ("traced at", shapes_text([record["traced_shapes"]])),
+        ("proven at", shapes_text(record["verified_shapes"]) or "not verified at other shapes"),
+        (
+            "max error",
+            "not verified"
+            if parity is None
+            else f"{parity['max_abs_error']:.3g} against PyTorch over {parity['cases']} shapes "
+            f"(allowed: rtol {parity['rtol']:g}, atol {parity['atol']:g} * max(1, max|y|))",
+        ),
+        (
+            "fused",
+            "\n".join(f"{path or '(model)'}: {words}" for path, words in record["fused"][:8])
+            + _more(record["fused"], 8),
+        ),
+        (
+            "nodes",
+            f"{record['nodes_raw']} -> {artifact.nodes} "
+            + (
+                f"({record['simplifier']})"
+                if record["simplifier"]
+                else f"(not simplified: {record['simplifier_reason']})"
+            ),
+        ),
+        ("operators", ", ".join(f"{op} {n}" for op, n in artifact.operators.items())),
+        ("parameters", f"{artifact.parameters:,}"),
+        ("sha256", artifact.sha256),
+    ]
+    return rows_text([(k, v) for k, v in rows if v])
+
+
+def conversion_text(artifact: OnnxArtifact) -> str:
+    """The evidence of an opset conversion."""
+    made: Mapping[str, Any] = json.loads(artifact.metadata["conversion"])
+    rows = [
+        ("file", f"{artifact.path} ({artifact.size:,} bytes)"),
+        ("opset", f"{artifact.opset}, read back from the file (IR version {artifact.ir_version}); was {made['from']}"),
+        ("rewritten", "\n".join(f"{name} ({count})" for name, count in made["rules"].items()) or "nothing"),
+        ("inputs", "\n".join(map(str, artifact.inputs))),
+        ("outputs", "\n".join(map(str, artifact.outputs))),
+        ("compared at", shapes_text(made["shapes"])),
+        (
+            "max error",
+            f"{made['max_abs_error']:.3g} against the source file in ONNX Runtime "
+            f"(allowed: rtol {made['rtol']:g}, atol {made['atol']:g} * max(1, max|y|))",
+        ),
+        ("operators", ", ".join(f"{op} {n}" for op, n in artifact.operators.items())),
+        ("sha256", artifact.sha256),
+    ]
+    return rows_text([(k, v) for k, v in rows if v])
+
+
+def _opset_text(artifact: OnnxArtifact) -> str:
+    text = f"{artifact.opset}, read back from the file (IR version {artifact.ir_version})"
+    if artifact.record["opset_written"] != artifact.opset:
+        rules = ", ".join(f"{name} {count}" for name, count in artifact.record["opset_rules"].items())
+        text += f"; converted from {artifact.record['opset_written']}" + (f" ({rules})" if rules else "")
+    return text
+
+
+def _more(items: Sequence[Any], shown: int) -> str:
+    return f"\nand {len(items) - shown} more" if len(items) > shown else ""
