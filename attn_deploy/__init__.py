@@ -21,6 +21,7 @@ _PUBLIC = {
     "ParityReport": "attn_deploy.parity.report",
     "ProfileRecord": "attn_deploy.bench.record",
     "build": "attn_deploy.engine.builder",
+    "convert": "attn_deploy.conversion",
     "create": "attn_deploy.models",
     "export": "attn_deploy.exporters.pipeline",
     "fuse": "attn_deploy.fusing",
@@ -37,6 +38,7 @@ __all__ = ["__version__", *sorted(_PUBLIC)]
 if TYPE_CHECKING:
     from attn_deploy.bench.profiler import profile as profile
     from attn_deploy.bench.record import ProfileRecord as ProfileRecord
+    from attn_deploy.conversion import convert as convert
     from attn_deploy.conversion import simplify as simplify
     from attn_deploy.engine.artifact import EngineArtifact as EngineArtifact
     from attn_deploy.engine.builder import build as build

@@ -402,5 +402,5 @@ REFERENCE_CASES: dict[str, tuple[str, dict]] = {
     "slimconv": ("slimconv", {"channels": 64}),
     "slimconv_s2_g4_d2": ("slimconv", {"channels": 64, "stride": 2, "groups": 4, "dilation": 2}),
     "spconv": ("spconv", {"in_channels": 64, "out_channels": 64}),
-    "spconv_s2": ("spconv", {"in_channels": 32, "out_channels": 48, "stride": 2}),
+    "spconv_s2": ("spconv_s2", {"in_channels": 32, "out_channels": 48}),
 }

@@ -7,10 +7,11 @@ import re
 import onnx
 
 from attn_deploy.errors import GraphError
-from attn_deploy.inputs import TensorInput
+from attn_deploy.inputs import TensorInput, example_arrays, fit_size, verification_sizes
 from attn_deploy.parity.report import ParityReport
 from attn_deploy.parity.tolerance import TOLERANCES, Tolerance
 from attn_deploy.parity.verify import compare
+from attn_deploy.runtimes.base import Runner, run_once
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
 _NUMPY_TYPES = {
@@ -24,10 +25,15 @@ _NUMPY_TYPES = {
     onnx.TensorProto.BOOL: "bool",
 }
 _DEFAULT_EXTENTS = {"N": 2, "H": 17, "W": 22}
+_MULTIPLES = (1, 2, 4, 8, 16, 32, 64)  # what windows, patches and strides ask of an image's extents
 
 
-def graph_inputs(model: onnx.ModelProto) -> tuple[TensorInput, ...]:
+def graph_inputs(model: onnx.ModelProto, multiple: int = 1) -> tuple[TensorInput, ...]:
     """The inputs of a graph with their symbolic axes; an axis that is an expression keeps it (``2*H``).
+
+    Args:
+        model: the graph.
+        multiple: what the extent of every symbol but the batch must be a multiple of.
 
     Raises:
         GraphError: if an input has an element type that no test tensor can be made for, or no rank.
@@ -51,8 +57,11 @@ def graph_inputs(model: onnx.ModelProto) -> tuple[TensorInput, ...]:
     symbols = dict.fromkeys(
         s for _, _, dims in raw for d in dims if isinstance(d, str) for s in re.findall(r"[A-Z]\w*", d)
     )
-    sizes = {s: _DEFAULT_EXTENTS.get(s[0], 9) for s in symbols}
-    return tuple(TensorInput(name, tuple(dims), dtype, sizes, {}, {}) for name, dtype, dims in raw)
+    steps = {s: multiple for s in symbols if s[0] != "N"}
+    plain = {s: _DEFAULT_EXTENTS.get(s[0], 9) for s in symbols}
+    probe = TensorInput("", (), "float32", plain, {}, steps)
+    sizes = {s: fit_size(extent, s, probe) for s, extent in plain.items()}
+    return tuple(TensorInput(name, tuple(dims), dtype, sizes, {}, steps) for name, dtype, dims in raw)
 
 
 def _symbol(text: str, axis: int, rank: int) -> str:
@@ -65,19 +74,43 @@ def _symbol(text: str, axis: int, rank: int) -> str:
 
 
 def compare_models(
-    reference: onnx.ModelProto, candidate: onnx.ModelProto, *, tolerance: Tolerance = TOLERANCES["float32"]
+    reference: onnx.ModelProto,
+    candidate: onnx.ModelProto,
+    *,
+    tolerance: Tolerance = TOLERANCES["float32"],
+    optimize: bool = True,
 ) -> ParityReport:
     """Run two graphs with the same interface at several sizes of their symbolic axes.
 
+    Args:
+        reference: what is right.
+        candidate: what is tested.
+        tolerance: see `attn_deploy.parity.tolerance`.
+        optimize: let ONNX Runtime optimise both; off compares what the graphs say, step by step.
+
     Raises:
-        GraphError: if a graph cannot be loaded or its inputs cannot be made.
+        GraphError: if a graph cannot be loaded, its inputs cannot be made, or it runs at no size that was tried.
     """
-    inputs = graph_inputs(reference)
-    symbols = tuple(dict.fromkeys(s for i in inputs for s in i.symbols))
-    return compare(
-        OnnxRuntimeRunner(reference.SerializeToString()),
-        OnnxRuntimeRunner(candidate.SerializeToString()),
-        inputs,
-        symbols,
-        tolerance=tolerance,
-    )
+    before = OnnxRuntimeRunner(reference.SerializeToString(), optimize=optimize)
+    after = OnnxRuntimeRunner(candidate.SerializeToString(), optimize=optimize)
+    inputs, symbols = _runnable_inputs(reference, before)
+    return compare(before, after, inputs, symbols, tolerance=tolerance)
+
+
+def _runnable_inputs(model: onnx.ModelProto, runner: Runner) -> tuple[tuple[TensorInput, ...], tuple[str, ...]]:
+    """Inputs, and the symbols that move, at whose sizes the reference itself runs."""
+    first: GraphError | None = None
+    for multiple in _MULTIPLES:
+        inputs = graph_inputs(model, multiple)
+        symbols = tuple(dict.fromkeys(s for i in inputs for s in i.symbols))
+        try:
+            for sizes in [{}, *verification_sizes(inputs, symbols)]:
+                run_once(runner, example_arrays(inputs, sizes))
+        except GraphError as error:
+            first = first or error
+            if not symbols:
+                break
+            continue
+        return inputs, symbols
+    tried = "at its own sizes" if not symbols else f"at any size that was tried (multiples of {_MULTIPLES})"
+    raise GraphError(f"the reference graph does not run {tried}: {first}")

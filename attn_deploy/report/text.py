@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -119,6 +120,27 @@ def export_text(artifact: OnnxArtifact) -> str:
         ),
         ("operators", ", ".join(f"{op} {n}" for op, n in artifact.operators.items())),
         ("parameters", f"{artifact.parameters:,}"),
+        ("sha256", artifact.sha256),
+    ]
+    return rows_text([(k, v) for k, v in rows if v])
+
+
+def conversion_text(artifact: OnnxArtifact) -> str:
+    """The evidence of an opset conversion."""
+    made: Mapping[str, Any] = json.loads(artifact.metadata["conversion"])
+    rows = [
+        ("file", f"{artifact.path} ({artifact.size:,} bytes)"),
+        ("opset", f"{artifact.opset}, read back from the file (IR version {artifact.ir_version}); was {made['from']}"),
+        ("rewritten", "\n".join(f"{name} ({count})" for name, count in made["rules"].items()) or "nothing"),
+        ("inputs", "\n".join(map(str, artifact.inputs))),
+        ("outputs", "\n".join(map(str, artifact.outputs))),
+        ("compared at", shapes_text(made["shapes"])),
+        (
+            "max error",
+            f"{made['max_abs_error']:.3g} against the source file in ONNX Runtime "
+            f"(allowed: rtol {made['rtol']:g}, atol {made['atol']:g} * max(1, max|y|))",
+        ),
+        ("operators", ", ".join(f"{op} {n}" for op, n in artifact.operators.items())),
         ("sha256", artifact.sha256),
     ]
     return rows_text([(k, v) for k, v in rows if v])

@@ -42,7 +42,7 @@ class Workspace:
 
     def constant(self, array: NDArray[Any], dtype: ir.DataType) -> ir.Value:
         """An initializer of the main graph, which subgraphs see too; equal ones are shared."""
-        array = np.ascontiguousarray(array)
+        array = np.array(array, order="C")  # ascontiguousarray would give a scalar an axis
         tensor = ir.Tensor(array.astype(dtype.numpy()), dtype=dtype)
         key = (dtype, tuple(array.shape), tensor.tobytes())
         known = self._constants.get(key)
@@ -190,6 +190,12 @@ def known_ints(value: ir.Value | None) -> list[int] | None:
         return None
     array = constant_array(value)
     return None if array is None else [int(v) for v in array.reshape(-1)]
+
+
+def known_floats(value: ir.Value | None) -> list[float] | None:
+    """The elements of a tensor of numbers that is known before the model runs, or None."""
+    array = None if value is None else constant_array(value)
+    return None if array is None else [float(v) for v in array.reshape(-1)]
 
 
 def rank_of(value: ir.Value) -> int | None:

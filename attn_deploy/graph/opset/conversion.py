@@ -14,6 +14,7 @@ from onnx_ir.passes.common import InlinePass, ShapeInferencePass
 from attn_deploy.errors import GraphError, OpsetError
 from attn_deploy.graph.opset import schemas
 from attn_deploy.graph.opset.builder import Builder, Workspace
+from attn_deploy.graph.opset.functions import expand
 from attn_deploy.graph.opset.rule import Direction, NoFormError
 from attn_deploy.graph.opset.table import rule_for
 
@@ -23,6 +24,8 @@ MAX_OPSET = 25
 # ties newer element types to newer files. ONNX Runtime 1.31 takes 13 at most.
 _IR_VERSIONS = {23: 11, 24: 12, 25: 13}
 _IR_VERSION = 10
+
+_BY_DEFINITION = "by its definition in the standard"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +81,26 @@ def convert_opset(model: onnx.ModelProto, target: int) -> ConversionResult:
             )
     working = ir.from_proto(model)
     if working.functions:
-        working = InlinePass()(working).model
+        working = _inlined(working)
+    interface = [(o.type, o.shape) for o in working.graph.outputs]
     working.opset_imports.pop("ai.onnx", None)
     working.opset_imports[""] = source
     applied = _walk(working, source, target)
     _check_nodes(working, target)
+    for output, (kind, shape) in zip(working.graph.outputs, interface, strict=True):
+        output.type, output.shape = kind, shape  # inference knows more by now; the interface is not ours to change
     working.ir_version = _IR_VERSIONS.get(target, _IR_VERSION)
     converted = ir.to_proto(working)
     _check(converted, target)
     return ConversionResult(converted, source, target, dict(applied))
+
+
+def _inlined(model: ir.Model) -> ir.Model:
+    defined = {domain for domain, _, _ in model.functions}
+    flat = InlinePass()(model).model
+    for domain in defined - {node.domain for node in flat.graph.all_nodes()}:
+        flat.opset_imports.pop(domain, None)
+    return flat
 
 
 def _walk(model: ir.Model, source: int, target: int) -> collections.Counter[str]:
@@ -113,31 +127,51 @@ def _step(
 ) -> collections.Counter[str]:
     """Carry every node over the border at ``version``; ``written`` is the opset on the far side."""
     done: collections.Counter[str] = collections.Counter()
-    for node in list(workspace.model.graph.all_nodes()):
-        if node.domain not in schemas.STANDARD_DOMAINS:
+    pending = collections.deque(workspace.model.graph.all_nodes())
+    while pending:
+        node = pending.popleft()
+        if node.domain not in schemas.STANDARD_DOMAINS or node.graph is None:  # None: removed since
             continue
-        rule = rule_for(node.op_type, version, direction)
-        if rule is not None:
-            builder = Builder(workspace, node, written)
-            try:
-                made = rule.apply(node, builder)
-            except NoFormError as error:
-                raise _no_form(node, target, version, direction, str(error)) from error
-            if made is not None:
-                _replace(node, builder, [made] if isinstance(made, ir.Value) else list(made))
-                done[f"{node.op_type}: {rule.what}"] += 1
-                continue
-        if not schemas.changes_at(node.op_type, version):
-            continue
-        schema = schemas.schema_at(node.op_type, written)
-        if schema is None:
-            raise _no_form(node, target, version, direction, "")
+        builder = Builder(workspace, node, written)
+        try:
+            what, values = _rewritten(node, builder, version, direction)
+        except NoFormError as error:
+            raise _no_form(node, target, version, direction, str(error)) from error
+        if values is not None:
+            if what == _BY_DEFINITION:
+                pending.extend(builder.nodes)  # in forms of this side of the border, which they have to cross as well
+            for fresh in builder.nodes:
+                _drop_defaults(fresh, written)
+            _replace(node, builder, values)
+            done[f"{node.op_type}: {what}"] += 1
+        elif schemas.changes_at(node.op_type, version):
+            _drop_defaults(node, written)
+            schema = schemas.schema_at(node.op_type, written)
+            reason = "the operator does not exist there" if schema is None else schemas.misfit(node, schema)
+            if reason is not None:
+                raise _no_form(node, target, version, direction, reason)
+    return done
+
+
+def _rewritten(
+    node: ir.Node, builder: Builder, version: int, direction: Direction
+) -> tuple[str, Sequence[ir.Value] | None]:
+    """What a rule, or the standard's own definition, makes of a node; None where neither has to do anything."""
+    rule = rule_for(node.op_type, version, direction)
+    if rule is not None:
+        made = rule.apply(node, builder)
+        return rule.what, [made] if isinstance(made, ir.Value) else made
+    if direction is Direction.DOWN and schemas.schema_at(node.op_type, builder.version) is None:
+        return _BY_DEFINITION, expand(node, builder, version)
+    return "", None
+
+
+def _drop_defaults(node: ir.Node, opset: int) -> None:
+    """Remove attributes that say what goes without saying at ``opset``, where they do not exist."""
+    schema = schemas.schema_at(node.op_type, opset)
+    if schema is not None:
         for name in schemas.superfluous_attributes(node, schema):
             node.attributes.pop(name)
-        reason = schemas.misfit(node, schema)
-        if reason is not None:
-            raise _no_form(node, target, version, direction, reason)
-    return done
 
 
 def _replace(node: ir.Node, builder: Builder, values: Sequence[ir.Value]) -> None:
@@ -146,6 +180,9 @@ def _replace(node: ir.Node, builder: Builder, values: Sequence[ir.Value]) -> Non
         raise GraphError(f"the node {node.name!r} belongs to no graph.")
     givers = [v for v in node.inputs if v is not None]
     ir.convenience.replace_nodes_and_values(graph, node, [node], builder.nodes, node.outputs, values)
+    for made in reversed(builder.nodes):  # optional outputs that nobody reads
+        if not any(o.uses() or o.is_graph_output() for o in made.outputs):
+            graph.remove(made, safe=True)
     _remove_unused(givers)
 
 
@@ -199,8 +236,7 @@ def _no_form(node: ir.Node, target: int, border: int, direction: Direction, reas
         limit = f"The first opset that has it is {border}: use --opset {border} or higher, or change the module."
     else:
         limit = f"The last opset that has it is {border - 1}: use --opset {border - 1} or lower, or change the module."
-    why = reason or "the operator does not exist there"
-    return OpsetError(f"{_describe(node)} has no equal at opset {target}: {why}. {limit}")
+    return OpsetError(f"{_describe(node)} has no equal at opset {target}: {reason}. {limit}")
 
 
 def _describe(node: ir.Node) -> str:

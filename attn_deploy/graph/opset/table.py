@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from attn_deploy.graph.opset import (
     rules_activation,
+    rules_attention,
     rules_norm,
+    rules_quantize,
     rules_reduce,
     rules_resize,
+    rules_sample,
     rules_shape,
 )
 from attn_deploy.graph.opset.rule import Direction, Rule
 
 RULES: tuple[Rule, ...] = (
     *rules_activation.RULES,
+    *rules_attention.RULES,
     *rules_norm.RULES,
+    *rules_quantize.RULES,
     *rules_reduce.RULES,
     *rules_resize.RULES,
+    *rules_sample.RULES,
     *rules_shape.RULES,
 )
 
