@@ -132,6 +132,20 @@ def merge_axes(inputs: Sequence[TensorInput]) -> tuple[TensorInput, ...]:
     )
 
 
+def parse_inputs(texts: Sequence[str]) -> tuple[TensorInput, ...]:
+    """The inputs that ``--input`` options describe: ``1x3x64x64``, ``image:1x3x64x64`` or ``mask:1x64x64:bool``.
+
+    Raises:
+        InvalidRequestError: if one cannot be read, or two have one name.
+    """
+    inputs = tuple(parse_input(text, index, len(texts)) for index, text in enumerate(texts))
+    names = [i.name for i in inputs]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidRequestError(f"two inputs are called {name!r}; give each its own name, as in image:1x3x64x64.")
+    return merge_axes(inputs)
+
+
 def dynamic_symbols(
     inputs: Iterable[TensorInput], asked: Iterable[str], allowed: Iterable[str], owner: str
 ) -> tuple[str, ...]:

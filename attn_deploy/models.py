@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import sys
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from torch import nn
 
 from attn_deploy import registry
 from attn_deploy.errors import ExportError, InvalidRequestError
-from attn_deploy.inputs import TensorInput, inputs_for_spec, merge_axes, parse_input
+from attn_deploy.inputs import TensorInput, inputs_for_spec
+from attn_deploy.inputs import parse_inputs as parse_inputs
 from attn_deploy.names import ModelName, parse_name
 from attn_deploy.registry import ModelSpec
 
@@ -204,21 +205,8 @@ def _told(error: BaseException, path: Path) -> str:
     """The error in one line, with the last line of the user's file that led to it."""
     import traceback
 
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path]
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f.lineno for f in frames if Path(f.filename).resolve() == path.resolve()]
     text = " ".join(str(error).split()) or "no message"
     where = f" ({path}, line {lines[-1]})" if lines else ""
     return f"{type(error).__name__}: {text}{where}"
-
-
-def parse_inputs(texts: Sequence[str]) -> tuple[TensorInput, ...]:
-    """The inputs that ``--input`` options describe: ``1x3x64x64``, ``image:1x3x64x64`` or ``mask:1x64x64:bool``.
-
-    Raises:
-        InvalidRequestError: if one cannot be read, or two have one name.
-    """
-    inputs = tuple(parse_input(text, index, len(texts)) for index, text in enumerate(texts))
-    names = [i.name for i in inputs]
-    for name in names:
-        if names.count(name) > 1:
-            raise InvalidRequestError(f"two inputs are called {name!r}; give each its own name, as in image:1x3x64x64.")
-    return merge_axes(inputs)

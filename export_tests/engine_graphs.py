@@ -1,12 +1,14 @@
-"""Small ONNX files for the engine tests."""
+"""Small ONNX files, and other helpers of the engine tests."""
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 FLOAT, HALF, INT64 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64
@@ -72,3 +74,50 @@ def deep(path: Path, depth: int = 120) -> Path:
         last = f"b{k}"
     shape = ["N", 16, "H", "W"]
     return save(path, nodes, [("x", FLOAT, shape)], [(last, FLOAT, shape)], constants)
+
+
+def two_inputs(path: Path) -> Path:
+    """``x + mask`` on one batch axis; the mask has an axis of its own."""
+    nodes = [node("ReduceMean", ["mask", "last"], ["m"], keepdims=1), node("Add", ["x", "m"], ["y"])]
+    inputs = [("x", FLOAT, ["N", 8]), ("mask", FLOAT, ["N", "L"])]
+    return save(path, nodes, inputs, [("y", FLOAT, ["N", 8])], {"last": np.array([1])})
+
+
+def quantized(path: Path) -> Path:
+    """A convolution between explicit Q/DQ pairs, symmetric int8."""
+    weight = np.random.default_rng(0).integers(-127, 127, (16, 16, 3, 3)).astype(np.int8)
+    constants = {
+        "weight": weight,
+        "scale": np.float32(0.05),
+        "zero": np.int8(0),
+        "scales": np.full(16, 0.01, np.float32),
+        "zeros": np.zeros(16, np.int8),
+    }
+    nodes = [
+        node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+        node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
+        node("DequantizeLinear", ["weight", "scales", "zeros"], ["w"], axis=0),
+        node("Conv", ["d", "w"], ["y"], pads=[1, 1, 1, 1]),
+    ]
+    shape = ["N", 16, "H", "W"]
+    return save(
+        path, nodes, [("x", FLOAT, shape)], [("y", FLOAT, shape)], {k: np.asarray(v) for k, v in constants.items()}
+    )
+
+
+def baked_batch(path: Path) -> Path:
+    """Declares a dynamic batch and reshapes to batch 2."""
+    nodes = [node("Reshape", ["x", "shape"], ["y"], module="head.flatten")]
+    return save(path, nodes, [("x", FLOAT, ["N", 8])], [("y", FLOAT, ["N", 8])], {"shape": np.array([2, 8])})
+
+
+def names_in(folder: Path) -> set[str]:
+    return {p.name for p in folder.iterdir()}
+
+
+def fake_modules(folder: Path, monkeypatch: pytest.MonkeyPatch, **sources: str) -> None:
+    """Modules that a child process finds before the real ones."""
+    folder.mkdir(exist_ok=True)
+    for name, source in sources.items():
+        (folder / f"{name}.py").write_text(textwrap.dedent(source))
+    monkeypatch.setenv("PYTHONPATH", str(folder))

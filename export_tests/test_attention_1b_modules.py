@@ -250,7 +250,7 @@ def test_gather_excite(variant, extent, size):
 def test_gather_excite_of_any_extent_is_made_by_name():
     assert create("ge_theta:extent=8").gather is not None
     assert sum(p.numel() for p in create("ge_theta:extent=8").parameters()) == 2112
-    with pytest.raises(InvalidRequestError, match="feat_size is None, which has no such element"):
+    with pytest.raises(InvalidRequestError, match="feat_size is None, which has no element 0"):
         registry.evaluate("feat_size[0]", {"feat_size": None})
 
 

@@ -18,6 +18,8 @@ from attn_deploy.cli.convert import convert
 from attn_deploy.cli.export import export
 from attn_deploy.cli.info import info
 from attn_deploy.cli.list import list_
+from attn_deploy.cli.doctor import doctor
+from attn_deploy.cli.profile import profile
 from attn_deploy.errors import AttnDeployError
 
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
@@ -83,7 +85,15 @@ def _root(
     _debug = debug
 
 
-_COMMANDS: dict[str, Callable[..., None]] = {"list": list_, "info": info, "export": export, "convert": convert, "build": build}
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "list": list_,
+    "info": info,
+    "export": export,
+    "convert": convert,
+    "build": build,
+    "profile": profile,
+    "doctor": doctor,
+}
 for _name, _command in _COMMANDS.items():
     app.command(_name)(_guard(_command))
 

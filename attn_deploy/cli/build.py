@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from attn_deploy.cli.completion import complete_model
+
 if TYPE_CHECKING:
-    from attn_deploy.engine.artifact import EngineArtifact
     from attn_deploy.engine.progress import Progress
     from attn_deploy.graph.artifact import OnnxArtifact
 
 
 def build(
-    model: Annotated[str, typer.Argument(help="An ONNX file, or the name of a model, which is exported first.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="An ONNX file, or the name of a model, which is exported first.", autocompletion=complete_model
+        ),
+    ],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Engine file. Default: the ONNX file's name with .engine.")
     ] = None,
@@ -58,31 +63,37 @@ def build(
       attn-deploy build model.onnx -o out.engine --target sm86,sm89
       attn-deploy build model.onnx --profile x:1x3x32x32,8x3x32x32,32x3x32x32
       attn-deploy build ghostmodule --json
-    """  # noqa: D301
+    """
     from attn_deploy.engine.builder import build as build_engine
+    from attn_deploy.engine.request import check_request
+    from attn_deploy.report.engine import engine_text
 
+    settings: dict[str, Any] = {
+        "flavor": flavor,
+        "targets": target,
+        "tf32": tf32,
+        "workspace": workspace,
+        "opt_level": opt_level,
+        "hardware_compat": hardware_compat,
+        "version_compat": version_compat,
+        "timing_cache": timing_cache,
+        "timeout": timeout,
+        "precision": precision,
+    }
+    check_request(output, **settings)  # an export may take a minute, so what is wrong anyway is said before it
     with _progress_bar() as (tell, on_progress):
         artifact = build_engine(
             _source(model, output, tell),
             output,
-            flavor=flavor,
-            targets=target,
             profiles=profile or (),
-            tf32=tf32,
-            workspace=workspace,
-            opt_level=opt_level,
-            hardware_compat=hardware_compat,
-            version_compat=version_compat,
-            timing_cache=timing_cache,
-            timeout=timeout,
             force=force,
-            precision=precision,
             on_progress=on_progress,
+            **settings,
         )
     if as_json:
-        sys.stdout.write(json.dumps(artifact.to_dict(), indent=2) + "\n")
+        typer.echo(json.dumps(artifact.to_dict(), indent=1))
     else:
-        _print(artifact)
+        typer.echo(engine_text(artifact))
 
 
 def _source(model: str, output: Path | None, tell: Callable[[str], None]) -> OnnxArtifact | Path:
@@ -109,27 +120,3 @@ def _progress_bar() -> Iterator[tuple[Callable[[str], None], Callable[[Progress]
             lambda words: bars.update(task, description=words),
             lambda progress: bars.update(task, description=progress.phase, completed=progress.fraction),
         )
-
-
-def _print(artifact: EngineArtifact) -> None:
-    network = artifact.network
-    rows = [
-        ("engine", f"{artifact.path} ({artifact.size / 1e6:.2f} MB)"),
-        ("library", f"{artifact.flavor} {artifact.version}" + (f" on {artifact.device}" if artifact.device else "")),
-        ("targets", ", ".join(artifact.targets)),
-        ("precision", f"{artifact.precision} (found in {network.layers} layers; TF32 {_on(artifact.options.tf32)})"),
-        ("inputs", "\n".join(map(str, artifact.inputs))),
-        ("outputs", "\n".join(map(str, artifact.outputs))),
-        ("profiles", "\n".join(map(str, artifact.profiles)) or "static shapes"),
-        ("from", f"{artifact.onnx} (sha256 {artifact.onnx_sha256[:12]})"),
-        ("reused" if artifact.reused else "built", artifact.reason),
-        ("build time", f"{artifact.parse_seconds + artifact.build_seconds:.2f} s"),
-        *(("warning", warning) for warning in artifact.warnings),
-    ]
-    for key, values in rows:
-        for value in values.splitlines():
-            typer.echo(f"{key:<11} {value}")
-
-
-def _on(flag: bool) -> str:
-    return "on" if flag else "off"

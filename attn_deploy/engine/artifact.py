@@ -17,6 +17,7 @@ from attn_deploy.errors import EngineMismatchError
 from attn_deploy.files import sha256_of, write_atomic
 
 SCHEMA_VERSION = 1
+_AMPERE = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +157,12 @@ class EngineArtifact:
         newer = same_major and _numbers(version) >= _numbers(self.version)
         if version != self.version and not (self.options.version_compat and newer):
             raise self._mismatch(f"was built by {self.flavor} {self.version}, and here is version {version}")
-        portable = self.options.hardware_compat == "ampere-plus"
-        if target is not None and target not in self.targets and not portable:
+        if target is not None and not self._runs_on(target):
             raise self._mismatch(f"runs on {', '.join(self.targets)}, and the GPU here is {target}")
+
+    def _runs_on(self, target: str) -> bool:
+        ampere_plus = self.options.hardware_compat == "ampere-plus"
+        return target in self.targets or (ampere_plus and int(target.removeprefix("sm")) >= _AMPERE)
 
     def _mismatch(self, why: str) -> EngineMismatchError:
         return EngineMismatchError(f"{self.path} {why}. Build it again: {self.rebuild_command}")

@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from attn_deploy import __version__
-from attn_deploy.engine.artifact import EngineArtifact, read_engine, sidecar_of, write_sidecar
+from attn_deploy.engine.artifact import EngineArtifact, sidecar_of, write_sidecar
 from attn_deploy.engine.fingerprint import onnx_sha256
-from attn_deploy.engine.flavors import flavor_spec
 from attn_deploy.engine.logger import LOG
 from attn_deploy.engine.network import NetworkSummary
-from attn_deploy.engine.options import BuildOptions, parse_size, parse_targets
+from attn_deploy.engine.options import BuildOptions
 from attn_deploy.engine.profile import GivenProfile, Profile, make_profiles
 from attn_deploy.engine.progress import Event, Progress, ProgressTree
 from attn_deploy.engine.remedies import remedy_for
-from attn_deploy.errors import EngineBuildError, EngineMismatchError, InvalidRequestError, PrecisionError, WorkerError
+from attn_deploy.engine.request import check_request, find_existing, why_built
+from attn_deploy.errors import EngineBuildError, InvalidRequestError, PrecisionError, WorkerError
 from attn_deploy.files import check_writable, sha256_of
 from attn_deploy.graph.artifact import OnnxArtifact, TensorInfo, read_onnx
 from attn_deploy.isolate import run_isolated
@@ -79,25 +79,18 @@ def build(
         EngineError: if the library is installed and broken.
         NoDeviceError: if the flavor needs a GPU and there is none.
     """
-    if precision is not None:
-        raise PrecisionError(
-            f"precision {precision!r} cannot be asked of the engine builder: engines are strongly typed, so the ONNX "
-            f"graph decides. Convert the graph first: attn-deploy convert MODEL.onnx --precision {precision} (or "
-            "'attn-deploy quantize' for int8), then build the result.",
-            exit_code=2,
-        )
-    if flavor != "auto":
-        flavor_spec(flavor)
-    if timeout <= 0:
-        raise InvalidRequestError(f"a time limit of {timeout} s leaves no time to build; give more than 0.")
-    options = BuildOptions(
-        targets=parse_targets(targets),
+    options = check_request(
+        path,
+        flavor=flavor,
+        targets=targets,
         tf32=tf32,
-        workspace=parse_size(workspace),
+        workspace=workspace,
         opt_level=opt_level,
         hardware_compat=hardware_compat,
         version_compat=version_compat,
-        timing_cache=None if timing_cache is None else str(Path(timing_cache).absolute()),
+        timing_cache=timing_cache,
+        timeout=timeout,
+        precision=precision,
     )
     onnx = _current(artifact)
     target = onnx.path.with_suffix(".engine") if path is None else Path(path)
@@ -107,7 +100,7 @@ def build(
         )
     check_writable(target)
     ranges = make_profiles(onnx, profiles)
-    existing, reason = _existing(target, force)
+    existing = find_existing(target, force=force)
     with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as folder:
         plan = Path(folder) / target.name
         answer = _run_worker(
@@ -116,13 +109,13 @@ def build(
             options=options,
             profiles=ranges,
             plan=plan,
-            known=None if existing is None else existing.request,
+            known=None if existing.engine is None else existing.engine.request,
             timeout=timeout,
             on_progress=on_progress,
         )
-        if "summary" not in answer and existing is not None:
-            return replace(existing, reused=True, reason="the same ONNX file, options and library")
-        built = _artifact(target, plan, onnx, answer, options, ranges, _why(existing, answer["request"], reason))
+        if "summary" not in answer and existing.engine is not None:
+            return replace(existing.engine, reused=True, reason="the same ONNX file, options and library")
+        built = _artifact(target, plan, onnx, answer, options, ranges, why_built(existing, answer["request"]))
         _check_claim(onnx, built)
         write_sidecar(built, sidecar_of(plan))
         try:
@@ -143,27 +136,6 @@ def _current(artifact: OnnxArtifact | Path | str) -> OnnxArtifact:
             f"{artifact.sha256[:12]}...: the file changed since. Export it again, or pass the path."
         )
     return found
-
-
-def _existing(target: Path, force: bool) -> tuple[EngineArtifact | None, str]:
-    if force:
-        return None, "a fresh build was asked for"
-    if not target.exists():
-        return None, "there was no engine"
-    try:
-        return read_engine(target), ""
-    except EngineMismatchError as error:
-        return None, f"the engine that was there is not usable: {str(error).split(' Build it again')[0]}"
-
-
-def _why(existing: EngineArtifact | None, request: dict[str, Any], otherwise: str) -> str:
-    if existing is None:
-        return otherwise
-    changed = [k for k in request if existing.request.get(k) != request[k]]
-    details = [
-        "the ONNX file" if k == "onnx_sha256" else f"{k} ({existing.request.get(k)} -> {request[k]})" for k in changed
-    ]
-    return f"the engine that was there differs in {', '.join(details)}"
 
 
 def _run_worker(

@@ -116,6 +116,18 @@ def is_installed(spec: FlavorSpec) -> bool:
     return any(f is not None and f.origin is not None for f in found)  # no origin: just a folder of that name
 
 
+def check_installed(name: str) -> None:
+    """Refuse early, without importing anything.
+
+    Raises:
+        InvalidRequestError: if the flavor is unknown.
+        MissingDependencyError: if it is not installed, or, for ``auto``, if none is.
+    """
+    spec = choose_flavor(name, targets_given=False, gpu_present=True)
+    if not is_installed(spec):
+        raise _missing(spec)
+
+
 def choose_flavor(name: str, *, targets_given: bool, gpu_present: bool) -> FlavorSpec:
     """Resolve ``auto``: TensorRT where it is installed and has a GPU to build on, else TensorRT-RTX.
 
@@ -168,7 +180,11 @@ def _import(spec: FlavorSpec) -> ModuleType:
             return module
         if getattr(module, "__file__", None) is not None:
             raise _broken(spec, name, AttributeError(f"module {module.__file__} has no Builder"))
-    raise MissingDependencyError(
+    raise _missing(spec)
+
+
+def _missing(spec: FlavorSpec) -> MissingDependencyError:
+    return MissingDependencyError(
         f"{spec.title} is not installed: there is no module {spec.modules[0]!r}. pip install 'attn-deploy[{spec.extra}]'"
         + (" (plain PyPI, works without a GPU)." if spec.has_aot else " (its libraries need the vendor's index).")
     )

@@ -30,7 +30,7 @@ _REMEDIES = (
         "the shapes that the graph accepts.",
     ),
     (
-        r"Could not find any implementation|out of memory|OutOfMemory|insufficient memory|workspace",
+        r"Could not find any implementation|out of memory|OutOfMemory|insufficient memory|workspace (limit|size)",
         "Give it more scratch memory with --workspace, or narrow the shapes with --profile.",
     ),
 )

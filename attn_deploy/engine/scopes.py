@@ -47,7 +47,11 @@ def module_of(node: onnx.NodeProto) -> str:
 
 def mentioned(text: str, places: tuple[NodePlace, ...]) -> tuple[NodePlace, ...]:
     """The nodes whose names stand in a message of TensorRT, in file order."""
-    return tuple(p for p in places if p.name and re.search(rf"(?<![\w/.]){re.escape(p.name)}(?![\w/])", text))
+    before, after = (
+        r"(?<![\w/])(?<![^.]\.)",
+        r"(?![\w/])(?!\.\w)",
+    )  # not a part of a longer name; "[first...last]" is two
+    return tuple(p for p in places if p.name and re.search(before + re.escape(p.name) + after, text))
 
 
 def _from_scopes(value: str) -> str:

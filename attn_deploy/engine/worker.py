@@ -193,7 +193,7 @@ def _load_timings(config: Any, flavor: Flavor, options: BuildOptions) -> Any:
 def _failure(parsed: ParsedNetwork, onnx: str, said: Sequence[str]) -> str:
     text = "; ".join(" ".join(s.split()) for s in said) or "it gives no reason"
     places = mentioned(text, parsed.places)
-    where = f" The nodes are: {'; '.join(map(str, places[:8]))}." if places else ""
+    where = f" It names: {'; '.join(map(str, places[:8]))}." if places else ""
     suspects = places or (parsed.places if "Attention operation" in text else ())
     advice = remedy_for(text, [p.operator for p in suspects])
     return f"{onnx}: {parsed.flavor} could not build the engine: {text}.{where}{' ' + advice if advice else ''}"

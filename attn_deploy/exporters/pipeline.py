@@ -138,9 +138,10 @@ def _first_good(prepared: PreparedModel, options: ExportOptions, tell: Progress)
     first = failures[0][1]
     if len(failures) == 1:
         raise first
-    told = "; ".join(f"{name}: {error}" for name, error in failures[1:])
-    kind = type(first)
-    raise kind(f"{first} The other exporter does not help: {told}", exit_code=first.exit_code) from first
+    name, second = failures[1]
+    told = str(second).removeprefix(f"{prepared.label}: ")
+    told = told if len(told) <= 160 else f"{told[:160]}..."
+    raise type(first)(f"{first} ({name} failed too: {told})", exit_code=first.exit_code) from first
 
 
 def _reason(options: ExportOptions, name: str, failures: list[tuple[str, AttnDeployError]]) -> str:

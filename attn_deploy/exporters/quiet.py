@@ -8,6 +8,8 @@ import logging
 import warnings
 from collections.abc import Iterator
 
+import torch
+
 _LOGGERS = (
     "torch.onnx._internal.exporter._registration",
     "torch.onnx._internal.exporter._compat",
@@ -26,10 +28,16 @@ def quiet_torch() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     sink = io.StringIO()
+    # The TorchScript exporter switches this dump of its graph on for every call; C++ prints it, past Python's streams.
+    dump = getattr(torch._C, "_jit_onnx_log", None)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
             warnings.simplefilter("ignore")
+            if dump is not None:
+                torch._C._jit_onnx_log = lambda *_: None
             yield
     finally:
+        if dump is not None:
+            torch._C._jit_onnx_log = dump
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -153,7 +153,9 @@ class ExpertConv2d(Fusible, nn.Module):
 
     def _arranged_weight(self) -> Tensor:
         if self.export_form == "mix_outputs":  # outputs of a group stay together, expert by expert
-            return self.weight.unflatten(1, (self.groups, -1)).transpose(0, 1).flatten(0, 2)
+            per_group = self.out_channels // self.groups
+            by_group = self.weight.reshape(self.experts, self.groups, per_group, *self.weight.shape[2:])
+            return by_group.transpose(0, 1).flatten(0, 2)
         return self.weight.permute(0, 1, 4, 3, 2).flatten(1)
 
     def _mix_outputs(self, x: Tensor, routing: Tensor, weight: Tensor, padding: int) -> Tensor:

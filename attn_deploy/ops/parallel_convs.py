@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -15,17 +16,10 @@ def join_parallel_convs(*convs: nn.Conv2d) -> nn.Conv2d:
     Args:
         convs: ungrouped convolutions with bias that agree in everything but the number of output channels; unchanged.
     """
-    first = convs[0]
-    joined = nn.Conv2d(
-        first.in_channels,
-        sum(c.out_channels for c in convs),
-        first.kernel_size,
-        stride=first.stride,
-        padding=first.padding,
-        dilation=first.dilation,
-    ).to(first.weight)
-    joined.weight.copy_(torch.cat([c.weight for c in convs]))
-    joined.bias.copy_(torch.cat([c.bias for c in convs]))
+    joined = copy.deepcopy(convs[0])
+    joined.out_channels = sum(c.out_channels for c in convs)
+    joined.weight = nn.Parameter(torch.cat([c.weight for c in convs]))
+    joined.bias = nn.Parameter(torch.cat([c.bias for c in convs if c.bias is not None]))
     return joined
 
 
@@ -35,4 +29,4 @@ def split_channels(x: Tensor, widths: Sequence[int]) -> list[Tensor]:
     Each piece gets its own memory, which costs no node: a matrix product of a strided piece makes torch.export ask for
     a batch above 1, and so does `contiguous`.
     """
-    return [piece.clone(memory_format=torch.contiguous_format) for piece in x.split(list(widths), 1)]
+    return [piece.clone(memory_format=torch.contiguous_format) for piece in torch.split(x, list(widths), 1)]

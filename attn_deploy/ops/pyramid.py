@@ -19,6 +19,10 @@ class PyramidAveragePool(nn.Module):
         sizes: the n of each grid.
     """
 
+    bins: Tensor
+    row: Tensor
+    column: Tensor
+
     def __init__(self, sizes: Sequence[int]) -> None:
         super().__init__()
         cells = [(n, row, column) for n in sizes for row in range(n) for column in range(n)]

@@ -24,7 +24,7 @@ from attn_deploy.ops import (
     require_reduced,
     resize_nearest,
 )
-from attn_deploy.ops.map_size import check_map_size
+from attn_deploy.ops.sizes import require_exact_size
 from attn_deploy.registry import Input, register
 
 VARIANTS = ("theta_minus", "theta", "theta_plus")
@@ -128,7 +128,7 @@ class GatherExcite(nn.Module):
             return F.avg_pool2d(x, kernel, self.extent, self.extent - 1, count_include_pad=False)
         if self.feat_size is None:
             return self.gather(x)
-        check_map_size(x, *self.feat_size, "GatherExcite")
+        require_exact_size(x, *self.feat_size, "GatherExcite")
         whole, norm = self.gather
         total = (x * whole.weight.reshape(1, self.channels, *self.feat_size)).sum((2, 3), keepdim=True)
         return norm(total if whole.bias is None else total + whole.bias.reshape(1, -1, 1, 1))

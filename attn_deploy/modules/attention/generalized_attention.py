@@ -98,6 +98,7 @@ class GeneralizedAttention(Fusible, nn.Module):
         self.kv_stride, self.q_stride = kv_stride, q_stride
         self.query_meets_content, self.query_meets_position = content, relative
         self.one_map = attention_type == "0010" and spatial_range < 0
+        self.batch_free = attention_type == "0001"
         width = self.head_channels * num_heads
         self.query = nn.Conv2d(channels, width, 1, bias=False) if content or relative else None
         self.key = nn.Conv2d(channels, width, 1, bias=False) if content or key_content else None
@@ -138,16 +139,22 @@ class GeneralizedAttention(Fusible, nn.Module):
         query = None if self.query is None else self._heads(self.query(dense))
         terms = []
         if self.key is not None:
+            key = self._heads(self.key(sparse))
             rows = self._rows(query if self.query_meets_content else None, self.content_bias)
-            terms.append(rows.transpose(2, 3).matmul(self._heads(self.key(sparse))))
+            if self.query_meets_content:
+                terms.append(rows.transpose(2, 3).matmul(key))
+            else:  # not a product that broadcasts over the batch: torch.export would ask for a batch above 1
+                terms.append((rows * key).sum(2, keepdim=True))
         if self.position_x is not None:
             rows = self._rows(query if self.query_meets_position else None, self.position_bias)
             terms.append(self._position_energy(rows, dense, sparse))
         energy = sum(terms[1:], start=terms[0])
         if self.spatial_range >= 0:
             energy = torch.where(self._within_range(dense, sparse), energy, _MASKED)
-        value = self._heads(self.value(sparse))
-        mixed = value.matmul(energy.softmax(3).transpose(2, 3))
+        attention = energy.softmax(3)
+        if self.batch_free:  # spelled out, for a product that broadcasts would ask torch.export for a batch above 1
+            attention = attention.expand(x.shape[0], -1, -1, -1)
+        mixed = self._heads(self.value(sparse)).matmul(attention.transpose(2, 3))
         height, width = (1, 1) if self.one_map else (dense.shape[2], dense.shape[3])
         out = self.project(mixed.reshape(x.shape[0], self.num_heads * self.head_channels, height, width))
         if self.q_stride > 1 and not self.one_map:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from attn_deploy.ops import Fusible, check_channels, require_choice, require_odd, require_positive
-from attn_deploy.ops.map_size import check_map_multiple
 from attn_deploy.ops.parallel_convs import join_parallel_convs, split_channels
+from attn_deploy.ops.sizes import require_multiple_size
 from attn_deploy.registry import register
 
 EVEN = {"multiple": {"H": 2, "W": 2}, "sizes": {"H": 18, "W": 22}}
@@ -115,7 +115,7 @@ class _DownUpAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, self.channels, type(self).__name__)
-        check_map_multiple(x, 2, type(self).__name__)
+        require_multiple_size(x, 2, type(self).__name__)
         entry = self.entry(x)
         mask = self.mask_entry(entry if self.non_local is None else self.non_local(entry))
         mask = self.mask_exit(mask + self.up(self.mask_body(self.down(mask))))

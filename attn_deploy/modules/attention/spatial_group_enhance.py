@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from attn_deploy.ops import check_channels, require_divisible, require_positive
+from attn_deploy.ops.sizes import sizes_are_known
 from attn_deploy.registry import register
 
 
@@ -49,7 +50,7 @@ class SpatialGroupEnhance(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, self.channels, "SpatialGroupEnhance")
         batch, height, width = x.shape[0], x.shape[2], x.shape[3]
-        if not (torch.jit.is_tracing() or torch.compiler.is_compiling()) and height * width < 2:
+        if sizes_are_known() and height * width < 2:
             raise ValueError(
                 f"SpatialGroupEnhance: needs a map of at least 2 positions, got {height}x{width}: "
                 "the deviation of a single position is undefined."

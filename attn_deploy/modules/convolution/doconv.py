@@ -22,7 +22,7 @@ from attn_deploy.registry import register
 
 @register(
     "doconv",
-    aliases=("do_conv2d", "depthwise_over_parameterized_conv"),
+    aliases=("depthwise_over_parameterized_conv",),
     reference={"in_channels": 64, "out_channels": 64, "padding": 1},
     parameters=42112,
 )

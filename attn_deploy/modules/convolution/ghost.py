@@ -103,7 +103,6 @@ class GhostModule(Fusible, nn.Module):
 
 @register(
     "ghost_bottleneck",
-    aliases=("ghostbottleneck_v1", "ghost_block"),
     reference={"in_channels": 64, "out_channels": 64, "mid_channels": 128, "se_ratio": 0.25},
     parameters=17792,
 )

@@ -28,6 +28,15 @@ from attn_deploy.registry import register
 
 
 @register(
+    "spconv_s2",
+    reference={"in_channels": 64, "out_channels": 64, "stride": 2},
+    parameters=13632,
+    sizes={"H": 18},
+    minimum={"H": 2, "W": 2},
+    multiple={"H": 2, "W": 2},
+    summary="Split based convolution with stride 2, for maps of even height and width.",
+)
+@register(
     "spconv",
     aliases=("split_conv", "spconv_3x3"),
     reference={"in_channels": 64, "out_channels": 64},

@@ -1,0 +1,1 @@
+"""Latency: one fair clock for every runtime, and what a measurement leaves behind."""

@@ -1,0 +1,49 @@
+"""The words of the command line as values."""
+
+from __future__ import annotations
+
+import re
+
+from attn_deploy.errors import InvalidRequestError
+
+
+def parse_words(text: str, option: str) -> tuple[str, ...]:
+    """``eager,ort-cpu`` as its words.
+
+    Raises:
+        InvalidRequestError: if there is none.
+    """
+    words = tuple(w.strip() for w in text.split(",") if w.strip())
+    if not words:
+        raise InvalidRequestError(f"{option} is {text!r}; give names, separated by commas.")
+    return words
+
+
+def parse_integers(text: str, option: str) -> tuple[int, ...]:
+    """``1,8`` as its numbers.
+
+    Raises:
+        InvalidRequestError: if one is not a whole number of at least 1.
+    """
+    words = parse_words(text, option)
+    for word in words:
+        if not re.fullmatch(r"[1-9]\d*", word):
+            raise InvalidRequestError(f"{option} {text!r}: {word!r} is not a whole number of at least 1; write 1,8,32.")
+    return tuple(int(w) for w in words)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``224x192`` as height and width; one number stands for both.
+
+    Raises:
+        InvalidRequestError: if the text cannot be read.
+    """
+    match = re.fullmatch(r"([1-9]\d*)(?:[x,]([1-9]\d*))?", text.strip())
+    if match is None:
+        raise InvalidRequestError(f"--size {text!r} cannot be read; write height and width, as in --size 224x224.")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def parse_dynamic(text: str) -> tuple[str, ...]:
+    """``N,H,W`` as its symbols; ``none`` as no symbol."""
+    return () if text.strip().lower() == "none" else parse_words(text, "--dynamic")

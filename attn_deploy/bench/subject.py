@@ -1,0 +1,236 @@
+"""What is profiled: a model with its inputs, or a file with its interface; and the shapes it is profiled at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attn_deploy.errors import InvalidRequestError
+from attn_deploy.inputs import TensorInput, fit_size
+from attn_deploy.registry import DEFAULT_SIZES
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from attn_deploy.models import ResolvedModel
+
+Size = tuple[int, int]
+DEFAULT_SIZE: Size = (32, 32)  # CIFAR's, at which the registry counts multiply-accumulates
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is profiled.
+
+    Attributes:
+        name: in records.
+        inputs: inputs with their symbols; the sizes are those profiled by default.
+        movable: symbols whose extent may differ from that.
+        model: the resolved model; None for a file.
+        onnx: the user's file, if there is one.
+        outputs: output names where they are known.
+        unsized: symbols of a foreign file whose extent nobody has given yet.
+    """
+
+    name: str
+    inputs: tuple[TensorInput, ...]
+    movable: tuple[str, ...]
+    model: ResolvedModel | None = None
+    onnx: Path | None = None
+    outputs: tuple[str, ...] | None = None
+    unsized: tuple[str, ...] = ()
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The PyTorch module, where there is one."""
+        return self.model.module if self.model is not None else None
+
+    def at(self, batch: int | None, size: Size | None) -> tuple[TensorInput, ...]:
+        """The inputs at a batch size and a height and width; None leaves an extent as it is.
+
+        Raises:
+            InvalidRequestError: if an axis has a fixed extent, or cannot have this one.
+        """
+        wanted: dict[str, int] = {}
+        if batch is not None:
+            wanted |= self._extent("N", batch, "batch size")
+        if size is not None:
+            wanted |= self._extent("H", size[0], "height") | self._extent("W", size[1], "width")
+        missing = [s for s in self.unsized if s not in wanted]
+        if missing:
+            raise InvalidRequestError(
+                f"{self.name}: the extent of the axes {', '.join(missing)} is not known; give --size 224x224, or the "
+                "whole shape as in --input 1x3x224x224."
+            )
+        return tuple(replace(i, sizes={**i.sizes, **wanted}) for i in self.inputs)
+
+    def _extent(self, letter: str, value: int, what: str) -> dict[str, int]:
+        if value < 1:
+            raise InvalidRequestError(f"{self.name}: the {what} is {value}; it must be at least 1.")
+        symbols = [s for s in dict.fromkeys(s for i in self.inputs for s in i.symbols) if s[0] == letter]
+        if not symbols:
+            fixed = _fixed_extent(self.inputs[0], letter)
+            if fixed == value:
+                return {}
+            raise InvalidRequestError(
+                f"{self.name}: the {what} {value} was asked for, and "
+                + (f"it is fixed at {fixed}." if fixed is not None else "the inputs have no such axis.")
+            )
+        if len(symbols) > 1:
+            raise InvalidRequestError(
+                f"{self.name}: the inputs have {len(symbols)} different axes for the {what} ({', '.join(symbols)}); "
+                "give the whole shapes with --input."
+            )
+        symbol, given = symbols[0], self.inputs[0]
+        if symbol not in self.movable and value != given.sizes[symbol]:
+            raise InvalidRequestError(
+                f"{self.name}: the {what} {value} was asked for, and the model is made for {given.sizes[symbol]}."
+            )
+        fitted = fit_size(value, symbol, given)
+        if fitted != value:
+            raise InvalidRequestError(
+                f"{self.name}: the {what} {value} was asked for, and the model takes multiples of "
+                f"{given.multiple.get(symbol, 1)} from {given.minimum.get(symbol, 1)}; the next is {fitted}."
+            )
+        return {symbol: value}
+
+
+def make_subject(
+    model: str | Path | nn.Module,
+    *,
+    inputs: Sequence[TensorInput] | None = None,
+    onnx: Path | str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> Subject:
+    """The subject that a name, a module or a file stands for.
+
+    Args:
+        model: a name of the grammar, a module, or the path of an ``.onnx`` file.
+        inputs: shapes, where they are not known or others are wanted.
+        onnx: a file already made from the model.
+        arguments: constructor arguments when ``model`` is a name.
+
+    Raises:
+        InvalidRequestError: if the inputs are not known or do not fit, or the name cannot be used.
+        GraphError: if the file cannot be read.
+    """
+    if isinstance(model, Path) or (isinstance(model, str) and model.lower().endswith(".onnx")):
+        return _from_file(Path(model), inputs)
+    resolved = _resolve(model, arguments)
+    if resolved.inputs is None and inputs is None:
+        raise InvalidRequestError(
+            f"{resolved.name.text}: the shape of its input is not known; give it, as in --input 1x3x224x224 "
+            "(in Python: inputs=parse_inputs(['1x3x224x224']))."
+        )
+    known = tuple(resolved.inputs or inputs or ())
+    if resolved.inputs is not None:
+        known = (
+            _bind(known, inputs, resolved.name.text)
+            if inputs is not None
+            else _default_sizes(known, _movable(known, resolved.dynamic))
+        )
+    subject = Subject(
+        name=resolved.name.text,
+        inputs=known,
+        movable=_movable(known, resolved.dynamic),
+        model=resolved,
+        outputs=tuple(resolved.outputs) if resolved.outputs else None,
+    )
+    return subject if onnx is None else _with_file(subject, Path(onnx))
+
+
+def _with_file(subject: Subject, path: Path) -> Subject:
+    """The subject with a file already made from it, under the names of the file."""
+    from attn_deploy.graph.artifact import read_onnx
+
+    artifact = read_onnx(path)
+    if len(artifact.inputs) != len(subject.inputs):
+        raise InvalidRequestError(
+            f"{subject.name} takes {len(subject.inputs)} inputs, and {path} takes {len(artifact.inputs)} "
+            f"({', '.join(i.name for i in artifact.inputs)}); is it the file of another model?"
+        )
+    renamed = tuple(replace(i, name=f.name) for i, f in zip(subject.inputs, artifact.inputs, strict=True))
+    return replace(subject, inputs=renamed, onnx=path, outputs=tuple(o.name for o in artifact.outputs))
+
+
+def _resolve(model: str | nn.Module, arguments: Mapping[str, Any] | None) -> ResolvedModel:
+    from attn_deploy.bench.runtimes import import_torch
+
+    import_torch()
+    from attn_deploy.models import ResolvedModel, resolve
+    from attn_deploy.names import ModelName
+    from attn_deploy.registry import DEFAULT_DYNAMIC
+
+    if isinstance(model, str):
+        return resolve(model, arguments)
+    name = type(model).__name__
+    return ResolvedModel(ModelName(name, name), model, None, None, DEFAULT_DYNAMIC, None)
+
+
+def _from_file(path: Path, inputs: Sequence[TensorInput] | None) -> Subject:
+    from attn_deploy.graph.artifact import load_model, read_onnx
+    from attn_deploy.parity.graphs import graph_inputs
+
+    artifact = read_onnx(path)
+    known = graph_inputs(load_model(path))
+    symbols = tuple(dict.fromkeys(s for i in known for s in i.symbols))
+    unsized: tuple[str, ...] = ()
+    if inputs is not None:
+        known = _bind(known, inputs, str(path))
+    else:
+        known = _default_sizes(known, symbols)
+        # Files of this project take small images; of a foreign one nobody knows.
+        ours = {s for s in symbols if s[0] in "HW"} if artifact.metadata else set()
+        unsized = tuple(s for s in symbols if s[0] != "N" and s not in ours)
+    return Subject(str(path), known, symbols, None, path, tuple(o.name for o in artifact.outputs), unsized)
+
+
+def _movable(inputs: Sequence[TensorInput], dynamic: Sequence[str]) -> tuple[str, ...]:
+    symbols = dict.fromkeys(s for i in inputs for s in i.symbols)
+    return tuple(s for s in symbols if s in dynamic or s[0] in dynamic)
+
+
+def _default_sizes(inputs: Sequence[TensorInput], movable: Sequence[str]) -> tuple[TensorInput, ...]:
+    """Batch 1, and `DEFAULT_SIZE` in place of the extents of the trace, which are odd on purpose."""
+    first = inputs[0]
+    sizes = dict(first.sizes)
+    plain = {"H": DEFAULT_SIZE[0], "W": DEFAULT_SIZE[1]}
+    for symbol in movable:
+        if symbol[0] == "N":
+            sizes[symbol] = fit_size(1, symbol, first)
+        elif symbol[0] in plain and sizes[symbol] == DEFAULT_SIZES[symbol[0]]:
+            sizes[symbol] = fit_size(plain[symbol[0]], symbol, first)
+    return tuple(replace(i, sizes={**i.sizes, **sizes}) for i in inputs)
+
+
+def _bind(known: Sequence[TensorInput], given: Sequence[TensorInput], owner: str) -> tuple[TensorInput, ...]:
+    """The known inputs at the shapes of the given ones, matched by name where the names are the same, else in order."""
+    if len(known) != len(given):
+        raise InvalidRequestError(
+            f"{owner}: takes {len(known)} inputs ({', '.join(i.name for i in known)}), {len(given)} were given."
+        )
+    by_name = {i.name: i for i in given}
+    matched = [by_name[i.name] for i in known] if set(by_name) == {i.name for i in known} else list(given)
+    sizes = dict(known[0].sizes)
+    for old, new in zip(known, matched, strict=True):
+        shape = new.shape()
+        if len(shape) != len(old.dims):
+            raise InvalidRequestError(f"{owner}: input {old.name!r} has {len(old.dims)} axes, {len(shape)} were given.")
+        sizes |= {d: n for d, n in zip(old.dims, shape, strict=True) if isinstance(d, str) and d in sizes}
+    bound = tuple(replace(i, sizes=sizes) for i in known)
+    for old, new in zip(bound, matched, strict=True):
+        if old.shape() != new.shape():
+            raise InvalidRequestError(
+                f"{owner}: input {old.name!r} must be ({', '.join(map(str, old.dims))}), got {new.shape()}."
+            )
+    return bound
+
+
+def _fixed_extent(given: TensorInput, letter: str) -> int | None:
+    axis = {"N": 0, "H": 2, "W": 3}[letter]
+    if axis >= len(given.dims) or (letter != "N" and len(given.dims) != 4):
+        return None
+    dim = given.dims[axis]
+    return dim if isinstance(dim, int) else None

@@ -1,0 +1,28 @@
+"""Where reports are printed: results on standard output, progress on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from rich.console import Console, RenderableType
+
+WIDTH_OF_FILES = 160  # a pipe or a log has no width of its own
+
+
+def print_result(render: Callable[[int], RenderableType]) -> None:
+    """Print what ``render`` makes for the width of standard output."""
+    console = Console()
+    width = console.width if console.is_terminal else WIDTH_OF_FILES
+    Console(width=width, highlight=False).print(render(width))
+
+
+@contextlib.contextmanager
+def status() -> Iterator[Callable[[str], None]]:
+    """A function that shows what is being done, on one line of a terminal; silent where there is none."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    with console.status("starting") as shown:
+        yield lambda text: shown.update(text)

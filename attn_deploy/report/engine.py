@@ -1,0 +1,33 @@
+"""Engines as plain text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attn_deploy.report.text import rows_text
+
+if TYPE_CHECKING:
+    from attn_deploy.engine.artifact import EngineArtifact
+
+
+def engine_text(artifact: EngineArtifact) -> str:
+    """What an engine is, and what it was made from."""
+    network = artifact.network
+    compute = ", ".join(f"{n} in {dtype}" for dtype, n in network.compute_dtypes.items())
+    tf32 = "on" if artifact.options.tf32 else "off"
+    rows = [
+        ("engine", f"{artifact.path} ({artifact.size:,} bytes)"),
+        ("library", f"{artifact.flavor} {artifact.version}" + (f" on {artifact.device}" if artifact.device else "")),
+        ("targets", ", ".join(artifact.targets)),
+        ("precision", f"{artifact.precision}, found in the network's {network.layers} layers; TF32 {tf32}"),
+        ("products", compute or "none"),
+        ("inputs", "\n".join(map(str, artifact.inputs))),
+        ("outputs", "\n".join(map(str, artifact.outputs))),
+        ("profiles", "\n".join(map(str, artifact.profiles)) or "none: static shapes"),
+        ("from", f"{artifact.onnx} (sha256 {artifact.onnx_sha256[:12]}...)"),
+        ("used again" if artifact.reused else "built", artifact.reason),
+        ("build time", f"{artifact.parse_seconds + artifact.build_seconds:.2f} s"),
+        ("warnings", "\n".join(artifact.warnings)),
+        ("sha256", artifact.sha256),
+    ]
+    return rows_text([(k, v) for k, v in rows if v])

@@ -1,0 +1,220 @@
+"""Records as rich renderables for a terminal. Formatting only: whatever is computed, the record computes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from attn_deploy.bench.environment import Environment
+from attn_deploy.bench.record import ProfileRecord, ProfileRow
+from attn_deploy.doctor import DoctorReport
+
+_MARKS = {"ok": "green", "invalid": "red", "failed": "red"}
+_STATES = {"ok": "green", "missing": "dim", "warning": "yellow", "broken": "red"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A column of the profile table; those of higher ``rank`` are left out first where the terminal is narrow."""
+
+    title: str
+    cells: list[str]
+    rank: int = 0
+    left: bool = False
+
+    @property
+    def width(self) -> int:
+        """Characters, with the padding and the rule."""
+        return max(len(line) for text in (self.title, *self.cells) for line in text.split("\n")) + 3
+
+
+def profile_report(record: ProfileRecord, width: int = 160) -> RenderableType:
+    """The table of a profile with its caption; columns that do not fit into ``width`` are left out and named."""
+    columns = _columns(record)
+    dropped: list[str] = []
+    while sum(c.width for c in columns) + 1 > width and any(c.rank for c in columns):
+        last = max(columns, key=lambda c: c.rank)
+        columns.remove(last)
+        dropped.append(last.title.replace("\n", " "))
+    table = Table(title=Text(record.name, style="bold"), title_justify="left", header_style="bold")
+    for column in columns:
+        table.add_column(column.title, justify="left" if column.left else "right", no_wrap=True)
+    for index, row in enumerate(record.rows):
+        style = "" if row.status == "ok" else _MARKS[row.status]
+        table.add_row(*(c.cells[index] for c in columns), style=style)
+    parts: list[RenderableType] = [table]
+    parts += [Text(line, style="red") for line in _problems(record.rows)]
+    parts += [Text(line, style="yellow") for line in _doubts(record)]
+    parts += [Text(line, style="dim") for line in _caption(record, dropped)]
+    return Group(*parts)
+
+
+def _columns(record: ProfileRecord) -> list[_Column]:
+    rows, options = record.rows, record.options
+    several = len({r.batch for r in rows}) > 1
+    columns = [
+        _Column("runtime", [r.runtime for r in rows], left=True),
+        _Column("provider", [_provider(r) for r in rows], rank=3, left=True),
+        _Column("precision", [r.info.precision if r.info else "" for r in rows], rank=5, left=True),
+        _Column("threads", [str(r.info.threads or "") if r.info else "" for r in rows], rank=6),
+        _Column("batch", [str(r.batch) for r in rows], rank=0 if several else 7),
+        _Column("p50 ms", [_time(r, 50) for r in rows]),
+        _Column(f"{options.confidence:.0%} interval", [_median_interval(r, record) for r in rows], rank=2),
+        _Column("p90 ms", [_time(r, 90) for r in rows], rank=4),
+        _Column("p99 ms", [_time(r, 99) for r in rows]),
+        _Column("IQR ms", [_ms(r.latency.iqr_ms) if r.latency else "" for r in rows], rank=8),
+        _Column("items/s", [_count(r.latency.throughput(r.batch)) if r.latency else "" for r in rows], rank=1),
+    ]
+    if any(r.speedup for r in rows):
+        columns.append(_Column(f"vs {record.baseline}", [_speedup(r, record.baseline) for r in rows]))
+    columns.append(_Column("max error", [_error(r) for r in rows], rank=1))
+    columns.append(_Column("verdict", [_verdict(r) for r in rows], left=True))
+    return columns
+
+
+def _provider(row: ProfileRow) -> str:
+    return row.info.provider.removesuffix("ExecutionProvider") if row.info else ""
+
+
+def _time(row: ProfileRow, q: int) -> str:
+    if row.latency is None:
+        return ""
+    return _ms(row.latency.percentile_ms(q)) if row.latency.resolves(q) else "-"
+
+
+def _median_interval(row: ProfileRow, record: ProfileRecord) -> str:
+    if row.latency is None:
+        return ""
+    found = row.latency.median_interval_ms(record.options.confidence, record.options.seed)
+    return f"{_ms(found.low)} - {_ms(found.high)}"
+
+
+def _speedup(row: ProfileRow, baseline: str | None) -> str:
+    if row.speedup is None:
+        return "1" if row.runtime == baseline and row.latency is not None else ""
+    found = row.speedup
+    return f"{found.speedup:.2f}x ({found.interval.low:.2f} - {found.interval.high:.2f})"
+
+
+def _error(row: ProfileRow) -> str:
+    if row.parity is None:
+        return ""
+    worst = row.parity.max_abs_error
+    return f"{worst:.1e}" if worst < float("inf") else "-"
+
+
+def _verdict(row: ProfileRow) -> str:
+    if row.status != "ok":
+        return row.status
+    verdict = row.speedup.verdict if row.speedup is not None else "ok"
+    return f"{verdict}, noisy" if row.noise else verdict
+
+
+def _problems(rows: Sequence[ProfileRow]) -> list[str]:
+    return [f"{r.runtime}, batch {r.batch}: {r.status}: {r.reason}" for r in rows if r.status != "ok"]
+
+
+def _doubts(record: ProfileRecord) -> list[str]:
+    lines = [f"{r.runtime}, batch {r.batch}: noisy: {r.noise}." for r in record.rows if r.noise]
+    threads, cores = record.options.threads or 0, record.environment.usable_cores
+    if threads > cores:
+        lines.append(f"{threads} threads shared {cores} cores: the times are those of waiting for each other.")
+    if record.environment.busy:
+        lines.append(
+            f"The machine was busy when this began (load {record.environment.load_average:g} on "
+            f"{record.environment.usable_cores} cores): believe the intervals, not the digits."
+        )
+    return lines
+
+
+def _caption(record: ProfileRecord, dropped: Sequence[str]) -> list[str]:
+    lines = [f"Machine: {machine(record.environment)}."]
+    versions = dict.fromkeys(r.info.version for r in record.rows if r.info)
+    packages = record.environment.packages
+    lines.append(
+        f"Software: {', '.join(versions) or 'none ran'}; {record.environment.python}, {record.environment.os}."
+    )
+    shapes = dict.fromkeys(
+        ", ".join(f"{n} {'x'.join(map(str, s))}" for n, s in row.shapes.items()) for row in record.rows
+    )
+    kinds = dict.fromkeys(r.info.precision for r in record.rows if r.info)
+    timed = [r.latency for r in record.rows if r.latency]
+    counts = f"{min(t.n for t in timed)} to {max(t.n for t in timed)} samples a row, " if timed else ""
+    lines.append(
+        f"Input: {'; '.join(shapes)}; {', '.join(kinds)}; {record.options.threads} threads. {counts}"
+        f"{record.options.rounds} interleaved rounds, seed {record.options.seed}."
+    )
+    grouped = max((t.calls_per_sample for t in timed), default=1)
+    if grouped > 1:
+        lines.append(
+            f"Runs are so short that a sample is the mean of up to {grouped} of them; percentiles are of means."
+        )
+    for file in record.onnx:
+        fused = f", fused ({'; '.join(file['fused'])})" if file["fused"] else ""
+        lines.append(f"ONNX: opset {file['opset']}, {file['nodes']} nodes, {file['made']}{fused}.")
+    if any(r.status == "ok" and r.parity is None and r.runtime != record.baseline for r in record.rows):
+        lines.append("Outputs were not compared: there is no eager model to compare with.")
+    if any(r.parity for r in record.rows):
+        report = next(r.parity for r in record.rows if r.parity)
+        lines.append(
+            f"Max error is against {report.reference} at these shapes; allowed: rtol {report.rtol:g}, "
+            f"atol {report.atol:g} * max(1, max|y|)."
+        )
+    cold = [
+        f"{r.runtime} {r.cold.load_seconds * 1e3:.0f} + {r.cold.first_run_seconds * 1e3:.0f} ms"
+        for r in record.rows
+        if r.cold and r.batch == record.rows[0].batch
+    ]
+    if cold:
+        lines.append(f"Cold start, load + first run: {', '.join(cold)}.")
+    if dropped:
+        lines.append(f"Left out for the width of the terminal: {', '.join(reversed(dropped))}.")
+    if "attn-deploy" in packages:
+        lines.append(f"attn-deploy {packages['attn-deploy']}, {record.created}.")
+    return lines
+
+
+def doctor_report(report: DoctorReport, width: int = 160) -> RenderableType:
+    """What is installed, and what to do about what is not."""
+    table = Table(header_style="bold")
+    for title in ("", "state", "found", "detail"):
+        table.add_column(title, overflow="fold")
+    for check in report.checks:
+        table.add_row(check.name, Text(check.state, style=_STATES[check.state]), check.found, check.detail)
+    parts: list[RenderableType] = [Text(f"Machine: {machine(report.environment)}.", style="dim"), table]
+    for check in report.checks:
+        if check.remedy:
+            parts.append(Text(f"{check.name}: {check.remedy}", style=_STATES[check.state]))
+    broken = [c.name for c in report.checks if c.state == "broken"]
+    verdict = f"Broken: {', '.join(broken)}." if broken else "Nothing that is installed is broken."
+    parts.append(Text(verdict, style="bold red" if broken else "bold green"))
+    return Group(*parts)
+
+
+def machine(environment: Environment) -> str:
+    """The machine in one line."""
+    parts = [f"{environment.cpu}, {environment.usable_cores} of {environment.cores} cores"]
+    strongest = [f for f in environment.isa if f.startswith(("avx", "amx", "asimd", "sve"))]
+    if strongest:
+        parts.append(" ".join(strongest))
+    if environment.load_average is not None:
+        parts.append(f"load {environment.load_average:g}")
+    parts += [f"{g.name} (driver {g.driver})" for g in environment.gpus]
+    return "; ".join(parts)
+
+
+def _ms(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    if value >= 100:
+        return f"{value:.0f}"
+    if value >= 10:
+        return f"{value:.1f}"
+    return f"{value:.2f}" if value >= 1 else f"{value:.3f}" if value >= 0.1 else f"{value:.4f}"
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2f}"
