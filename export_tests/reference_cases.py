@@ -306,6 +306,9 @@ REFERENCE_CASES: dict[str, tuple[str, dict]] = {
         "blaze_block",
         {"in_channels": 64, "out_channels": 96, "stride": 2, "tflite": True},
     ),
+    "border_align": ("border_align", {"channels": 16}),
+    "border_align_p5": ("border_align", {"channels": 8, "pool_size": 5}),
+    "border_branch": ("border_branch", {"channels": 32, "border_channels": 8}),
     # plug-and-play: the other convolutions
     "ghost_module": ("ghostmodule", {"in_channels": 64, "out_channels": 64}),
     "ghost_module_r3_odd_k3_s2": (

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from attn_deploy import create, fuse, load_official_state_dict
+from attn_deploy import create, export, fuse, load_official_state_dict
+from attn_deploy.errors import ExportError
 from attn_deploy.ops import fold_bn_, fold_bn_before_conv, fuse_conv_bn
 
 from .helpers import randomize, read_vectors
@@ -59,6 +61,29 @@ REFUSED = [
     ("seb", {"project_low": False, "out_channels": 32}, "low_channels=64 and out_channels=32"),
     ("seb", {"high_channels": 0}, "high_channels"),
     ("ssh", {"out_channels": 66}, "out_channels=66"),
+    ("strip_pooling", {"channels": 3}, "channels=3 and reduction=4"),
+    ("strip_pooling", {"pool_size": (20,)}, "pool_size must hold 2 sizes"),
+    ("strip_pooling", {"pool_size": (20, 0)}, r"pool_size\[1\]"),
+    ("context_gating", {"channels": 0}, "channels"),
+    ("effnet_block", {"mid_channels": 0}, "mid_channels"),
+    ("effnet_block", {"negative_slope": math.inf}, "negative_slope"),
+    ("spp", {"kernel_sizes": (5, 8)}, r"kernel_sizes\[1\] must be odd"),
+    ("spp", {"kernel_sizes": ()}, "kernel_sizes"),
+    ("spp", {"project": False}, "out_channels=256"),
+    ("spp", {"order": "yolov8"}, "order must be one of"),
+    ("spp", {"in_channels": 1}, "in_channels must be at least 2"),
+    ("sppf", {"kernel_size": 4}, "kernel_size must be odd"),
+    ("spp_he", {"levels": ()}, "levels"),
+    ("spp_he", {"levels": (1, 0)}, r"levels\[1\]"),
+    ("spp_he", {"pool": "min"}, "pool must be one of"),
+    ("blaze_block", {"stride": 3}, "stride must be one of 1, 2"),
+    ("blaze_block", {"kernel_size": 4}, "kernel_size must be odd"),
+    ("blaze_block", {"out_channels": 32}, "out_channels=32 and in_channels=64"),
+    ("blaze_block", {"tflite": True, "mid_channels": 24}, "mid_channels=24"),
+    ("border_align", {"channels": 66}, "channels=66"),
+    ("border_align", {"pool_size": 0}, "pool_size"),
+    ("border_align", {"sampling": "roi_align"}, "sampling must be one of"),
+    ("border_branch", {"border_channels": 0}, "border_channels"),
     ("weighted_feature_fusion", {"num_inputs": 1}, "num_inputs must be at least 2, got 1"),
     ("weighted_feature_fusion", {"method": "attn"}, "method must be one of"),
     ("weighted_feature_fusion", {"method": "channel_fast", "channels": None}, "give channels"),
@@ -83,6 +108,15 @@ def maps(*shapes):
 REFUSED_INPUTS = [
     ("seb", {}, [(1, 64, 3, 3), (1, 32, 6, 6)], "64.*32"),
     ("seb", {}, [(1, 64, 3, 3), (2, 64, 6, 6)], "batch of 1 and low one of 2"),
+    ("context_gating", {}, [(2, 63)], r"\(N, 64\)"),
+    ("context_gating", {}, [(64,)], r"\(64,\)"),
+    ("effnet_block", {}, [(1, 64, 1, 4)], "1x4"),
+    ("blaze_block", {"stride": 2}, [(1, 64, 6, 5)], "6x5"),
+    ("blaze_block", {"stride": 2, "tflite": True}, [(1, 64, 5, 6)], "5x6"),
+    ("border_align", {}, [(1, 64, 5, 6), (1, 3, 5)], r"\(1, 3, 5\)"),
+    ("border_align", {}, [(2, 64, 5, 6), (1, 3, 4)], r"\(2, K, 4\)"),
+    ("border_align", {}, [(1, 64, 5, 6), (1, 4)], r"\(1, 4\)"),
+    ("border_branch", {}, [(1, 64, 5, 6), (1, 29, 4)], "30 positions"),
     ("feature_concat", {}, [], "no map"),
     ("feature_concat", {}, [(1, 2, 3, 3), (1, 2, 3, 4)], r"\(1, 2, 3, 4\)"),
     ("feature_concat", {}, [(1, 2, 3, 3), (1, 2, 3)], "axis 1 only"),
@@ -238,7 +272,109 @@ def test_mixconv_same_padding_is_that_of_tensorflow(size, stride, dilation):
     assert torch.equal(module(x), torch.cat(expected, 1))
 
 
+def test_effnet_folds_its_last_inner_batchnorm_forward():
+    module = made("effnet_block", mid_channels=32)
+    fused = fuse(module)
+    assert len([m for m in fused.modules() if isinstance(m, nn.BatchNorm2d)]) == 3
+    x = ramp(2, 64, 7, 9)
+    torch.testing.assert_close(fused(x), module(x), rtol=1e-5, atol=1e-5)
+    assert module(x).shape == (2, 64, 3, 4)
+    assert sum(p.numel() for p in create("effnet_block", out_channels=128).parameters()) == 21504
+
+
+BLAZE = [
+    ({}, 6080),
+    ({"tflite": True}, 4800),
+    ({"tflite": True, "stride": 2, "out_channels": 96}, None),
+    ({"stride": 2, "out_channels": 96, "mid_channels": 24}, None),
+]
+
+
+@pytest.mark.parametrize(("arguments", "parameters"), BLAZE)
+def test_blaze_block_equals_its_form_with_a_padded_skip(arguments, parameters):
+    module = made("blaze_block", **arguments)
+    x = ramp(2, 64, 6, 8)
+    body = F.pad(x, (0, 2, 0, 2)) if module.tensorflow_padding else x
+    skip = F.max_pool2d(x, 2) if module.stride == 2 else x
+    skip = F.pad(skip, (0, 0, 0, 0, 0, module.out_channels - 64))
+    torch.testing.assert_close(module(x), (module.second(module.first(body)) + skip).relu())
+    assert parameters in (None, sum(p.numel() for p in module.parameters()))
+
+
+def test_the_last_block_of_mediapipe_has_no_skip():
+    module = made("blaze_block", tflite=True, stride=2, residual=False, out_channels=32)
+    x = ramp(1, 64, 7, 8)
+    torch.testing.assert_close(module(x), module.first(F.pad(x, (0, 2, 0, 2))).relu())
+
+
 # Context.
+
+
+@pytest.mark.parametrize("size", [(5, 7), (20, 12), (23, 41)])
+def test_strip_pooling_equals_the_adaptive_form(size):
+    module = made("strip_pooling")
+    x = ramp(2, 64, *size)
+    x1, x2 = module.conv1_1(x), module.conv1_2(x)
+
+    def up(conv, pooled):
+        return F.interpolate(conv(pooled), size, mode="bilinear", align_corners=True)
+
+    a = module.conv2_0(x1)
+    b, d = (up(c, F.adaptive_avg_pool2d(x1, n)) for c, n in ((module.conv2_1, 20), (module.conv2_2, 12)))
+    e = up(module.conv2_3, F.adaptive_avg_pool2d(x2, (1, None)))
+    f = up(module.conv2_4, F.adaptive_avg_pool2d(x2, (None, 1)))
+    p, q = module.conv2_5(F.relu(a + b + d)), module.conv2_6(F.relu(e + f))
+    expected = F.relu(x + module.conv3(torch.cat([p, q], 1)))
+    torch.testing.assert_close(module(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"add_batch_norm": False}, {"linear_bias": True}])
+def test_context_gating_acts_at_each_position(arguments):
+    module = made("context_gating", **arguments)
+    x = ramp(2, 64, 3, 5)
+    rows = x.permute(0, 2, 3, 1).reshape(-1, 64)
+    expected = rows * torch.sigmoid(module.gate(rows))
+    torch.testing.assert_close(module(rows), expected)
+    expected = expected.reshape(2, 3, 5, 64).permute(0, 3, 1, 2)
+    torch.testing.assert_close(module(x), expected)
+    torch.testing.assert_close(module(x.flatten(2).transpose(1, 2)), expected.flatten(2).transpose(1, 2))
+
+
+def test_context_gating_takes_checkpoints_with_an_unused_batchnorm():
+    module = create("context_gating", add_batch_norm=False, linear_bias=True)
+    unused = {f"batch_norm.{k}": v for k, v in nn.BatchNorm1d(64).state_dict().items()}
+    weights = {"fc.weight": ramp(64, 64), "fc.bias": ramp(64)}
+    load_official_state_dict(module, {**weights, **unused})
+    assert torch.equal(module.gate[0].weight, weights["fc.weight"])
+
+
+@pytest.mark.parametrize("order", ["yolov5", "darknet"])
+@pytest.mark.parametrize("kernels", [(5, 9, 13), (3, 7), (13, 5)])
+def test_fused_spp_pools_in_a_chain(kernels, order):
+    module = made("spp", kernel_sizes=kernels, order=order)
+    fused = fuse(module)
+    assert fused.chained is (kernels != (13, 5)), "a smaller window cannot be made from a larger one"
+    for size in ((3, 4), (17, 22)):
+        x = ramp(2, 64, *size)
+        torch.testing.assert_close(fused(x), module(x), rtol=1e-5, atol=1e-5)
+
+
+def test_fused_spp_is_sppf_and_shares_its_weights():
+    spp, sppf = made("spp"), create("sppf")
+    sppf.load_state_dict(spp.state_dict())
+    x = ramp(2, 64, 15, 20)
+    assert torch.equal(sppf(x), spp(x))
+    assert [pool.kernel_size for pool in fuse(spp).pools] == [5, 5, 5]
+
+
+@pytest.mark.parametrize("pool", ["max", "avg"])
+@pytest.mark.parametrize("size", [(1, 1), (5, 20), (13, 17), (32, 9)])
+def test_spp_he_has_the_bins_of_adaptive_pooling(pool, size):
+    levels = (6, 3, 2, 1)
+    x = ramp(2, 5, *size)
+    official = F.adaptive_max_pool2d if pool == "max" else F.adaptive_avg_pool2d
+    expected = torch.cat([official(x, n).flatten(1) for n in levels], 1)
+    torch.testing.assert_close(create("spp_he", levels=levels, pool=pool)(x), expected)
 
 
 def test_aspp_trains_with_two_images_and_says_why_not_with_one():
@@ -323,3 +459,74 @@ def test_yolo_fusion_leaves_the_first_map_alone():
     y = create("yolo_weighted_fusion", channels=(4, 2), weighted=False)(x, other)
     assert torch.equal(x, kept)
     assert torch.equal(y, torch.cat([x[:, :2] + other, x[:, 2:]], 1))
+
+
+def plain_border_align(x, boxes, pool_size):
+    """Point by point, in plain Python."""
+    batch, channels, height, width = x.shape
+    result = torch.empty(batch, channels // 4, boxes.shape[1], 4)
+    for b in range(batch):
+        for k, (x1, y1, x2, y2) in enumerate(boxes[b].tolist()):
+            w, h = (x2 - x1) / pool_size, (y2 - y1) / pool_size
+            starts = ((x1, y1, w, 0), (x1, y1, 0, h), (x2, y2, -w, 0), (x2, y2, 0, -h))
+            for side, (px, py, dx, dy) in enumerate(starts):
+                maps = x[b, side * (channels // 4) : (side + 1) * (channels // 4)]
+                values = []
+                for i in range(pool_size + 1):
+                    u, v = min(max(px + i * dx, 0), width - 1), min(max(py + i * dy, 0), height - 1)
+                    u0, v0 = math.floor(u), math.floor(v)
+                    u1, v1 = min(u0 + 1, width - 1), min(v0 + 1, height - 1)
+                    above = maps[:, v0, u0] * (1 - u + u0) + maps[:, v0, u1] * (u - u0)
+                    below = maps[:, v1, u0] * (1 - u + u0) + maps[:, v1, u1] * (u - u0)
+                    values.append(above * (1 - v + v0) + below * (v - v0))
+                result[b, :, k, side] = torch.stack(values).amax(0)
+    return result
+
+
+def boxes_in(height, width, batch, count):
+    generator = torch.Generator().manual_seed(height)
+    corners = torch.rand(batch, count, 2, 2, generator=generator) * torch.tensor([width - 1, height - 1])
+    boxes = torch.cat([corners.amin(2), corners.amax(2)], 2)
+    boxes[:, 0] = torch.tensor([0, 0, width - 1, height - 1])
+    return boxes
+
+
+@pytest.mark.parametrize("sampling", ["gather", "grid_sample"])
+@pytest.mark.parametrize(("height", "width"), [(7, 9), (1, 5), (6, 1), (1, 1)])
+def test_border_align_equals_its_plain_form(sampling, height, width):
+    x, boxes = ramp(2, 8, height, width), boxes_in(height, width, 2, 5)
+    module = create("border_align", channels=8, pool_size=7, sampling=sampling)
+    torch.testing.assert_close(module(x, boxes), plain_border_align(x, boxes, 7), rtol=1e-4, atol=1e-4)
+
+
+def test_border_align_clamps_boxes_to_the_map():
+    x = ramp(1, 8, 5, 6)
+    wild = torch.tensor([[[-3.0, -1.0, 9.0, 7.0]]])
+    for sampling in ("gather", "grid_sample"):
+        module = create("border_align", channels=8, sampling=sampling)
+        torch.testing.assert_close(module(x, wild), module(x, torch.tensor([[[0.0, 0.0, 5.0, 4.0]]])))
+
+
+def test_border_branch_takes_boxes_by_position_or_in_rows():
+    x, boxes = ramp(2, 64, 4, 5), boxes_in(4, 5, 2, 20)
+    first, second = made("border_branch"), made("border_branch", sampling="grid_sample")
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first(x, boxes), first(x, boxes.reshape(2, 4, 5, 4)))
+    torch.testing.assert_close(first(x, boxes), second(x, boxes), rtol=1e-4, atol=1e-4)
+
+
+GRID_SAMPLE = [
+    ("border_align", "torchscript", 16),
+    pytest.param("border_branch", "torchscript", 16, marks=pytest.mark.slow),
+    pytest.param("border_align", "dynamo", 18, marks=pytest.mark.slow),
+    pytest.param("border_branch", "dynamo", 18, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("name", "exporter", "opset"), GRID_SAMPLE)
+def test_border_sampling_by_grid_sample_exports_from_opset_16(name, exporter, opset, tmp_path):
+    model = f"{name}:sampling=grid_sample"
+    artifact = export(model, tmp_path / "model.onnx", opset=opset, exporter=exporter)
+    assert "GridSample" in {n.op_type for n in onnx.load(artifact.path).graph.node}
+    with pytest.raises(ExportError):
+        export(model, tmp_path / "old.onnx", opset=15, exporter="torchscript")

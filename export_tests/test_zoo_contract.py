@@ -159,7 +159,7 @@ def test_channels_that_do_not_fit_are_refused(spec):
 
 
 def test_names_are_unique_and_every_file_registers():
-    words = [registry._key(w) for s in SPECS for w in (s.name, *s.aliases)]
+    words = [word for s in SPECS for word in {registry._key(w) for w in (s.name, *s.aliases)}]
     assert len(words) == len(set(words)), sorted({w for w in words if words.count(w) > 1})
     files = {s.target.split(":")[0] for s in SPECS}
     root = registry.CATALOG.parent / "modules"

@@ -52,15 +52,24 @@ def adaptive_avg_pool2d(x: Tensor, output_size: int | tuple[int, int]) -> Tensor
 def adaptive_max_pool2d(x: Tensor, output_size: int | tuple[int, int]) -> Tensor:
     """Adaptive max pooling: (N, C, H, W) -> (N, C, *output_size), bit-equal to `torch.nn.functional`'s.
 
-    The maximum is separable: one slice for each bin along H, then along W. Meant for small, fixed output sizes.
+    The maximum is separable, and a value that is looked at twice does not change it: along each axis, every bin gathers
+    the same number of positions, the shorter ones their last position again. Works at symbolic H and W (a slice for each
+    bin does not: torch.export cannot prove that it is never empty), and for output sizes larger than the input.
     """
     rows, columns = (output_size, output_size) if isinstance(output_size, int) else output_size
-    for axis, bins in ((2, rows), (3, columns)):
-        length = x.shape[axis]
-        slices = []
-        for i in range(bins):
-            start, end = (i * length) // bins, ((i + 1) * length + bins - 1) // bins
-            piece = x[:, :, start:end, :] if axis == 2 else x[:, :, :, start:end]
-            slices.append(piece.amax(axis, keepdim=True))
-        x = torch.cat(slices, axis)
-    return x
+    if isinstance(rows, int) and isinstance(columns, int) and rows == columns == 1:
+        return global_max_pool(x)
+    height, width = x.shape[2], x.shape[3]
+    maps = x.flatten(0, 1)
+    maps = maps.index_select(1, _bin_positions(rows, height, x)).reshape(-1, rows, height // rows + 2, width).amax(2)
+    maps = maps.index_select(2, _bin_positions(columns, width, x)).reshape(-1, rows, columns, width // columns + 2)
+    return maps.amax(3).reshape(x.shape[0], -1, rows, columns)
+
+
+def _bin_positions(bins: int, length: int, like: Tensor) -> Tensor:
+    """For each bin of an axis length // bins + 2 positions inside it, which is as many as the longest bin has."""
+    i = torch.arange(bins, device=like.device).unsqueeze(1)
+    start = torch.div(i * length, bins, rounding_mode="trunc")
+    last = torch.div((i + 1) * length + (bins - 1), bins, rounding_mode="trunc") - 1
+    offsets = torch.arange(length // bins + 2, device=like.device).unsqueeze(0)
+    return torch.minimum(start + offsets, last).flatten()

@@ -2,8 +2,8 @@
 
 Paper: Spatial Pyramid Pooling in Deep Convolutional Networks for Visual Recognition, ECCV 2014, arXiv:1406.4729.
 Official: the paper's bins for arbitrary windows, floor(i S / n) to ceil((i + 1) S / n), as in PyTorch's adaptive pools.
-Export: one slice and one maximum for each bin and axis, or products with averaging matrices; both exporters refuse the
-    adaptive max pool. Bit-equal for "max", equal up to rounding for "avg".
+Export: both exporters refuse the adaptive max pool, so every bin gathers its rows, then its columns, and takes their
+    maximum; "avg" is a product with averaging matrices. Bit-equal for "max", equal up to rounding for "avg".
 Deviations: public ports pool with kernel = stride = ceil(S / n) and zero padding: not the paper's bins, a failure on
     some sizes, and a wrong maximum where the map is negative.
 """
@@ -15,13 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from attn_deploy.ops import (
-    adaptive_avg_pool2d,
-    adaptive_max_pool2d,
-    global_max_pool,
-    require_choice,
-    require_positive,
-)
+from attn_deploy.ops import adaptive_avg_pool2d, adaptive_max_pool2d, require_choice, require_positive
 from attn_deploy.registry import Input, register
 
 
@@ -54,9 +48,5 @@ class SpatialPyramidPooling(nn.Module):
         self.pool = pool
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self._level(x, n).flatten(1) for n in self.levels], 1)
-
-    def _level(self, x: Tensor, bins: int) -> Tensor:
-        if self.pool == "avg":
-            return adaptive_avg_pool2d(x, bins)
-        return global_max_pool(x) if bins == 1 else adaptive_max_pool2d(x, bins)
+        pool = adaptive_max_pool2d if self.pool == "max" else adaptive_avg_pool2d
+        return torch.cat([pool(x, bins).flatten(1) for bins in self.levels], 1)
