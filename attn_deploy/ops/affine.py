@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -19,4 +21,4 @@ def scale_and_shift(bn: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor
     unit = unit.to(bn.weight) if bn.weight is not None else unit
     nn.init.ones_(unit.weight)
     folded = fold_bn_into_conv(unit, bn)
-    return folded.weight.detach().reshape(-1), folded.bias.detach()
+    return folded.weight.detach().reshape(-1), cast(Tensor, folded.bias).detach()
