@@ -133,6 +133,14 @@ def test_template_of_the_file(spec):
         assert argument.name in documented, f"argument {argument.name} is not documented"
 
 
+@every_model
+def test_no_attribute_hides_a_method_of_nn_module(spec):
+    for module in create(spec.name).modules():
+        names = {*vars(module), *module._parameters, *module._buffers, *module._modules}
+        hidden = [n for n in names if callable(getattr(torch.nn.Module, n, None))]
+        assert not hidden, f"{type(module).__name__}.{hidden} makes model.{hidden}() fail"
+
+
 @every_zoo_module
 def test_channels_that_do_not_fit_are_refused(spec):
     model = resolve(spec.name)

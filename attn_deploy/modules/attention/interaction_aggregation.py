@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from attn_deploy.ops import Fusible, check_channels, require_positive
-from attn_deploy.ops.affine import scale_and_shift
 from attn_deploy.ops.bounded import bounded_softmax, gram_softmax
+from attn_deploy.ops.folding import scale_and_shift
 from attn_deploy.registry import register
 
 
