@@ -23,7 +23,6 @@ from attn_deploy.registry import Input, register
 
 @register(
     "fpt_ground_trans",
-    aliases=("fpt_grounding_transformer",),
     parameters=8480,
     inputs=(Input("low", ("N", "channels", "H", "W")), Input("high", ("N", "channels", "H1", "W1"))),
     dynamic=("N", "H", "W", "H1", "W1"),
