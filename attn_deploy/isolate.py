@@ -1,6 +1,6 @@
 """Calls into native code that may crash or hang, made in a child process.
 
-A child is a fresh interpreter (``python -m attn_deploy.isolate module:function``), not a fork: threads of torch and
+A child is a fresh interpreter that imports the function it is to call, not a fork: threads of torch and
 TensorRT do not survive a fork, and multiprocessing's spawn would run the user's main script again. Arguments and
 results are JSON; large data goes through files.
 """
@@ -24,6 +24,11 @@ from attn_deploy import errors
 from attn_deploy.errors import AttnDeployError, WorkerError
 
 Event = dict[str, Any]
+
+# Not `-m`: that puts the user's folder first on the path, where a file of theirs called queue.py would be ours too.
+_CHILD = (
+    "import sys; sys.path[:] = [p for p in sys.path if p]; from attn_deploy.isolate import serve; sys.exit(serve())"
+)
 
 
 def run_isolated(
@@ -56,7 +61,7 @@ def run_isolated(
     environment = dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join(p for p in (root, environment.get("PYTHONPATH")) if p)
     child = subprocess.Popen(
-        [sys.executable, "-m", "attn_deploy.isolate", target],
+        [sys.executable, "-c", _CHILD, target],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -141,8 +146,9 @@ def _tail(stderr: list[bytes]) -> str:
     return f" Its last words: {text.splitlines()[-1][:300]}" if text else ""
 
 
-def _serve(target: str) -> int:
+def serve() -> int:
     """The child's side: answers go to the real standard output, everything printed goes to standard error."""
+    target = sys.argv[1]
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
@@ -170,7 +176,3 @@ def _serve(target: str) -> int:
         return 1
     send({"kind": "result", "value": value})
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(_serve(sys.argv[1]))

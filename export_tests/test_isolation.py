@@ -74,6 +74,13 @@ def test_a_child_that_hangs_is_ended():
     assert time.monotonic() - started < 30
 
 
+def test_files_of_the_users_folder_do_not_shadow_modules(tmp_path, monkeypatch):
+    (tmp_path / "queue.py").write_text("raise RuntimeError('the wrong queue')")
+    (tmp_path / "onnx.py").write_text("raise RuntimeError('the wrong onnx')")
+    monkeypatch.chdir(tmp_path)
+    assert run_isolated(f"{HERE}:double", {"number": 1}, what="doubling", timeout=60) == 2
+
+
 def test_files_are_whole_or_not_there(tmp_path):
     target = tmp_path / "out.bin"
     write_atomic(target, b"first")

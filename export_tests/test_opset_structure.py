@@ -81,6 +81,47 @@ def test_same_opset_changes_nothing_but_the_file_version() -> None:
     assert [n.op_type for n in result.model.graph.node] == ["Constant", "ReduceMean"]
 
 
+def test_outputs_that_are_left_out() -> None:
+    """An optional output without a name, before one with a name; a rule makes both."""
+    model = parse(17, "float[N,4] x", "float[N,4] y, float[N,1] i", "y = Relu (x) i = Relu (x)")
+    del model.graph.node[:]
+    scale = onnx.numpy_helper.from_array(np.linspace(0.5, 2.0, 4).astype(np.float32), "s")
+    model.graph.initializer.append(scale)
+    model.graph.node.append(onnx.helper.make_node("LayerNormalization", ["x", "s"], ["y", "", "i"]))
+    converted = convert_opset(model, 13).model
+    onnx.checker.check_model(converted, full_check=True)
+    assert all(o for n in converted.graph.node for o in n.output)
+    x = ramped((3, 4))
+    got = run(converted, {"x": x})
+    deviation = np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(got["i"], 1 / deviation, rtol=1e-5)
+    np.testing.assert_allclose(
+        got["y"], (x - x.mean(-1, keepdims=True)) / deviation * [0.5, 1, 1.5, 2], rtol=1e-4, atol=1e-6
+    )
+
+
+def test_the_same_request_gives_the_same_bytes() -> None:
+    body = "s = Constant <value_floats = [1.0, 2.0]> () n = LayerNormalization (x, s) y = Gelu (n)"
+    model = parse(20, "float[N,2] x", "float[N,2] y", body)
+    first, second = (convert_opset(model, 13).model.SerializeToString(deterministic=True) for _ in range(2))
+    assert first == second
+
+
+def test_there_and_back_again() -> None:
+    body = (
+        "axes = Constant <value_ints = [2, 3]> () m = ReduceMean (x, axes) d = Sub (x, m) g = Gelu (d) "
+        "a, b = Split <axis = 1, num_outputs = 2> (g) c = Add (a, b) "
+        "p = Constant <value_ints = [1, 1, 0, 0]> () y = Pad (c, p, , axes)"
+    )
+    model = parse(20, X, "float[N,2,A,B] y", body)
+    low = convert_opset(model, 13).model
+    back = convert_opset(low, 20).model
+    feeds = {"x": ramped((2, 4, 5, 6))}
+    expected = run(model, feeds)
+    assert_same(expected, run(low, feeds), "down")
+    assert_same(expected, run(back, feeds), "and up again")
+
+
 def test_subgraphs_are_converted_too() -> None:
     text = """<ir_version: 10, opset_import: ["": 18]> g (float[N,4,H,W] x, bool flag) => (float[A,B,C,D] y) {
         axes = Constant <value_ints = [2, 3]> ()

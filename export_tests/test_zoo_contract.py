@@ -141,6 +141,14 @@ def test_template_of_the_file(spec):
         assert argument.name in documented, f"argument {argument.name} is not documented"
 
 
+@every_model
+def test_no_attribute_hides_a_method_of_nn_module(spec):
+    for module in create(spec.name).modules():
+        names = {*vars(module), *module._parameters, *module._buffers, *module._modules}
+        hidden = [n for n in names if callable(getattr(torch.nn.Module, n, None))]
+        assert not hidden, f"{type(module).__name__}.{hidden} makes model.{hidden}() fail"
+
+
 @every_zoo_module
 def test_channels_that_do_not_fit_are_refused(spec):
     model = resolve(spec.name)
@@ -159,7 +167,7 @@ def test_channels_that_do_not_fit_are_refused(spec):
 
 
 def test_names_are_unique_and_every_file_registers():
-    words = [registry._key(w) for s in SPECS for w in (s.name, *s.aliases)]
+    words = [word for s in SPECS for word in {registry._key(w) for w in (s.name, *s.aliases)}]
     assert len(words) == len(set(words)), sorted({w for w in words if words.count(w) > 1})
     files = {s.target.split(":")[0] for s in SPECS}
     root = registry.CATALOG.parent / "modules"

@@ -1,8 +1,7 @@
 """Export-friendly primitives: the forms of common operators that survive both exporters at symbolic N, H and W.
 
 Every function here is plain torch, gives the same numbers as the operator it stands for, and was chosen because the
-usual
-form is refused by an exporter or, worse, exported wrong in silence.
+usual form is refused by an exporter or, worse, exported wrong in silence.
 """
 
 from attn_deploy.ops.checks import (

@@ -19,7 +19,7 @@ from attn_deploy.graph.opset.rule import Direction, NoFormError
 from attn_deploy.graph.opset.table import rule_for
 
 MIN_OPSET = 13
-MAX_OPSET = 25
+MAX_OPSET = min(25, onnx.defs.onnx_opset_version())  # an older onnx knows fewer
 # Files of these versions load in ONNX Runtime 1.20 and later; node metadata needs 10. From opset 23 on the standard
 # ties newer element types to newer files. ONNX Runtime 1.31 takes 13 at most.
 _IR_VERSIONS = {23: 11, 24: 12, 25: 13}
@@ -179,7 +179,9 @@ def _replace(node: ir.Node, builder: Builder, values: Sequence[ir.Value]) -> Non
     if graph is None:
         raise GraphError(f"the node {node.name!r} belongs to no graph.")
     givers = [v for v in node.inputs if v is not None]
-    ir.convenience.replace_nodes_and_values(graph, node, [node], builder.nodes, node.outputs, values)
+    wanted = [(old, new) for old, new in zip(node.outputs, values, strict=False) if old.name]  # "" is left out
+    old, new = [o for o, _ in wanted], [n for _, n in wanted]
+    ir.convenience.replace_nodes_and_values(graph, node, [node], builder.nodes, old, new)
     for made in reversed(builder.nodes):  # optional outputs that nobody reads
         if not any(o.uses() or o.is_graph_output() for o in made.outputs):
             graph.remove(made, safe=True)

@@ -3,7 +3,7 @@
 Paper: Dual Attention Network for Scene Segmentation, CVPR 2019, arXiv:1809.02983.
 Official: junfu1115/DANet, encoding/nn/da_att.py (PAM_Module, CAM_Module), encoding/models/sseg/danet.py (DANetHead).
 Export: view chains are flatten and reshape. The channel energies are scaled before the product and bounded after it
-    (ops.gram), since sums over all positions overflow fp16. Equal up to rounding.
+    (ops.bounded), since sums over all positions overflow fp16. Equal up to rounding.
 Deviations: the channel branch attends to dissimilar channels, softmax(max - E), as the code does; the paper writes
     softmax(E), which some re-implementations use. External-Attention's DANet is another module (scaled dot-product
     attention bound to one 7x7 input). mmsegmentation's position branch is 64 channels wide instead of C / 8.
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from attn_deploy.ops import Fusible, check_channels, conv_bn_relu, require_positive
-from attn_deploy.ops.gram import gram_softmax
+from attn_deploy.ops.bounded import gram_softmax
 from attn_deploy.registry import register
 
 

@@ -4,7 +4,7 @@ Paper: IAUnet: Global Context-Aware Feature Learning for Person Re-Identificatio
 Official: blue-blue272/ImgReID-IAnet, models/IAU.py and SIAU.py (IAU), models/IAU3D.py and STIAU.py (IAUBlock3D).
 Export: an image is a clip of one frame, and a clip is a (N, C, T, H * W) map, so there are no 5-D convolutions and no
     folding of parts into the batch. Parts are the height of a small map. Gram matrices stay in the range of fp16
-    (ops.gram), and a masked edge lies 1e4 below the row's least instead of 1e8 below itself. Equal up to rounding.
+    (ops.bounded), and a masked edge lies 1e4 below the row's least instead of 1e8 below itself. Equal up to rounding.
 Limits: a part is a plain sum over positions, so on large maps with large values it leaves the range of fp16 by its
     definition. The number of frames is fixed when the block is made.
 """
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from attn_deploy.ops import Fusible, check_channels, require_divisible, require_positive
-from attn_deploy.ops.affine import scale_and_shift
-from attn_deploy.ops.gram import gram_softmax
+from attn_deploy.ops.bounded import gram_softmax
+from attn_deploy.ops.folding import scale_and_shift
 from attn_deploy.ops.sizes import sizes_are_known
 from attn_deploy.registry import Input, register
 

@@ -3,7 +3,7 @@
 Paper: Interaction-and-Aggregation Network for Person Re-identification, CVPR 2019, arXiv:1907.08435.
 Official: blue-blue272/ImgReID-IAnet, models/IA.py (IABlock2D).
 Export: the distance weights are a product of one softmax along each axis, made from the symbolic lengths; officially a
-    numpy array binds the block to one map size. Gram matrices stay in the range of fp16 (ops.gram). Equal up to rounding.
+    numpy array binds the block to one map size. Both Gram matrices stay in the range of fp16 (ops.bounded). Equal up to rounding.
 Limits: holds three (H * W) x (H * W) matrices. The second softmax, over a product of two probabilities, is nearly
     uniform on real maps; that is the official definition.
 """
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from attn_deploy.ops import Fusible, check_channels, require_positive
-from attn_deploy.ops.affine import scale_and_shift
-from attn_deploy.ops.gram import gram_softmax
+from attn_deploy.ops.bounded import bounded_softmax, gram_softmax
+from attn_deploy.ops.folding import scale_and_shift
 from attn_deploy.registry import register
 
 
@@ -51,7 +51,8 @@ class IABlock2d(Fusible, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, self.channels, "IABlock2d")
         positions = x.flatten(2)
-        similar = (positions * self.channels**-0.5).transpose(1, 2).matmul(positions).softmax(2)
+        mean_products = (positions / self.channels).transpose(1, 2).matmul(positions)
+        similar = bounded_softmax(mean_products, self.channels**0.5)
         weights = (similar * self._nearness(x)).softmax(2)
         mixed = positions.matmul(weights.transpose(1, 2))
         x = x + self.spatial_norm(mixed.reshape(x.shape[0], self.channels, x.shape[2], x.shape[3]))

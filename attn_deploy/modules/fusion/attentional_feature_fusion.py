@@ -38,7 +38,7 @@ def _gate(x: Tensor, local_branch: nn.Module, global_branch: nn.Module) -> Tenso
     return (local_branch(x) + global_branch(global_avg_pool(x))).sigmoid()
 
 
-@register("ms_cam", aliases=("mscam", "multi_scale_channel_attention"), parameters=4576, family="attention")
+@register("ms_cam", aliases=("multi_scale_channel_attention",), parameters=4576, family="attention")
 class MSCAM(nn.Module):
     """Gates a map by the sum of a point-wise and a globally pooled channel attention.
 

@@ -23,8 +23,8 @@ from attn_deploy.ops import (
     require_positive,
     require_reduced,
 )
-from attn_deploy.ops.affine import scale_and_shift
 from attn_deploy.ops.channel_norm import ChannelLayerNorm
+from attn_deploy.ops.folding import scale_and_shift
 from attn_deploy.ops.sizes import sizes_are_known
 from attn_deploy.registry import Input, register
 

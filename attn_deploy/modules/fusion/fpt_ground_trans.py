@@ -7,6 +7,8 @@ Export: without a softmax ('dot') the product is re-associated, keys times value
     rounding.
 Deviations: the released forward raises a TypeError (a missing '*'); this is what it means. The paper's grounding uses a
     Euclidean similarity and a mixture of softmaxes, the code neither.
+Limits: 'dot' and 'concatenate' are cubic and quadratic in their inputs by definition, and leave the range of fp16 for
+    large ones.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from attn_deploy.ops import Fusible, check_channels, fold_bn_into_conv, require_choice, require_positive
+from attn_deploy.ops.bounded import bounded_softmax
 from attn_deploy.registry import Input, register
 
 
@@ -82,13 +85,18 @@ class FPTGroundingTransformer(Fusible, nn.Module):
             value = value / (high.shape[2] * high.shape[3])
             pairs = value.matmul(key.transpose(1, 2))
             if self.projects_keys:
-                mixed = self.project[0].weight.flatten(1).matmul(pairs).matmul(query) + self.project[0].bias.unsqueeze(1)
+                mixed = self.project[0].weight.flatten(1).matmul(pairs).matmul(query) + self.project[0].bias.unsqueeze(
+                    1
+                )
                 return mixed.reshape(low.shape[0], self.channels, low.shape[2], low.shape[3])
             mixed = pairs.matmul(query)
         else:
             if self.mode == "concatenate":
                 value = value / (high.shape[2] * high.shape[3])
                 weights = self._outer_sum(query, key).relu()
+            elif self.mode == "gaussian":
+                mean_products = (query / self.channels).transpose(1, 2).matmul(key)
+                weights = bounded_softmax(mean_products, self.channels)
             else:
                 weights = query.transpose(1, 2).matmul(key).softmax(2)
             mixed = value.matmul(weights.transpose(1, 2))

@@ -15,7 +15,14 @@ import math
 import torch
 from torch import Tensor, nn
 
-from attn_deploy.ops import Fusible, check_channels, fold_bn_into_conv, require_choice, require_divisible, require_positive
+from attn_deploy.ops import (
+    Fusible,
+    check_channels,
+    fold_bn_into_conv,
+    require_choice,
+    require_divisible,
+    require_positive,
+)
 from attn_deploy.registry import register
 
 

@@ -1,0 +1,36 @@
+"""Softmax of large inner products, without leaving the range of fp16 on the way.
+
+Logits that are sums of many products of raw features reach 6e5 and more for features of 100. A softmax needs only
+their distance from the row's largest: so the products are scaled down first, the largest is taken off, what lies far
+below it is cut, and then the scale comes back. Equal to the plain form up to rounding.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+_LOWEST = -60.0  # exp(-60) is 9e-27: a weight that much below the row's largest adds nothing to a sum
+
+
+def bounded_softmax(logits: Tensor, *factors: float) -> Tensor:
+    """Softmax over the last axis of ``logits`` times all factors, each of which is at least 1."""
+    below = logits - logits.amax(-1, keepdim=True)
+    for factor in factors:
+        below = below.clamp(min=_LOWEST) * factor
+    return below.softmax(-1)
+
+
+def gram_softmax(x: Tensor, *, negate: bool = False) -> Tensor:
+    """Softmax over the last axis of ``x @ x^T``, x flattened to channels by positions: (N, C, H, W) -> (N, C, C).
+
+    The map is scaled by 1 / sqrt(H * W) before the product.
+
+    Args:
+        x: the map.
+        negate: softmax of ``-x @ x^T``, which is also the softmax of the row maximum minus the row.
+    """
+    height, width = x.shape[2], x.shape[3]
+    one = x.new_ones(1)
+    scaled = (x / ((one * height).sqrt() * (one * width).sqrt())).flatten(2)
+    gram = scaled.matmul(scaled.transpose(1, 2))
+    return bounded_softmax(-gram if negate else gram, height, width)
