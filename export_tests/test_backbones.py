@@ -60,10 +60,12 @@ def test_a_slot_stands_after_the_last_normalisation_and_before_the_sum():
 )
 def test_fused_backbones_hold_no_batch_norm(name):
     model = resolve(name)
-    randomize(model.module)
+    randomize(
+        model.module
+    ).double()  # fifty layers deep, float32 rounds at 1e-3 of these logits with or without folding
     fused = attn_deploy.fuse(model.module)
     left = [p for p, m in fused.named_modules() if isinstance(m, torch.nn.BatchNorm2d) and "slot" not in p]
     assert left == []
-    x = torch.randn(2, 3, 33, 48)
+    x = torch.randn(2, 3, 33, 48, dtype=torch.float64)
     with torch.no_grad():
-        torch.testing.assert_close(fused(x), model.module(x), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(fused(x), model.module(x), rtol=1e-9, atol=1e-9)
