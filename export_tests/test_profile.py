@@ -312,7 +312,7 @@ def test_more_threads_than_cores_are_remarked_on(record):
     machine = replace(record.environment, usable_cores=1)
     options = replace(record.options, threads=4)
     shown = text_of(profile_report(replace(record, environment=machine, options=options)))
-    assert "4 threads shared 1 cores" in shown
+    assert "4 threads shared 1 core:" in shown
 
 
 class Fixed(nn.Module):

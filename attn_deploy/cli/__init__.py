@@ -15,10 +15,10 @@ import typer
 from attn_deploy import __version__
 from attn_deploy.cli.build import build
 from attn_deploy.cli.convert import convert
+from attn_deploy.cli.doctor import doctor
 from attn_deploy.cli.export import export
 from attn_deploy.cli.info import info
 from attn_deploy.cli.list import list_
-from attn_deploy.cli.doctor import doctor
 from attn_deploy.cli.profile import profile
 from attn_deploy.errors import AttnDeployError
 

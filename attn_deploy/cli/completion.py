@@ -8,12 +8,11 @@ from attn_deploy import registry
 def complete_model(incomplete: str) -> list[tuple[str, str]]:
     """Registry names that begin with what was typed; after a ``+``, what fits a slot; files are left to the shell."""
     head, plus, tail = incomplete.rpartition("+")
-    found = [
+    return [
         (f"{head}{plus}{spec.name}", spec.summary)
         for spec in registry.list_models()
         if spec.name.startswith(tail) and not (plus and spec.family == "backbone")
     ]
-    return found
 
 
 def complete_family(incomplete: str) -> list[str]:

@@ -23,7 +23,7 @@ def convert(
     Examples:
       attn-deploy convert model.onnx --opset 17
       attn-deploy convert model.onnx --opset 13 -o model-for-an-old-runtime.onnx
-    """  # noqa: D301
+    """
     from attn_deploy.conversion import convert as convert_file
     from attn_deploy.report.text import conversion_text
 

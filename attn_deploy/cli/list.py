@@ -12,9 +12,7 @@ from attn_deploy.cli.completion import complete_family
 
 
 def list_(
-    family: Annotated[
-        str | None, typer.Argument(help="Only this family.", autocompletion=complete_family)
-    ] = None,
+    family: Annotated[str | None, typer.Argument(help="Only this family.", autocompletion=complete_family)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print every field of every entry as JSON.")] = False,
 ) -> None:
     """List the zoo and the backbones, grouped by family.

@@ -84,7 +84,7 @@ def fold_bn_into_conv(conv: ConvT, bn: _BatchNorm, *, abs_weight_eps: float | No
     """
     if bn.num_features != conv.out_channels:
         raise ValueError(f"BatchNorm of {bn.num_features} channels after a convolution with {conv.out_channels}.")
-    scale, shift = _scale_and_shift(bn, abs_weight_eps)
+    scale, shift = scale_and_shift(bn, abs_weight_eps=abs_weight_eps, dtype=torch.float64)
     weight = conv.weight.double()
     if conv.transposed:
         # The weight is (in, out / groups, ...): output channels lie group by group along the first two axes.
@@ -106,7 +106,7 @@ def fold_bn_into_linear(linear: nn.Linear, bn: _BatchNorm) -> nn.Linear:
     """
     if bn.num_features != linear.out_features:
         raise ValueError(f"BatchNorm of {bn.num_features} channels after a linear layer with {linear.out_features}.")
-    scale, shift = _scale_and_shift(bn, None)
+    scale, shift = scale_and_shift(bn, dtype=torch.float64)
     bias = 0.0 if linear.bias is None else linear.bias.double()
     return _with_weights(linear, linear.weight.double() * scale[:, None], bias * scale + shift)
 
@@ -131,7 +131,7 @@ def fold_bn_before_conv(bn: _BatchNorm, conv: ConvT) -> ConvT:
         )
     if bn.num_features != conv.in_channels:
         raise ValueError(f"BatchNorm of {bn.num_features} channels before a convolution with {conv.in_channels}.")
-    scale, shift = _scale_and_shift(bn, None)
+    scale, shift = scale_and_shift(bn, dtype=torch.float64)
     per_group = conv.in_channels // conv.groups
     weight = conv.weight.double().reshape(conv.groups, conv.out_channels // conv.groups, per_group, -1)
     bias = (weight * shift.reshape(conv.groups, 1, per_group, 1)).sum((2, 3)).reshape(-1)
@@ -166,8 +166,20 @@ def fold_sequential(sequence: nn.Sequential) -> int:
     return folds
 
 
-def _scale_and_shift(bn: _BatchNorm, abs_weight_eps: float | None) -> tuple[Tensor, Tensor]:
-    """The affine map that a BatchNorm is at inference, in float64: folded twice, float32 would lose a digit."""
+def scale_and_shift(
+    bn: _BatchNorm, *, abs_weight_eps: float | None = None, dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
+    """The two vectors by which ``bn(x)`` is ``scale * x + shift`` at inference.
+
+    Args:
+        bn: the BatchNorm.
+        abs_weight_eps: for In-Place ABN, whose scale is ``|weight| + eps``; give that eps.
+        dtype: of the result; that of the statistics by default. They are computed in float64: folded twice, float32
+            would lose a digit.
+
+    Raises:
+        ValueError: if the BatchNorm has no running statistics.
+    """
     if bn.running_mean is None or bn.running_var is None:
         raise ValueError("a BatchNorm without running statistics cannot be folded: it normalises by the batch.")
     mean, variance = bn.running_mean.double(), bn.running_var.double()
@@ -176,7 +188,8 @@ def _scale_and_shift(bn: _BatchNorm, abs_weight_eps: float | None) -> tuple[Tens
     if abs_weight_eps is not None:
         weight = weight.abs() + abs_weight_eps
     scale = weight / torch.sqrt(variance + bn.eps)
-    return scale, bias - mean * scale
+    dtype = dtype or bn.running_mean.dtype
+    return scale.to(dtype), (bias - mean * scale).to(dtype)
 
 
 def _with_weights(layer: LayerT, weight: Tensor, bias: Tensor) -> LayerT:

@@ -122,7 +122,9 @@ def _doubts(record: ProfileRecord) -> list[str]:
     lines = [f"{r.runtime}, batch {r.batch}: noisy: {r.noise}." for r in record.rows if r.noise]
     threads, cores = record.options.threads or 0, record.environment.usable_cores
     if threads > cores:
-        lines.append(f"{threads} threads shared {cores} cores: the times are those of waiting for each other.")
+        lines.append(
+            f"{threads} threads shared {cores} core{'s' if cores > 1 else ''}: the times are those of waiting for each other."
+        )
     if record.environment.busy:
         lines.append(
             f"The machine was busy when this began (load {record.environment.load_average:g} on "
@@ -145,7 +147,7 @@ def _caption(record: ProfileRecord, dropped: Sequence[str]) -> list[str]:
     timed = [r.latency for r in record.rows if r.latency]
     counts = f"{min(t.n for t in timed)} to {max(t.n for t in timed)} samples a row, " if timed else ""
     lines.append(
-        f"Input: {'; '.join(shapes)}; {', '.join(kinds)}; {record.options.threads} threads. {counts}"
+        f"Input: {'; '.join(shapes)}; {', '.join(kinds)}; {_threads(record)}. {counts}"
         f"{record.options.rounds} interleaved rounds, seed {record.options.seed}."
     )
     grouped = max((t.calls_per_sample for t in timed), default=1)
@@ -193,6 +195,11 @@ def doctor_report(report: DoctorReport, width: int = 160) -> RenderableType:
     verdict = f"Broken: {', '.join(broken)}." if broken else "Nothing that is installed is broken."
     parts.append(Text(verdict, style="bold red" if broken else "bold green"))
     return Group(*parts)
+
+
+def _threads(record: ProfileRecord) -> str:
+    count = record.options.threads
+    return f"{count} thread{'' if count == 1 else 's'}"
 
 
 def machine(environment: Environment) -> str:

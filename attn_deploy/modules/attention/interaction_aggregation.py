@@ -3,7 +3,7 @@
 Paper: Interaction-and-Aggregation Network for Person Re-identification, CVPR 2019, arXiv:1907.08435.
 Official: blue-blue272/ImgReID-IAnet, models/IA.py (IABlock2D).
 Export: the distance weights are a product of one softmax along each axis, made from the symbolic lengths; officially a
-    numpy array binds the block to one map size. both Gram matrices stay in the range of fp16 (ops.bounded). Equal up to rounding.
+    numpy array binds the block to one map size. Both Gram matrices stay in the range of fp16 (ops.bounded). Equal up to rounding.
 Limits: holds three (H * W) x (H * W) matrices. The second softmax, over a product of two probabilities, is nearly
     uniform on real maps; that is the official definition.
 """
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from attn_deploy.ops import Fusible, check_channels, require_positive
-from attn_deploy.ops.affine import scale_and_shift
 from attn_deploy.ops.bounded import bounded_softmax, gram_softmax
+from attn_deploy.ops.folding import scale_and_shift
 from attn_deploy.registry import register
 
 
-@register("ia_block", aliases=("ia", "interaction_aggregation", "iablock2d"), parameters=256)
+@register("ia_block", aliases=("interaction_aggregation",), parameters=256)
 class IABlock2d(Fusible, nn.Module):
     """Mixes positions by similarity and nearness, then channels by similarity, each with a residual BatchNorm.
 

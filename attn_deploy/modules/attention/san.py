@@ -26,7 +26,7 @@ from attn_deploy.ops import (
     require_odd,
     require_positive,
 )
-from attn_deploy.ops.affine import scale_and_shift
+from attn_deploy.ops.folding import scale_and_shift
 from attn_deploy.ops.sizes import require_least_size
 from attn_deploy.ops.unfold import Unfold
 from attn_deploy.registry import register
@@ -64,7 +64,12 @@ class _WindowAttention(nn.Module):
                 f"relation_channels must be at least 1, got {width} for in_channels={in_channels}: "
                 "give relation_channels, which defaults to in_channels // 16."
             )
-        self.in_channels, self.out_channels, self.relation_channels, self.share = in_channels, out_channels, width, share
+        self.in_channels, self.out_channels, self.relation_channels, self.share = (
+            in_channels,
+            out_channels,
+            width,
+            share,
+        )
         self.places = kernel_size * kernel_size
         self.kernel_size, self.stride, self.dilation = kernel_size, stride, dilation
         self.padding = dilation * (kernel_size // 2)
@@ -252,7 +257,9 @@ class SANPatchwiseAttention(Fusible, _WindowAttention):
 
     def convert_official(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Give the official layers our names."""
-        return _renamed(state, {"conv_w.0": "norm", "conv_w.2": "weigh.1", "conv_w.3": "weigh.2", "conv_w.5": "weigh.4"})
+        return _renamed(
+            state, {"conv_w.0": "norm", "conv_w.2": "weigh.1", "conv_w.3": "weigh.2", "conv_w.5": "weigh.4"}
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
@@ -277,7 +284,7 @@ class SANPatchwiseAttention(Fusible, _WindowAttention):
 
 @register(
     "san_bottleneck_pairwise",
-    aliases=("san_bottleneck", "san"),
+    aliases=("san_bottleneck",),
     reference={"channels": 64, "kernel_size": 7},
     parameters=2868,
     minimum={"H": 4, "W": 4},

@@ -23,7 +23,6 @@ from attn_deploy.registry import Input, register
 
 @register(
     "fpt_ground_trans",
-    aliases=("fpt_grounding_transformer",),
     parameters=8480,
     inputs=(Input("low", ("N", "channels", "H", "W")), Input("high", ("N", "channels", "H1", "W1"))),
     dynamic=("N", "H", "W", "H1", "W1"),
@@ -85,7 +84,9 @@ class FPTGroundingTransformer(Fusible, nn.Module):
             value = value / (high.shape[2] * high.shape[3])
             pairs = value.matmul(key.transpose(1, 2))
             if self.projects_keys:
-                mixed = self.project[0].weight.flatten(1).matmul(pairs).matmul(query) + self.project[0].bias.unsqueeze(1)
+                mixed = self.project[0].weight.flatten(1).matmul(pairs).matmul(query) + self.project[0].bias.unsqueeze(
+                    1
+                )
                 return mixed.reshape(low.shape[0], self.channels, low.shape[2], low.shape[3])
             mixed = pairs.matmul(query)
         else:

@@ -15,11 +15,18 @@ import math
 import torch
 from torch import Tensor, nn
 
-from attn_deploy.ops import Fusible, check_channels, fold_bn_into_conv, require_choice, require_divisible, require_positive
+from attn_deploy.ops import (
+    Fusible,
+    check_channels,
+    fold_bn_into_conv,
+    require_choice,
+    require_divisible,
+    require_positive,
+)
 from attn_deploy.registry import register
 
 
-@register("fpt_self_trans", aliases=("fpt_self_transformer", "fpt"), parameters=12672)
+@register("fpt_self_trans", parameters=12672)
 class FPTSelfTransformer(Fusible, nn.Module):
     """Adds to each position values from all positions, weighted by a mixture of softmaxes over key blocks.
 
