@@ -22,8 +22,15 @@ INPUT_RANGE = 100.0
 
 # Modules whose own definition leaves the range for inputs of +-100: the result itself, not a step on the way to it.
 OUT_OF_RANGE: dict[str, str] = {
+    "iau": "a part is a sum over positions: the result itself grows with x * H * W",
+    "iau3d": "a part is a sum over positions: the result itself grows with x * H * W",
     "light_nl": "cubic in its input without a normalisation: the result itself is of the order of x ** 3",
     "non_local_dot_product": "cubic in its input without a normalisation: the result itself is of the order of x ** 3",
+}
+
+# Where 11 bits leave more than 2% of the output's scale, and why.
+FP16_ERROR: dict[str, tuple[float, str]] = {
+    "ia_block": (5e-2, "a softmax over sums of 374 products: logits in the hundreds, of which fp16 keeps a unit"),
 }
 
 
@@ -86,4 +93,5 @@ def test_a_run_in_fp16_is_finite_and_near_fp32(spec):
     for right, got, far in zip(exact, near, wide, strict=True):
         assert torch.isfinite(far).all(), "infinite or NaN for inputs of +-100"
         scale = max(1.0, float(right.abs().max()))
-        assert float((got.float() - right).abs().max()) < 2e-2 * scale
+        allowed, _ = FP16_ERROR.get(spec.name, (2e-2, ""))
+        assert float((got.float() - right).abs().max()) < allowed * scale
