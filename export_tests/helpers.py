@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from attn_deploy.parity.tolerance import NOISE_FACTOR
 from attn_deploy.weights import enliven as randomize
 
-__all__ = ["as_tuple", "assert_matches_official", "assert_same_function", "randomize", "read_vectors"]
+__all__ = ["EXEMPLARS", "as_tuple", "assert_matches_official", "assert_same_function", "randomize", "read_vectors"]
+
+# One of each kind that is hard in another way: where a step costs seconds, the default tier takes these and the slow all.
+EXEMPLARS = ("se", "eca", "cbam", "ghostmodule", "non_local_embedded_gaussian", "psp", "condconv", "criss_cross")
 
 
 def read_vectors(path: Path) -> dict[str, Any]:

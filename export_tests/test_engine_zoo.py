@@ -13,12 +13,10 @@ from attn_deploy.exporters.pipeline import export_prepared
 from attn_deploy.exporters.prepare import prepare
 from attn_deploy.models import resolve
 
-from .helpers import randomize
+from .helpers import EXEMPLARS, randomize
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'attn-deploy[rtx]'")
 
-# One of each kind that is hard in another way; the slow tier builds all.
-EXEMPLARS = ("se", "eca", "cbam", "ghostmodule", "non_local_embedded_gaussian", "psp", "condconv", "criss_cross")
 SPECS = catalog.import_all()
 TARGETS = "sm86,sm89,sm120"
 
