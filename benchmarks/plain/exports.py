@@ -1,0 +1,137 @@
+"""Both files of a pair: the plain formulation as a user would export it, the zoo module as this package exports it."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import onnx
+import torch
+
+from attn_deploy.errors import AttnDeployError, ExportError
+from attn_deploy.exporters.options import ExportOptions
+from attn_deploy.exporters.pipeline import export_prepared
+from attn_deploy.exporters.prepare import PreparedModel, prepare
+from attn_deploy.exporters.quiet import quiet_torch
+from attn_deploy.graph.artifact import check_model
+from attn_deploy.graph.simplify import simplify_model
+from attn_deploy.inputs import TensorInput, dynamic_symbols
+from attn_deploy.parity.verify import compare
+from attn_deploy.runtimes.base import Runner
+from attn_deploy.runtimes.eager import EagerRunner
+from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
+
+from .cases import Pair
+
+# The TorchScript exporter is what most public recipes call; the other one is asked where it refuses.
+ATTEMPTS = (("torchscript", 17, True), ("torchscript", 17, False), ("dynamo", 18, False))
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """One ONNX file, with the axes that move in it."""
+
+    model: bytes
+    exporter: str
+    opset: int
+    dynamic: tuple[str, ...]
+    nodes: int
+
+
+def check_modules_agree(pair: Pair) -> None:
+    """Compare both modules in eager mode, at the size of the pair.
+
+    Raises:
+        ParityError: if they differ by more than rounding.
+    """
+    zoo = _named(pair, pair.zoo.module)
+    report = compare(_eager(pair), zoo, pair.inputs, (), precise=partial(_eager, pair, exact=True))
+    report.raise_if_failed(f"{pair.name}, plain and zoo module")
+
+
+def export_pair(pair: Pair) -> tuple[Exported, Exported, str]:
+    """Export both: with moving axes where the plain form allows it, else both at the fixed size.
+
+    Returns:
+        The plain file, the zoo's file, and why the axes do not move or another exporter was used (or nothing).
+
+    Raises:
+        ExportError: if no exporter gives a right file of the plain formulation.
+        ParityError: if the zoo's file is wrong.
+    """
+    reasons = []
+    for exporter, opset, moving in ATTEMPTS:
+        dynamic = dynamic_symbols(pair.inputs, pair.zoo.dynamic, pair.zoo.dynamic, pair.name) if moving else ()
+        try:
+            plain = _export_plain(pair, exporter, opset, dynamic)
+        except AttnDeployError as error:
+            axes = ", ".join(dynamic) or "no axis"
+            reasons.append(f"{exporter}, {axes} moving: {str(error)[:200]}")
+            continue
+        return plain, _export_zoo(pair, opset, dynamic), "; ".join(reasons)
+    raise ExportError(f"{pair.name}: the plain formulation does not export: {'; '.join(reasons)}")
+
+
+def _export_plain(pair: Pair, exporter: str, opset: int, dynamic: tuple[str, ...]) -> Exported:
+    prepared = prepare(pair.plain, inputs=pair.inputs, dynamic=dynamic, fuse=False)
+    prepared.outputs = pair.zoo.outputs or prepared.outputs
+    raw = _translate(prepared, exporter, opset)
+    check_model(raw, f"{pair.name}, plain")
+    simplified = simplify_model(raw)
+    model = simplified.model.SerializeToString()
+    _check_file(pair, model, prepared.inputs, dynamic, "plain")
+    return Exported(model, exporter, opset, dynamic, len(simplified.model.graph.node))
+
+
+def _translate(prepared: PreparedModel, exporter: str, opset: int) -> onnx.ModelProto:
+    """Call torch.onnx.export as its documentation does; whether the file is right is found out afterwards."""
+    axes = {i.name: {a: str(d) for a, d in enumerate(i.dims) if prepared.moves(d)} for i in prepared.inputs}
+    for name, dims in zip(prepared.outputs, prepared.output_dims, strict=True):
+        axes[name] = {a: d for a, d in enumerate(dims) if isinstance(d, str)}
+    options = {"dynamic_axes": axes, "do_constant_folding": True} if exporter == "torchscript" else {"verbose": False}
+    with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder, quiet_torch():
+        path = Path(folder, "plain.onnx")
+        try:
+            torch.onnx.export(
+                prepared.module,
+                prepared.example(),
+                path,
+                dynamo=exporter == "dynamo",
+                opset_version=opset,
+                input_names=[i.name for i in prepared.inputs],
+                output_names=list(prepared.outputs),
+                **options,
+            )
+        except Exception as error:  # whatever an exporter of torch raises, the next attempt is due
+            raise ExportError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+        return onnx.load(path)
+
+
+def _export_zoo(pair: Pair, opset: int, dynamic: tuple[str, ...]) -> Exported:
+    prepared = prepare(pair.zoo, inputs=pair.inputs, dynamic=dynamic)
+    with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
+        path = Path(folder, "zoo.onnx")
+        # Verified below, against the plain module.
+        artifact = export_prepared(prepared, path, ExportOptions(opset=opset, dynamic=dynamic, verify=False))
+        model = path.read_bytes()
+    _check_file(pair, model, prepared.inputs, dynamic, "zoo")
+    return Exported(model, str(artifact.record["exporter"]), opset, dynamic, artifact.nodes)
+
+
+def _check_file(
+    pair: Pair, model: bytes, inputs: tuple[TensorInput, ...], dynamic: tuple[str, ...], which: str
+) -> None:
+    """Compare a file with the plain module, at the traced size and, where axes move, at another."""
+    file = OnnxRuntimeRunner(model)
+    report = compare(_eager(pair), file, inputs, dynamic, precise=partial(_eager, pair, exact=True), shapes=1)
+    report.raise_if_failed(f"{pair.name}, {which} file")
+
+
+def _eager(pair: Pair, *, exact: bool = False) -> Runner:
+    return _named(pair, pair.plain, torch.float64 if exact else torch.float32)
+
+
+def _named(pair: Pair, module: torch.nn.Module, dtype: torch.dtype = torch.float32) -> Runner:
+    return EagerRunner(module, output_names=pair.zoo.outputs, dtype=dtype)
