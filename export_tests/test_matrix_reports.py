@@ -11,49 +11,25 @@ from xml.etree import ElementTree
 import pytest
 from typer.testing import CliRunner
 
-from attn_deploy.bench.environment import describe_environment
 from attn_deploy.cli import app
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.matrix.cell import CRASH, FAILED, PASSED, SKIPPED, Cell, CellId, Check, failed, skipped
+from attn_deploy.matrix.cell import FAILED, SKIPPED, CellId, skipped
 from attn_deploy.matrix.diff import diff_records
 from attn_deploy.matrix.merge import merge_records
 from attn_deploy.matrix.options import MatrixOptions
-from attn_deploy.matrix.record import MatrixRecord, read_record
+from attn_deploy.matrix.record import read_record
 from attn_deploy.matrix.request import matrix_request, verdict
 from attn_deploy.matrix.summary import findings, ranges
 from attn_deploy.report.matrix_files import write_reports
 from attn_deploy.report.matrix_tables import matrix_csv, matrix_junit, matrix_markdown
 from attn_deploy.report.matrix_terminal import headline, matrix_summary
 
-ENVIRONMENT = describe_environment()
-REASON = "se: ort-cpu and eager disagree at x 1x64x23x12: the largest error is {} <b>| \x00bad"
-
-
-def green(model, exporter, opset, engine=PASSED):
-    names = ("export", "opset", "checker", "axes", "operators", "parity")
-    checks = (*(Check(n, PASSED, "", 0.1) for n in names), Check("engine", engine, "why not"))
-    found = {"sha256": "0" * 64, "bytes": 10, "nodes": 3, "error": 1e-6}
-    return Cell(id=CellId(model, exporter, opset), checks=checks, seconds=0.5, key=f"{model}{opset}", found=found)
-
-
-def red(model, exporter, opset):
-    checks = (Check("export", PASSED), Check("parity", FAILED, REASON.format(opset / 10)))
-    return Cell(id=CellId(model, exporter, opset), checks=checks, kind="ParityError", seconds=1.5, rule="R7")
-
-
-def record(*cells, **settings):
-    given = {"options": MatrixOptions(), "environment": ENVIRONMENT, "seconds": 61.0, "jobs": 2, **settings}
-    return MatrixRecord(cells=tuple(sorted(cells, key=lambda c: c.id)), **given)
+from .matrix_records import green, mixed_record, record, red
 
 
 @pytest.fixture
 def mixed():
-    cells = [green("se", "dynamo", n) for n in (13, 14, 17)]
-    cells += [red("se", "torchscript", n) for n in (13, 14)]
-    cells.append(skipped(CellId("se", "torchscript", 17), "the batch axis of se cannot move."))
-    cells.append(green("eca", "dynamo", 13, engine=SKIPPED))
-    cells.append(failed(CellId("eca", "torchscript", 13), CRASH, "eca: crashed (SIGSEGV).", seconds=2))
-    return record(*cells)
+    return mixed_record()
 
 
 def test_a_record_is_read_as_it_was_written(mixed, tmp_path):
@@ -97,7 +73,7 @@ def test_junit(mixed):
     assert len({(c.get("classname"), c.get("name")) for c in cases}) == 8
     failures = root.findall(".//failure")
     assert {f.get("type") for f in failures} == {"ParityError", "crash"}
-    assert any("rule: R7" in f.text and "<b>| ?bad" in f.text for f in failures)
+    assert any("rule: R7" in f.text and "<b>| </script>?bad" in f.text for f in failures)
     for suite in root:
         assert int(suite.get("tests")) == len(suite)
 
@@ -194,7 +170,14 @@ def test_matrix_on_the_command_line(tmp_path):
     made = command("--models", "hswish", *options, "-o", folder, "--json")
     assert made.exit_code == 0, made.output
     assert json.loads(made.stdout)["counts"] == {"passed": 1, "failed": 0, "skipped": 0}
-    assert {p.name for p in folder.iterdir()} >= {"record.json", "matrix.csv", "matrix.xml", "matrix.md", "cells.jsonl"}
+    assert {p.name for p in folder.iterdir()} >= {
+        "record.json",
+        "matrix.csv",
+        "matrix.xml",
+        "matrix.md",
+        "matrix.html",
+        "cells.jsonl",
+    }
     again = command("--resume", folder)
     assert again.exit_code == 0
     assert "1 taken over" in again.stdout

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from attn_deploy.files import write_atomic
 from attn_deploy.matrix.record import RECORD_NAME, MatrixRecord
+from attn_deploy.report.matrix_html import matrix_html
 from attn_deploy.report.matrix_tables import matrix_csv, matrix_junit, matrix_markdown
 
 
@@ -17,6 +18,7 @@ def write_reports(record: MatrixRecord, folder: Path) -> list[Path]:
         "matrix.csv": matrix_csv(record),
         "matrix.xml": matrix_junit(record),
         "matrix.md": matrix_markdown(record),
+        "matrix.html": matrix_html(record),
     }
     for name, text in files.items():
         write_atomic(folder / name, text)

@@ -89,12 +89,21 @@ def _printable(text: str) -> str:
     return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd]", "?", text)
 
 
-def matrix_markdown(record: MatrixRecord) -> str:
-    """Counts, reasons, and a row for each model with the opsets that pass."""
-    counts, packages = record.counts, record.environment.packages
+def environment_line(record: MatrixRecord) -> str:
+    """Versions, machine and time in one line."""
+    here, packages = record.environment, record.environment.packages
     versions = ", ".join(
         f"{n} {packages[n]}" for n in ("torch", "onnx", "onnxruntime", "tensorrt-rtx") if n in packages
     )
+    return (
+        f"attn-deploy {record.attn_deploy}, {versions}; {here.python}, {here.os}; {here.cpu}, {here.usable_cores} cores. "
+        f"{record.started}."
+    )
+
+
+def matrix_markdown(record: MatrixRecord) -> str:
+    """Counts, reasons, and a row for each model with the opsets that pass."""
+    counts = record.counts
     lines = [
         "# Compatibility matrix",
         "",
@@ -102,8 +111,7 @@ def matrix_markdown(record: MatrixRecord) -> str:
         f"{counts[SKIPPED]} not applicable. "
         f"{record.seconds / 60:.1f} minutes with {record.jobs} jobs, {record.reused} cells taken over.",
         "",
-        f"attn-deploy {record.attn_deploy}, {versions}; {record.environment.python}, {record.environment.os}; "
-        f"{record.environment.cpu}. {record.started}.",
+        environment_line(record),
         "",
     ]
     lines += _by_opset(record) + _reasons(record) + _by_model(record)
