@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from dataclasses import replace
@@ -15,6 +16,7 @@ import attn_deploy
 from attn_deploy import registry
 from attn_deploy.errors import InvalidRequestError, UnknownModelError
 from attn_deploy.exporters import pipeline, translate
+from attn_deploy.exporters.prepare import prepare
 from attn_deploy.matrix import capability, evaluate, keys
 from attn_deploy.matrix.cell import CellId
 from attn_deploy.matrix.options import MatrixOptions, parse_models, parse_opsets, parse_shard
@@ -172,7 +174,7 @@ def test_a_key_follows_options_and_versions(monkeypatch):
 
 @pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
 def test_the_files_are_those_that_export_gives(exporter, tmp_path):
-    record = run(options("se", opsets=(13, 17, 18), exporters=(exporter,), inputs=()))
+    record = run(options("se", opsets=(13, 18, 22), exporters=(exporter,), inputs=()))
     assert record.counts == {"passed": 3, "failed": 0, "skipped": 0}
     for cell in record.cells[::2]:
         made = attn_deploy.export("se", tmp_path / "se.onnx", opset=cell.id.opset, exporter=exporter)
@@ -195,6 +197,18 @@ def test_a_broken_model_is_a_red_cell_with_its_reason(net, exporter, check, reas
     (cell,) = record.failures
     assert cell.failed_check == check
     assert re.search(reason, cell.reason), cell.reason
+
+
+def test_what_the_exporter_makes_once_gives_the_same_graph(monkeypatch):
+    """Its table of functions and the decomposed program are used again at opset 22; without that the bytes are equal."""
+    kept = prepare("hswish")
+    translate.translate(kept, "dynamo", 18)
+    (decomposed,) = kept.decomposed.values()
+    shared = translate.translate(kept, "dynamo", 22).model
+    assert list(kept.decomposed.values()) == [decomposed], "the second opset did not use what the first one made"
+    monkeypatch.setattr(translate, "shared_work", lambda _: contextlib.nullcontext())
+    alone = translate.translate(prepare("hswish"), "dynamo", 22).model
+    assert shared.SerializeToString(deterministic=True) == alone.SerializeToString(deterministic=True)
 
 
 def test_a_wrong_bias_is_a_red_cell(monkeypatch):

@@ -45,6 +45,7 @@ class PreparedModel:
         dynamic: symbols that move.
         changes: what fusing did, as (module path, words).
         program: the traced program, once made by `attn_deploy.exporters.program`.
+        decomposed: what `attn_deploy.exporters.torchlib` keeps of the program.
         translations: for each exporter the opset and the graph of its last translation.
         reference: what files are verified against, once made; it remembers its outputs.
     """
@@ -59,6 +60,7 @@ class PreparedModel:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     changes: tuple[tuple[str, str], ...] = ()
     program: ExportedProgram | None = None
+    decomposed: dict[Any, Any] = field(default_factory=dict)
     translations: dict[str, tuple[int, onnx.ModelProto]] = field(default_factory=dict)
     reference: EagerReference | None = None
 

@@ -15,7 +15,7 @@ from attn_deploy.exporters.options import DYNAMO_MIN_OPSET, TORCHSCRIPT_MAX_OPSE
 from attn_deploy.exporters.prepare import PreparedModel, user_line
 from attn_deploy.exporters.program import exported_program
 from attn_deploy.exporters.quiet import quiet_torch
-from attn_deploy.exporters.torchlib import shared_table
+from attn_deploy.exporters.torchlib import shared_work
 
 _TORCH = Path(torch.__file__).resolve().parent
 
@@ -49,7 +49,7 @@ def translate(prepared: PreparedModel, exporter: str, opset: int) -> Translation
 
 def _dynamo(prepared: PreparedModel, opset: int) -> onnx.ModelProto:
     program = exported_program(prepared)
-    with quiet_torch(), shared_table():
+    with quiet_torch(), shared_work(prepared.decomposed):
         try:
             made = torch.onnx.export(
                 program,

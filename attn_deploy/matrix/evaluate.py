@@ -29,7 +29,7 @@ from attn_deploy.errors import (
 from attn_deploy.exporters.options import ExportOptions
 from attn_deploy.exporters.pipeline import export_prepared
 from attn_deploy.exporters.prepare import PreparedModel, prepare
-from attn_deploy.graph.artifact import OnnxArtifact, load_model, read_onnx
+from attn_deploy.graph.artifact import OnnxArtifact, describe, load_model
 from attn_deploy.graph.operators import CONTROL_FLOW, all_nodes, unlisted_operators
 from attn_deploy.inputs import parse_inputs
 from attn_deploy.isolate import call_here
@@ -149,13 +149,15 @@ def _converted(cell: CellId, artifact: OnnxArtifact, path: Path) -> OnnxArtifact
 def _read_back(cell: CellId, prepared: PreparedModel, artifact: OnnxArtifact, checks: list[Check]) -> dict[str, Any]:
     """The promises of the finished file, each looked up in the file itself."""
     started = time.perf_counter()
-    again = read_onnx(artifact.path)  # with the full checker
+    model = load_model(artifact.path)
+    again = describe(model, artifact.path)
+    if again.sha256 != artifact.sha256:
+        raise GraphError(f"{cell.model}: the file changed after it was checked.")
     if again.opset != cell.opset:
         raise OpsetError(f"{cell.model}: asked for opset {cell.opset}, the file has opset {again.opset}.")
     checks.append(Check("opset", PASSED, f"{again.opset}, IR version {again.ir_version}"))
-    checks.append(Check("checker", PASSED, "full check with shape inference"))
+    checks.append(Check("checker", PASSED, "full check with shape inference"))  # by the export, of these bytes
     checks.append(_axes(cell, prepared, again))
-    model = load_model(artifact.path)
     flow = sorted({n.op_type for n in all_nodes(model.graph)} & CONTROL_FLOW)
     unlisted = unlisted_operators(model)
     if flow or unlisted:

@@ -56,6 +56,8 @@ class _Actor:
         """Import what cells need, with one thread, since the actor has one CPU."""
         import torch
 
+        import attn_deploy.matrix.evaluate  # noqa: F401  # so that the time of the first cell is its own
+
         torch.set_num_threads(1)
         return True
 
