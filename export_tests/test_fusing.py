@@ -311,6 +311,16 @@ def test_a_layer_that_is_also_called_where_nobody_can_look_is_left():
     checked(model, left=1)
 
 
+def test_a_layer_that_has_another_place_where_nobody_can_look_is_left():
+    def run(m, x):
+        return m.later(x) if x.sum() < 1e9 else m.first.kept(x)
+
+    first = Net(lambda m, x: x, kept=conv())
+    later = nn.Sequential(first.kept, nn.BatchNorm2d(4))
+    result = checked(Net(run, first=first, later=later), left=1)
+    assert "first.kept is registered where its calls cannot be followed" in result.left[0][1]
+
+
 class Collecting(nn.Module):
     """Cannot be followed, and takes one of its sequences apart."""
 

@@ -59,21 +59,26 @@ class _Graph:
     """One traced graph, with the calls of each module by the module's path."""
 
     part: Followed
+    connections: Connections
     calls: dict[str, list[fx.Node]] = field(default_factory=lambda: defaultdict(list))
     modules: dict[str, nn.Module] = field(default_factory=dict)
     read: set[str] = field(default_factory=set)
 
     @classmethod
-    def of(cls, part: Followed, graph: fx.Graph) -> _Graph:
-        made = cls(part)
+    def of(cls, part: Followed, graph: fx.Graph, connections: Connections) -> _Graph:
+        made = cls(part, connections)
         for node in graph.nodes:
             if node.op == "call_module":
-                path = part.absolute(node.target)
+                path = made.name(node)
                 made.calls[path].append(node)
                 made.modules[path] = part.root.get_submodule(str(node.target))
             elif node.op == "get_attr":
-                made.read.add(part.absolute(node.target).rpartition(".")[0])
+                made.read.add(connections.name_of(part, str(node.target).rpartition(".")[0]))
         return made
+
+    def name(self, node: fx.Node) -> str:
+        """The name of the module that a node calls."""
+        return self.connections.name_of(self.part, node.target)
 
 
 def fold_batchnorms_(model: nn.Module) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
@@ -110,7 +115,7 @@ def _verdicts(connections: Connections) -> dict[str, _Verdict]:
     verdicts: dict[str, _Verdict] = {}
     taken: dict[str, str] = {}
     for part in connections.followed:
-        views = [_Graph.of(part, graph) for graph in part.graphs]
+        views = [_Graph.of(part, graph, connections) for graph in part.graphs]
         for path, module in views[0].modules.items():
             if not isinstance(module, BatchNorm):
                 continue
@@ -151,7 +156,7 @@ def _judge(path: str, graph: _Graph) -> _Verdict:
         node, reason = _source(call, graph)
         if node is None:
             return _Verdict(reason=reason)
-        layers[graph.part.absolute(node.target)].append(node)
+        layers[graph.name(node)].append(node)
     if len(layers) > 1:
         return _Verdict(reason=f"it normalises the outputs of several layers: {', '.join(layers)}")
     ((layer, nodes),) = layers.items()
@@ -169,17 +174,17 @@ def _source(call: fx.Node, graph: _Graph) -> tuple[fx.Node | None, str]:
         if len(given) != 1:
             return None, "it is not called with one tensor"
         node = given[0]
-        module = graph.modules.get(graph.part.absolute(node.target)) if node.op == "call_module" else None
+        module = graph.modules.get(graph.name(node)) if node.op == "call_module" else None
         if module is None or type(module) not in (*LAYERS, *PASSING, RankGuard):
             return None, f"it follows {_words(node, module)}, not a convolution or linear layer"
         if len(node.users) > 1:
-            return None, f"the output of {graph.part.absolute(node.target)} is used elsewhere too"
+            return None, f"the output of {graph.name(node)} is used elsewhere too"
         if is_hooked(module):
-            return None, f"{graph.part.absolute(node.target)} has hooks"
+            return None, f"{graph.name(node)} has hooks"
         if type(module) in LAYERS:
             return node, ""
         if module.training and not isinstance(module, nn.Identity):
-            return None, f"{graph.part.absolute(node.target)} stays in training mode after eval()"
+            return None, f"{graph.name(node)} stays in training mode after eval()"
 
 
 def _unfit(path: str, bn: BatchNorm, graph: _Graph) -> str:

@@ -28,7 +28,7 @@ def chain_max_pools_(model: nn.Module) -> list[tuple[str, str]]:
                 continue
             window = _window(part.root.get_submodule(str(node.target)))
             if window:
-                on_one_map[node.all_input_nodes[0]][window].append(part.absolute(node.target))
+                on_one_map[node.all_input_nodes[0]][window].append(connections.name_of(part, node.target))
         for by_window in on_one_map.values():
             windows = sorted(by_window)
             steps = [windows[0], *(b - a + 1 for a, b in pairwise(windows))]

@@ -41,10 +41,6 @@ class Followed:
     root: nn.Module
     graphs: tuple[fx.Graph, ...]
 
-    def absolute(self, target: object) -> str:
-        """The path in the model of a module that a node of the graph names."""
-        return f"{self.path}.{target}" if self.path and target else self.path or str(target)
-
 
 @dataclass(slots=True)
 class Connections:
@@ -53,7 +49,7 @@ class Connections:
     Attributes:
         followed: the graphs; no module call is in two of them.
         untold: module path -> why its own code could not be followed.
-        places: every path of each module, by the first one: a module may be registered several times.
+        places: all paths of a module, by any of them: it may be registered several times. The first one names it.
         steps: all paths of the modules that are single steps in the graph around them though they have parts.
     """
 
@@ -61,6 +57,11 @@ class Connections:
     untold: dict[str, str] = field(default_factory=dict)
     places: dict[str, list[str]] = field(default_factory=dict)
     steps: set[str] = field(default_factory=set)
+
+    def name_of(self, part: Followed, target: object) -> str:
+        """The name in the model of a module that a node of a part's graph calls or reads from."""
+        path = f"{part.path}.{target}" if part.path and target else part.path or str(target)
+        return self.places.get(path, [path])[0]
 
     def holds(self, part: Followed, path: str) -> bool:
         """Whether a part's graphs show all calls of a module: no place of it is outside, or inside a single step."""
@@ -77,9 +78,10 @@ def follow(model: nn.Module) -> Connections:
     """Trace a model, or as much of it as can be traced; the model is left alone, and so is the state of its code."""
     scratch = copy.deepcopy(model, {id(p): p for p in model.parameters()})
     found = Connections()
-    first: dict[int, str] = {}
+    places: dict[int, list[str]] = {}
     for path, module in scratch.named_modules(remove_duplicate=False):
-        found.places.setdefault(first.setdefault(id(module), path), []).append(path)
+        found.places[path] = places.setdefault(id(module), [])
+        found.places[path].append(path)
     opaque = {id(m) for m in scratch.modules() if m is not scratch and is_hooked(m)}
     seen: set[int] = set()
 
