@@ -133,6 +133,8 @@ def main() -> int:
     given = parser.parse_args()
     if given.render:
         found = Record.read(given.render)
+        if given.output:
+            found.write(given.output, page(found))
     else:
         torch.set_num_threads(1)
         before, options = environment(), QUICK if given.quick else FULL

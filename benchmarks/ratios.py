@@ -10,6 +10,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import attn_deploy
 from attn_deploy.bench.environment import Environment, command_line, describe_environment, load_average
 from attn_deploy.bench.options import BenchOptions
@@ -55,14 +57,18 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """``faster`` or ``slower``, if the whole interval is on one side of the margin; else ``equal`` or ``noise``."""
+        """``faster`` or ``slower``, if the whole interval is beyond the margin on that side; ``equal`` if it is within.
+
+        ``not slower`` if it begins within the margin and ends above, ``noise`` where it reaches below.
+        """
         interval = self.speedup.interval
         if interval.low > 1 + MARGIN:
             return "faster"
         if interval.high < 1 / (1 + MARGIN):
             return "slower"
-        inside = interval.low >= 1 / (1 + MARGIN) and interval.high <= 1 + MARGIN
-        return "equal" if inside else "noise"
+        if interval.low < 1 / (1 + MARGIN):
+            return "noise"
+        return "equal" if interval.high <= 1 + MARGIN else "not slower"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +129,24 @@ def environment() -> Environment:
 def time_files(
     name: str, settings: str, files: Mapping[str, tuple[bytes, int]], arrays: Arrays, options: BenchOptions, **told: str
 ) -> Row:
-    """Time two files, given as (model, node count), on the same inputs; the first is the baseline."""
+    """Time two files, given as (model, node count), on the same inputs; the first is the baseline.
+
+    Raises:
+        SystemExit: if the two do not give the same numbers.
+    """
     runners = {side: OnnxRuntimeRunner(model, threads=options.threads) for side, (model, _) in files.items()}
+    outputs = []
     for runner in runners.values():
         runner.prepare(arrays)
+        runner.enqueue()
+        runner.synchronize()
+        outputs.append(list(runner.outputs().values()))
+    for a, b in zip(*outputs, strict=True):
+        scale = max(1.0, float(np.abs(a).max()))
+        if not np.allclose(a, b, rtol=1e-3, atol=1e-4 * scale):
+            raise SystemExit(
+                f"{name}: the two files differ by {np.abs(a - b).max():.3g} at {settings}, of {scale:.3g}."
+            )
     found = measure(runners, options)
     for result in found.values():
         if isinstance(result, Exception):

@@ -144,6 +144,25 @@ def test_parts_that_decide_on_values_do_not_hide_the_rest():
     assert "the code of 0.inner cannot be followed" in why
 
 
+def test_wrappers_of_torch_are_looked_into():
+    inner = nn.DataParallel(nn.Sequential(conv(), nn.BatchNorm2d(4)))
+    checked(nn.Sequential(inner, conv(), nn.BatchNorm2d(4)))
+    checked(nn.DataParallel(nn.Sequential(conv(), nn.BatchNorm2d(4))))
+
+
+def test_scripted_parts_and_tuples_do_not_stop_the_rest():
+    def run(m, x):
+        y = m.scripted(m.bn(m.conv(x)))
+        z, (h, c) = m.lstm(y.flatten(2).transpose(1, 2))
+        return z + h.sum() + c.sum()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scripted = torch.jit.script(nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)).eval())
+    lstm = nn.LSTM(4, 5, batch_first=True)
+    checked(Net(run, conv=conv(), bn=nn.BatchNorm2d(4), scripted=scripted, lstm=lstm))
+
+
 def test_zoo_modules_in_a_model_take_their_deployed_form():
     model = nn.Sequential(conv(4, 64), nn.BatchNorm2d(64), create("acblock"), create("se"), create("ghostmodule"))
     result = checked(model)

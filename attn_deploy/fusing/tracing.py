@@ -82,14 +82,15 @@ def follow(model: nn.Module) -> Connections:
     for path, module in scratch.named_modules(remove_duplicate=False):
         found.places[path] = places.setdefault(id(module), [])
         found.places[path].append(path)
-    opaque = {id(m) for m in scratch.modules() if m is not scratch and is_hooked(m)}
+    # What has hooks, and wrappers of torch.nn (DataParallel) around modules of the user.
+    opaque = {id(m) for m in scratch.modules() if (m is not scratch and is_hooked(m)) or (is_step(m) and _has_parts(m))}
     seen: set[int] = set()
 
     def visit(module: nn.Module, path: str) -> None:
-        if id(module) in seen or is_step(module):
+        if id(module) in seen:
             return
         seen.add(id(module))
-        if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+        if is_step(module) or isinstance(module, (nn.ModuleList, nn.ModuleDict)):
             descend(module, path)
             return
         graphs, why = _graphs(module, opaque)
@@ -133,7 +134,11 @@ def is_step(module: nn.Module) -> bool:
     """Whether a module is one step of every graph: those of torch.nn, and childless subclasses of its layers."""
     if type(module).__module__.split(".")[:2] == ["torch", "nn"]:
         return not isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
-    return isinstance(module, _LAYERS) and not any(True for _ in module.children())
+    return isinstance(module, _LAYERS) and not _has_parts(module)
+
+
+def _has_parts(module: nn.Module) -> bool:
+    return any(True for _ in module.children())
 
 
 def is_hooked(module: nn.Module) -> bool:
