@@ -110,7 +110,7 @@ def _translate(prepared: PreparedModel, exporter: str, opset: int) -> onnx.Model
 
 
 def _export_zoo(pair: Pair, opset: int, dynamic: tuple[str, ...]) -> Exported:
-    prepared = prepare(pair.zoo, inputs=pair.inputs, dynamic=dynamic)
+    prepared = prepare(pair.zoo, dynamic=dynamic)
     with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
         path = Path(folder, "zoo.onnx")
         # Verified below, against the plain module.

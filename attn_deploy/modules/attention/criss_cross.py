@@ -67,9 +67,11 @@ class CrissCrossAttention(Fusible, nn.Module):
         along_column = torch.matmul(query.permute(0, 3, 2, 1), key.permute(0, 3, 1, 2)) + itself  # (N, W, H, H)
         along_row = torch.matmul(query.permute(0, 2, 3, 1), key.permute(0, 2, 1, 3))  # (N, H, W, W)
         weights = torch.cat([along_column.permute(0, 2, 1, 3), along_row], 3).softmax(3)
-        from_column = torch.matmul(weights[:, :, :, :height].permute(0, 2, 1, 3), value.permute(0, 3, 2, 1))
-        from_row = torch.matmul(weights[:, :, :, height:], value.permute(0, 2, 3, 1))
-        gathered = from_column.permute(0, 3, 2, 1) + from_row.permute(0, 3, 1, 2)
+        # Channels stay before the axis that is summed over: then each permutation moves one axis only, which is cheap.
+        of_column, of_row = weights[:, :, :, :height].permute(0, 2, 3, 1), weights[:, :, :, height:].transpose(2, 3)
+        from_column = torch.matmul(value.permute(0, 3, 1, 2), of_column)  # (N, W, C, H)
+        from_row = torch.matmul(value.transpose(1, 2), of_row)  # (N, H, C, W)
+        gathered = from_column.permute(0, 2, 3, 1) + from_row.transpose(1, 2)
         return x + (gathered if self.gamma is None else self.gamma * gathered)
 
     @torch.no_grad()
