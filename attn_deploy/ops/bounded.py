@@ -10,6 +10,9 @@ from __future__ import annotations
 from torch import Tensor
 
 _LOWEST = -60.0  # exp(-60) is 9e-27: a weight that much below the row's largest adds nothing to a sum
+# A sum over positions of products of values up to 100 stays in range for maps of 650 x 650, and so does the constant;
+# a power of two rounds nothing, and a constant is taken along by the product for nothing.
+_GRAM_SCALE = 256.0
 
 
 def bounded_softmax(logits: Tensor, *factors: float) -> Tensor:
@@ -23,14 +26,11 @@ def bounded_softmax(logits: Tensor, *factors: float) -> Tensor:
 def gram_softmax(x: Tensor, *, negate: bool = False) -> Tensor:
     """Softmax over the last axis of ``x @ x^T``, x flattened to channels by positions: (N, C, H, W) -> (N, C, C).
 
-    The map is scaled by 1 / sqrt(H * W) before the product.
-
     Args:
         x: the map.
         negate: softmax of ``-x @ x^T``, which is also the softmax of the row maximum minus the row.
     """
-    height, width = x.shape[2], x.shape[3]
-    one = x.new_ones(1)
-    scaled = (x / ((one * height).sqrt() * (one * width).sqrt())).flatten(2)
-    gram = scaled.matmul(scaled.transpose(1, 2))
-    return bounded_softmax(-gram if negate else gram, height, width)
+    rows = x.flatten(2)
+    sign = -1.0 if negate else 1.0
+    gram = (rows * (sign / _GRAM_SCALE)).matmul((rows * (1.0 / _GRAM_SCALE)).transpose(1, 2))
+    return bounded_softmax(gram, _GRAM_SCALE, _GRAM_SCALE)

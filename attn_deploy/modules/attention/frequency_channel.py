@@ -136,6 +136,6 @@ class MultiSpectralAttention(nn.Module):
         check_channels(x, self.channels, "MultiSpectralAttention")
         down = torch.matmul(self.down, averaging_matrix(self.down.shape[1], x.shape[2], x))
         across = torch.matmul(self.across, averaging_matrix(self.across.shape[1], x.shape[3], x))
-        rows = (x * across.unsqueeze(1)).sum(3)
-        coefficients = (rows * down).sum(2).reshape(x.shape[0], self.channels, 1, 1)
+        rows = torch.matmul(x, across.unsqueeze(2))  # (N, C, H, 1): each row against its channel's filter
+        coefficients = (rows * down.unsqueeze(2)).sum((2, 3), keepdim=True)
         return x * self.expand(self.reduce(coefficients).relu()).sigmoid()
