@@ -162,7 +162,8 @@ def dynamic_symbols(
         found = [s for s in known if s == wish or s[0] == wish]
         if not found:
             raise DynamicAxisError(
-                f"{owner}: there is no axis {wish!r}; the inputs have {', '.join(known) or 'no symbolic axis'}.",
+                f"{owner}: the axis {wish!r} cannot be dynamic; those that can are {', '.join(movable) or 'none'}, "
+                f"every other size is part of the model. Use --dynamic {','.join(movable) or 'none'}.",
                 exit_code=2,
             )
         stuck = [s for s in found if s not in movable]

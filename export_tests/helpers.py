@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from attn_deploy.parity.tolerance import NOISE_FACTOR
 from attn_deploy.weights import enliven as randomize
 
-__all__ = ["as_tuple", "assert_matches_official", "randomize", "read_vectors"]
+__all__ = ["EXEMPLARS", "as_tuple", "assert_matches_official", "assert_same_function", "randomize", "read_vectors"]
+
+# One of each kind that is hard in another way: where a step costs seconds, the default tier takes these and the slow all.
+EXEMPLARS = ("se", "eca", "cbam", "ghostmodule", "non_local_embedded_gaussian", "psp", "condconv", "criss_cross")
 
 
 def read_vectors(path: Path) -> dict[str, Any]:
@@ -35,6 +40,24 @@ def assert_matches_official(actual: np.ndarray, expected: np.ndarray, what: str,
     assert actual.shape == expected.shape, f"{what}: shape {actual.shape}, official {expected.shape}"
     atol = 1e-5 * max(1.0, float(np.abs(expected).max()))
     np.testing.assert_allclose(actual, expected, rtol=rtol, atol=atol, err_msg=what)
+
+
+def assert_same_function(changed: nn.Module, original: nn.Module, given: list[Tensor]) -> None:
+    """``changed`` is an exact rewriting of ``original``: rtol and atol 1e-5 of the output's scale.
+
+    Where float32 itself is less certain than that (near-ties in a softmax of large sums), its distance from float64 is
+    the measure, as it is for exported files.
+    """
+    with torch.no_grad():
+        expected, got = as_tuple(original(*given)), as_tuple(changed(*given))
+        for index, (e, g) in enumerate(zip(expected, got, strict=True)):
+            allowed = 1e-5 * max(1.0, float(e.abs().max())) + 1e-5 * e.abs()
+            if bool(((g - e).abs() <= allowed).all()):
+                continue
+            precise = [t.double() if t.is_floating_point() else t for t in given]
+            exact = as_tuple(copy.deepcopy(original).double()(*precise))[index]
+            noise, error = float((e - exact).abs().max()), float((g - exact).abs().max())
+            assert error <= NOISE_FACTOR * noise, f"output {index}: {error:.3g} from float64, before {noise:.3g}"
 
 
 def as_tuple(outputs: Any) -> tuple[Tensor, ...]:

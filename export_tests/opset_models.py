@@ -125,13 +125,19 @@ class Warp(nn.Module):
 class Masked(nn.Module):
     """Masks, triangles, comparisons, gathering and scattering."""
 
+    order: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("order", torch.tensor([2, 0, 1]))
+
     def forward(self, x: Tensor) -> Tensor:
         t = x.flatten(2)
         scores = t.transpose(1, 2) @ t
         causal = torch.ones_like(scores[0]).tril() > 0
         weights = scores.masked_fill(~causal, -1e4).softmax(-1)
         mixed = (t @ weights.transpose(1, 2)).reshape(x.shape)
-        picked = mixed.index_select(1, torch.tensor([2, 0, 1]))
+        picked = mixed.index_select(1, self.order)
         return torch.where(picked > 0, picked, picked * 0.25) + mixed.roll(1, 3)
 
 

@@ -112,7 +112,7 @@ def test_inputs_share_symbols_where_sizes_are_equal():
         parse_inputs(["a:1x3x16x16", "a:1x3x16x16"])
 
 
-def test_third_parties_add_models_through_an_entry_point(monkeypatch):
+def test_third_parties_add_models_through_an_entry_point(monkeypatch, tmp_path):
     spec = registry.ModelSpec(
         name="their_block",
         target="torch.nn:Conv2d",
@@ -126,6 +126,10 @@ def test_third_parties_add_models_through_an_entry_point(monkeypatch):
         SimpleNamespace(name="bad", value="x:z", load=lambda: 1 / 0),
     ]
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points)
+    info = tmp_path / "theirs-1.0.dist-info"
+    info.mkdir()
+    (info / "entry_points.txt").write_text("[attn_deploy.models]\ngood = x:y\n")
+    monkeypatch.syspath_prepend(tmp_path)
     registry._entry_points.cache_clear()
     registry._index.cache_clear()
     try:

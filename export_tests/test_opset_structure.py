@@ -100,6 +100,14 @@ def test_outputs_that_are_left_out() -> None:
     )
 
 
+def test_inputs_that_are_left_out_at_the_end() -> None:
+    """An empty name in the place of an input that older forms lack is no use of it."""
+    model = parse(18, "float[N,4] x", "float[A,B] y", "p = Constant <value_ints = [0, 1, 0, 2]> () y = Pad (x, p)")
+    model.graph.node[1].input.extend(["", ""])
+    converted = convert_opset(model, 13).model
+    assert len(converted.graph.node[1].input) == 2
+
+
 def test_the_same_request_gives_the_same_bytes() -> None:
     body = "s = Constant <value_floats = [1.0, 2.0]> () n = LayerNormalization (x, s) y = Gelu (n)"
     model = parse(20, "float[N,2] x", "float[N,2] y", body)
@@ -342,6 +350,9 @@ def test_invalid_models_are_refused() -> None:
     model.graph.node[0].input[0] = "nowhere"
     with pytest.raises(AttnDeployError):
         convert_opset(model, 13)
+    mixed = parse(22, "bfloat16[N,4,H,W] x, float[4,4,1,1] w", "bfloat16[N,4,H,W] y", "y = Conv (x, w)")
+    with pytest.raises(GraphError, match=r"Conv \(bfloat16.*W is tensor\(float\) where tensor\(bfloat16\) is needed"):
+        convert_opset(mixed, 24)
     empty = onnx.ModelProto()
     with pytest.raises(GraphError, match="imports no version"):
         convert_opset(empty, 13)

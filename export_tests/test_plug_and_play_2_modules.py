@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from attn_deploy import create, export, fuse, load_official_state_dict
-from attn_deploy.errors import ExportError
+from attn_deploy.errors import ExportError, InvalidRequestError
+from attn_deploy.models import resolve, slot_factory
 from attn_deploy.ops import fold_bn_, fold_bn_before_conv, fuse_conv_bn
 
 from .helpers import randomize, read_vectors
@@ -451,6 +452,14 @@ def test_weighted_fusion_methods(method):
     expected = (x * weight.reshape(2, 1, -1, 1, 1)).sum(0)
     torch.testing.assert_close(module(*x), expected)
     torch.testing.assert_close(fuse(module)(*x), expected)
+
+
+def test_fusions_have_as_many_inputs_as_their_arguments_say():
+    inputs = resolve("yolo_weighted_fusion:channels=(4,2)").inputs
+    assert [(i.name, i.dims) for i in inputs] == [("x0", ("N", 4, "H", "W")), ("x1", ("N", 2, "H", "W"))]
+    assert len(resolve("weighted_feature_fusion:num_inputs=5").inputs) == 5
+    with pytest.raises(InvalidRequestError, match="several inputs"):
+        slot_factory("weighted_feature_fusion", {})
 
 
 def test_yolo_fusion_leaves_the_first_map_alone():

@@ -17,7 +17,7 @@ from attn_deploy.inputs import example_arrays, verification_sizes
 from attn_deploy.models import resolve
 from attn_deploy.ops import Fusible
 
-from .helpers import as_tuple, assert_matches_official, randomize, read_vectors
+from .helpers import as_tuple, assert_matches_official, assert_same_function, randomize, read_vectors
 from .reference_cases import REFERENCE_CASES
 
 SPECS = catalog.import_all()
@@ -102,11 +102,7 @@ def test_fusing_keeps_the_numbers_and_the_model(spec):
     fused = fuse(model.module)
     symbols = [s for s in spec.dynamic if s in model.inputs[0].sizes]
     for sizes in [None, *verification_sizes(model.inputs, symbols, 2)]:
-        given = tensors(model, sizes)
-        with torch.no_grad():
-            for a, b in zip(as_tuple(model.module(*given)), as_tuple(fused(*given)), strict=True):
-                scale = max(1.0, float(a.abs().max()))
-                torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-5 * scale)
+        assert_same_function(fused, model.module, tensors(model, sizes))
     after = model.module.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[k], after[k]) for k in before), "fuse changed the model it was given"
@@ -118,11 +114,7 @@ def test_fused_module_can_be_fused_again(spec):
     if not any(isinstance(m, Fusible) for m in module.modules()):
         pytest.skip("nothing in this module declares a deployed form")
     twice = fuse(fuse(module))
-    model = resolve(spec.name)
-    given = tensors(model)
-    with torch.no_grad():
-        for a, b in zip(as_tuple(module(*given)), as_tuple(twice(*given)), strict=True):
-            torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-5 * max(1.0, float(a.abs().max())))
+    assert_same_function(twice, module, tensors(resolve(spec.name)))
 
 
 @every_zoo_module
@@ -139,6 +131,14 @@ def test_template_of_the_file(spec):
     for argument in inspect.signature(cls).parameters.values():
         assert argument.kind in (argument.POSITIONAL_OR_KEYWORD, argument.KEYWORD_ONLY), "no *args, no **kwargs"
         assert argument.name in documented, f"argument {argument.name} is not documented"
+
+
+@every_model
+def test_no_attribute_hides_a_method_of_nn_module(spec):
+    for module in create(spec.name).modules():
+        names = {*vars(module), *module._parameters, *module._buffers, *module._modules}
+        hidden = [n for n in names if callable(getattr(torch.nn.Module, n, None))]
+        assert not hidden, f"{type(module).__name__}.{hidden} makes model.{hidden}() fail"
 
 
 @every_zoo_module

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
-_SCOPES = "pkg.torch.onnx.name_scopes"  # written by the torch.export exporter, read by nobody else
+from attn_deploy.graph.scopes import NAME_SCOPES, module_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +38,7 @@ def read_places(path: Path) -> tuple[NodePlace, ...]:
 
 def module_of(node: onnx.NodeProto) -> str:
     """The module path of a node, from its metadata or from its name; empty if neither tells."""
-    for entry in node.metadata_props:
-        if entry.key == _SCOPES:
-            return _from_scopes(entry.value)
-    return _from_name(node.name)
+    return module_path(node.name, next((e.value for e in node.metadata_props if e.key == NAME_SCOPES), None))
 
 
 def mentioned(text: str, places: tuple[NodePlace, ...]) -> tuple[NodePlace, ...]:
@@ -52,24 +48,3 @@ def mentioned(text: str, places: tuple[NodePlace, ...]) -> tuple[NodePlace, ...]
         r"(?![\w/])(?!\.\w)",
     )  # not a part of a longer name; "[first...last]" is two
     return tuple(p for p in places if p.name and re.search(before + re.escape(p.name) + after, text))
-
-
-def _from_scopes(value: str) -> str:
-    try:
-        scopes = ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return ""
-    modules = [s for s in scopes[:-1] if isinstance(s, str) and s and not s.startswith("_empty_nn_module")]
-    return modules[-1] if modules else ""
-
-
-def _from_name(name: str) -> str:
-    """``/a/f/f.0/Conv`` as the TorchScript exporter writes it: ``a.f.0``."""
-    if not name.startswith("/"):
-        return ""
-    path: list[str] = []
-    for part in name.split("/")[1:-1]:
-        if path and part.startswith(path[-1] + "."):
-            path.pop()
-        path.append(part)
-    return ".".join(path)

@@ -14,10 +14,10 @@ from attn_deploy.exporters.prepare import PreparedModel
 from attn_deploy.exporters.record import ExportRecord
 from attn_deploy.graph.artifact import METADATA_PREFIX, check_model
 from attn_deploy.graph.operators import refuse_foreign
+from attn_deploy.graph.scopes import NAME_SCOPES
 
 # The IR version that came with each opset: a runtime that knows the opset reads the file.
 IR_VERSIONS = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 12}
-_MODULE_PATHS = "pkg.torch.onnx.name_scopes"
 
 
 def normalise(model: onnx.ModelProto, prepared: PreparedModel, opset: int) -> onnx.ModelProto:
@@ -53,11 +53,11 @@ def normalise(model: onnx.ModelProto, prepared: PreparedModel, opset: int) -> on
 
 def _keep_module_path_only(node: onnx.NodeProto) -> None:
     """Keep the PyTorch module path of a node; stack traces and the rest name files of the machine."""
-    scopes = [p for p in node.metadata_props if p.key == _MODULE_PATHS]
+    scopes = [p for p in node.metadata_props if p.key == NAME_SCOPES]
     value = scopes[0].value if scopes else ""
     del node.metadata_props[:]
     if value:
-        node.metadata_props.add(key=_MODULE_PATHS, value=value)
+        node.metadata_props.add(key=NAME_SCOPES, value=value)
 
 
 def _name_axes(values: Any, dims_by_value: list[tuple[int | str, ...]], prepared: PreparedModel, kind: str) -> None:

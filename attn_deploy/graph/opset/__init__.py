@@ -11,8 +11,7 @@ from attn_deploy.graph.opset.conversion import (
     MIN_OPSET,
     ConversionResult,
     convert_opset,
-    module_path,
     standard_opset,
 )
 
-__all__ = ["MAX_OPSET", "MIN_OPSET", "ConversionResult", "convert_opset", "module_path", "standard_opset"]
+__all__ = ["MAX_OPSET", "MIN_OPSET", "ConversionResult", "convert_opset", "standard_opset"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from attn_deploy.graph.opset.builder import Builder, attribute, known_floats, rank_of, required
+from attn_deploy.graph.opset.builder import Builder
+from attn_deploy.graph.opset.facts import attribute, data_of, known_floats, rank_of, required
 from attn_deploy.graph.opset.rule import NoFormError
-from attn_deploy.graph.opset.rules_activation import data_of
 
 _FLOAT, _INT64 = ir.DataType.FLOAT, ir.DataType.INT64
 _IMAGE_AXES = (2, 3)

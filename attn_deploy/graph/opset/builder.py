@@ -9,9 +9,6 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from attn_deploy.errors import GraphError
-from attn_deploy.graph.opset.constants import constant_array
-
 INT64_MAX = int(np.iinfo(np.int64).max)
 _CAST_FIRST = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
@@ -69,7 +66,6 @@ class Builder:
         self.nodes: list[ir.Node] = []
         self._workspace = workspace
         self._node = node
-        self._same = False
 
     def __call__(self, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
         """One node with one output; attributes that are None are left out."""
@@ -104,13 +100,12 @@ class Builder:
         *,
         inputs: Sequence[ir.Value | None] | None = None,
         drop: Sequence[str] = (),
-        op_type: str | None = None,
         **attributes: Any,
     ) -> Sequence[ir.Value]:
         """The node again, under its own name, with other inputs, without some attributes, or with others."""
         kept = {k: a for k, a in self._node.attributes.items() if k not in drop and k not in attributes}
         return self.many(
-            op_type or self._node.op_type,
+            self._node.op_type,
             self._node.inputs if inputs is None else inputs,
             len(self._node.outputs),
             {**kept, **attributes},
@@ -157,47 +152,3 @@ def _without_trailing_none(inputs: Sequence[ir.Value | None]) -> list[ir.Value |
     while kept and kept[-1] is None:
         kept.pop()
     return kept
-
-
-def input_at(node: ir.Node, index: int) -> ir.Value | None:
-    """An input, or None where it is left out."""
-    return node.inputs[index] if index < len(node.inputs) else None
-
-
-def required(node: ir.Node, index: int) -> ir.Value:
-    """An input that the operator cannot do without.
-
-    Raises:
-        GraphError: if it is left out all the same.
-    """
-    value = input_at(node, index)
-    if value is None:
-        raise GraphError(f"the node {node.name!r} ({node.op_type}) lacks its input {index}; export the model again.")
-    return value
-
-
-def attribute(node: ir.Node, name: str, default: Any) -> Any:
-    """An attribute's value, or its default."""
-    found = node.attributes.get(name)
-    if found is None:
-        return default
-    return list(found.value) if isinstance(found.value, tuple) else found.value
-
-
-def known_ints(value: ir.Value | None) -> list[int] | None:
-    """The elements of a tensor that is known before the model runs, or None."""
-    if value is None:
-        return None
-    array = constant_array(value)
-    return None if array is None else [int(v) for v in array.reshape(-1)]
-
-
-def known_floats(value: ir.Value | None) -> list[float] | None:
-    """The elements of a tensor of numbers that is known before the model runs, or None."""
-    array = None if value is None else constant_array(value)
-    return None if array is None else [float(v) for v in array.reshape(-1)]
-
-
-def rank_of(value: ir.Value) -> int | None:
-    """Number of axes, or None where it is unknown."""
-    return None if value.shape is None else len(value.shape)

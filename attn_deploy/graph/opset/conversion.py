@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import collections
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from attn_deploy.graph.opset.builder import Builder, Workspace
 from attn_deploy.graph.opset.functions import expand
 from attn_deploy.graph.opset.rule import Direction, NoFormError
 from attn_deploy.graph.opset.table import rule_for
+from attn_deploy.graph.scopes import NAME_SCOPES, module_path
 
 MIN_OPSET = 13
 MAX_OPSET = min(25, onnx.defs.onnx_opset_version())  # an older onnx knows fewer
@@ -71,7 +71,7 @@ def convert_opset(model: onnx.ModelProto, target: int) -> ConversionResult:
     Raises:
         OpsetError: if an operator, an attribute or an element type has no equal at the target; the message names
             the node, its module and the first opset that has it.
-        GraphError: if the model is not valid.
+        GraphError: if the model is not valid, whatever the opset.
     """
     source = standard_opset(model)
     for number, what in ((source, "the model's opset"), (target, "the asked opset")):
@@ -167,7 +167,11 @@ def _rewritten(
 
 
 def _drop_defaults(node: ir.Node, opset: int) -> None:
-    """Remove attributes that say what goes without saying at ``opset``, where they do not exist."""
+    """Remove what goes without saying at ``opset``, where it does not exist: default attributes, inputs left out."""
+    given = len(node.inputs)
+    while given and node.inputs[given - 1] is None:
+        given -= 1
+    node.resize_inputs(given)
     schema = schemas.schema_at(node.op_type, opset)
     if schema is not None:
         for name in schemas.superfluous_attributes(node, schema):
@@ -221,8 +225,12 @@ def _check_nodes(model: ir.Model, target: int) -> None:
         reason = "the operator does not exist there" if schema is None else schemas.misfit(node, schema)
         if reason is not None:
             first = schemas.first_opset_with(node, target, MAX_OPSET)
-            hint = f" The first opset that has it is {first}: use --opset {first} or higher." if first else ""
-            raise OpsetError(f"{_describe(node)} is not legal at opset {target}: {reason}.{hint}")
+            if first is None:
+                raise GraphError(f"{_describe(node)} is not valid at opset {target}, nor above: {reason}.")
+            raise OpsetError(
+                f"{_describe(node)} is not legal at opset {target}: {reason}. The first opset that has it is {first}: "
+                f"use --opset {first} or higher."
+            )
 
 
 def _check(model: onnx.ModelProto, target: int) -> None:
@@ -242,19 +250,6 @@ def _no_form(node: ir.Node, target: int, border: int, direction: Direction, reas
 
 
 def _describe(node: ir.Node) -> str:
-    module = module_path(node)
+    module = module_path(node.name or "", node.metadata_props.get(NAME_SCOPES))
     place = f"node {node.name!r}" + (f" in module {module!r}" if module else "")
     return f"{node.op_type} ({schemas.element_type(node)}; {place})"
-
-
-def module_path(node: ir.Node) -> str:
-    """The module that a node came from, as ``named_modules`` calls it; empty if the exporter left no trace of it."""
-    scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes")
-    if scopes:
-        try:
-            parts = [str(p) for p in ast.literal_eval(scopes)]
-        except (ValueError, SyntaxError):
-            parts = []
-        return next((p for p in reversed(parts[:-1]) if p), "")
-    name = node.name or ""
-    return ".".join(name.strip("/").split("/")[:-1]) if name.startswith("/") else ""

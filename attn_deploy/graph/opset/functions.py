@@ -8,7 +8,8 @@ import onnx
 import onnx_ir as ir
 from onnx import defs
 
-from attn_deploy.graph.opset.builder import Builder, input_at
+from attn_deploy.graph.opset.builder import Builder
+from attn_deploy.graph.opset.facts import input_at
 from attn_deploy.graph.opset.schemas import schema_at
 
 

@@ -6,20 +6,9 @@ import math
 
 import onnx_ir as ir
 
-from attn_deploy.graph.opset.builder import Builder, attribute, required
-from attn_deploy.graph.opset.rule import NoFormError, Replacement, down
-
-
-def data_of(node: ir.Node) -> tuple[ir.Value, ir.DataType]:
-    """First input and its element type, which constants beside it must have.
-
-    Raises:
-        NoFormError: if the element type is unknown.
-    """
-    data = required(node, 0)
-    if data.dtype is None:
-        raise NoFormError("its element type cannot be inferred")
-    return data, data.dtype
+from attn_deploy.graph.opset.builder import Builder
+from attn_deploy.graph.opset.facts import attribute, data_of
+from attn_deploy.graph.opset.rule import Replacement, down
 
 
 def _gelu(node: ir.Node, op: Builder) -> Replacement:

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from attn_deploy.graph.opset.builder import Builder, attribute, input_at, rank_of, required
+from attn_deploy.graph.opset.builder import Builder
 from attn_deploy.graph.opset.constants import constant_array
+from attn_deploy.graph.opset.facts import attribute, data_of, input_at, rank_of, required
 from attn_deploy.graph.opset.rule import NoFormError, Replacement, down
-from attn_deploy.graph.opset.rules_activation import data_of
 
 _MINUS_INFINITY = -math.inf
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from attn_deploy.graph.opset.builder import Builder, attribute, input_at, rank_of, required
+from attn_deploy.graph.opset.builder import Builder
+from attn_deploy.graph.opset.facts import attribute, data_of, input_at, rank_of, required
 from attn_deploy.graph.opset.rule import NoFormError, Replacement, down, up
-from attn_deploy.graph.opset.rules_activation import data_of
 
 
 def _normalised_axes(node: ir.Node, data: ir.Value) -> list[int]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from attn_deploy.graph.opset.builder import Builder, attribute, input_at, required
+from attn_deploy.graph.opset.builder import Builder
+from attn_deploy.graph.opset.facts import attribute, input_at, required
 from attn_deploy.graph.opset.rule import NoFormError, Replacement, down
 
 _PLAIN = int(ir.DataType.UINT8)

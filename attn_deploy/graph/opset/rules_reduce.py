@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from attn_deploy.graph.opset.builder import Builder, attribute, input_at, known_ints, required
+from attn_deploy.graph.opset.builder import Builder
+from attn_deploy.graph.opset.facts import attribute, input_at, known_ints, required
 from attn_deploy.graph.opset.rule import NoFormError, Replacement, down, up
 
 # ReduceSum took its axes as an input from opset 13 on.

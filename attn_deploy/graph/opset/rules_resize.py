@@ -5,7 +5,8 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from attn_deploy.graph.opset.antialias import resize_antialiased
-from attn_deploy.graph.opset.builder import Builder, attribute, input_at, rank_of, required
+from attn_deploy.graph.opset.builder import Builder
+from attn_deploy.graph.opset.facts import attribute, input_at, rank_of, required
 from attn_deploy.graph.opset.rule import NoFormError, Replacement, down
 
 _NEW = ("antialias", "axes", "keep_aspect_ratio_policy")

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from attn_deploy.graph.opset.builder import Builder, attribute, input_at, known_ints, rank_of, required
+from attn_deploy.graph.opset.builder import Builder
+from attn_deploy.graph.opset.facts import attribute, data_of, input_at, known_ints, rank_of, required
 from attn_deploy.graph.opset.rule import NoFormError, Replacement, down, up
-from attn_deploy.graph.opset.rules_activation import data_of
 
 _OLD_MODES = {"linear": "bilinear", "cubic": "bicubic"}
 _NEW_MODES = {old: new for new, old in _OLD_MODES.items()}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from attn_deploy.graph.opset.builder import INT64_MAX, Builder, attribute, input_at, known_ints, rank_of, required
+from attn_deploy.graph.opset.builder import INT64_MAX, Builder
+from attn_deploy.graph.opset.facts import attribute, input_at, known_ints, rank_of, required
 from attn_deploy.graph.opset.rule import NoFormError, Replacement, down, up
 
 

@@ -20,7 +20,7 @@ from attn_deploy.ops.bounded import gram_softmax
 from attn_deploy.registry import register
 
 
-@register("danet_pam", aliases=("pam", "position_attention_module"), parameters=5201)
+@register("danet_pam", aliases=("pam",), parameters=5201)
 class PositionAttentionModule(Fusible, nn.Module):
     """Adds to each position a mean of all positions' values, weighted by the similarity of features.
 
@@ -66,7 +66,7 @@ class PositionAttentionModule(Fusible, nn.Module):
         return "gamma in the value convolution, key bias cancelled by the softmax"
 
 
-@register("danet_cam", aliases=("cam", "channel_attention_module"), parameters=1)
+@register("danet_cam", aliases=("cam",), parameters=1)
 class ChannelAttentionModule(nn.Module):
     """Adds to each channel a mean of all channels, weighted by the softmax of their negated inner product.
 

@@ -121,7 +121,7 @@ class _InteractionAggregationUpdate(Fusible, nn.Module):
         return "edge BatchNorm folded, edge context and biases cancelled by the softmax"
 
 
-@register("iau", aliases=("iau_block", "iaunet", "siau"), parameters=13135)
+@register("iau", parameters=13135)
 class IAUBlock(_InteractionAggregationUpdate):
     """Updates an image's features by channel interaction and by a graph of four soft body parts and the global context.
 
@@ -147,7 +147,6 @@ class IAUBlock(_InteractionAggregationUpdate):
 
 @register(
     "iau3d",
-    aliases=("iau_block_3d", "stiau"),
     parameters=13135,
     inputs=(Input("x", ("N", "channels", "frames", "H", "W")),),
 )

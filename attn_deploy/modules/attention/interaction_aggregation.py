@@ -19,7 +19,7 @@ from attn_deploy.ops.folding import scale_and_shift
 from attn_deploy.registry import register
 
 
-@register("ia_block", aliases=("ia", "interaction_aggregation", "iablock2d"), parameters=256)
+@register("ia_block", aliases=("interaction_aggregation",), parameters=256)
 class IABlock2d(Fusible, nn.Module):
     """Mixes positions by similarity and nearness, then channels by similarity, each with a residual BatchNorm.
 

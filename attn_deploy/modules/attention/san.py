@@ -284,7 +284,7 @@ class SANPatchwiseAttention(Fusible, _WindowAttention):
 
 @register(
     "san_bottleneck_pairwise",
-    aliases=("san_bottleneck", "san"),
+    aliases=("san_bottleneck",),
     reference={"channels": 64, "kernel_size": 7},
     parameters=2868,
     minimum={"H": 4, "W": 4},

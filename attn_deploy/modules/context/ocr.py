@@ -53,7 +53,6 @@ class SpatialGather(nn.Module):
 
 @register(
     "ocr_object_attention",
-    aliases=("object_attention_block",),
     parameters=10688,
     inputs=(Input("x", ("N", "channels", "H", "W")), Input("proxy", ("N", "channels", 19, 1))),
 )

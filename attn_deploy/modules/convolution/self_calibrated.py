@@ -21,7 +21,7 @@ from attn_deploy.registry import register
 
 @register(
     "sc_conv",
-    aliases=("self_calibrated_conv", "scnet"),
+    aliases=("self_calibrated_conv",),
     parameters=110976,
     minimum={"H": 4, "W": 4},
 )

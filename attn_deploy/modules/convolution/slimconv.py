@@ -45,7 +45,7 @@ class SlimConv2d(Fusible, nn.Module):
         half, quarter = channels // 2, channels // 4
         require_divisible("channels // 2", half, "groups", groups)
         require_divisible("channels // 4", quarter, "groups", groups)
-        self.channels, self.half = channels, half
+        self.channels, self.half_channels = channels, half
         self.gate = nn.Sequential(*conv_bn_relu(channels, hidden), nn.Conv2d(hidden, channels, 1))
         self.wide = conv_bn_relu(half, half, 3, stride=stride, dilation=dilation, groups=groups, relu=False)
         self.narrow = nn.Sequential(
@@ -72,6 +72,6 @@ class SlimConv2d(Fusible, nn.Module):
         gate = self.gate(global_avg_pool(x)).sigmoid()
         if not self.mirrored:
             gate = torch.cat((gate, gate.flip(1)), 1)
-        first, second = x[:, : self.half], x[:, self.half :]
-        a, b, c, d = (gate[:, i * self.half : (i + 1) * self.half] for i in range(4))
+        first, second = x[:, : self.half_channels], x[:, self.half_channels :]
+        a, b, c, d = (gate[:, i * self.half_channels : (i + 1) * self.half_channels] for i in range(4))
         return torch.cat((self.wide(a * first + b * second), self.narrow(c * first + d * second)), 1)

@@ -38,7 +38,7 @@ def _gate(x: Tensor, local_branch: nn.Module, global_branch: nn.Module) -> Tenso
     return (local_branch(x) + global_branch(global_avg_pool(x))).sigmoid()
 
 
-@register("ms_cam", aliases=("multi_scale_channel_attention",), parameters=4576, family="attention")
+@register("ms_cam", parameters=4576, family="attention")
 class MSCAM(nn.Module):
     """Gates a map by the sum of a point-wise and a globally pooled channel attention.
 
@@ -66,7 +66,7 @@ class MSCAM(nn.Module):
         return x * _gate(x, self.local_att, self.global_att)
 
 
-@register("aff", aliases=("attentional_feature_fusion",), parameters=4576, inputs=_PAIR)
+@register("aff", parameters=4576, inputs=_PAIR)
 class AttentionalFeatureFusion(nn.Module):
     """Fuses two maps by a soft selection that MS-CAM computes from their sum, and doubles the result.
 
@@ -97,7 +97,7 @@ class AttentionalFeatureFusion(nn.Module):
         return 2 * (residual + gate * (x - residual))
 
 
-@register("iaff", aliases=("iterative_attentional_feature_fusion",), parameters=9152, inputs=_PAIR)
+@register("iaff", parameters=9152, inputs=_PAIR)
 class IterativeAttentionalFeatureFusion(nn.Module):
     """Fuses two maps by a soft selection that is computed from a first such fusion of them.
 

@@ -25,6 +25,7 @@ from attn_deploy.ops import (
 )
 from attn_deploy.ops.channel_norm import ChannelLayerNorm
 from attn_deploy.ops.folding import scale_and_shift
+from attn_deploy.ops.predecessor import require_predecessor
 from attn_deploy.ops.sizes import sizes_are_known
 from attn_deploy.registry import Input, register
 
@@ -34,7 +35,6 @@ _OUTPUTS = ("y", "channel_map", "spatial_map")
 
 @register(
     "dca_cbam",
-    aliases=("connected_cbam",),
     reference={"channels": 64, "previous_channels": 32, "ratio": 2},
     parameters=3056,
     inputs=(
@@ -139,12 +139,7 @@ class DCACBAM(Fusible, nn.Module):
         return self.spatial(view).sigmoid()
 
     def _check_previous(self, x: Tensor, previous: Tensor | None) -> None:
-        if (previous is None) != (self.previous_channels == 0):
-            given = "none" if previous is None else f"one of shape {tuple(previous.shape)}"
-            raise ValueError(
-                f"DCACBAM: made with previous_channels={self.previous_channels}, but the previous map given is {given}: "
-                "use previous_channels=0 in the first block of a network and nowhere else."
-            )
+        require_predecessor(previous, self.previous_channels, "DCACBAM", "map")
         if previous is None or not sizes_are_known():
             return
         check_channels(previous, self.previous_channels, "DCACBAM, previous map")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from attn_deploy.ops import Fusible, check_channels, require_positive, require_reduced
 from attn_deploy.ops.channel_norm import ChannelLayerNorm
+from attn_deploy.ops.predecessor import require_predecessor
 from attn_deploy.registry import Input, register
 
 _OUTPUTS = ("y", "term")
@@ -28,7 +29,6 @@ def _bottleneck(in_channels: int, width: int, out_channels: int) -> nn.Sequentia
 
 @register(
     "dca_gc",
-    aliases=("connected_gc",),
     reference={"channels": 64, "previous_channels": 64},
     parameters=654,
     inputs=(Input("x", ("N", "channels", "H", "W")), Input("previous", ("N", "previous_channels", 1, 1))),
@@ -79,12 +79,7 @@ class DCAContextBlock2d(Fusible, nn.Module):
 
     def forward(self, x: Tensor, previous: Tensor | None = None) -> tuple[Tensor, Tensor]:
         check_channels(x, self.channels, "DCAContextBlock2d")
-        if (previous is None) != (self.previous_channels == 0):
-            given = "none" if previous is None else f"one of shape {tuple(previous.shape)}"
-            raise ValueError(
-                f"DCAContextBlock2d: made with previous_channels={self.previous_channels}, but the previous term given "
-                f"is {given}: use previous_channels=0 in the first block of a network and nowhere else."
-            )
+        require_predecessor(previous, self.previous_channels, "DCAContextBlock2d", "term")
         attention = self.mask(x).flatten(1).softmax(1).unsqueeze(2)  # a column: a transposed row multiplies slower
         context = x.flatten(2).matmul(attention).unsqueeze(3)
         if previous is not None:

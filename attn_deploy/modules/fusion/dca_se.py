@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from attn_deploy.ops import Fusible, check_channels, global_avg_pool, require_positive, require_reduced
 from attn_deploy.ops.channel_norm import ChannelLayerNorm
+from attn_deploy.ops.predecessor import require_predecessor
 from attn_deploy.ops.sizes import sizes_are_known
 from attn_deploy.registry import Input, register
 
@@ -23,7 +24,7 @@ _OUTPUTS = ("y", "attention")
 
 @register(
     "dca_se",
-    aliases=("connected_se", "dca"),
+    aliases=("connected_se",),
     reference={"channels": 64, "previous_channels": 64},
     parameters=711,
     inputs=(Input("x", ("N", "channels", "H", "W")), Input("previous", ("N", "previous_channels"))),
@@ -99,12 +100,7 @@ class DCASELayer(Fusible, nn.Module):
         return self.mix_norm(joined if self.mix_bias is None else joined + self.mix_bias).relu()
 
     def _check_previous(self, previous: Tensor | None) -> None:
-        if (previous is None) != (self.previous_channels == 0):
-            given = "none" if previous is None else f"one of shape {tuple(previous.shape)}"
-            raise ValueError(
-                f"DCASELayer: made with previous_channels={self.previous_channels}, but the previous attention given "
-                f"is {given}: use previous_channels=0 in the first block of a network and nowhere else."
-            )
+        require_predecessor(previous, self.previous_channels, "DCASELayer", "attention")
         if previous is None or not sizes_are_known():
             return
         if previous.dim() != 2 or previous.shape[1] != self.previous_channels:

@@ -2,9 +2,9 @@
 
 Paper: Feature Pyramid Transformer, ECCV 2020, arXiv:2007.09451.
 Official: ZHANGDONG-NJUST/FPT, lib/modeling/grounding_trans.py (GroundTrans).
-Export: without a softmax ('dot') the product is re-associated, keys times values first, which costs C^2 instead of
-    holding a fine x coarse matrix; in 'concatenate' the convolution over repeated pairs is an outer sum. Equal up to
-    rounding.
+Export: without a softmax ('dot') the product is re-associated, keys times values and their projection first, which
+    costs C^2 instead of holding a fine x coarse matrix; in 'concatenate' the convolution over repeated pairs is an outer
+    sum. Equal up to rounding.
 Deviations: the released forward raises a TypeError (a missing '*'); this is what it means. The paper's grounding uses a
     Euclidean similarity and a mixture of softmaxes, the code neither.
 Limits: 'dot' and 'concatenate' are cubic and quadratic in their inputs by definition, and leave the range of fp16 for
@@ -13,23 +13,21 @@ Limits: 'dot' and 'concatenate' are cubic and quadratic in their inputs by defin
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from attn_deploy.ops import Fusible, check_channels, fold_bn_into_conv, require_choice, require_positive
+from attn_deploy.ops import check_channels, require_choice, require_positive
 from attn_deploy.ops.bounded import bounded_softmax
 from attn_deploy.registry import Input, register
 
 
 @register(
     "fpt_ground_trans",
-    aliases=("fpt_grounding_transformer",),
     parameters=8480,
     inputs=(Input("low", ("N", "channels", "H", "W")), Input("high", ("N", "channels", "H1", "W1"))),
     dynamic=("N", "H", "W", "H1", "W1"),
     sizes={"H1": 9, "W1": 11},
 )
-class FPTGroundingTransformer(Fusible, nn.Module):
+class FPTGroundingTransformer(nn.Module):
     """Makes for each position of a fine map a mixture of a coarse map's values; no residual.
 
     Shape: (N, C, H, W), (N, C, H1, W1) -> (N, C, H, W); dynamic N, H, W, H1, W1.
@@ -73,7 +71,6 @@ class FPTGroundingTransformer(Fusible, nn.Module):
         self.project = nn.Sequential(project, nn.BatchNorm2d(channels)) if norm else nn.Sequential(project)
         for tensor in (self.project[-1].weight, self.project[-1].bias):
             nn.init.zeros_(tensor)
-        self.projects_keys = False
 
     def forward(self, low: Tensor, high: Tensor) -> Tensor:
         check_channels(low, self.channels, "FPTGroundingTransformer")
@@ -83,39 +80,29 @@ class FPTGroundingTransformer(Fusible, nn.Module):
         query, key = query.flatten(2), key.flatten(2)
         if self.mode == "dot":
             value = value / (high.shape[2] * high.shape[3])
-            pairs = value.matmul(key.transpose(1, 2))
-            if self.projects_keys:
-                mixed = self.project[0].weight.flatten(1).matmul(pairs).matmul(query) + self.project[0].bias.unsqueeze(
-                    1
-                )
-                return mixed.reshape(low.shape[0], self.channels, low.shape[2], low.shape[3])
-            mixed = pairs.matmul(query)
+            return self._projected(value.matmul(key.transpose(1, 2)), query, low)
+        if self.mode == "concatenate":
+            value = value / (high.shape[2] * high.shape[3])
+            weights = self._outer_sum(query, key).relu()
+        elif self.mode == "gaussian":
+            mean_products = (query / self.channels).transpose(1, 2).matmul(key)
+            weights = bounded_softmax(mean_products, self.channels)
         else:
-            if self.mode == "concatenate":
-                value = value / (high.shape[2] * high.shape[3])
-                weights = self._outer_sum(query, key).relu()
-            elif self.mode == "gaussian":
-                mean_products = (query / self.channels).transpose(1, 2).matmul(key)
-                weights = bounded_softmax(mean_products, self.channels)
-            else:
-                weights = query.transpose(1, 2).matmul(key).softmax(2)
-            mixed = value.matmul(weights.transpose(1, 2))
+            weights = query.transpose(1, 2).matmul(key).softmax(2)
+        mixed = value.matmul(weights.transpose(1, 2))
         return self.project(mixed.reshape(low.shape[0], self.width, low.shape[2], low.shape[3]))
+
+    def _projected(self, pairs: Tensor, query: Tensor, low: Tensor) -> Tensor:
+        """The last layers of (pairs @ query), whose convolution acts on the small pairs instead of the fine map."""
+        convolution, *rest = self.project
+        mixed = convolution.weight.flatten(1).matmul(pairs).matmul(query) + convolution.bias.unsqueeze(1)
+        mixed = mixed.reshape(low.shape[0], self.channels, low.shape[2], low.shape[3])
+        for layer in rest:
+            mixed = layer(mixed)
+        return mixed
 
     def _outer_sum(self, query: Tensor, key: Tensor) -> Tensor:
         """The 1x1 convolution over all pairs [query, key]: (N, queries, keys)."""
         weight = self.relation.weight.reshape(2, 1, self.width)
         of_query = weight[0].matmul(query) + self.relation.bias
         return of_query.transpose(1, 2) + weight[1].matmul(key)
-
-    @torch.no_grad()
-    def fuse_(self) -> str | None:
-        """Fold the BatchNorm; in 'dot', project the small key-value product instead of the fine map."""
-        done = []
-        if len(self.project) == 2 and isinstance(self.project[1], nn.BatchNorm2d):
-            self.project = nn.Sequential(fold_bn_into_conv(self.project[0], self.project[1]))
-            done.append("folded BatchNorm into the projection")
-        if self.mode == "dot" and not self.projects_keys:
-            self.projects_keys = True
-            done.append("projection applied to the key-value product")
-        return ", ".join(done) or None

@@ -20,7 +20,6 @@ from attn_deploy.registry import register
 
 @register(
     "fpt_locality_gt",
-    aliases=("fpt_locality_grounding_transformer",),
     reference={"in_channels": 64, "out_channels": 64, "kernel_size": 3},
     parameters=12480,
 )

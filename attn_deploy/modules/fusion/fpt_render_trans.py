@@ -21,7 +21,6 @@ from attn_deploy.registry import Input, register
 
 @register(
     "fpt_render_trans",
-    aliases=("fpt_rendering_transformer",),
     parameters=78208,
     inputs=(Input("high", ("N", "channels", "H", "W")), Input("low", ("N", "low_channels", "stride*H", "stride*W"))),
     reference={"channels": 64, "low_channels": 64},

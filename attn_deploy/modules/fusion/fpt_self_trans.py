@@ -26,7 +26,7 @@ from attn_deploy.ops import (
 from attn_deploy.registry import register
 
 
-@register("fpt_self_trans", aliases=("fpt_self_transformer", "fpt"), parameters=12672)
+@register("fpt_self_trans", parameters=12672)
 class FPTSelfTransformer(Fusible, nn.Module):
     """Adds to each position values from all positions, weighted by a mixture of softmaxes over key blocks.
 
