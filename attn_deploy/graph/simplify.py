@@ -18,6 +18,7 @@ import onnx
 
 from attn_deploy.errors import AttnDeployError, GraphError
 from attn_deploy.graph.artifact import check_model, load_model
+from attn_deploy.graph.shape_arithmetic import shorten_shape_arithmetic
 from attn_deploy.isolate import run_isolated
 
 TOOLS = ("onnxsim", "onnxslim")
@@ -51,7 +52,7 @@ def simplify_model(model: onnx.ModelProto, *, timeout: float = TIMEOUT_SECONDS) 
             reasons.append(f"{tool} is not installed")
             continue
         try:
-            made = _run(model, tool, timeout)
+            made = shorten_shape_arithmetic(_run(model, tool, timeout))
             _same_interface(model, made, tool)
             check_model(made, f"the graph simplified by {tool}")
         except AttnDeployError as error:
