@@ -52,16 +52,15 @@ def shorten_shape_arithmetic(model: onnx.ModelProto) -> onnx.ModelProto:
     bare.CopyFrom(model)
     del bare.graph.value_info[:]  # symbols that a simplifier made up would stand in the way of those that are inferred
     working = ir.from_proto(onnx.shape_inference.infer_shapes(bare, data_prop=True))
-    interface = [(o.type, o.shape) for o in working.graph.outputs]
     rewriter = _Rewriter(working)
     changed = [rewriter.visit(node) for node in list(working.graph)]
     if not any(changed):
         return model
     RemoveUnusedNodesPass()(working)
-    for output, (kind, shape) in zip(working.graph.outputs, interface, strict=True):
-        output.type, output.shape = kind, shape
     shortened = ir.to_proto(working)
     del shortened.graph.value_info[:]  # inference restores it where it is wanted
+    del shortened.graph.output[:]  # inference told more of them; the interface is not ours to change
+    shortened.graph.output.extend(model.graph.output)
     return shortened
 
 
@@ -101,8 +100,8 @@ class _Rewriter:
 
     def _visit_concat(self, node: ir.Node) -> bool:
         output = node.outputs[0]
-        if all(user.op_type == "Reshape" for user, _ in output.uses()) and not output.is_graph_output():
-            return False  # the Reshapes have been, or will be, given targets of their own
+        if output.is_graph_output() or all(user.op_type == "Reshape" for user, _ in output.uses()):
+            return False  # the interface stays; Reshapes are given targets of their own
         elements = _elements(output)
         if elements is None or not _is_long(output, elements):
             return False
@@ -276,16 +275,17 @@ def _pieces(elements: Sequence[_Element]) -> list[list[_Element]]:
     runs: list[list[_Element]] = []
     for element in elements:
         last = runs[-1][-1] if runs else None
-        if isinstance(element, int) and isinstance(last, int):
-            runs[-1].append(element)
-        elif (
-            isinstance(element, _Axis)
-            and isinstance(last, _Axis)
-            and last.tensor is element.tensor
-            and element.axis == last.axis + 1
-            and element.ranged == last.ranged
-        ):
+        if last is not None and _joins(last, element):
             runs[-1].append(element)
         else:
             runs.append([element])
     return runs
+
+
+def _joins(last: _Element, element: _Element) -> bool:
+    if isinstance(last, int) or isinstance(element, int):
+        return isinstance(last, int) and isinstance(element, int)
+    if isinstance(last, _Computed) or isinstance(element, _Computed):
+        return False
+    next_axis = last.tensor is element.tensor and last.axis + 1 == element.axis
+    return next_axis and last.ranged == element.ranged

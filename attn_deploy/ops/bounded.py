@@ -37,7 +37,8 @@ def bounded_product_softmax(left: Tensor, right: Tensor, scale: float) -> Tensor
     """Softmax over the last axis of ``left @ right``.
 
     Args:
-        left, right: batches of matrices.
+        left: batch of matrices.
+        right: batch of matrices.
         scale: how much too large the products may be, such as the number of products in a sum of raw features.
     """
     if not _narrow(left):

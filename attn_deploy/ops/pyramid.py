@@ -27,7 +27,10 @@ class PyramidAveragePool(nn.Module):
         super().__init__()
         self.sizes = tuple(sizes)
         # integers, which `.half()` leaves alone: a position in fp16 is wrong above 2048
-        for name, values in (("bins", [n for n in sizes for _ in range(n)]), ("index", [i for n in sizes for i in range(n)])):
+        for name, values in (
+            ("bins", [n for n in sizes for _ in range(n)]),
+            ("index", [i for n in sizes for i in range(n)]),
+        ):
             self.register_buffer(name, torch.tensor(values), persistent=False)
 
     def _weights(self, length: int, like: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 Paper: Asymmetric Non-local Neural Networks for Semantic Segmentation, ICCV 2019, arXiv:1908.07678.
 Official: MendelXu/ANN, models/seg/utils/apnb.py and afnb.py, with BatchNorm.
 Export: the pyramid's adaptive pooling is one product along each axis with weights built in the graph
-    (nn.AdaptiveAvgPool2d is refused or baked at dynamic H, W). Values are pooled before their 1x1 convolution, equal because pooling weights sum to 1.
+    (nn.AdaptiveAvgPool2d is refused or baked at dynamic H, W). Values are pooled before their 1x1 convolution, equal
+    because pooling weights sum to 1.
     Fused, the context convolution is merged into the last one.
 Deviations: mmseg's ann_head drops the biases of the convolutions before BatchNorm and the dropout.
 Limits: sizes other than (1,) are refused; the official code cannot run them (APNB) or ignores them (AFNB).

@@ -98,7 +98,9 @@ class PositionCovariance(Fusible, nn.Module):
         self.pools_first = False
 
     def forward(self, x: Tensor) -> Tensor:
-        cells = self.reduce(adaptive_avg_pool2d(x, GRID)) if self.pools_first else adaptive_avg_pool2d(self.reduce(x), GRID)
+        cells = (
+            self.reduce(adaptive_avg_pool2d(x, GRID)) if self.pools_first else adaptive_avg_pool2d(self.reduce(x), GRID)
+        )
         y = cells.flatten(2) / GRID
         total = y.sum(1, keepdim=True) / GRID
         second_order = torch.matmul(y.transpose(1, 2), y) - torch.matmul(total.transpose(1, 2), total)
