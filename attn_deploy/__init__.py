@@ -27,7 +27,10 @@ _PUBLIC = {
     "convert": "attn_deploy.conversion",
     "create": "attn_deploy.models",
     "export": "attn_deploy.exporters.pipeline",
+    "fold_bn": "attn_deploy.fusing",
     "fuse": "attn_deploy.fusing",
+    "fuse_conv_bn": "attn_deploy.ops",
+    "fuse_with_report": "attn_deploy.fusing",
     "list_models": "attn_deploy.registry",
     "load_official_state_dict": "attn_deploy.official",
     "profile": "attn_deploy.bench.profiler",
@@ -49,7 +52,9 @@ if TYPE_CHECKING:
     from attn_deploy.errors import AttnDeployError as AttnDeployError
     from attn_deploy.exporters.options import ExportOptions as ExportOptions
     from attn_deploy.exporters.pipeline import export as export
+    from attn_deploy.fusing import fold_bn as fold_bn
     from attn_deploy.fusing import fuse as fuse
+    from attn_deploy.fusing import fuse_with_report as fuse_with_report
     from attn_deploy.graph.artifact import OnnxArtifact as OnnxArtifact
     from attn_deploy.matrix.diff import MatrixDiff as MatrixDiff
     from attn_deploy.matrix.options import MatrixOptions as MatrixOptions
@@ -57,6 +62,7 @@ if TYPE_CHECKING:
     from attn_deploy.matrix.run import run_matrix as run_matrix
     from attn_deploy.models import create as create
     from attn_deploy.official import load_official_state_dict as load_official_state_dict
+    from attn_deploy.ops import fuse_conv_bn as fuse_conv_bn
     from attn_deploy.parity.report import ParityReport as ParityReport
     from attn_deploy.parity.verify import verify as verify
     from attn_deploy.registry import ModelSpec as ModelSpec
