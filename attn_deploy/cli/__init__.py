@@ -20,6 +20,7 @@ from attn_deploy.cli.export import export
 from attn_deploy.cli.info import info
 from attn_deploy.cli.list import list_
 from attn_deploy.cli.profile import profile
+from attn_deploy.cli.train import train
 from attn_deploy.errors import AttnDeployError
 
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
@@ -79,6 +80,7 @@ def _root(
       attn-deploy export net.py:MyNet --input 1x3x224x224
       attn-deploy build ghostmodule.onnx
       attn-deploy profile ghostmodule
+      attn-deploy train resnet8+se --dataset digits
       attn-deploy doctor
     """
     global _debug
@@ -92,6 +94,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "convert": convert,
     "build": build,
     "profile": profile,
+    "train": train,
     "doctor": doctor,
 }
 for _name, _command in _COMMANDS.items():

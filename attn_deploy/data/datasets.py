@@ -73,11 +73,20 @@ def load_dataset(
         DatasetError: if files are missing, short or damaged, or a download fails.
         MissingDependencyError: if a package of the extra ``data`` is needed and not installed.
     """
-    if name not in DATASETS:
-        close = difflib.get_close_matches(name, DATASETS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else "."
-        raise InvalidRequestError(f"there is no data set {name!r}{hint} Data sets are {', '.join(DATASETS)}.")
+    require_dataset(name)
     if split not in ("train", "test"):
         raise InvalidRequestError(f"{name} has no split {split!r}; splits are train and test.")
     given = data_dir if data_dir is not None else os.environ.get(DATA_VARIABLE)
     return DATASETS[name].load(split, Path(given) if given else None, progress or (lambda _: None))
+
+
+def require_dataset(name: str) -> None:
+    """Refuse a name that is not a data set's.
+
+    Raises:
+        InvalidRequestError: with the names that are.
+    """
+    if name not in DATASETS:
+        close = difflib.get_close_matches(name, DATASETS, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else "."
+        raise InvalidRequestError(f"there is no data set {name!r}{hint} Data sets are {', '.join(DATASETS)}.")
