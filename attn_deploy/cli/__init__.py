@@ -21,6 +21,7 @@ from attn_deploy.cli.info import info
 from attn_deploy.cli.list import list_
 from attn_deploy.cli.matrix import diff, matrix, merge
 from attn_deploy.cli.profile import profile
+from attn_deploy.cli.train import train
 from attn_deploy.errors import AttnDeployError
 
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
@@ -81,6 +82,7 @@ def _root(
       attn-deploy build ghostmodule.onnx
       attn-deploy profile ghostmodule
       attn-deploy matrix --models 'family:fusion' --opsets 13,17,20
+      attn-deploy train resnet8+se --dataset digits
       attn-deploy doctor
     """
     global _debug
@@ -94,6 +96,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "convert": convert,
     "build": build,
     "profile": profile,
+    "train": train,
     "doctor": doctor,
 }
 for _name, _command in _COMMANDS.items():
