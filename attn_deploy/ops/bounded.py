@@ -61,7 +61,9 @@ def gram_softmax(x: Tensor, *, negate: bool = False) -> Tensor:
     rows = x.flatten(2)
     sign = -1.0 if negate else 1.0
     channels = x.shape[1]
-    relative = rows - rows.new_full((1, channels), 1.0 / channels).matmul(rows)
+    # bmm of spelled out items: a product that may broadcast asks torch.export for a batch above 1.
+    averaging = rows.new_full((1, 1, channels), 1.0 / channels).expand(x.shape[0], -1, -1)
+    relative = rows - torch.bmm(averaging, rows)
     if not _narrow(x):
         return (sign * rows.matmul(relative.transpose(1, 2))).softmax(-1)
     gram = (rows * (sign / _GRAM_SCALE)).matmul((relative * (1.0 / _GRAM_SCALE)).transpose(1, 2))
