@@ -16,6 +16,9 @@ _PUBLIC = {
     "AttnDeployError": "attn_deploy.errors",
     "EngineArtifact": "attn_deploy.engine.artifact",
     "ExportOptions": "attn_deploy.exporters.options",
+    "MatrixDiff": "attn_deploy.matrix.diff",
+    "MatrixOptions": "attn_deploy.matrix.options",
+    "MatrixRecord": "attn_deploy.matrix.record",
     "ModelSpec": "attn_deploy.registry",
     "OnnxArtifact": "attn_deploy.graph.artifact",
     "ParityReport": "attn_deploy.parity.report",
@@ -32,6 +35,7 @@ _PUBLIC = {
     "load_official_state_dict": "attn_deploy.official",
     "profile": "attn_deploy.bench.profiler",
     "register": "attn_deploy.registry",
+    "run_matrix": "attn_deploy.matrix.run",
     "simplify": "attn_deploy.conversion",
     "verify": "attn_deploy.parity.verify",
 }
@@ -52,6 +56,10 @@ if TYPE_CHECKING:
     from attn_deploy.fusing import fuse as fuse
     from attn_deploy.fusing import fuse_with_report as fuse_with_report
     from attn_deploy.graph.artifact import OnnxArtifact as OnnxArtifact
+    from attn_deploy.matrix.diff import MatrixDiff as MatrixDiff
+    from attn_deploy.matrix.options import MatrixOptions as MatrixOptions
+    from attn_deploy.matrix.record import MatrixRecord as MatrixRecord
+    from attn_deploy.matrix.run import run_matrix as run_matrix
     from attn_deploy.models import create as create
     from attn_deploy.official import load_official_state_dict as load_official_state_dict
     from attn_deploy.ops import fuse_conv_bn as fuse_conv_bn

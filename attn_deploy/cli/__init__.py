@@ -19,7 +19,9 @@ from attn_deploy.cli.doctor import doctor
 from attn_deploy.cli.export import export
 from attn_deploy.cli.info import info
 from attn_deploy.cli.list import list_
+from attn_deploy.cli.matrix import diff, matrix, merge
 from attn_deploy.cli.profile import profile
+from attn_deploy.cli.train import train
 from attn_deploy.errors import AttnDeployError
 
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
@@ -79,6 +81,8 @@ def _root(
       attn-deploy export net.py:MyNet --input 1x3x224x224
       attn-deploy build ghostmodule.onnx
       attn-deploy profile ghostmodule
+      attn-deploy matrix --models 'family:fusion' --opsets 13,17,20
+      attn-deploy train resnet8+se --dataset digits
       attn-deploy doctor
     """
     global _debug
@@ -92,10 +96,17 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "convert": convert,
     "build": build,
     "profile": profile,
+    "train": train,
     "doctor": doctor,
 }
 for _name, _command in _COMMANDS.items():
     app.command(_name)(_guard(_command))
+
+_matrix = typer.Typer(rich_markup_mode=None)
+_matrix.callback(invoke_without_command=True)(_guard(matrix))
+_matrix.command("merge")(_guard(merge))
+_matrix.command("diff")(_guard(diff))
+app.add_typer(_matrix, name="matrix")
 
 
 def main() -> None:

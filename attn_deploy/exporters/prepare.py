@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
@@ -23,6 +24,7 @@ from attn_deploy.inputs import (
     verification_sizes,
 )
 from attn_deploy.models import ResolvedModel, resolve
+from attn_deploy.parity.reference import EagerReference
 from attn_deploy.runtimes.eager import flatten_outputs, output_names
 from attn_deploy.weights import enliven
 
@@ -31,7 +33,7 @@ _LIBRARY = Path(torch.__file__).resolve().parent
 
 @dataclass(slots=True)
 class PreparedModel:
-    """What both exporters start from. The traced program is kept, so that one trace serves many opsets.
+    """What both exporters start from. What depends on the model alone is kept, so that it is made once for many opsets.
 
     Attributes:
         label: the name in messages and records.
@@ -43,6 +45,8 @@ class PreparedModel:
         dynamic: symbols that move.
         changes: what fusing did, as (module path, words).
         program: the traced program, once made by `attn_deploy.exporters.program`.
+        translations: for each exporter the opset and the graph of its last translation.
+        reference: what files are verified against, once made; it remembers its outputs.
     """
 
     label: str
@@ -55,6 +59,8 @@ class PreparedModel:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     changes: tuple[tuple[str, str], ...] = ()
     program: ExportedProgram | None = None
+    translations: dict[str, tuple[int, onnx.ModelProto]] = field(default_factory=dict)
+    reference: EagerReference | None = None
 
     def moves(self, dim: int | str) -> bool:
         """Whether an input's dim holds a symbol that moves."""

@@ -15,6 +15,7 @@ from attn_deploy.exporters.options import DYNAMO_MIN_OPSET, TORCHSCRIPT_MAX_OPSE
 from attn_deploy.exporters.prepare import PreparedModel, user_line
 from attn_deploy.exporters.program import exported_program
 from attn_deploy.exporters.quiet import quiet_torch
+from attn_deploy.exporters.torchlib import shared_table
 
 _TORCH = Path(torch.__file__).resolve().parent
 
@@ -31,22 +32,30 @@ class Translation:
 def translate(prepared: PreparedModel, exporter: str, opset: int) -> Translation:
     """Run one exporter, at the opset nearest to ``opset`` that it has operators for.
 
+    Opsets that share this nearest one share the translation: the last one of each exporter is kept with the model.
+
     Raises:
         ExportError: if it fails; the message is in the user's words.
     """
-    return _dynamo(prepared, opset) if exporter == "dynamo" else _torchscript(prepared, opset)
+    native = max(opset, DYNAMO_MIN_OPSET) if exporter == "dynamo" else min(opset, TORCHSCRIPT_MAX_OPSET)
+    kept = prepared.translations.get(exporter)
+    if kept is None or kept[0] != native:
+        made = _dynamo(prepared, native) if exporter == "dynamo" else _torchscript(prepared, native)
+        kept = prepared.translations[exporter] = (native, made)
+    model = onnx.ModelProto()
+    model.CopyFrom(kept[1])  # what follows rewrites the graph in place
+    return Translation(model, exporter)
 
 
-def _dynamo(prepared: PreparedModel, opset: int) -> Translation:
+def _dynamo(prepared: PreparedModel, opset: int) -> onnx.ModelProto:
     program = exported_program(prepared)
-    native = max(opset, DYNAMO_MIN_OPSET)
-    with quiet_torch():
+    with quiet_torch(), shared_table():
         try:
             made = torch.onnx.export(
                 program,
                 (),
                 dynamo=True,
-                opset_version=native,
+                opset_version=opset,
                 input_names=[i.name for i in prepared.inputs],
                 output_names=list(prepared.outputs),
                 optimize=True,
@@ -56,10 +65,10 @@ def _dynamo(prepared: PreparedModel, opset: int) -> Translation:
             raise _failed(prepared, "the torch.export exporter", error) from error
     if made is None:
         raise ExportError(f"{prepared.label}: the torch.export exporter returned nothing.")
-    return Translation(made.model_proto, "dynamo")
+    return made.model_proto
 
 
-def _torchscript(prepared: PreparedModel, opset: int) -> Translation:
+def _torchscript(prepared: PreparedModel, opset: int) -> onnx.ModelProto:
     axes: dict[str, dict[int, str]] = {}
     for given in prepared.inputs:
         axes[given.name] = {a: str(d) for a, d in enumerate(given.dims) if prepared.moves(d)}
@@ -78,7 +87,7 @@ def _torchscript(prepared: PreparedModel, opset: int) -> Translation:
                 prepared.example(),
                 path,
                 dynamo=False,
-                opset_version=min(opset, TORCHSCRIPT_MAX_OPSET),
+                opset_version=opset,
                 input_names=[i.name for i in prepared.inputs],
                 output_names=list(prepared.outputs),
                 dynamic_axes=axes,
@@ -94,7 +103,7 @@ def _torchscript(prepared: PreparedModel, opset: int) -> Translation:
             "file would follow it for every input. Compute both sides and choose with torch.where, keep sizes symbolic, "
             "or try --exporter dynamo."
         )
-    return Translation(model, "torchscript")
+    return model
 
 
 def _frozen_decisions(caught: list[warnings.WarningMessage]) -> list[str]:
