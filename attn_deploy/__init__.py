@@ -17,14 +17,17 @@ _PUBLIC = {
     "EngineArtifact": "attn_deploy.engine.artifact",
     "ExportOptions": "attn_deploy.exporters.options",
     "ModelSpec": "attn_deploy.registry",
+    "LintReport": "attn_deploy.linting",
     "OnnxArtifact": "attn_deploy.graph.artifact",
     "ParityReport": "attn_deploy.parity.report",
     "ProfileRecord": "attn_deploy.bench.record",
     "build": "attn_deploy.engine.builder",
     "convert": "attn_deploy.conversion",
     "create": "attn_deploy.models",
+    "explain": "attn_deploy.diagnose.rules",
     "export": "attn_deploy.exporters.pipeline",
     "fuse": "attn_deploy.fusing",
+    "lint": "attn_deploy.linting",
     "list_models": "attn_deploy.registry",
     "load_official_state_dict": "attn_deploy.official",
     "profile": "attn_deploy.bench.profiler",
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from attn_deploy.bench.record import ProfileRecord as ProfileRecord
     from attn_deploy.conversion import convert as convert
     from attn_deploy.conversion import simplify as simplify
+    from attn_deploy.diagnose.rules import explain as explain
     from attn_deploy.engine.artifact import EngineArtifact as EngineArtifact
     from attn_deploy.engine.builder import build as build
     from attn_deploy.errors import AttnDeployError as AttnDeployError
@@ -47,6 +51,8 @@ if TYPE_CHECKING:
     from attn_deploy.exporters.pipeline import export as export
     from attn_deploy.fusing import fuse as fuse
     from attn_deploy.graph.artifact import OnnxArtifact as OnnxArtifact
+    from attn_deploy.linting import LintReport as LintReport
+    from attn_deploy.linting import lint as lint
     from attn_deploy.models import create as create
     from attn_deploy.official import load_official_state_dict as load_official_state_dict
     from attn_deploy.parity.report import ParityReport as ParityReport

@@ -60,19 +60,16 @@ def export(
       attn-deploy export fusion.py:Net --input image:1x3x64x64 --input mask:1x64x64:bool
     """
     from attn_deploy.exporters.pipeline import export as export_model
-    from attn_deploy.models import parse_inputs
+    from attn_deploy.inputs import parse_axes, parse_inputs
     from attn_deploy.report.text import export_text
 
-    axes = None
-    if dynamic is not None:
-        axes = () if dynamic.strip().lower() in ("", "none") else tuple(a.strip() for a in dynamic.split(","))
     with _status() as tell:
         artifact = export_model(
             model,
             output,
             opset=opset,
             exporter=exporter,
-            dynamic=axes,
+            dynamic=parse_axes(dynamic),
             simplify=simplify,
             fuse=fuse,
             rewrite=rewrite,

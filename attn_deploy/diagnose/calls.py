@@ -27,6 +27,7 @@ SEEN_IN_CALLS = frozenset(
         "fold",
         "groups-from-batch",
         "loop-over-batch",
+        "multi-head-attention",
         "number-from-tensor",
         "random-in-forward",
     }
@@ -163,6 +164,7 @@ _CHECKS: dict[str, Callable[..., _Found]] = {
     **dict.fromkeys(("rand", "randn", "rand_like", "randn_like", "bernoulli", "randint"), _always("random-in-forward")),
     **dict.fromkeys(("nonzero", "unique", "masked_select", "argwhere"), _always("data-dependent-size")),
     "fold": _always("fold"),
+    "multi_head_attention_forward": _always("multi-head-attention"),
     "where": _where,
     "__getitem__": _index,
 }

@@ -69,6 +69,13 @@ ENTRIES: tuple[dict[str, Any], ...] = (
         ),
     },
     {
+        "id": "multi-head-attention",
+        "explanation": "nn.MultiheadAttention folds the batch into its heads, and exporters make the traced batch a constant",
+        "remedy": "Leave --rewrite on, which keeps the batch as an axis of its own, or write the attention with reshape and "
+        "F.scaled_dot_product_attention.",
+        "patterns": (r"MultiheadAttention",),
+    },
+    {
         "id": "fft",
         "explanation": "a Fourier transform needs the DFT operator, which enters ONNX at opset 17, which only the torch.export "
         "exporter writes, and which TensorRT does not have",

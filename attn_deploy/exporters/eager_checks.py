@@ -34,8 +34,10 @@ def refuse_batch_statistics(module: nn.Module, label: str) -> None:
 
 
 @torch.no_grad()
-def run_eager(module: nn.Module, inputs: Sequence[TensorInput], example: tuple[Tensor, ...], label: str) -> Any:
-    """One forward pass, on copies of the inputs.
+def run_eager(
+    module: nn.Module, inputs: Sequence[TensorInput], example: tuple[Tensor, ...], label: str, *, advise: bool = True
+) -> Any:
+    """One forward pass, on copies of the inputs; an error ends with a remedy if ``advise``.
 
     Raises:
         ExportError: if the model fails, with the line of the user's that did.
@@ -45,13 +47,13 @@ def run_eager(module: nn.Module, inputs: Sequence[TensorInput], example: tuple[T
     except Exception as error:
         shapes = ", ".join(f"{i.name} {'x'.join(map(str, t.shape))}" for i, t in zip(inputs, example, strict=True))
         text = " ".join(str(error).split())[:400]
-        entry = explain(error)
-        known = entry is not None and entry.id == "hard-coded-device"
-        remedy = f" {entry.remedy}" if entry is not None and known else ""
+        known = explain(error)
+        entry = known if known is not None and known.id == "hard-coded-device" else rule("eager-failure")
+        remedy = f" {entry.remedy}" if advise else ""
         raise ExportError(
             f"{label}: forward failed in PyTorch itself for {shapes}: {type(error).__name__}: {text}"
             f"{place_of_error(error, module).told}.{remedy}",
-            rule="hard-coded-device" if known else "eager-failure",
+            rule=entry.id,
         ) from error
 
 

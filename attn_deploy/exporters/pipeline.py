@@ -227,6 +227,7 @@ def _record(prepared: PreparedModel, options: ExportOptions, candidate: _Candida
         opset=standard_opset(candidate.simplified.model),
         opset_written=candidate.opset_written,
         opset_rules=candidate.opset_rules,
+        native_attention=options.native_attention,
         dynamic=prepared.dynamic,
         inputs=tuple(f"{i.name} {i.dtype}[{', '.join(map(str, i.dims))}]" for i in prepared.inputs),
         outputs=tuple(

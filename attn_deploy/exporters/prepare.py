@@ -22,7 +22,7 @@ from attn_deploy.exporters.eager_checks import checked_run, refuse_batch_statist
 from attn_deploy.exporters.rewrite import rewrite as rewrite_model
 from attn_deploy.fusing import fuse_with_report
 from attn_deploy.inputs import TensorInput, dynamic_symbols, example_arrays, symbols_of, verification_sizes
-from attn_deploy.models import ResolvedModel, resolve
+from attn_deploy.models import ResolvedModel, resolve, resolve_module
 from attn_deploy.runtimes.eager import flatten_outputs, output_names
 from attn_deploy.weights import enliven
 
@@ -109,7 +109,7 @@ def prepare(
     elif isinstance(model, str):
         resolved = _made(model, arguments, seed, fresh=weights is None)
     else:
-        resolved = _resolved_module(model)
+        resolved = resolve_module(model)
     label = resolved.name.text
     taken = _inputs(resolved, inputs)
     allowed = resolved.dynamic
@@ -127,7 +127,7 @@ def prepare(
     first = checked_run(original, taken, prepared.example(), label)
     names = resolved.outputs or output_names(first)
     prepared.outputs = _unlike_inputs(names, taken)
-    _find_axes(prepared, flatten_outputs(first), own=resolved.inputs is None)
+    _find_axes(prepared, flatten_outputs(first), own=resolved.spec is None)
     if fuse:
         fused = fuse_with_report(original)
         prepared.module, prepared.changes = fused.model, fused.changes
@@ -146,7 +146,9 @@ def _find_axes(prepared: PreparedModel, traced: Sequence[Tensor], *, own: bool) 
 
     def run(inputs: Sequence[TensorInput], sizes: Mapping[str, int] | None) -> list[Tensor]:
         arrays = example_arrays(inputs, sizes).values()
-        return flatten_outputs(run_eager(model, inputs, tuple(torch.from_numpy(a) for a in arrays), label))
+        return flatten_outputs(
+            run_eager(model, inputs, tuple(torch.from_numpy(a) for a in arrays), label, advise=False)
+        )
 
     def runs(inputs: Sequence[TensorInput]) -> bool:
         try:
@@ -185,14 +187,6 @@ def _made(name: str, arguments: Mapping[str, Any] | None, seed: int, *, fresh: b
     if resolved.spec is not None and fresh:
         enliven(resolved.module, seed)
     return resolved
-
-
-def _resolved_module(module: nn.Module) -> ResolvedModel:
-    from attn_deploy.names import ModelName
-    from attn_deploy.registry import DEFAULT_DYNAMIC
-
-    name = type(module).__name__
-    return ResolvedModel(ModelName(name, name), module, None, None, DEFAULT_DYNAMIC, None)
 
 
 def _inputs(resolved: ResolvedModel, given: Sequence[TensorInput] | None) -> tuple[TensorInput, ...]:

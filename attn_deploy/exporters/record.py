@@ -18,6 +18,7 @@ class ExportRecord:
         exporter: the one whose graph was kept; ``exporter_reason`` why, with what the other one said if it was tried.
         opset_requested, opset: asked, and read back from the finished file.
         opset_written: what the exporter wrote; ``opset_rules`` what our conversion changed, at how many nodes.
+        native_attention: whether the operator Attention was asked for; otherwise products and a softmax are written.
         dynamic: symbols that move; ``inputs`` and ``outputs`` the interface as read back.
         multiple: what the extent of a symbol must be a multiple of; one that is not in it takes any.
         traced_shapes: input shapes of the trace; ``verified_shapes`` the other shapes at which the file was compared.
@@ -40,6 +41,7 @@ class ExportRecord:
     opset: int
     opset_written: int
     opset_rules: Mapping[str, int]
+    native_attention: bool
     dynamic: tuple[str, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]

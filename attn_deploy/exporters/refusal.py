@@ -18,6 +18,7 @@ _SILENT_CAUSES = (
     "data-dependent-branch",
     "loop-over-batch",
     "groups-from-batch",
+    "multi-head-attention",
     "adaptive-pooling",
     "pool-window-from-shape",
     "number-from-tensor",
