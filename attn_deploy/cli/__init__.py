@@ -18,6 +18,7 @@ from attn_deploy.cli.convert import convert
 from attn_deploy.cli.doctor import doctor
 from attn_deploy.cli.export import export
 from attn_deploy.cli.info import info
+from attn_deploy.cli.lint import lint
 from attn_deploy.cli.list import list_
 from attn_deploy.cli.matrix import diff, matrix, merge
 from attn_deploy.cli.profile import profile
@@ -79,6 +80,7 @@ def _root(
       attn-deploy export ghostmodule --opset 17
       attn-deploy export resnet18+cbam@layer3 -o resnet18-cbam.onnx
       attn-deploy export net.py:MyNet --input 1x3x224x224
+      attn-deploy lint net.py:MyNet --opset 17 --target tensorrt-rtx
       attn-deploy build ghostmodule.onnx
       attn-deploy profile ghostmodule
       attn-deploy matrix --models 'family:fusion' --opsets 13,17,20
@@ -93,6 +95,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_,
     "info": info,
     "export": export,
+    "lint": lint,
     "convert": convert,
     "build": build,
     "profile": profile,
