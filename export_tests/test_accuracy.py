@@ -65,7 +65,7 @@ def test_mcnemar_counts_only_disagreements():
 def test_intervals_and_spreads():
     low, high = wilson_interval(354, 360)
     assert (round(low, 4), round(high, 4)) == (0.9641, 0.9923)
-    assert wilson_interval(10, 10)[1] == 1.0
+    assert wilson_interval(10, 10)[1] == pytest.approx(1.0)
     assert mean_and_spread([0.5]) == (0.5, None)
     assert mean_and_spread([1.0, 2.0, 3.0]) == (2.0, 1.0)
 
