@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 # Public name -> the module that defines it.
 _PUBLIC = {
+    "AccuracyResult": "attn_deploy.accuracy.result",
     "AttnDeployError": "attn_deploy.errors",
     "EngineArtifact": "attn_deploy.engine.artifact",
     "ExportOptions": "attn_deploy.exporters.options",
@@ -24,9 +25,11 @@ _PUBLIC = {
     "OnnxArtifact": "attn_deploy.graph.artifact",
     "ParityReport": "attn_deploy.parity.report",
     "ProfileRecord": "attn_deploy.bench.record",
+    "TrainingRecord": "attn_deploy.training.record",
     "build": "attn_deploy.engine.builder",
     "convert": "attn_deploy.conversion",
     "create": "attn_deploy.models",
+    "evaluate": "attn_deploy.accuracy.evaluate",
     "explain": "attn_deploy.diagnose.rules",
     "export": "attn_deploy.exporters.pipeline",
     "fold_bn": "attn_deploy.fusing",
@@ -40,12 +43,15 @@ _PUBLIC = {
     "register": "attn_deploy.registry",
     "run_matrix": "attn_deploy.matrix.run",
     "simplify": "attn_deploy.conversion",
+    "train": "attn_deploy.training.run",
     "verify": "attn_deploy.parity.verify",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]
 
 if TYPE_CHECKING:
+    from attn_deploy.accuracy.evaluate import evaluate as evaluate
+    from attn_deploy.accuracy.result import AccuracyResult as AccuracyResult
     from attn_deploy.bench.profiler import profile as profile
     from attn_deploy.bench.record import ProfileRecord as ProfileRecord
     from attn_deploy.conversion import convert as convert
@@ -74,6 +80,8 @@ if TYPE_CHECKING:
     from attn_deploy.registry import ModelSpec as ModelSpec
     from attn_deploy.registry import list_models as list_models
     from attn_deploy.registry import register as register
+    from attn_deploy.training.record import TrainingRecord as TrainingRecord
+    from attn_deploy.training.run import train as train
 
 
 def __getattr__(name: str) -> Any:

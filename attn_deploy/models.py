@@ -34,7 +34,7 @@ class ResolvedModel:
         inputs: concrete inputs; None when only the user can say (a model of the user's, without ``--input``).
         outputs: output names, or None when they are not known before a run.
         dynamic: the axis symbols that may move.
-        spec: the registry entry of the base name, None for the user's own model and those of packages.
+        spec: the registry entry of the base name; None for the user's own model, those of packages and trained ones.
         arguments: constructor arguments in force.
     """
 
@@ -71,6 +71,12 @@ def resolve(name: str, arguments: Mapping[str, Any] | None = None) -> ResolvedMo
         ExportError: if the user's own code fails while the model is made.
     """
     parsed = parse_name(name)
+    if parsed.checkpoint is not None:
+        from attn_deploy.trained import load_trained
+
+        if arguments:
+            raise InvalidRequestError(f"{name!r} is trained; its arguments ({', '.join(arguments)}) cannot be changed.")
+        return load_trained(parsed).resolved
     given = {**parsed.arguments, **(arguments or {})}
     if parsed.file is not None:
         module = _from_file(parsed, given)

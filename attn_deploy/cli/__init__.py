@@ -16,6 +16,7 @@ from attn_deploy import __version__
 from attn_deploy.cli.build import build
 from attn_deploy.cli.convert import convert
 from attn_deploy.cli.doctor import doctor
+from attn_deploy.cli.evaluate import evaluate
 from attn_deploy.cli.export import export
 from attn_deploy.cli.info import info
 from attn_deploy.cli.lint import lint
@@ -85,6 +86,7 @@ def _root(
       attn-deploy profile ghostmodule
       attn-deploy matrix --models 'family:fusion' --opsets 13,17,20
       attn-deploy train resnet8+se --dataset digits
+      attn-deploy evaluate runs/resnet8-se-digits-s0 --runtime eager,ort-cpu
       attn-deploy doctor
     """
     global _debug
@@ -100,6 +102,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "build": build,
     "profile": profile,
     "train": train,
+    "evaluate": evaluate,
     "doctor": doctor,
 }
 for _name, _command in _COMMANDS.items():
