@@ -15,11 +15,14 @@
     │   └── NoDeviceError         a GPU is needed and there is none
     ├── ProviderError             work ran, or would run, on another provider than asked
     ├── DatasetError              a data set is missing, short or damaged
+    ├── CheckpointError           a checkpoint is damaged, or belongs to another model
+    ├── TrainingError             training came to nothing: a loss that is not finite
     ├── WorkerError               a helper process crashed or ran out of time
     └── MissingDependencyError    an optional package is not installed; the message names the pip extra
 
 A message says what happened with both values, where, and what to do. ``exit_code`` is what the command line returns:
-1 a check failed, 2 the request cannot be used, 3 something needed is not installed or no device is there.
+1 a check failed, 2 the request cannot be used, 3 something needed is not installed or no device is there. ``rule`` names
+the entry of `attn_deploy.diagnose.rules` that explains the failure, where one does.
 """
 
 from __future__ import annotations
@@ -30,8 +33,9 @@ class AttnDeployError(Exception):
 
     exit_code = 1
 
-    def __init__(self, message: str, *, exit_code: int | None = None) -> None:
+    def __init__(self, message: str, *, exit_code: int | None = None, rule: str | None = None) -> None:
         super().__init__(message)
+        self.rule = rule
         if exit_code is not None:
             self.exit_code = exit_code
 
@@ -94,6 +98,14 @@ class ProviderError(AttnDeployError):
 
 class DatasetError(AttnDeployError):
     """A data set is missing, short or damaged."""
+
+
+class CheckpointError(AttnDeployError):
+    """A checkpoint is damaged, or belongs to another model."""
+
+
+class TrainingError(AttnDeployError):
+    """Training came to nothing: a loss that is not finite."""
 
 
 class WorkerError(AttnDeployError):

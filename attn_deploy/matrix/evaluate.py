@@ -36,6 +36,8 @@ from attn_deploy.isolate import call_here
 from attn_deploy.matrix.capability import converter, missing_precision
 from attn_deploy.matrix.cell import FAILED, PASSED, SKIPPED, Cell, CellId, Check, skipped
 from attn_deploy.matrix.options import MatrixOptions
+from attn_deploy.matrix.plan import in_registry
+from attn_deploy.names import parse_name
 
 DYNAMIC_AXES: Mapping[str, tuple[str, ...] | None] = {"none": (), "batch": ("N",), "all": None}
 _ENGINE_MODULES = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
@@ -67,12 +69,12 @@ def make_cell(cell: CellId, options: MatrixOptions, key: str = "", *, timeout: f
     started = time.perf_counter()
     checks: list[Check] = []
     found: dict[str, Any] = {}
-    kind = ""
+    kind, rule = "", None
     with tempfile.TemporaryDirectory(prefix="attn-deploy-matrix-") as folder:
         try:
             grey = _make(cell, options, Path(folder), checks, found, timeout)
         except AttnDeployError as error:
-            kind, grey = type(error).__name__, ""
+            kind, rule, grey = type(error).__name__, error.rule, ""
             checks.append(Check(_check_of(error, checks), FAILED, _short(str(error))))
         except Exception as error:  # a defect of ours or of a library: it belongs to this cell, not to the whole run
             kind, grey = type(error).__name__, ""
@@ -80,7 +82,7 @@ def make_cell(cell: CellId, options: MatrixOptions, key: str = "", *, timeout: f
     if grey:
         return skipped(cell, grey, key)
     seconds = round(time.perf_counter() - started, 3)
-    return Cell(id=cell, checks=tuple(checks), kind=kind, seconds=seconds, key=key, found=found)
+    return Cell(id=cell, checks=tuple(checks), kind=kind, rule=rule, seconds=seconds, key=key, found=found)
 
 
 def _make(
@@ -117,7 +119,8 @@ def _prepare(cell: CellId, options: MatrixOptions) -> PreparedModel:
     if key not in _prepared:
         _prepared.clear()  # groups come one after another, and a large model with its trace is a gigabyte
         try:
-            inputs = parse_inputs(options.inputs) if options.inputs and ".py:" in cell.model else None
+            foreign = not in_registry(parse_name(cell.model))
+            inputs = parse_inputs(options.inputs) if options.inputs and foreign else None
             _prepared[key] = prepare(cell.model, inputs=inputs, dynamic=DYNAMIC_AXES[cell.dynamic])
         except AttnDeployError as error:
             _prepared[key] = error

@@ -20,6 +20,7 @@ from attn_deploy import registry
 from attn_deploy.bench.environment import installed_versions
 from attn_deploy.matrix.cell import CellId
 from attn_deploy.matrix.options import MatrixOptions
+from attn_deploy.matrix.plan import in_registry
 from attn_deploy.names import ModelName, parse_name
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -33,13 +34,14 @@ def cell_key(cell: CellId, options: MatrixOptions) -> str:
     """The hash of everything that the result of a cell depends on."""
     parsed = parse_name(cell.model)
     engine = options.builds_engine(cell.opset)
+    foreign = not in_registry(parsed)
     parts: dict[str, Any] = {
         "cell": [cell.model, cell.exporter, cell.opset, cell.dynamic, cell.precision],
         "runtimes": [r for r in options.runtimes if r == "ort" or engine],
-        "inputs": list(options.inputs) if parsed.file is not None else [],
+        "inputs": list(options.inputs) if foreign else [],
         "toolkit": toolkit_hash(),
         "model": model_hash(cell.model),
-        "versions": _versions(engine),
+        "versions": {**_versions(engine), **installed_versions((parsed.package,) if parsed.package else ())},
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 
@@ -65,7 +67,7 @@ def model_hash(name: str) -> str:
     for path in _files(parsed):
         _collect(path, files)
     entries = []
-    if parsed.file is None:
+    if in_registry(parsed):
         entries = [registry.get(n) for n in (parsed.base, parsed.slot) if n]
     described = [[e.name, e.target, str(e.reference), str(e.inputs), str(e.dynamic), str(e.sizes)] for e in entries]
     return _hash_of(files) + hashlib.sha256(json.dumps(described).encode()).hexdigest()[:12]
@@ -74,11 +76,16 @@ def model_hash(name: str) -> str:
 def _files(parsed: ModelName) -> list[Path]:
     if parsed.file is not None:
         return [Path(parsed.file).resolve()]
-    found = []
+    if parsed.checkpoint is not None:
+        path = Path(parsed.checkpoint)
+        return [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".json"))
+    found: list[Path] = []
+    if parsed.package is not None:
+        return found  # its version is in the key
     for name in (parsed.base, parsed.slot):
         if name is not None:
-            path = _source_of(registry.get(name).target.partition(":")[0])
-            found += [path] if path is not None else []
+            source = _source_of(registry.get(name).target.partition(":")[0])
+            found += [source] if source is not None else []
     return found
 
 

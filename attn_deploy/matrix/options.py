@@ -14,7 +14,8 @@ DYNAMIC = ("none", "batch", "all")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 RUNTIMES = ("ort", "tensorrt-rtx", "tensorrt")
 ALL_MODELS = ("*", "resnet18+se", "resnet18+cbam", "resnet18+non_local")
-FIRST_OPSET, LAST_OPSET, ENGINE_OPSET = 13, 22, 20
+FIRST_OPSET, DEFAULT_LAST_OPSET, LAST_OPSET, ENGINE_OPSET = 13, 22, 25, 20
+TORCHSCRIPT_LAST_OPSET = 22
 CELL_SECONDS = 300.0
 
 
@@ -34,7 +35,7 @@ class MatrixOptions:
     """
 
     models: tuple[str, ...] = ALL_MODELS
-    opsets: tuple[int, ...] = tuple(range(FIRST_OPSET, LAST_OPSET + 1))
+    opsets: tuple[int, ...] = tuple(range(FIRST_OPSET, DEFAULT_LAST_OPSET + 1))
     exporters: tuple[str, ...] = EXPORTERS
     dynamic: tuple[str, ...] = ("all",)
     precisions: tuple[str, ...] = ("fp32",)

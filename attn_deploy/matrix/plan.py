@@ -19,8 +19,8 @@ from attn_deploy import registry
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.matrix.capability import missing_precision
 from attn_deploy.matrix.cell import Cell, CellId, skipped
-from attn_deploy.matrix.options import MatrixOptions
-from attn_deploy.names import parse_name
+from attn_deploy.matrix.options import TORCHSCRIPT_LAST_OPSET, MatrixOptions
+from attn_deploy.names import ModelName, parse_name
 from attn_deploy.registry import ModelSpec
 
 
@@ -51,7 +51,7 @@ def make_plan(options: MatrixOptions, *, shard: tuple[int, int] = (1, 1)) -> Pla
         if position % shards != number - 1:
             continue
         for cell in _cells(name, options):
-            reason = missing_precision(cell.precision) or _cannot_move(cell)
+            reason = missing_precision(cell.precision) or _does_not_apply(cell)
             if reason:
                 grey.append(skipped(cell, reason))
             else:
@@ -70,15 +70,17 @@ def _cells(name: str, options: MatrixOptions) -> Iterable[CellId]:
 def _cost(name: str) -> tuple[bool, int, str]:
     """Backbones first, by their work: a long group that is begun last keeps one core busy and the others waiting."""
     parsed = parse_name(name)
-    if parsed.file is not None:
+    if not in_registry(parsed):
         return (True, 0, name)
     spec = registry.get(parsed.base)
     return (spec.family == "backbone", spec.macs or 0, name)
 
 
-def _cannot_move(cell: CellId) -> str:
+def _does_not_apply(cell: CellId) -> str:
+    if cell.exporter == "torchscript" and cell.opset > TORCHSCRIPT_LAST_OPSET:
+        return f"the TorchScript exporter ends at opset {TORCHSCRIPT_LAST_OPSET}; the torch.export exporter writes {cell.opset}."
     parsed = parse_name(cell.model)
-    if parsed.file is not None or cell.dynamic == "none":
+    if not in_registry(parsed) or cell.dynamic == "none":
         return ""
     spec = registry.get(parsed.base)
     if cell.dynamic == "batch" and "N" not in spec.dynamic:
@@ -106,8 +108,7 @@ def _expand(word: str) -> list[str]:
     head, plus, tail = word.partition("+")
     pattern, at, stage = tail.partition("@")
     if plus and any(c in pattern for c in "*?["):
-        if parse_name(head).file is None:
-            registry.get(parse_name(head).base)
+        registry.get(parse_name(head).base)
         fitting = [s.name for s in registry.list_models("attention") if _fits(s) and fnmatch.fnmatch(s.name, pattern)]
         if not fitting:
             raise InvalidRequestError(f"--models {word!r}: no attention module that fits a slot matches {pattern!r}.")
@@ -118,13 +119,18 @@ def _expand(word: str) -> list[str]:
             raise InvalidRequestError(f"--models {word!r}: no registry name matches; `attn-deploy list` shows all.")
         return matching
     parsed = parse_name(word)
-    if parsed.file is not None:
+    if not in_registry(parsed):
         return [word]
     spec = registry.get(parsed.base)
     if parsed.slot is not None:
         registry.get(parsed.slot)
         return [word]
     return [spec.name if not parsed.arguments else word]
+
+
+def in_registry(parsed: ModelName) -> bool:
+    """Whether a name is of the registry, and not of a user's file, an installed package or a checkpoint."""
+    return parsed.file is None and parsed.package is None and parsed.checkpoint is None
 
 
 def _fits(spec: ModelSpec) -> bool:
