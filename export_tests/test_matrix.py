@@ -192,7 +192,7 @@ BROKEN = [
     ("BakedBatch", "dynamo", None, "loop-over-batch", "goes over the samples of the batch|cannot be dynamic"),
     ("BakedSize", "torchscript", "export", "number-from-shape", "the traced size is frozen into the graph"),
     ("TrainModeDropout", "torchscript", "export", "random-in-forward", "draws random numbers in eval mode"),
-    ("NanWeights", "torchscript", "parity", None, "NaN or infinite"),
+    ("NanWeights", "torchscript", "parity", "not-finite", "NaN or infinite"),
 ]
 
 
