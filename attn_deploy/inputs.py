@@ -148,6 +148,13 @@ def parse_inputs(texts: Sequence[str]) -> tuple[TensorInput, ...]:
     return merge_axes(inputs)
 
 
+def parse_axes(text: str | None) -> tuple[str, ...] | None:
+    """The axes that a ``--dynamic`` option names: ``N,H,W``, or ``none``; None for what the model allows."""
+    if text is None:
+        return None
+    return () if text.strip().lower() in ("", "none") else tuple(a.strip() for a in text.split(","))
+
+
 def dynamic_symbols(
     inputs: Iterable[TensorInput], asked: Iterable[str], allowed: Iterable[str], owner: str
 ) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from attn_deploy.fillers import ModuleFiller
 from attn_deploy.inputs import TensorInput, fit_size, inputs_for_spec
 from attn_deploy.inputs import parse_inputs as parse_inputs
 from attn_deploy.names import ModelName, parse_name
+from attn_deploy.packages import from_package
 from attn_deploy.registry import ModelSpec
 
 
@@ -33,7 +34,7 @@ class ResolvedModel:
         inputs: concrete inputs; None when only the user can say (a model of the user's, without ``--input``).
         outputs: output names, or None when they are not known before a run.
         dynamic: the axis symbols that may move.
-        spec: the registry entry of the base name, None for the user's own model.
+        spec: the registry entry of the base name; None for the user's own model, those of packages and trained ones.
         arguments: constructor arguments in force.
     """
 
@@ -66,13 +67,23 @@ def resolve(name: str, arguments: Mapping[str, Any] | None = None) -> ResolvedMo
     Raises:
         UnknownModelError: if there is no such model.
         InvalidRequestError: if the name, an argument or a file cannot be used.
+        MissingDependencyError: if the model is of a package that is not installed.
         ExportError: if the user's own code fails while the model is made.
     """
     parsed = parse_name(name)
+    if parsed.checkpoint is not None:
+        from attn_deploy.trained import load_trained
+
+        if arguments:
+            raise InvalidRequestError(f"{name!r} is trained; its arguments ({', '.join(arguments)}) cannot be changed.")
+        return load_trained(parsed).resolved
     given = {**parsed.arguments, **(arguments or {})}
     if parsed.file is not None:
         module = _from_file(parsed, given)
         return ResolvedModel(parsed, module, None, None, registry.DEFAULT_DYNAMIC, None, given)
+    if parsed.package is not None:
+        module, taken = from_package(parsed, given)
+        return ResolvedModel(parsed, module, taken, None, registry.DEFAULT_DYNAMIC, None, given)
     spec = registry.get(parsed.base)
     settings = {**spec.reference, **given}
     filled = dict(settings)
@@ -92,6 +103,12 @@ def resolve(name: str, arguments: Mapping[str, Any] | None = None) -> ResolvedMo
     inputs = inputs_for_spec(spec, {**defaults, **settings})
     model = ResolvedModel(parsed, module, inputs, spec.outputs, spec.dynamic, spec, settings)
     return model if filler is None else _with_slot(model, filler)
+
+
+def resolve_module(module: nn.Module) -> ResolvedModel:
+    """A module of the user's as `resolve` gives it, under the name of its class."""
+    name = type(module).__name__
+    return ResolvedModel(ModelName(name, name), module, None, None, registry.DEFAULT_DYNAMIC, None)
 
 
 def slot_factory(name: str, arguments: Mapping[str, Any]) -> ModuleFiller:

@@ -377,7 +377,7 @@ def test_sets_refuse_what_does_not_fit():
         image_set().head(9)
     with pytest.raises(InvalidRequestError, match="no data set 'cifar'; did you mean 'cifar10'"):
         load_dataset("cifar")
-    with pytest.raises(InvalidRequestError, match="no split 'val'"):
+    with pytest.raises(InvalidRequestError, match="there is no split 'val'"):
         load_dataset("digits", "val")
 
 

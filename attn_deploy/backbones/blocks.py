@@ -46,3 +46,29 @@ def classify(features: Tensor, classifier: nn.Module) -> Tensor:
     """Global average pooling, which every height and width allows, and the classifier."""
     logits: Tensor = classifier(features.mean((2, 3)))
     return logits
+
+
+def conv_bn(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int = 1,
+    *,
+    stride: int = 1,
+    groups: int = 1,
+    activation: nn.Module | None = None,
+) -> nn.Sequential:
+    """A convolution that keeps the size (but for its stride), BatchNorm and, where given, an activation."""
+    conv = nn.Conv2d(
+        in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2, groups=groups, bias=False
+    )
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), *([activation] if activation is not None else []))
+
+
+def ignore_keys(module: nn.Module, *prefixes: str) -> None:
+    """Let state dicts hold tensors of these prefixes, which the module has no place for."""
+
+    def drop(_: nn.Module, state: dict[str, Any], *__: Any) -> None:
+        for key in [k for k in state if k.startswith(prefixes)]:
+            del state[key]
+
+    module.register_load_state_dict_pre_hook(drop)  # type: ignore[no-untyped-call]

@@ -74,8 +74,7 @@ def load_dataset(
         MissingDependencyError: if a package of the extra ``data`` is needed and not installed.
     """
     require_dataset(name)
-    if split not in ("train", "test"):
-        raise InvalidRequestError(f"{name} has no split {split!r}; splits are train and test.")
+    require_split(split)
     given = data_dir if data_dir is not None else os.environ.get(DATA_VARIABLE)
     return DATASETS[name].load(split, Path(given) if given else None, progress or (lambda _: None))
 
@@ -90,3 +89,16 @@ def require_dataset(name: str) -> None:
         close = difflib.get_close_matches(name, DATASETS, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else "."
         raise InvalidRequestError(f"there is no data set {name!r}{hint} Data sets are {', '.join(DATASETS)}.")
+
+
+def require_split(split: str) -> Split:
+    """Refuse a word that is not a split's.
+
+    Raises:
+        InvalidRequestError: with the words that are.
+    """
+    if split == "train":
+        return "train"
+    if split == "test":
+        return "test"
+    raise InvalidRequestError(f"there is no split {split!r}; splits are train and test.")

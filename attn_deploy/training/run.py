@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import datetime
+import json
 import os
 import shutil
 import time
@@ -107,7 +108,7 @@ def train(
         amp=place.type == "cuda" if amp is None else amp,
         compiled=compile,
         threads=used_threads,
-        environment=describe_environment().to_dict(),
+        environment=json.loads(json.dumps(describe_environment().to_dict())),
         argv=command_line(),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
