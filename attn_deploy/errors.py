@@ -15,6 +15,8 @@
     │   └── NoDeviceError         a GPU is needed and there is none
     ├── ProviderError             work ran, or would run, on another provider than asked
     ├── DatasetError              a data set is missing, short or damaged
+    ├── CheckpointError           a checkpoint is damaged, or belongs to another model
+    ├── TrainingError             training came to nothing: a loss that is not finite
     ├── WorkerError               a helper process crashed or ran out of time
     └── MissingDependencyError    an optional package is not installed; the message names the pip extra
 
@@ -96,6 +98,14 @@ class ProviderError(AttnDeployError):
 
 class DatasetError(AttnDeployError):
     """A data set is missing, short or damaged."""
+
+
+class CheckpointError(AttnDeployError):
+    """A checkpoint is damaged, or belongs to another model."""
+
+
+class TrainingError(AttnDeployError):
+    """Training came to nothing: a loss that is not finite."""
 
 
 class WorkerError(AttnDeployError):

@@ -7,17 +7,17 @@ import importlib.util
 import inspect
 import sys
 import types
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from attn_deploy import registry
 from attn_deploy.errors import ExportError, InvalidRequestError
-from attn_deploy.inputs import TensorInput, inputs_for_spec
+from attn_deploy.fillers import ModuleFiller
+from attn_deploy.inputs import TensorInput, fit_size, inputs_for_spec
 from attn_deploy.inputs import parse_inputs as parse_inputs
 from attn_deploy.names import ModelName, parse_name
 from attn_deploy.packages import from_package
@@ -34,7 +34,7 @@ class ResolvedModel:
         inputs: concrete inputs; None when only the user can say (a model of the user's, without ``--input``).
         outputs: output names, or None when they are not known before a run.
         dynamic: the axis symbols that may move.
-        spec: the registry entry of the base name, None for the user's own model and those of packages.
+        spec: the registry entry of the base name; None for the user's own model, those of packages and trained ones.
         arguments: constructor arguments in force.
     """
 
@@ -71,6 +71,12 @@ def resolve(name: str, arguments: Mapping[str, Any] | None = None) -> ResolvedMo
         ExportError: if the user's own code fails while the model is made.
     """
     parsed = parse_name(name)
+    if parsed.checkpoint is not None:
+        from attn_deploy.trained import load_trained
+
+        if arguments:
+            raise InvalidRequestError(f"{name!r} is trained; its arguments ({', '.join(arguments)}) cannot be changed.")
+        return load_trained(parsed).resolved
     given = {**parsed.arguments, **(arguments or {})}
     if parsed.file is not None:
         module = _from_file(parsed, given)
@@ -81,20 +87,22 @@ def resolve(name: str, arguments: Mapping[str, Any] | None = None) -> ResolvedMo
     spec = registry.get(parsed.base)
     settings = {**spec.reference, **given}
     filled = dict(settings)
+    filler = None
     if parsed.slot is not None:
         if spec.family != "backbone":
             raise InvalidRequestError(
                 f"{name!r}: {spec.name!r} is a module of the family {spec.family!r} and has no slots; "
                 "put a backbone before the '+', such as resnet18+se."
             )
-        filled["slot"] = slot_factory(parsed.slot, parsed.slot_arguments)
+        filled["slot"] = filler = slot_factory(parsed.slot, parsed.slot_arguments)
         settings["slot"] = {"name": registry.get(parsed.slot).name, **parsed.slot_arguments}
         if parsed.stage is not None:
             settings["slot_stage"] = filled["slot_stage"] = parsed.stage
     module = _instantiate(spec, filled, name)
     defaults = {p.name: p.default for p in _parameters(_load(spec))}
     inputs = inputs_for_spec(spec, {**defaults, **settings})
-    return ResolvedModel(parsed, module, inputs, spec.outputs, spec.dynamic, spec, settings)
+    model = ResolvedModel(parsed, module, inputs, spec.outputs, spec.dynamic, spec, settings)
+    return model if filler is None else _with_slot(model, filler)
 
 
 def resolve_module(module: nn.Module) -> ResolvedModel:
@@ -103,43 +111,29 @@ def resolve_module(module: nn.Module) -> ResolvedModel:
     return ResolvedModel(ModelName(name, name), module, None, None, registry.DEFAULT_DYNAMIC, None)
 
 
-def slot_factory(name: str, arguments: Mapping[str, Any]) -> Callable[[int], nn.Module]:
-    """A function from a channel count to a module, with which a backbone fills its slots.
-
-    The module's channel arguments (``channels``, or ``in_channels`` and ``out_channels``) take the slot's width.
+def slot_factory(name: str, arguments: Mapping[str, Any]) -> ModuleFiller:
+    """What fills the slots of a backbone with the module of this name.
 
     Raises:
-        InvalidRequestError: if the module takes no channel count, several inputs, or changes the shape it is given.
+        InvalidRequestError: if the module cannot stand in any slot; the message says why.
     """
-    spec = registry.get(name)
-    widths = [a.name for a in spec.arguments if a.name in ("channels", "in_channels", "out_channels")]
-    several = len(spec.inputs) != 1 or bool(spec.inputs[0].repeat)
-    if several or not widths:
-        takes = "several inputs" if several else "no channel count"
-        raise InvalidRequestError(
-            f"{spec.name!r} cannot fill a slot: it takes {takes}; a slot gives one map of C channels."
-        )
-    named = [w for w in widths if w in arguments]
-    if named:
-        raise InvalidRequestError(f"{spec.name!r} in a slot: {named[0]} is set by the backbone; leave it out.")
+    return ModuleFiller(registry.get(name), arguments, _instantiate)
 
-    def make(channels: int) -> nn.Module:
-        settings = {**spec.reference, **arguments, **dict.fromkeys(widths, channels)}
-        module = _instantiate(spec, settings, f"{spec.name} in a slot of {channels} channels")
-        probe = torch.zeros(1, channels, 8, 8)
-        try:
-            with torch.no_grad():
-                made = module(probe)
-        except Exception as error:
-            raise InvalidRequestError(f"{spec.name!r} cannot fill a slot of {channels} channels: {error}") from error
-        if not isinstance(made, torch.Tensor) or made.shape != probe.shape:
-            shape = tuple(made.shape) if isinstance(made, torch.Tensor) else type(made).__name__
-            raise InvalidRequestError(
-                f"{spec.name!r} cannot fill a slot: it turns {tuple(probe.shape)} into {shape}; a slot must keep the shape."
-            )
-        return module
 
-    return make
+def _with_slot(model: ResolvedModel, filler: ModuleFiller) -> ResolvedModel:
+    """The model with the limits that its slots put on the sizes and the axes that may move."""
+    inner = registry.get(filler.name)
+    stride = int(getattr(model.module, "slot_stride", 1))
+
+    def scaled(limits: Mapping[str, int], own: Mapping[str, int], given: TensorInput) -> dict[str, int]:
+        return {s: max(own.get(s, 1), n * stride if (n := limits.get(s, 1)) > 1 else 1) for s in given.symbols}
+
+    inputs = tuple(
+        replace(i, minimum=scaled(inner.minimum, i.minimum, i), multiple=scaled(inner.multiple, i.multiple, i))
+        for i in model.inputs or ()
+    )
+    fitted = tuple(replace(i, sizes={s: fit_size(n, s, i) for s, n in i.sizes.items()}) for i in inputs)
+    return replace(model, inputs=fitted, dynamic=tuple(d for d in model.dynamic if d in inner.dynamic))
 
 
 def _load(spec: ModelSpec) -> type[nn.Module]:

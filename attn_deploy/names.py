@@ -7,6 +7,7 @@ resnet18+se:reduction=8         a module in every slot of a backbone
 resnet18+cbam@layer3            in one stage
 path/to/net.py:MyNet            the user's own class or factory
 timm:resnet50:num_classes=10    a model of an installed package, made by the package's own factory
+runs/resnet18-se-digits-s0      a trained model: the folder of a run, or its model.safetensors
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from attn_deploy.errors import InvalidRequestError
@@ -26,7 +28,7 @@ class ModelName:
     """A parsed name.
 
     ``file`` is set for a user's own model, ``package`` for one of an installed package, ``slot`` for a backbone with a
-    module in it.
+    module in it, ``checkpoint`` for a trained one.
     """
 
     text: str
@@ -37,11 +39,12 @@ class ModelName:
     slot_arguments: dict[str, Any] = field(default_factory=dict)
     stage: str | None = None
     package: str | None = None
+    checkpoint: str | None = None
 
     @property
     def stem(self) -> str:
         """The name as a file name, such as ``resnet18-cbam-layer3``."""
-        text = self.base if self.file else self.text
+        text = self.base if self.file or self.checkpoint else self.text
         return re.sub(r"[^A-Za-z0-9_]+", "-", text).strip("-").lower()
 
 
@@ -52,6 +55,10 @@ def parse_name(text: str) -> ModelName:
         InvalidRequestError: if the text does not follow the grammar.
     """
     text = text.strip()
+    if text.endswith(".safetensors") or any((Path(text) / n).is_file() for n in ("model.safetensors", "record.json")):
+        path = Path(text)
+        base = path.parent.name if path.name == "model.safetensors" else path.stem if path.suffix else path.name
+        return ModelName(text, base or "model", checkpoint=text)
     file = re.fullmatch(r"(?P<file>.+\.py):(?P<base>[A-Za-z_]\w*)(?::(?P<arguments>.+))?", text)
     if file:
         return ModelName(text, file["base"], _arguments(file["arguments"], text), file=file["file"])

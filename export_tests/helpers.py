@@ -2,20 +2,40 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
 from attn_deploy.parity.tolerance import NOISE_FACTOR
+from attn_deploy.registry import ModelSpec
 from attn_deploy.weights import enliven as randomize
 
-__all__ = ["EXEMPLARS", "as_tuple", "assert_matches_official", "assert_same_function", "randomize", "read_vectors"]
+__all__ = [
+    "EXEMPLARS",
+    "as_tuple",
+    "assert_matches_official",
+    "assert_same_function",
+    "randomize",
+    "read_vectors",
+    "tiered",
+]
 
 # One of each kind that is hard in another way: where a step costs seconds, the default tier takes these and the slow all.
 EXEMPLARS = ("se", "eca", "cbam", "ghostmodule", "non_local_embedded_gaussian", "psp", "condconv", "criss_cross")
+
+# Backbones of the default tier; the others take minutes in both exporters, and are the slow tier's.
+LIGHT_BACKBONES = ("resnet8", "resnet18")
+
+
+def tiered(specs: Iterable[ModelSpec]) -> list[Any]:
+    """Registry entries as test parameters, heavy backbones marked slow."""
+    heavy = {s.name for s in specs if s.family == "backbone" and s.name not in LIGHT_BACKBONES}
+    return [pytest.param(s, id=s.name, marks=[pytest.mark.slow] if s.name in heavy else []) for s in specs]
 
 
 def read_vectors(path: Path) -> dict[str, Any]:

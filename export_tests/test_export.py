@@ -14,10 +14,10 @@ from attn_deploy.exporters.prepare import PreparedModel, prepare
 from attn_deploy.graph.operators import CONTROL_FLOW, all_nodes, unlisted_operators
 from attn_deploy.models import resolve
 
-from .helpers import EXEMPLARS, randomize
+from .helpers import EXEMPLARS, randomize, tiered
 
 SPECS = catalog.import_all()
-every_model = pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
+every_model = pytest.mark.parametrize("spec", tiered(SPECS))
 
 
 @functools.cache

@@ -17,12 +17,12 @@ from attn_deploy.inputs import example_arrays, verification_sizes
 from attn_deploy.models import resolve
 from attn_deploy.ops import Fusible
 
-from .helpers import as_tuple, assert_matches_official, assert_same_function, randomize, read_vectors
+from .helpers import as_tuple, assert_matches_official, assert_same_function, randomize, read_vectors, tiered
 from .reference_cases import REFERENCE_CASES
 
 SPECS = catalog.import_all()
 ZOO = [s for s in SPECS if s.family != "backbone"]
-every_model = pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
+every_model = pytest.mark.parametrize("spec", tiered(SPECS))
 every_zoo_module = pytest.mark.parametrize("spec", ZOO, ids=lambda s: s.name)
 
 

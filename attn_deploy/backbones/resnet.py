@@ -1,34 +1,31 @@
-"""Residual networks with a slot after the last conv+BN of every block.
+"""Residual networks, with slots.
 
 Paper: Deep Residual Learning for Image Recognition, CVPR 2016, arXiv:1512.03385.
 Official: KaimingHe/deep-residual-networks (Caffe); names and the strided 3x3 of the bottleneck follow torchvision, whose
-    state dicts load as they are.
+    state dicts load as they are (stem=imagenet).
 Export: the classifier's pooling is x.mean((2, 3)), so the network takes any height and width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 from torch import Tensor, nn
 
-from attn_deploy.ops import Fusible, check_channels, fold_bn_into_conv, require_choice, require_positive
-from attn_deploy.registry import Input, register
+from attn_deploy.backbones.blocks import BACKBONE, CIFAR, STEMS, classify, fold_pairs, init_convs
+from attn_deploy.backbones.slots import Filler, Slots
+from attn_deploy.ops import Fusible, check_channels, require_choice, require_positive
+from attn_deploy.registry import register
 
-SlotFactory = Callable[[int], nn.Module]
-STAGES = ("layer1", "layer2", "layer3", "layer4")
 
-
-class _Block(nn.Module, Fusible):
+class ResidualBlock(nn.Module, Fusible):
     """What both kinds of block share: a shortcut, a slot, and folding of every conv+BN pair."""
 
     expansion = 1
     pairs: tuple[tuple[str, str], ...] = ()
 
-    def __init__(self, in_channels: int, width: int, stride: int, slot: SlotFactory | None) -> None:
+    def __init__(self, in_channels: int, width: int, stride: int, slots: Slots, stage: str) -> None:
         super().__init__()
         out_channels = width * self.expansion
-        self.slot = slot(out_channels) if slot is not None else nn.Identity()
+        self.slot = slots.attention(stage, out_channels)
         self.downsample = None
         if stride != 1 or in_channels != out_channels:
             self.downsample = nn.Sequential(
@@ -45,30 +42,19 @@ class _Block(nn.Module, Fusible):
         return out
 
     def fuse_(self) -> str | None:
-        return _fold_pairs(self, self.pairs)
+        return fold_pairs(self, self.pairs)
 
 
-def _fold_pairs(module: nn.Module, pairs: Sequence[tuple[str, str]]) -> str | None:
-    """Fold attribute pairs (conv, bn) in place."""
-    folds = 0
-    for conv, bn in pairs:
-        if isinstance(getattr(module, bn), nn.BatchNorm2d):
-            setattr(module, conv, fold_bn_into_conv(getattr(module, conv), getattr(module, bn)))
-            setattr(module, bn, nn.Identity())
-            folds += 1
-    return f"folded {folds} BatchNorm" if folds else None
-
-
-class BasicBlock(_Block):
+class BasicBlock(ResidualBlock):
     """Two 3x3 convolutions; ResNet-18 and 34."""
 
     pairs = (("conv1", "bn1"), ("conv2", "bn2"))
 
-    def __init__(self, in_channels: int, width: int, stride: int, slot: SlotFactory | None) -> None:
-        super().__init__(in_channels, width, stride, slot)
-        self.conv1 = nn.Conv2d(in_channels, width, 3, stride=stride, padding=1, bias=False)
+    def __init__(self, in_channels: int, width: int, stride: int, slots: Slots, stage: str) -> None:
+        super().__init__(in_channels, width, stride, slots, stage)
+        self.conv1 = slots.convolution(stage, in_channels, width, stride, activated=True)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.conv2 = slots.convolution(stage, width, width, activated=False)
         self.bn2 = nn.BatchNorm2d(width)
 
     def branch(self, x: Tensor) -> Tensor:
@@ -77,17 +63,17 @@ class BasicBlock(_Block):
         return out
 
 
-class Bottleneck(_Block):
-    """1x1, 3x3 (with the stride) and 1x1 convolutions; ResNet-50 and deeper."""
+class Bottleneck(ResidualBlock):
+    """1x1, 3x3 (with the stride) and 1x1 convolutions; ResNet-50."""
 
     expansion = 4
     pairs = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))
 
-    def __init__(self, in_channels: int, width: int, stride: int, slot: SlotFactory | None) -> None:
-        super().__init__(in_channels, width, stride, slot)
+    def __init__(self, in_channels: int, width: int, stride: int, slots: Slots, stage: str) -> None:
+        super().__init__(in_channels, width, stride, slots, stage)
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=1, bias=False)
+        self.conv2 = slots.convolution(stage, width, width, stride, activated=True)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, width * 4, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(width * 4)
@@ -99,21 +85,43 @@ class Bottleneck(_Block):
         return out
 
 
+@register(
+    "resnet18",
+    reference={"depths": (2, 2, 2, 2), **CIFAR},
+    parameters=11_173_962,
+    summary="Residual network of 18 layers, with slots.",
+    **BACKBONE,
+)
+@register(
+    "resnet34",
+    reference={"depths": (3, 4, 6, 3), **CIFAR},
+    parameters=21_282_122,
+    summary="Residual network of 34 layers, with slots.",
+    **BACKBONE,
+)
+@register(
+    "resnet50",
+    reference={"depths": (3, 4, 6, 3), "bottleneck": True, **CIFAR},
+    parameters=23_520_842,
+    summary="Residual network of 50 layers with bottleneck blocks, with slots.",
+    **BACKBONE,
+)
 class ResNet(nn.Module, Fusible):
-    """A residual network for images.
+    """Residual network of four stages.
 
     Shape: (N, 3, H, W) -> (N, num_classes); dynamic N, H, W.
 
     Args:
-        block: the residual block.
         depths: blocks in each of the four stages.
+        bottleneck: blocks of 1x1, 3x3 and 1x1 convolutions in place of two 3x3.
         num_classes: width of the classifier.
         stem: ``cifar``, a 3x3 convolution, or ``imagenet``, a 7x7 convolution with stride 2 and a max pool.
-        slot: makes a module for a channel count; it stands after the last conv+BN of every block.
-        slot_stage: fill the slots of this stage alone: layer1 to layer4.
+        slot: fills the places of its kind: after the last BatchNorm of every block, for every 3x3 convolution of the
+            blocks, or before the classifier.
+        slot_stage: fill the places of this stage alone: layer1 to layer4.
 
     Raises:
-        ValueError: if the stem or the stage is unknown, num_classes < 1, or a stage is given without a slot.
+        ValueError: if the stem or the stage is unknown, a count is below 1, or the slot cannot be filled.
     """
 
     layer1: nn.Sequential
@@ -123,19 +131,21 @@ class ResNet(nn.Module, Fusible):
 
     def __init__(
         self,
-        block: type[_Block],
-        depths: Sequence[int],
+        depths: tuple[int, ...] = (2, 2, 2, 2),
         *,
-        num_classes: int,
-        stem: str,
-        slot: SlotFactory | None,
-        slot_stage: str | None,
+        bottleneck: bool = False,
+        num_classes: int = 10,
+        stem: str = "cifar",
+        slot: Filler | None = None,
+        slot_stage: str | None = None,
     ) -> None:
         super().__init__()
-        require_choice("stem", stem, ("cifar", "imagenet"))
-        require_positive(num_classes=num_classes)
-        if slot_stage is not None:
-            require_choice("stage", slot_stage, STAGES)
+        require_choice("stem", stem, STEMS)
+        require_positive(num_classes=num_classes, **{f"depths[{i}]": d for i, d in enumerate(depths)})
+        if len(depths) != 4:
+            raise ValueError(f"depths must give the blocks of four stages, got {depths}.")
+        first = 1 if stem == "cifar" else 4
+        slots = Slots("resnet", slot, slot_stage, {f"layer{i + 1}": first * 2**i for i in range(4)})
         if stem == "cifar":
             self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
             self.maxpool: nn.Module = nn.Identity()
@@ -144,93 +154,27 @@ class ResNet(nn.Module, Fusible):
             self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU()
+        block = Bottleneck if bottleneck else BasicBlock
         channels = 64
-        for index, (name, depth) in enumerate(zip(STAGES, depths, strict=True)):
-            filled = slot if slot_stage in (None, name) else None
-            width = 64 * 2**index
+        for index, depth in enumerate(depths):
+            width, stage = 64 * 2**index, f"layer{index + 1}"
             blocks = []
             for position in range(depth):
                 stride = 2 if index > 0 and position == 0 else 1
-                blocks.append(block(channels, width, stride, filled))
+                blocks.append(block(channels, width, stride, slots, stage))
                 channels = width * block.expansion
-            self.add_module(name, nn.Sequential(*blocks))
+            self.add_module(stage, nn.Sequential(*blocks))
+        self.context, channels = slots.context(channels)
         self.fc = nn.Linear(channels, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d) and module.groups == 1:
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        slots.require_filled()
+        self.slot_stride = slots.stride
+        init_convs(self, slots.modules)
 
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, 3, type(self).__name__)
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        logits: Tensor = self.fc(x.mean((2, 3)))
-        return logits
+        return classify(self.context(x), self.fc)
 
     def fuse_(self) -> str | None:
-        return _fold_pairs(self, (("conv1", "bn1"),))
-
-
-_INPUT = (Input("image", ("N", 3, "H", "W")),)
-_CIFAR = {"num_classes": 10, "stem": "cifar"}
-
-
-@register(
-    "resnet18",
-    reference=_CIFAR,
-    parameters=11_173_962,
-    inputs=_INPUT,
-    outputs=("logits",),
-    sizes={"H": 35, "W": 26},
-)
-class ResNet18(ResNet):
-    """Residual network of 18 layers, with slots.
-
-    Shape: (N, 3, H, W) -> (N, num_classes); dynamic N, H, W.
-
-    Args:
-        num_classes: width of the classifier.
-        stem: ``cifar``, a 3x3 convolution, or ``imagenet``, a 7x7 convolution with stride 2 and a max pool.
-        slot: makes a module for a channel count; it stands after the last conv+BN of every block.
-        slot_stage: fill the slots of this stage alone: layer1 to layer4.
-    """
-
-    def __init__(
-        self,
-        *,
-        num_classes: int = 10,
-        stem: str = "cifar",
-        slot: SlotFactory | None = None,
-        slot_stage: str | None = None,
-    ) -> None:
-        super().__init__(BasicBlock, (2, 2, 2, 2), num_classes=num_classes, stem=stem, slot=slot, slot_stage=slot_stage)
-
-
-@register(
-    "resnet50",
-    reference=_CIFAR,
-    parameters=23_520_842,
-    inputs=_INPUT,
-    outputs=("logits",),
-    sizes={"H": 35, "W": 26},
-)
-class ResNet50(ResNet):
-    """Residual network of 50 layers with bottleneck blocks, with slots.
-
-    Shape: (N, 3, H, W) -> (N, num_classes); dynamic N, H, W.
-
-    Args:
-        num_classes: width of the classifier.
-        stem: ``cifar``, a 3x3 convolution, or ``imagenet``, a 7x7 convolution with stride 2 and a max pool.
-        slot: makes a module for a channel count; it stands after the last conv+BN of every block.
-        slot_stage: fill the slots of this stage alone: layer1 to layer4.
-    """
-
-    def __init__(
-        self,
-        *,
-        num_classes: int = 10,
-        stem: str = "cifar",
-        slot: SlotFactory | None = None,
-        slot_stage: str | None = None,
-    ) -> None:
-        super().__init__(Bottleneck, (3, 4, 6, 3), num_classes=num_classes, stem=stem, slot=slot, slot_stage=slot_stage)
+        return fold_pairs(self, (("conv1", "bn1"),))

@@ -16,11 +16,14 @@ from attn_deploy import __version__
 from attn_deploy.cli.build import build
 from attn_deploy.cli.convert import convert
 from attn_deploy.cli.doctor import doctor
+from attn_deploy.cli.evaluate import evaluate
 from attn_deploy.cli.export import export
 from attn_deploy.cli.info import info
 from attn_deploy.cli.lint import lint
 from attn_deploy.cli.list import list_
+from attn_deploy.cli.matrix import diff, matrix, merge
 from attn_deploy.cli.profile import profile
+from attn_deploy.cli.train import train
 from attn_deploy.errors import AttnDeployError
 
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
@@ -81,6 +84,9 @@ def _root(
       attn-deploy lint net.py:MyNet --opset 17 --target tensorrt-rtx
       attn-deploy build ghostmodule.onnx
       attn-deploy profile ghostmodule
+      attn-deploy matrix --models 'family:fusion' --opsets 13,17,20
+      attn-deploy train resnet8+se --dataset digits
+      attn-deploy evaluate runs/resnet8-se-digits-s0 --runtime eager,ort-cpu
       attn-deploy doctor
     """
     global _debug
@@ -95,10 +101,18 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "convert": convert,
     "build": build,
     "profile": profile,
+    "train": train,
+    "evaluate": evaluate,
     "doctor": doctor,
 }
 for _name, _command in _COMMANDS.items():
     app.command(_name)(_guard(_command))
+
+_matrix = typer.Typer(rich_markup_mode=None)
+_matrix.callback(invoke_without_command=True)(_guard(matrix))
+_matrix.command("merge")(_guard(merge))
+_matrix.command("diff")(_guard(diff))
+app.add_typer(_matrix, name="matrix")
 
 
 def main() -> None:

@@ -26,8 +26,9 @@ from attn_deploy.graph.artifact import OnnxArtifact, load_model, read_onnx
 from attn_deploy.graph.opset import convert_opset, standard_opset
 from attn_deploy.graph.simplify import Simplified, simplify_model
 from attn_deploy.inputs import TensorInput
+from attn_deploy.parity.reference import EagerReference
 from attn_deploy.parity.report import ParityReport
-from attn_deploy.parity.verify import verify_onnx
+from attn_deploy.parity.verify import verify_against
 from attn_deploy.runtimes.onnxruntime import import_onnxruntime
 
 Progress = Callable[[str], None]
@@ -117,7 +118,7 @@ def export(
 def export_prepared(
     prepared: PreparedModel, path: Path, options: ExportOptions, *, progress: Progress | None = None
 ) -> OnnxArtifact:
-    """As `export`, for a model prepared once: its trace is shared by all opsets.
+    """As `export`, for a model prepared once: trace, eager outputs and translations are shared by all opsets.
 
     Raises:
         ExportError, ParityError, MissingDependencyError: as `export`.
@@ -202,13 +203,9 @@ def _attempt(prepared: PreparedModel, exporter: str, options: ExportOptions, tel
 
 
 def _verify(prepared: PreparedModel, model: onnx.ModelProto) -> ParityReport:
-    return verify_onnx(
-        prepared.original,
-        model.SerializeToString(),
-        prepared.inputs,
-        prepared.dynamic,
-        output_names=prepared.outputs,
-    )
+    if prepared.reference is None:
+        prepared.reference = EagerReference(prepared.original, prepared.outputs)
+    return verify_against(prepared.reference, model.SerializeToString(), prepared.inputs, prepared.dynamic)
 
 
 def _record(prepared: PreparedModel, options: ExportOptions, candidate: _Candidate, reason: str) -> ExportRecord:

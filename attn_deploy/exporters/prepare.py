@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
@@ -24,13 +25,14 @@ from attn_deploy.fusing import fuse_with_report
 from attn_deploy.inputs import TensorInput, dynamic_symbols, example_arrays, symbols_of, verification_sizes
 from attn_deploy.models import ResolvedModel, resolve, resolve_module
 from attn_deploy.packages import is_trained
+from attn_deploy.parity.reference import EagerReference
 from attn_deploy.runtimes.eager import flatten_outputs, output_names
 from attn_deploy.weights import enliven
 
 
 @dataclass(slots=True)
 class PreparedModel:
-    """What both exporters start from. The traced program is kept, so that one trace serves many opsets.
+    """What both exporters start from. What depends on the model alone is kept, so that it is made once for many opsets.
 
     Attributes:
         label: the name in messages and records.
@@ -44,6 +46,8 @@ class PreparedModel:
         rewritten: calls that were replaced because exporters get them wrong, as (module path, words).
         weights: the checkpoint that was loaded, as (file name, sha256); empty if none was.
         program: the traced program, once made by `attn_deploy.exporters.program`.
+        translations: for each exporter the opset and the graph of its last translation.
+        reference: what files are verified against, once made; it remembers its outputs.
     """
 
     label: str
@@ -58,6 +62,8 @@ class PreparedModel:
     rewritten: tuple[tuple[str, str], ...] = ()
     weights: tuple[str, ...] = ()
     program: ExportedProgram | None = None
+    translations: dict[str, tuple[int, onnx.ModelProto]] = field(default_factory=dict)
+    reference: EagerReference | None = None
     _findings: tuple[Finding, ...] | None = None
 
     def moves(self, dim: int | str) -> bool:

@@ -20,6 +20,7 @@ from attn_deploy.exporters.prepare import PreparedModel
 from attn_deploy.exporters.program import exported_program
 from attn_deploy.exporters.quiet import quiet_torch
 from attn_deploy.exporters.refusal import refusal
+from attn_deploy.exporters.torchlib import shared_table
 from attn_deploy.ops import fold
 
 _TORCH = Path(torch.__file__).resolve().parent
@@ -39,6 +40,7 @@ class Translation:
 def translate(prepared: PreparedModel, exporter: str, opset: int, *, native_attention: bool = False) -> Translation:
     """Run one exporter, at the opset nearest to ``opset`` that it has operators for.
 
+    Opsets that share this nearest one share the translation: the last one of each exporter is kept with the model.
     Attention is written as products and a softmax: above opset 22, where the torch.export exporter would write the operator
     Attention, it is run at 22, unless ``native_attention`` asks for that operator.
 
@@ -47,19 +49,27 @@ def translate(prepared: PreparedModel, exporter: str, opset: int, *, native_atte
     """
     if exporter == "dynamo":
         highest = opset if native_attention else DECOMPOSED_MAX_OPSET
-        return _dynamo(prepared, min(max(opset, DYNAMO_MIN_OPSET), highest))
-    return _torchscript(prepared, opset)
+        native = min(max(opset, DYNAMO_MIN_OPSET), highest)
+    else:
+        native = min(opset, TORCHSCRIPT_MAX_OPSET)
+    kept = prepared.translations.get(exporter)
+    if kept is None or kept[0] != native:
+        made = _dynamo(prepared, native) if exporter == "dynamo" else _torchscript(prepared, native)
+        kept = prepared.translations[exporter] = (native, made)
+    model = onnx.ModelProto()
+    model.CopyFrom(kept[1])  # what follows rewrites the graph in place
+    return Translation(model, exporter)
 
 
-def _dynamo(prepared: PreparedModel, native: int) -> Translation:
+def _dynamo(prepared: PreparedModel, opset: int) -> onnx.ModelProto:
     program = exported_program(prepared)
-    with quiet_torch():
+    with quiet_torch(), shared_table():
         try:
             made = torch.onnx.export(
                 program,
                 (),
                 dynamo=True,
-                opset_version=native,
+                opset_version=opset,
                 input_names=[i.name for i in prepared.inputs],
                 output_names=list(prepared.outputs),
                 optimize=True,
@@ -69,10 +79,10 @@ def _dynamo(prepared: PreparedModel, native: int) -> Translation:
             raise _failed(prepared, "the torch.export exporter", error) from error
     if made is None:
         raise ExportError(f"{prepared.label}: the torch.export exporter returned nothing.")
-    return Translation(made.model_proto, "dynamo")
+    return made.model_proto
 
 
-def _torchscript(prepared: PreparedModel, opset: int) -> Translation:
+def _torchscript(prepared: PreparedModel, opset: int) -> onnx.ModelProto:
     axes: dict[str, dict[int, str]] = {}
     for given in prepared.inputs:
         axes[given.name] = {a: str(d) for a, d in enumerate(given.dims) if prepared.moves(d)}
@@ -91,7 +101,7 @@ def _torchscript(prepared: PreparedModel, opset: int) -> Translation:
                 prepared.example(),
                 path,
                 dynamo=False,
-                opset_version=min(opset, TORCHSCRIPT_MAX_OPSET),
+                opset_version=opset,
                 input_names=[i.name for i in prepared.inputs],
                 output_names=list(prepared.outputs),
                 dynamic_axes=axes,
@@ -103,7 +113,7 @@ def _torchscript(prepared: PreparedModel, opset: int) -> Translation:
     frozen = _frozen_decision(prepared, caught)
     if frozen is not None:
         raise refusal(prepared.label, frozen.rule, frozen.place, detail=frozen.what)
-    return Translation(model, "torchscript")
+    return model
 
 
 def _frozen_decision(prepared: PreparedModel, caught: list[warnings.WarningMessage]) -> Finding | None:

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 WIDTH_OF_FILES = 160  # a pipe or a log has no width of its own
 
@@ -26,3 +27,22 @@ def status() -> Iterator[Callable[[str], None]]:
         return
     with console.status("starting") as shown:
         yield lambda text: shown.update(text)
+
+
+@contextlib.contextmanager
+def step_bar(what: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A progress bar of steps on standard error: call it with the step, how many there are, and a few words."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda step, steps, text: None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[words]}"),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(what, total=None, words="")
+        yield lambda step, steps, text: bar.update(task, completed=step, total=steps, words=text)

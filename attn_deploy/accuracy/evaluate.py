@@ -1,0 +1,240 @@
+"""`attn_deploy.evaluate`: how often a trained model is right, in the runtime that will run it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attn_deploy.accuracy.predict import BATCH, run_dataset
+from attn_deploy.accuracy.result import AccuracyResult
+from attn_deploy.bench.environment import command_line, describe_environment, usable_cores
+from attn_deploy.bench.runtimes import RUNTIMES, Work, choose_runtimes, import_torch
+from attn_deploy.data import ImageSet, load_dataset
+from attn_deploy.data.imageset import Split
+from attn_deploy.errors import CheckpointError, GraphError, InvalidRequestError, NoDeviceError
+from attn_deploy.runtimes.base import Runner
+
+if TYPE_CHECKING:
+    from attn_deploy.trained import TrainedModel
+
+Progress = Callable[[str], None]
+NUMPY_TYPES = {"float": "float32", "float16": "float16", "double": "float64"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A classifier ready to run."""
+
+    runner: Runner
+    input_name: str
+    dtype: str = "float32"
+    fixed_batch: int | None = None
+
+
+def evaluate(
+    model: str | Path,
+    *,
+    dataset: str | None = None,
+    runtimes: Sequence[str] | None = None,
+    split: Split = "test",
+    images: int | None = None,
+    reference: str | Path | None = None,
+    data_dir: Path | str | None = None,
+    threads: int | None = None,
+    batch: int = BATCH,
+    progress: Progress | None = None,
+) -> tuple[AccuracyResult, ...]:
+    """Test a trained classifier on a data set, in one or several runtimes on the same images.
+
+    Args:
+        model: a run folder or ``model.safetensors`` of `attn_deploy.train`, an ``.onnx`` file or an ``.engine`` file. A
+            checkpoint is exported (and the file proven) for runtimes that run files; files need no torch.
+        dataset: cifar10, digits or folder; by default what the checkpoint was trained on.
+        runtimes: names in `attn_deploy.bench.runtimes`; by default eager for a checkpoint, ort-cpu for an ONNX file.
+        split: train or test.
+        images: test on the first so many; all by default.
+        reference: another such model, or the JSON of an earlier result: what the first runtime's answers are compared
+            with. The other runtimes are compared with the first.
+        data_dir: see `attn_deploy.data.load_dataset`.
+        threads: within an operator; by default the usable cores.
+        batch: images at a time.
+        progress: called with a few words.
+
+    Returns:
+        One result for each runtime, with the prediction for every image.
+
+    Raises:
+        InvalidRequestError: if a request cannot be used: no data set named, classes that differ ...
+        CheckpointError, GraphError: if the model cannot be read.
+        DatasetError: if the images cannot be had.
+        NoDeviceError: if an engine is to run and there is no device for it.
+        ParityError: if an output is NaN or infinite.
+    """
+    tell = progress or (lambda _: None)
+    cores = threads or usable_cores()
+    subject = _subject(model)
+    names = tuple(runtimes) if runtimes is not None else _default_runtimes(subject)
+    if not isinstance(subject, Path) or subject.suffix != ".engine":
+        choose_runtimes(names)
+    known = None if isinstance(subject, Path) else subject.dataset
+    if dataset is None and known is None:
+        raise InvalidRequestError(f"{model} does not say what it was trained on; name the data set: --dataset cifar10.")
+    given = load_dataset(dataset or str(known), split, data_dir=data_dir, progress=tell).head(images)
+    prepared = given if isinstance(subject, Path) else subject.prepared(given)
+    before = _reference(reference, prepared, dataset, split, images, data_dir, cores, batch, tell)
+    results: list[AccuracyResult] = []
+    with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
+        for name in names:
+            with _opened(subject, name, Path(folder), cores, tell) as job:
+                result = run_dataset(
+                    job.runner,
+                    prepared,
+                    model=str(model),
+                    input_name=job.input_name,
+                    dtype=job.dtype,
+                    batch=batch,
+                    fixed_batch=job.fixed_batch,
+                    progress=tell,
+                )
+            compared = before or (results[0] if results else None)
+            agreement = result.compared_with(compared) if compared is not None else None
+            environment = json.loads(
+                json.dumps({"environment": describe_environment().to_dict(), "argv": command_line()})
+            )
+            results.append(replace(result, agreement=agreement, record=environment))
+            before = None
+    return tuple(results)
+
+
+def _subject(model: str | Path) -> TrainedModel | Path:
+    """The file, or the trained model behind the name."""
+    path = Path(model)
+    if path.suffix.lower() in (".onnx", ".engine"):
+        if not path.is_file():
+            raise GraphError(f"there is no file {path}.", exit_code=2)
+        return path
+    import_torch()
+    from attn_deploy.names import parse_name
+    from attn_deploy.trained import load_trained
+
+    if not path.exists():
+        raise CheckpointError(
+            f"there is no {path}; expected the folder of a training run, a .safetensors, .onnx or .engine file.",
+            exit_code=2,
+        )
+    name = parse_name(str(model))
+    if name.checkpoint is None:
+        raise CheckpointError(
+            f"{path} is neither the folder of a training run nor a .safetensors, .onnx or .engine file.", exit_code=2
+        )
+    return load_trained(name)
+
+
+def _default_runtimes(subject: TrainedModel | Path) -> tuple[str, ...]:
+    if not isinstance(subject, Path):
+        return ("eager",)
+    return ("tensorrt",) if subject.suffix == ".engine" else ("ort-cpu",)
+
+
+def _reference(
+    reference: str | Path | None,
+    images: ImageSet,
+    dataset: str | None,
+    split: Split,
+    count: int | None,
+    data_dir: Path | str | None,
+    threads: int,
+    batch: int,
+    tell: Progress,
+) -> AccuracyResult | None:
+    if reference is None:
+        return None
+    path = Path(reference)
+    if path.suffix == ".json" and path.name != "record.json":
+        return AccuracyResult.read(path)
+    found = evaluate(
+        reference,
+        dataset=dataset or images.name,
+        split=split,
+        images=count,
+        data_dir=data_dir,
+        threads=threads,
+        batch=batch,
+        progress=tell,
+    )
+    return found[0]
+
+
+@contextlib.contextmanager
+def _opened(subject: TrainedModel | Path, runtime: str, folder: Path, threads: int, tell: Progress) -> Iterator[_Job]:
+    job = _job(subject, runtime, folder, threads, tell)
+    try:
+        yield job
+    finally:
+        job.runner.close()
+
+
+def _job(subject: TrainedModel | Path, runtime: str, folder: Path, threads: int, tell: Progress) -> _Job:
+    if isinstance(subject, Path):
+        if subject.suffix == ".engine":
+            return _engine_job(subject)
+        if RUNTIMES[runtime].needs != "onnx":
+            raise InvalidRequestError(
+                f"{runtime} runs a PyTorch model, and {subject} is a file; use --runtime ort-cpu."
+            )
+        return _file_job(subject, runtime, threads)
+    module = subject.resolved.module
+    if RUNTIMES[runtime].needs == "module":
+        runner = RUNTIMES[runtime].make(Work(module, None, subject.resolved.outputs, threads))
+        return _Job(runner, "image")
+    from attn_deploy.exporters.pipeline import export
+
+    path = folder / "model.onnx"
+    if not path.exists():
+        tell(f"exporting {subject.name}")
+        export(subject.resolved.name.text, path)
+    return _file_job(path, runtime, threads)
+
+
+def _file_job(path: Path, runtime: str, threads: int) -> _Job:
+    from attn_deploy.graph.artifact import read_onnx
+
+    artifact = read_onnx(path)
+    if len(artifact.inputs) != 1 or len(artifact.inputs[0].shape) != 4:
+        told = ", ".join(map(str, artifact.inputs))
+        raise InvalidRequestError(
+            f"{path} is not a classifier of images: its inputs are {told}; expected one N x 3 x H x W."
+        )
+    taken = artifact.inputs[0]
+    dtype = NUMPY_TYPES.get(taken.dtype)
+    if dtype is None:
+        raise InvalidRequestError(
+            f"{path}: its input {taken} is of a type that images are not; expected float or float16."
+        )
+    runner = RUNTIMES[runtime].make(Work(None, path, None, threads))
+    count = taken.shape[0]
+    return _Job(runner, taken.name, dtype, count if isinstance(count, int) else None)
+
+
+def _engine_job(path: Path) -> _Job:
+    """What runs an engine, when a runtime for engines is in the table.
+
+    Raises:
+        NoDeviceError: where there is no CUDA device, or no such runtime.
+    """
+    from attn_deploy.engine.device import find_gpu
+
+    if find_gpu() is None:
+        raise NoDeviceError(
+            f"{path} is a TensorRT engine, which needs an NVIDIA GPU, and there is none here; test the .onnx file that "
+            "it was built from in ONNX Runtime instead."
+        )
+    entry = RUNTIMES.get("tensorrt")
+    if entry is None:
+        raise NoDeviceError(f"{path}: this version of attn-deploy has no runtime for engines; test the .onnx file.")
+    return _Job(entry.make(Work(None, path, None, 1)), "image")

@@ -1,0 +1,67 @@
+"""``attn-deploy evaluate``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(help="The folder of a training run, its model.safetensors, .onnx or .engine.")
+    ],
+    dataset: Annotated[
+        str | None, typer.Option(help="cifar10, digits or folder. Default: what it was trained on.")
+    ] = None,
+    runtime: Annotated[str | None, typer.Option(help="eager, ort-cpu, or several, separated by commas.")] = None,
+    split: Annotated[str, typer.Option(help="test or train.")] = "test",
+    images: Annotated[int | None, typer.Option(help="Test on the first so many.")] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Another model, or a saved result: whose answers to compare with.")
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where the images are.")] = None,
+    batch: Annotated[int, typer.Option(help="Images at a time.")] = 100,
+    threads: Annotated[int | None, typer.Option(help="Of the CPU.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write the first result, every answer in it, as JSON.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results on standard output.")] = False,
+) -> None:
+    """Test a trained classifier: top-1, top-5, classes, and whether runtimes give the same answers.
+
+    \b
+    Examples:
+      attn-deploy evaluate runs/resnet8-se-digits-s0 --runtime eager,ort-cpu
+      attn-deploy evaluate model.onnx --dataset cifar10 --reference runs/resnet8-cifar10-s0
+      attn-deploy evaluate model.engine --dataset cifar10
+    """
+    from attn_deploy.accuracy.evaluate import evaluate as evaluate_model
+    from attn_deploy.bench.parse import parse_words
+    from attn_deploy.data import require_split
+    from attn_deploy.files import check_writable
+    from attn_deploy.report.console import print_result, status
+
+    if save is not None:
+        check_writable(save)
+    with status() as tell:
+        results = evaluate_model(
+            model,
+            dataset=dataset,
+            runtimes=parse_words(runtime, "--runtime") if runtime is not None else None,
+            split=require_split(split),
+            images=images,
+            reference=reference,
+            data_dir=data_dir,
+            threads=threads,
+            batch=batch,
+            progress=tell,
+        )
+    if save is not None:
+        results[0].write(save)
+    if as_json:
+        typer.echo(json.dumps([r.to_dict() for r in results], indent=1))
+    else:
+        from attn_deploy.report.accuracy import accuracy_report
+
+        print_result(lambda width: accuracy_report(results, width))

@@ -1,0 +1,76 @@
+"""``attn-deploy train``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attn_deploy.cli.completion import complete_model
+
+if TYPE_CHECKING:
+    from attn_deploy.training.run import TrainProgress
+
+
+def train(
+    model: Annotated[
+        str,
+        typer.Argument(help="A backbone: resnet8+se, resnet18 ..., or net.py:MyNet.", autocompletion=complete_model),
+    ],
+    dataset: Annotated[str, typer.Option(help="cifar10, digits (embedded) or folder.")] = "cifar10",
+    epochs: Annotated[int | None, typer.Option(help="Passes over the images. Default: the recipe's.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images of one step.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Peak learning rate, for a batch of 128.")] = None,
+    cutout: Annotated[int | None, typer.Option(help="Side of a blanked square, in pixels.")] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")] = None,
+    amp: Annotated[bool | None, typer.Option("--amp/--no-amp", help="bfloat16; on CUDA by default.")] = None,
+    compiled: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
+    threads: Annotated[int | None, typer.Option(help="Of the CPU.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder of the run. Default: runs/MODEL-DATASET-sSEED.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in that folder.")] = False,
+    data_dir: Annotated[Path | None, typer.Option(help="Where the images are.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record on standard output.")] = False,
+) -> None:
+    """Train a classifier and test it once; a run may be stopped at any moment and goes on with --resume.
+
+    \b
+    Examples:
+      attn-deploy train resnet8+se --dataset digits
+      attn-deploy train resnet18+cbam@layer3 --dataset cifar10 --epochs 30 --seed 1
+      attn-deploy train resnet20 --dataset folder --data-dir pictures --resume
+    """
+    from attn_deploy.report.accuracy import training_text
+    from attn_deploy.report.console import step_bar
+    from attn_deploy.training.recipe import recipe_for
+    from attn_deploy.training.run import train as train_model
+
+    recipe = recipe_for(dataset, epochs=epochs, batch=batch, peak_rate=rate, cutout=cutout)
+    with step_bar(model) as tell:
+
+        def show(at: TrainProgress) -> None:
+            loss = "" if at.loss is None else f", loss {at.loss:.3f}"
+            tell(at.step, at.steps, f"epoch {at.epoch} of {at.epochs}{loss}")
+
+        record = train_model(
+            model,
+            dataset=dataset,
+            recipe=recipe,
+            seed=seed,
+            device=device,
+            amp=amp,
+            compile=compiled,
+            threads=threads,
+            output=output,
+            resume=resume,
+            data_dir=data_dir,
+            progress=show,
+        )
+    if as_json:
+        typer.echo(json.dumps(record.to_dict(), indent=1))
+    else:
+        typer.echo(training_text(record))

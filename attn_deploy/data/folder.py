@@ -1,0 +1,104 @@
+"""A user's own images: a folder of class folders, or two of them called train and test (or val)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attn_deploy.data.imageset import Images, ImageSet, Split
+from attn_deploy.errors import DatasetError, MissingDependencyError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm")
+SIDE = 32
+TEST_SHARE = 0.2  # of a folder that is not split by its owner
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which pretrained weights expect
+
+
+def load_folder(split: Split, folder: Path, *, side: int = SIDE) -> ImageSet:
+    """Images brought to ``side x side`` (shorter side resized, centre cut out); classes in the order of their names.
+
+    Raises:
+        DatasetError: if there are no class folders, a class has no image, or an image cannot be read.
+        MissingDependencyError: if Pillow is not installed.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"folder: {folder} is not a folder; expected one with a folder for each class.")
+    splits = {name: folder / name for name in ("train", "test", "val") if (folder / name).is_dir()}
+    held_out = splits.get("test") or splits.get("val")
+    if "train" in splits and held_out is not None:
+        classes = _classes(splits["train"])
+        others = _classes(held_out)
+        if classes != others:
+            odd = sorted(set(classes) ^ set(others))
+            raise DatasetError(f"folder: {splits['train']} and {held_out} differ in the classes {', '.join(odd)}.")
+        root = splits["train"] if split == "train" else held_out
+        files = [(f, i) for i, c in enumerate(classes) for f in _images_in(root / c)]
+    else:
+        classes = _classes(folder)
+        files = [(f, i) for i, c in enumerate(classes) for f in _images_in(folder / c) if _split_of(f, folder) == split]
+    if not files:
+        raise DatasetError(f"folder: the {split} split of {folder} has no image; add images, or train/ and test/.")
+    return ImageSet(
+        name="folder",
+        split=split,
+        source=f"images of the folder {folder.resolve().name}, brought to {side}x{side}",
+        classes=classes,
+        mean=MEAN,
+        std=STD,
+        images=_read([f for f, _ in files], side),
+        labels=np.array([i for _, i in files], np.int64),
+    )
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    found = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
+    if len(found) < 2:
+        raise DatasetError(
+            f"folder: {folder} has {len(found)} folder{'' if len(found) == 1 else 's'} in it; expected one for each "
+            "class, at least two, such as cats/ and dogs/."
+        )
+    return found
+
+
+def _images_in(folder: Path) -> list[Path]:
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not found:
+        raise DatasetError(f"folder: {folder} holds no image; files that count end in {', '.join(SUFFIXES)}.")
+    return found
+
+
+def _split_of(file: Path, folder: Path) -> Split:
+    """By a hash of its path: a new image does not move the others."""
+    digest = hashlib.sha256(file.relative_to(folder).as_posix().encode()).digest()
+    return "test" if int.from_bytes(digest[:4], "big") < TEST_SHARE * 2**32 else "train"
+
+
+def _read(files: Sequence[Path], side: int) -> Images:
+    pillow = _import_pillow()
+    made = np.empty((len(files), 3, side, side), np.uint8)
+    for index, file in enumerate(files):
+        try:
+            with pillow.open(file) as image:
+                colour = image.convert("RGB")
+                scale = side / min(colour.size)
+                size = [max(side, round(n * scale)) for n in colour.size]
+                left, top = (size[0] - side) // 2, (size[1] - side) // 2
+                cut = colour.resize(size, pillow.Resampling.BILINEAR).crop((left, top, left + side, top + side))
+                made[index] = np.asarray(cut).transpose(2, 0, 1)
+        except Exception as error:  # Pillow's decoders raise classes of many libraries
+            raise DatasetError(f"folder: {file} cannot be read as an image: {str(error).strip()[:200]}.") from error
+    return made
+
+
+def _import_pillow() -> Any:
+    try:
+        from PIL import Image
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            "Pillow is not installed; it is needed to read images: pip install 'attn-deploy[data]'."
+        ) from error
+    return Image

@@ -1,0 +1,1 @@
+"""Training of small image classifiers, to compare modules under one recipe."""

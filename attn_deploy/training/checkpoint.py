@@ -1,0 +1,137 @@
+"""A run's folder: one state that is whole at every moment, the record, and at the end the weights.
+
+    record.json              what runs, how far it is, which state belongs to it
+    state-0007.safetensors   weights, averaged weights and momentum after epoch 7
+    model.safetensors        the averaged weights of the finished run; its header says of what model
+
+A new state is written beside the old one; only then does the record name it, and only then does the old one go. A run
+that is killed at any moment leaves a record with a state that belongs to it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from attn_deploy.errors import CheckpointError, InvalidRequestError
+from attn_deploy.files import atomic_path, sha256_of, write_atomic
+
+RECORD, WEIGHTS = "record.json", "model.safetensors"
+HEADER = "attn_deploy"  # key of our JSON in the header of model.safetensors
+SCHEMA_VERSION = 1
+
+
+class RunFolder:
+    """The files of one training run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def begun(self) -> bool:
+        """Whether a run has left its record here."""
+        return (self.path / RECORD).exists()
+
+    def prepare(self) -> None:
+        """Make the folder, and remove what a killed run left half-written.
+
+        Raises:
+            InvalidRequestError: if it cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidRequestError(f"the folder {self.path} cannot be made: {error.strerror or error}.") from error
+        for left in (*self.path.glob(".state-*"), *self.path.glob(".model-*"), *self.path.glob(".record-*")):
+            left.unlink(missing_ok=True)
+
+    def read_record(self) -> dict[str, Any]:
+        """The record as data.
+
+        Raises:
+            CheckpointError: if it cannot be read.
+        """
+        path = self.path / RECORD
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}.") from error
+        if not isinstance(data, dict) or data.get("schema_version") != SCHEMA_VERSION:
+            version = data.get("schema_version") if isinstance(data, dict) else None
+            raise CheckpointError(f"{path} has schema version {version}; this version reads {SCHEMA_VERSION}.")
+        return data
+
+    def write_record(self, record: Mapping[str, Any]) -> None:
+        """Replace the record."""
+        write_atomic(self.path / RECORD, json.dumps(record, indent=1, allow_nan=False) + "\n")
+
+    def save(self, state: Mapping[str, Tensor], record: Mapping[str, Any], epoch: int) -> dict[str, Any]:
+        """Keep the state after so many epochs, and the record that goes with it; returns the record as written."""
+        name = f"state-{epoch:04d}.safetensors"
+        with atomic_path(self.path / name) as temporary:
+            save_file(dict(state), temporary)
+        written = {**record, "state": {"file": name, "sha256": sha256_of(self.path / name), "epoch": epoch}}
+        self.write_record(written)
+        for old in self.path.glob("state-*.safetensors"):
+            if old.name != name:
+                old.unlink(missing_ok=True)
+        return written
+
+    def load(self, record: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The state that the record names.
+
+        Raises:
+            CheckpointError: if the file is missing or is not the one that was written.
+        """
+        named = record["state"]
+        path = self.path / named["file"]
+        if not path.exists():
+            raise CheckpointError(f"{path} is missing; {self.path / RECORD} names it. Train again without --resume.")
+        found = sha256_of(path)
+        if found != named["sha256"]:
+            raise CheckpointError(
+                f"{path} is damaged: its sha256 is {found[:12]}..., the record has {named['sha256'][:12]}.... Train again "
+                "without --resume."
+            )
+        return load_file(path)
+
+    def finish(self, weights: Mapping[str, Tensor], header: Mapping[str, Any]) -> dict[str, str]:
+        """Write the weights of the finished run; returns their file name and hash."""
+        path = self.path / WEIGHTS
+        with atomic_path(path) as temporary:
+            save_file(dict(weights), temporary, metadata={HEADER: json.dumps(header)})
+        return {"file": WEIGHTS, "sha256": sha256_of(path)}
+
+    def drop_state(self) -> None:
+        """Remove the states, which nobody needs once the run is finished."""
+        for old in self.path.glob("state-*.safetensors"):
+            old.unlink(missing_ok=True)
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a ``model.safetensors``, or of a run folder, and what its header says.
+
+    Raises:
+        CheckpointError: if there is none, it is damaged, or it does not say of what model it is.
+    """
+    file = path / WEIGHTS if path.is_dir() else path
+    if not file.exists():
+        hint = " (the run is not finished: train with --resume)" if (path / RECORD).exists() else ""
+        raise CheckpointError(f"there is no {file}{hint}.")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            header = (opened.metadata() or {}).get(HEADER)
+        tensors = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} is not a whole safetensors file: {error}.") from error
+    if header is None:
+        raise CheckpointError(
+            f"{file} does not say of what model it is; expected a file that `attn-deploy train` wrote."
+        )
+    return tensors, json.loads(header)

@@ -1,0 +1,93 @@
+"""The recipe: one place says how every model is trained, so that a table compares models and nothing else.
+
+SGD with Nesterov momentum under a one-cycle learning rate (linear up, linear down to zero), label smoothing, weight decay
+on the weights of convolutions and linear layers alone, random crops after reflection padding, flips, and an exponential
+average of the weights over the last part of the run, which is what is tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from attn_deploy.data import require_dataset
+from attn_deploy.errors import InvalidRequestError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Settings of a training run.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch: images of one step; what is left over at the end of an epoch waits for the next shuffle.
+        peak_rate: learning rate at the top of the cycle, for a batch of 128; it grows with the batch.
+        warmup: share of the steps on the way up.
+        momentum: of SGD, with Nesterov's correction.
+        weight_decay: on weights of two or more axes.
+        label_smoothing: probability that is spread over all classes.
+        ema_share: the average of the weights reaches back over about this share of the steps.
+        crop: pixels of reflection padding around the image before a window of its size is cut out.
+        flip: mirror half of the images.
+        cutout: side in pixels of a square that is blanked; 0 for none.
+    """
+
+    epochs: int = 10
+    batch: int = 128
+    peak_rate: float = 0.1
+    warmup: float = 0.2
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.1
+    ema_share: float = 0.05
+    crop: int = 4
+    flip: bool = True
+    cutout: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise InvalidRequestError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        for name in ("peak_rate", "momentum", "weight_decay", "label_smoothing", "crop", "cutout", "ema_share"):
+            if not getattr(self, name) >= 0:  # refuses NaN too
+                raise InvalidRequestError(f"{name} is {getattr(self, name)}; it cannot be negative.")
+        for name in ("warmup", "momentum", "label_smoothing", "ema_share"):
+            if getattr(self, name) >= 1:
+                raise InvalidRequestError(f"{name} is {getattr(self, name)}; it must be below 1.")
+
+    def rate(self, step: int, steps: int) -> float:
+        """Learning rate of a step, counted from 0, of a run of so many steps."""
+        top = max(1.0, self.warmup * steps)
+        share = (step + 1) / top if step + 1 <= top else (steps - step) / (steps - top + 1)
+        return self.peak_rate * self.batch / 128 * share
+
+    def ema_decay(self, step: int, steps: int) -> float:
+        """Weight of the old average at a step: the first steps count for little."""
+        return min(1 - 1 / max(1.0, self.ema_share * steps), (1 + step) / (10 + step))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
+        """The inverse of `to_dict`."""
+        return cls(**{f.name: data[f.name] for f in fields(cls)})
+
+
+RECIPES = {
+    "cifar10": Recipe(epochs=30),
+    "digits": Recipe(epochs=20, batch=64, crop=2, flip=False),  # a mirrored digit is another digit, or none
+    "folder": Recipe(epochs=30),
+}
+
+
+def recipe_for(dataset: str, **changes: Any) -> Recipe:
+    """The recipe of a data set with those settings changed that are not None.
+
+    Raises:
+        InvalidRequestError: if there is no such data set, or a value cannot be used.
+    """
+    require_dataset(dataset)
+    return replace(RECIPES[dataset], **{k: v for k, v in changes.items() if v is not None})
