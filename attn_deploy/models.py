@@ -21,7 +21,7 @@ from attn_deploy.inputs import TensorInput, fit_size, inputs_for_spec
 from attn_deploy.inputs import parse_inputs as parse_inputs
 from attn_deploy.names import ModelName, parse_name
 from attn_deploy.packages import from_package
-from attn_deploy.registry import ModelSpec
+from attn_deploy.registry import ModelSpec, evaluate
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def resolve(name: str, arguments: Mapping[str, Any] | None = None) -> ResolvedMo
     defaults = {p.name: p.default for p in _parameters(_load(spec))}
     inputs = inputs_for_spec(spec, {**defaults, **settings})
     model = ResolvedModel(parsed, module, inputs, spec.outputs, spec.dynamic, spec, settings)
-    return model if filler is None else _with_slot(model, filler)
+    return model if filler is None else _with_slot(model, filler, parsed.slot_arguments)
 
 
 def resolve_module(module: nn.Module) -> ResolvedModel:
@@ -120,13 +120,15 @@ def slot_factory(name: str, arguments: Mapping[str, Any]) -> ModuleFiller:
     return ModuleFiller(registry.get(name), arguments, _instantiate)
 
 
-def _with_slot(model: ResolvedModel, filler: ModuleFiller) -> ResolvedModel:
+def _with_slot(model: ResolvedModel, filler: ModuleFiller, arguments: Mapping[str, Any]) -> ResolvedModel:
     """The model with the limits that its slots put on the sizes and the axes that may move."""
     inner = registry.get(filler.name)
+    settings = {**{p.name: p.default for p in _parameters(_load(inner))}, **inner.reference, **arguments}
     stride = int(getattr(model.module, "slot_stride", 1))
 
-    def scaled(limits: Mapping[str, int], own: Mapping[str, int], given: TensorInput) -> dict[str, int]:
-        return {s: max(own.get(s, 1), n * stride if (n := limits.get(s, 1)) > 1 else 1) for s in given.symbols}
+    def scaled(limits: Mapping[str, int | str], own: Mapping[str, int], given: TensorInput) -> dict[str, int]:
+        numbers = {s: evaluate(limits.get(s, 1), settings) for s in given.symbols}
+        return {s: max(own.get(s, 1), n * stride if n > 1 else 1) for s, n in numbers.items()}
 
     inputs = tuple(
         replace(i, minimum=scaled(inner.minimum, i.minimum, i), multiple=scaled(inner.multiple, i.multiple, i))
