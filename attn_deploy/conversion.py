@@ -9,15 +9,23 @@ from pathlib import Path
 import onnx
 
 import attn_deploy
-from attn_deploy.errors import GraphError, OpsetError
+from attn_deploy.calibration import read_calibration
+from attn_deploy.errors import GraphError, InvalidRequestError, OpsetError
 from attn_deploy.files import atomic_path, check_writable, write_atomic
 from attn_deploy.graph.artifact import METADATA_PREFIX, OnnxArtifact, check_model, load_model, read_onnx
-from attn_deploy.graph.opset import ConversionResult, convert_opset
+from attn_deploy.graph.opset import ConversionResult, convert_opset, standard_opset
+from attn_deploy.graph.precision import half_type
 from attn_deploy.graph.simplify import simplify_model
-from attn_deploy.parity.graphs import compare_models
+from attn_deploy.inputs import example_arrays, verification_sizes
+from attn_deploy.parity.graphs import compare_models, runnable_inputs
 from attn_deploy.parity.report import ParityReport
 from attn_deploy.parity.tolerance import TOLERANCES, Tolerance
-from attn_deploy.runtimes.onnxruntime import import_onnxruntime
+from attn_deploy.parity.verify import compare, compare_on
+from attn_deploy.precision import note_typing, to_half
+from attn_deploy.runtimes.base import Runner
+from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner, import_onnxruntime
+
+COMPARED_BATCHES = 4
 
 
 def simplify(artifact: OnnxArtifact | Path | str, path: Path | str) -> OnnxArtifact:
@@ -44,29 +52,78 @@ def simplify(artifact: OnnxArtifact | Path | str, path: Path | str) -> OnnxArtif
     return read_onnx(target)
 
 
-def convert(artifact: OnnxArtifact | Path | str, path: Path | str | None = None, *, opset: int) -> OnnxArtifact:
-    """Rewrite an ONNX file for another opset, after comparing both in ONNX Runtime at several sizes.
+def convert(
+    artifact: OnnxArtifact | Path | str,
+    path: Path | str | None = None,
+    *,
+    opset: int | None = None,
+    precision: str | None = None,
+    io: str = "fp32",
+    calibration: Path | str | None = None,
+) -> OnnxArtifact:
+    """Rewrite an ONNX file for another opset or in half precision, after comparing both at several sizes.
 
     Args:
         artifact: the file, or its artifact.
-        path: the file to write; by default ``<name>-opset<k>.onnx`` beside the source.
-        opset: 13 to 25; the file holds exactly this.
+        path: the file to write; by default ``<name>-opset<k>.onnx`` or ``<name>-fp16.onnx`` beside the source.
+        opset: 13 to 25; the file holds exactly this. None: that of the source, raised to 22 for bf16.
+        precision: fp16 or bf16; softmax, norms, reductions and what leaves the range stay in fp32.
+        io: ``fp32`` keeps the types of inputs and outputs, ``same`` gives them the half type.
+        calibration: an ``.npz`` with an array for each input, on which the ranges are measured and the files compared too.
 
     Returns:
-        What was read back from the finished file; ``metadata["conversion"]`` tells how it was made and compared.
+        What was read back from the finished file; ``metadata["conversion"]`` and ``metadata["typing"]`` tell how it was
+        made and compared.
 
     Raises:
+        InvalidRequestError: if neither an opset nor a precision is asked for, or the calibration data do not fit.
         OpsetError: if an operator, an attribute or an element type has no equal at that opset.
+        PrecisionError: if the precision cannot be had; the message names the module.
         GraphError: if the file cannot be read, is not valid, or cannot be run.
         ParityError: if the converted graph gives other numbers.
         MissingDependencyError: if onnxruntime is not installed.
     """
+    if opset is None and precision is None:
+        raise InvalidRequestError("nothing to convert to: give --opset, --precision, or both.")
+    if precision is None and (calibration is not None or io != "fp32"):
+        raise InvalidRequestError("--io and --calibration belong to --precision fp16 or bf16, which was not given.")
     source = artifact.path if isinstance(artifact, OnnxArtifact) else Path(artifact)
-    target = Path(path) if path is not None else source.with_name(f"{source.stem}-opset{opset}.onnx")
+    words = [f"opset{opset}"] * (opset is not None) + [precision] * (precision is not None)
+    target = Path(path) if path is not None else source.with_name("-".join([source.stem, *map(str, words)]) + ".onnx")
     check_writable(target)
     import_onnxruntime()
     model = load_model(source)
     check_model(model, str(source))
+    wanted = _opset(model, opset, precision, io)
+    made = model
+    if opset is not None or wanted != standard_opset(model):
+        made = _at_opset(source, model, wanted)
+    if precision is not None:
+        made = _in_half(source, model, made, precision, io, calibration)
+    with atomic_path(target) as temporary:
+        try:
+            onnx.save(made, temporary)
+        except ValueError as error:  # protobuf stops at 2 GiB
+            raise GraphError(f"{target} cannot be written as one file: {error}") from error
+        found = read_onnx(temporary)
+        if found.opset != wanted:
+            raise OpsetError(f"{source}: asked for opset {wanted}, the written file has opset {found.opset}.")
+        if load_model(temporary).graph.SerializeToString() != made.graph.SerializeToString():
+            raise GraphError(f"{target}: the graph in the written file is not the one that was compared.")
+    return replace(found, path=target)
+
+
+def _opset(model: onnx.ModelProto, opset: int | None, precision: str | None, io: str) -> int:
+    """The opset of the file to write."""
+    wanted = standard_opset(model) if opset is None else opset
+    if precision is not None:
+        if opset is None:
+            wanted = max(wanted, half_type(precision).first_opset)
+        half_type(precision).check(io, wanted)
+    return wanted
+
+
+def _at_opset(source: Path, model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     try:
         result = convert_opset(model, opset)
     except OpsetError as error:
@@ -75,17 +132,39 @@ def convert(artifact: OnnxArtifact | Path | str, path: Path | str | None = None,
     report = compare_models(model, result.model, tolerance=_tolerance(model), optimize=False)
     report.raise_if_failed(f"{source} converted from opset {result.source} to {opset}")
     _note_conversion(result, report)
-    with atomic_path(target) as temporary:
-        try:
-            onnx.save(result.model, temporary)
-        except ValueError as error:  # protobuf stops at 2 GiB
-            raise GraphError(f"{target} cannot be written as one file: {error}") from error
-        found = read_onnx(temporary)
-        if found.opset != opset:
-            raise OpsetError(f"{source}: asked for opset {opset}, the written file has opset {found.opset}.")
-        if load_model(temporary).graph.SerializeToString() != result.model.graph.SerializeToString():
-            raise GraphError(f"{target}: the graph in the written file is not the one that was compared.")
-    return replace(found, path=target)
+    return result.model
+
+
+def _in_half(
+    source: Path,
+    reference: onnx.ModelProto,
+    model: onnx.ModelProto,
+    precision: str,
+    io: str,
+    calibration: Path | str | None,
+) -> onnx.ModelProto:
+    """Type a graph, compared with the source file at sizes that move its axes, and on the calibration data."""
+    before = OnnxRuntimeRunner(reference.SerializeToString(), optimize=False)
+    inputs, symbols = runnable_inputs(reference, before)
+    given = None if calibration is None else read_calibration(Path(calibration), inputs, symbols)
+    ramps = [example_arrays(inputs, sizes) for sizes in [{}, *verification_sizes(inputs, symbols)[:2]]]
+
+    def judge(candidate: Runner, tolerance: Tolerance) -> ParityReport:
+        if given is not None:
+            return compare_on(before, candidate, given.batches[:COMPARED_BATCHES], tolerance=tolerance)
+        return compare(before, candidate, inputs, symbols, tolerance=tolerance)
+
+    made = to_half(
+        model,
+        precision,
+        io=io,
+        batches=ramps if given is None else given.batches,
+        judge=judge,
+        owner=str(source),
+        calibration=None if given is None else given.identity,
+    )
+    note_typing(made)
+    return made.model
 
 
 def _tolerance(model: onnx.ModelProto) -> Tolerance:

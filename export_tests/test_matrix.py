@@ -116,6 +116,14 @@ def test_a_precision_that_is_not_there_is_grey_with_its_reason(monkeypatch):
     assert "fp16 is not available in this version" in plan.skipped[0].reason
 
 
+def test_half_precision_is_a_cell_and_bf16_needs_its_opset():
+    plan = make_plan(options("se", opsets=(20, 22), precisions=("fp16", "bf16")))
+    cells = [(c.precision, c.opset) for g in plan.groups for c in g]
+    assert sorted(set(cells)) == [("bf16", 22), ("fp16", 20), ("fp16", 22)]
+    assert {(c.id.precision, c.id.opset) for c in plan.skipped} == {("bf16", 20)}
+    assert "from opset 22" in plan.skipped[0].reason
+
+
 def test_a_batch_that_cannot_move_is_grey(monkeypatch):
     real = registry.get
     monkeypatch.setattr(registry, "get", lambda name: replace(real(name), dynamic=("H", "W"), limits=""))

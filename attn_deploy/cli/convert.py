@@ -11,21 +11,35 @@ import typer
 
 def convert(
     model: Annotated[Path, typer.Argument(help="An ONNX file.")],
-    opset: Annotated[int, typer.Option(help="13 to 25; the file holds exactly this.")],
+    opset: Annotated[
+        int | None, typer.Option(help="13 to 25; the file holds exactly this. Default: as it is; 22 for bf16.")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="fp16 or bf16, from an fp32 file.")] = None,
+    io: Annotated[
+        str, typer.Option(help="fp32: inputs and outputs keep their types; same: they are converted too.")
+    ] = "fp32",
+    calibration: Annotated[
+        Path | None, typer.Option(help="An .npz with an array of samples for each input: ranges are measured on it.")
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="File to write. Default: NAME-opsetK.onnx beside the model.")
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="File to write. Default: NAME-opsetK.onnx or NAME-fp16.onnx beside the model."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
 ) -> None:
-    """Rewrite an ONNX file for another opset, and compare both files in ONNX Runtime before anything is written.
+    """Rewrite an ONNX file for another opset or precision, and compare both files before anything is written.
 
     \b
     Examples:
       attn-deploy convert model.onnx --opset 17
       attn-deploy convert model.onnx --opset 13 -o model-for-an-old-runtime.onnx
+      attn-deploy convert model.onnx --precision fp16 --io same
+      attn-deploy convert model.onnx --precision fp16 --calibration images.npz
     """
     from attn_deploy.conversion import convert as convert_file
     from attn_deploy.report.text import conversion_text
 
-    artifact = convert_file(model, output, opset=opset)
+    artifact = convert_file(model, output, opset=opset, precision=precision, io=io, calibration=calibration)
     typer.echo(json.dumps(artifact.to_dict(), indent=1) if as_json else conversion_text(artifact))

@@ -22,7 +22,15 @@ def export(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="File to write. Default: NAME.onnx in this folder.")
     ] = None,
-    opset: Annotated[int, typer.Option(help="13 to 25; the file holds exactly this.")] = 20,
+    opset: Annotated[
+        int | None, typer.Option(help="13 to 25; the file holds exactly this. Default: 20, or 22 for bf16.")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="fp32, fp16 or bf16; softmax, norms, sums and what leaves the range stay in fp32.")
+    ] = "fp32",
+    io: Annotated[
+        str, typer.Option(help="fp32: inputs and outputs stay in fp32; same: they have the precision's type.")
+    ] = "fp32",
     exporter: Annotated[str, typer.Option(help="auto, dynamo or torchscript.")] = "auto",
     dynamic: Annotated[
         str | None, typer.Option(help="Axes that move, as N,H,W, or none. Default: all that the model allows.")
@@ -55,6 +63,7 @@ def export(
       attn-deploy export ghostmodule --opset 17
       attn-deploy export ghostmodule:ratio=3 -o ghost3.onnx
       attn-deploy export resnet18+cbam@layer3 --dynamic N
+      attn-deploy export ghostmodule --precision fp16 --io same
       attn-deploy export net.py:MyNet --input 1x3x224x224 --weights net.safetensors
       attn-deploy export timm:resnet50:num_classes=10
       attn-deploy export fusion.py:Net --input image:1x3x64x64 --input mask:1x64x64:bool
@@ -68,6 +77,8 @@ def export(
             model,
             output,
             opset=opset,
+            precision=precision,
+            io=io,
             exporter=exporter,
             dynamic=parse_axes(dynamic),
             simplify=simplify,

@@ -95,6 +95,8 @@ def stamp(model: onnx.ModelProto, record: ExportRecord) -> None:
         "torch": record.versions.get("torch", ""),
         "record": record.to_dict(),
     }
+    if record.typing is not None:  # a claim that the engine builder checks; a model may be half by itself
+        entries = {**entries, "precision": record.precision, "typing": record.typing}
     kept = [p for p in model.metadata_props if not p.key.startswith(METADATA_PREFIX)]
     del model.metadata_props[:]
     model.metadata_props.extend(kept)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from attn_deploy.diagnose.rules import rule
 from attn_deploy.errors import InvalidRequestError, OpsetError
+from attn_deploy.graph.precision.types import half_type
 
 MIN_OPSET, MAX_OPSET = 13, 25
 DEFAULT_OPSET = 20
@@ -35,10 +36,14 @@ class ExportOptions:
         rewrite: replace, in a copy, the calls that exporters are known to get wrong.
         native_attention: write the operator Attention, which enters ONNX at opset 23; otherwise products and a softmax.
         verify: compare with eager at shapes that were not traced, and refuse the file when they differ.
+        precision: fp32, fp16 or bf16: the type of everything but what the rules keep in fp32.
+        io: ``fp32`` keeps inputs and outputs in fp32, ``same`` gives them the precision's type.
 
     Raises:
-        OpsetError: if the opset is outside 13 to 25, or above what the exporter or the attention asked for has.
-        InvalidRequestError: if the exporter is unknown.
+        OpsetError: if the opset is outside 13 to 25, below 22 with bf16, or above what the exporter or the attention asked
+            for has.
+        PrecisionError: if the precision is unknown.
+        InvalidRequestError: if the exporter or ``io`` is unknown, or half precision is asked for without verification.
     """
 
     opset: int = DEFAULT_OPSET
@@ -49,6 +54,8 @@ class ExportOptions:
     rewrite: bool = True
     native_attention: bool = False
     verify: bool = True
+    precision: str = "fp32"
+    io: str = "fp32"
 
     def __post_init__(self) -> None:
         if not MIN_OPSET <= self.opset <= MAX_OPSET:
@@ -59,6 +66,15 @@ class ExportOptions:
             )
         if self.exporter not in EXPORTERS:
             raise InvalidRequestError(f"exporter {self.exporter!r} is unknown: choose {', '.join(EXPORTERS)}.")
+        if self.precision != "fp32":
+            half_type(self.precision).check(self.io, self.opset)
+            if not self.verify:
+                raise InvalidRequestError(
+                    f"--precision {self.precision} decides by measured ranges and proves the result, which --no-verify "
+                    "forbids: leave out one of the two."
+                )
+        elif self.io != "fp32":
+            raise InvalidRequestError(f"--io {self.io} belongs to --precision fp16 or bf16, which was not given.")
         if self.exporter == "torchscript" and self.opset > TORCHSCRIPT_LAST_OPSET:
             raise OpsetError(
                 f"asked for opset {self.opset} with the TorchScript exporter, which ends at {TORCHSCRIPT_LAST_OPSET}: use "
@@ -73,6 +89,11 @@ class ExportOptions:
                 exit_code=2,
                 rule=entry.id,
             )
+
+    @staticmethod
+    def default_opset(precision: str) -> int:
+        """The opset of a file for which none was asked: the least, from the usual one up, that has the precision."""
+        return DEFAULT_OPSET if precision == "fp32" else max(DEFAULT_OPSET, half_type(precision).first_opset)
 
     def exporter_order(self) -> tuple[str, ...]:
         """The exporters to try, in order."""

@@ -13,10 +13,18 @@ import onnx
 from torch import nn
 
 from attn_deploy.diagnose.rules import explain
-from attn_deploy.errors import AttnDeployError, DynamicAxisError, ExportError, GraphError, OpsetError, ParityError
+from attn_deploy.errors import (
+    AttnDeployError,
+    DynamicAxisError,
+    ExportError,
+    GraphError,
+    OpsetError,
+    ParityError,
+    PrecisionError,
+)
 from attn_deploy.exporters.eager_checks import refuse_constant
 from attn_deploy.exporters.finish import normalise, stamp
-from attn_deploy.exporters.options import DEFAULT_OPSET, DYNAMO_MIN_OPSET, ExportOptions
+from attn_deploy.exporters.options import DYNAMO_MIN_OPSET, ExportOptions
 from attn_deploy.exporters.prepare import PreparedModel, prepare
 from attn_deploy.exporters.record import ExportRecord
 from attn_deploy.exporters.refusal import most_telling
@@ -25,10 +33,13 @@ from attn_deploy.files import atomic_path, check_writable
 from attn_deploy.graph.artifact import OnnxArtifact, load_model, read_onnx
 from attn_deploy.graph.opset import convert_opset, standard_opset
 from attn_deploy.graph.simplify import Simplified, simplify_model
-from attn_deploy.inputs import TensorInput
+from attn_deploy.inputs import TensorInput, example_arrays, verification_sizes
 from attn_deploy.parity.reference import EagerReference
 from attn_deploy.parity.report import ParityReport
-from attn_deploy.parity.verify import verify_against
+from attn_deploy.parity.tolerance import Tolerance
+from attn_deploy.parity.verify import compare, verify_against
+from attn_deploy.precision import HalfModel, to_half
+from attn_deploy.runtimes.base import Runner
 from attn_deploy.runtimes.onnxruntime import import_onnxruntime
 
 Progress = Callable[[str], None]
@@ -43,13 +54,19 @@ class _Candidate:
     parity: ParityReport | None
     opset_written: int
     opset_rules: Mapping[str, int]
+    half: HalfModel | None = None
+
+    @property
+    def final(self) -> onnx.ModelProto:
+        """The graph to write."""
+        return self.half.model if self.half is not None else self.simplified.model
 
 
 def export(
     model: str | nn.Module,
     path: Path | str | None = None,
     *,
-    opset: int = DEFAULT_OPSET,
+    opset: int | None = None,
     exporter: str = "auto",
     dynamic: Sequence[str] | None = None,
     simplify: bool = True,
@@ -57,6 +74,8 @@ def export(
     rewrite: bool = True,
     native_attention: bool = False,
     verify: bool = True,
+    precision: str = "fp32",
+    io: str = "fp32",
     weights: Path | str | None = None,
     inputs: Sequence[TensorInput] | None = None,
     arguments: Mapping[str, Any] | None = None,
@@ -67,7 +86,7 @@ def export(
     Args:
         model: a name (see `attn_deploy.names`) or a module.
         path: the file to write; by default ``<name>.onnx`` in the current folder.
-        opset: 13 to 25; the file holds exactly this.
+        opset: 13 to 25; the file holds exactly this. None: 20, or 22 for bf16.
         exporter: auto, dynamo or torchscript.
         dynamic: axis symbols that move, such as ``("N", "H", "W")``; None for all that the model allows.
         simplify: simplify the graph.
@@ -75,6 +94,8 @@ def export(
         rewrite: replace, in a copy, calls that exporters are known to get wrong, such as adaptive pooling.
         native_attention: at opset 23 and above, write the operator Attention instead of products and a softmax.
         verify: compare with eager in ONNX Runtime at shapes that were not traced.
+        precision: fp32, fp16 or bf16; in half precision softmax, norms, reductions and what leaves the range stay in fp32.
+        io: in half precision, ``fp32`` keeps inputs and outputs in fp32, ``same`` converts them too.
         weights: a checkpoint for the model, ``.safetensors`` or one of PyTorch's.
         inputs: the inputs of a module, or of a user's model given by name.
         arguments: constructor arguments when ``model`` is a name.
@@ -87,10 +108,11 @@ def export(
         InvalidRequestError: if the request cannot be used.
         ExportError: if no exporter gives a correct file (OpsetError, DynamicAxisError for those causes).
         ParityError: if a file was made and its numbers are wrong.
+        PrecisionError: if the precision cannot be had; the message names the module.
         MissingDependencyError: if onnxruntime is needed and not installed.
     """
     options = ExportOptions(
-        opset=opset,
+        opset=ExportOptions.default_opset(precision) if opset is None else opset,
         exporter=exporter,
         dynamic=None if dynamic is None else tuple(dynamic),
         simplify=simplify,
@@ -98,6 +120,8 @@ def export(
         rewrite=rewrite,
         native_attention=native_attention,
         verify=verify,
+        precision=precision,
+        io=io,
     )
     if isinstance(model, str) and path is None:
         from attn_deploy.names import parse_name
@@ -110,7 +134,14 @@ def export(
     tell = progress or (lambda _: None)
     tell("preparing the model")
     prepared = prepare(
-        model, inputs=inputs, dynamic=options.dynamic, fuse=fuse, rewrite=rewrite, weights=weights, arguments=arguments
+        model,
+        inputs=inputs,
+        dynamic=options.dynamic,
+        fuse=fuse,
+        rewrite=rewrite,
+        weights=weights,
+        arguments=arguments,
+        narrow=precision == "fp16",
     )
     return export_prepared(prepared, target, options, progress=tell)
 
@@ -126,7 +157,7 @@ def export_prepared(
     tell = progress or (lambda _: None)
     started = time.perf_counter()
     candidate, reason = _first_good(prepared, options, tell)
-    final = candidate.simplified.model
+    final = candidate.final
     record = _record(prepared, options, candidate, reason)
     stamp(final, record)
     tell("writing and reading back")
@@ -149,7 +180,7 @@ def _first_good(prepared: PreparedModel, options: ExportOptions, tell: Progress)
         tell(f"exporting with {name}")
         try:
             candidate = _attempt(prepared, name, options, tell)
-        except (ExportError, GraphError, ParityError) as error:
+        except (ExportError, GraphError, ParityError, PrecisionError) as error:
             failures.append((name, error))
             continue
         return candidate, _reason(options, name, failures)
@@ -199,13 +230,33 @@ def _attempt(prepared: PreparedModel, exporter: str, options: ExportOptions, tel
             kept = Simplified(raw, "", kept.nodes_before, kept.nodes_before, why)
             report = plain
     report.raise_if_failed(prepared.label)
-    return _Candidate(exporter, kept, report, source, applied)
+    if options.precision == "fp32":
+        return _Candidate(exporter, kept, report, source, applied)
+    tell(f"converting to {options.precision}")
+    half = _typed(prepared, kept.model, options)
+    return _Candidate(exporter, kept, half.report, source, applied, half)
+
+
+def _typed(prepared: PreparedModel, model: onnx.ModelProto, options: ExportOptions) -> HalfModel:
+    """The graph in half precision, compared with the model in eager mode as the fp32 graph was."""
+    reference = _reference(prepared)
+
+    def judge(candidate: Runner, tolerance: Tolerance) -> ParityReport:
+        return compare(reference.runner, candidate, prepared.inputs, prepared.dynamic, tolerance=tolerance)
+
+    sizes = [{}, *verification_sizes(prepared.inputs, prepared.dynamic)[:2]]
+    batches = [example_arrays(prepared.inputs, s) for s in sizes]
+    return to_half(model, options.precision, io=options.io, batches=batches, judge=judge, owner=prepared.label)
 
 
 def _verify(prepared: PreparedModel, model: onnx.ModelProto) -> ParityReport:
+    return verify_against(_reference(prepared), model.SerializeToString(), prepared.inputs, prepared.dynamic)
+
+
+def _reference(prepared: PreparedModel) -> EagerReference:
     if prepared.reference is None:
         prepared.reference = EagerReference(prepared.original, prepared.outputs)
-    return verify_against(prepared.reference, model.SerializeToString(), prepared.inputs, prepared.dynamic)
+    return prepared.reference
 
 
 def _record(prepared: PreparedModel, options: ExportOptions, candidate: _Candidate, reason: str) -> ExportRecord:
@@ -226,7 +277,7 @@ def _record(prepared: PreparedModel, options: ExportOptions, candidate: _Candida
         exporter=candidate.exporter,
         exporter_reason=reason,
         opset_requested=options.opset,
-        opset=standard_opset(candidate.simplified.model),
+        opset=standard_opset(candidate.final),
         opset_written=candidate.opset_written,
         opset_rules=candidate.opset_rules,
         native_attention=options.native_attention,
@@ -247,6 +298,8 @@ def _record(prepared: PreparedModel, options: ExportOptions, candidate: _Candida
         nodes_raw=candidate.simplified.nodes_before,
         nodes=candidate.simplified.nodes_after,
         versions=_versions(),
+        precision=options.precision,
+        typing=candidate.half.record if candidate.half is not None else None,
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from attn_deploy.exporters.rewrite import rewrite as rewrite_model
 from attn_deploy.fusing import fuse_with_report
 from attn_deploy.inputs import TensorInput, dynamic_symbols, example_arrays, symbols_of, verification_sizes
 from attn_deploy.models import ResolvedModel, resolve, resolve_module
+from attn_deploy.ops.bounded import half_range
 from attn_deploy.packages import is_trained
 from attn_deploy.parity.reference import EagerReference
 from attn_deploy.runtimes.eager import flatten_outputs, output_names
@@ -49,6 +52,7 @@ class PreparedModel:
         decomposed: what `attn_deploy.exporters.torchlib` keeps of the program.
         translations: for each exporter the opset and the graph of its last translation.
         reference: what files are verified against, once made; it remembers its outputs.
+        narrow: trace the forms of the modules that keep their products within the range of fp16.
     """
 
     label: str
@@ -66,6 +70,7 @@ class PreparedModel:
     decomposed: dict[Any, Any] = field(default_factory=dict)
     translations: dict[str, tuple[int, onnx.ModelProto]] = field(default_factory=dict)
     reference: EagerReference | None = None
+    narrow: bool = False
     _findings: tuple[Finding, ...] | None = None
 
     def moves(self, dim: int | str) -> bool:
@@ -79,6 +84,10 @@ class PreparedModel:
             sizes = [None, *verification_sizes(self.inputs, self.dynamic)[:2]]
             self._findings = examine(self.module, [self.example(s) for s in sizes])
         return self._findings
+
+    def traced(self) -> AbstractContextManager[None]:
+        """What an exporter's trace runs under."""
+        return half_range() if self.narrow else contextlib.nullcontext()
 
     def example(self, sizes: Mapping[str, int] | None = None, *, seed: int = 0) -> tuple[Tensor, ...]:
         """Input tensors at the traced sizes, or at others."""
@@ -95,6 +104,7 @@ def prepare(
     weights: Path | str | None = None,
     arguments: Mapping[str, Any] | None = None,
     seed: int = 0,
+    narrow: bool = False,
 ) -> PreparedModel:
     """Make a model ready for export.
 
@@ -107,6 +117,7 @@ def prepare(
         weights: a checkpoint to load, ``.safetensors`` or one of PyTorch's.
         arguments: constructor arguments when ``model`` is a name.
         seed: of the weights of a registry model made by name; parameters that would start at zero get values.
+        narrow: trace the forms that keep products within the range of fp16 (see `attn_deploy.ops.bounded`).
 
     Raises:
         InvalidRequestError: if the inputs are not known, or the checkpoint does not fit.
@@ -133,6 +144,7 @@ def prepare(
     loaded = () if weights is None else load_weights(original, weights, label)
     refuse_batch_statistics(original, label)
     prepared = PreparedModel(label, original, original, taken, (), (), moving, dict(resolved.arguments), weights=loaded)
+    prepared.narrow = narrow
     first = checked_run(original, taken, prepared.example(), label)
     names = resolved.outputs or output_names(first)
     prepared.outputs = _unlike_inputs(names, taken)

@@ -45,7 +45,7 @@ def _trace(prepared: PreparedModel) -> ExportedProgram:
         try:
             # Extents are taken as any number, 1 included: without this every "is it 1?" inside torch becomes a
             # constraint.
-            with _any_extent(), quiet_torch():
+            with _any_extent(), quiet_torch(), prepared.traced():
                 return torch.export.export(prepared.module, prepared.example(), dynamic_shapes=shapes, strict=False)
         except Exception as error:
             last = error

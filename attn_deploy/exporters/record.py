@@ -29,6 +29,7 @@ class ExportRecord:
         simplifier: tool whose graph was kept, with node counts ``nodes_raw`` and ``nodes``; ``simplifier_reason`` why
             not.
         versions: of the packages that made the file.
+        precision: asked for: fp32 (the model's own types), fp16 or bf16; ``typing`` what became of the graph's types, see `attn_deploy.precision`.
 
     No time and no path is in it: the same request makes the same bytes.
     """
@@ -57,6 +58,8 @@ class ExportRecord:
     nodes_raw: int
     nodes: int
     versions: Mapping[str, str]
+    precision: str = "fp32"
+    typing: Mapping[str, Any] | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:

@@ -91,6 +91,7 @@ def _torchscript(prepared: PreparedModel, opset: int) -> onnx.ModelProto:
     with (
         tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder,
         quiet_torch(),
+        prepared.traced(),
         warnings.catch_warnings(record=True) as caught,
     ):
         warnings.simplefilter("always")

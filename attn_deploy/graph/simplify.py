@@ -53,6 +53,7 @@ def simplify_model(model: onnx.ModelProto, *, timeout: float = TIMEOUT_SECONDS) 
             continue
         try:
             made = shorten_shape_arithmetic(_run(model, tool, timeout))
+            _keep_module_paths(model, made)
             _same_interface(model, made, tool)
             check_model(made, f"the graph simplified by {tool}")
         except AttnDeployError as error:
@@ -63,6 +64,16 @@ def simplify_model(model: onnx.ModelProto, *, timeout: float = TIMEOUT_SECONDS) 
             continue
         return Simplified(made, tool, before, len(made.graph.node), "; ".join(reasons))
     return Simplified(model, "", before, before, "; ".join(reasons))
+
+
+def _keep_module_paths(model: onnx.ModelProto, made: onnx.ModelProto) -> None:
+    """Give nodes their metadata back, which tell the module that they came from: simplifiers drop it."""
+    by_name = {n.name: n for n in model.graph.node if n.name and n.metadata_props}
+    by_output = {o: n for n in model.graph.node for o in n.output if n.metadata_props}
+    for node in made.graph.node:
+        source = by_name.get(node.name) or next((by_output[o] for o in node.output if o in by_output), None)
+        if source is not None and not node.metadata_props:
+            node.metadata_props.extend(source.metadata_props)
 
 
 def _computing(model: onnx.ModelProto) -> int:

@@ -19,7 +19,7 @@ from attn_deploy import registry
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.matrix.capability import missing_precision
 from attn_deploy.matrix.cell import Cell, CellId, skipped
-from attn_deploy.matrix.options import TORCHSCRIPT_LAST_OPSET, MatrixOptions
+from attn_deploy.matrix.options import BF16_FIRST_OPSET, TORCHSCRIPT_LAST_OPSET, MatrixOptions
 from attn_deploy.names import ModelName, parse_name
 from attn_deploy.registry import ModelSpec
 
@@ -77,6 +77,8 @@ def _cost(name: str) -> tuple[bool, int, str]:
 
 
 def _does_not_apply(cell: CellId) -> str:
+    if cell.precision == "bf16" and cell.opset < BF16_FIRST_OPSET:
+        return f"convolutions have bf16 from opset {BF16_FIRST_OPSET} on."
     if cell.exporter == "torchscript" and cell.opset > TORCHSCRIPT_LAST_OPSET:
         return f"the TorchScript exporter ends at opset {TORCHSCRIPT_LAST_OPSET}; the torch.export exporter writes {cell.opset}."
     parsed = parse_name(cell.model)

@@ -93,12 +93,16 @@ def compare_models(
     """
     before = OnnxRuntimeRunner(reference.SerializeToString(), optimize=optimize)
     after = OnnxRuntimeRunner(candidate.SerializeToString(), optimize=optimize)
-    inputs, symbols = _runnable_inputs(reference, before)
+    inputs, symbols = runnable_inputs(reference, before)
     return compare(before, after, inputs, symbols, tolerance=tolerance)
 
 
-def _runnable_inputs(model: onnx.ModelProto, runner: Runner) -> tuple[tuple[TensorInput, ...], tuple[str, ...]]:
-    """Inputs, and the symbols that move, at whose sizes the reference itself runs."""
+def runnable_inputs(model: onnx.ModelProto, runner: Runner) -> tuple[tuple[TensorInput, ...], tuple[str, ...]]:
+    """Inputs of a graph, and the symbols that move, at whose sizes the graph itself runs.
+
+    Raises:
+        GraphError: if it runs at no size that was tried.
+    """
     first: GraphError | None = None
     for multiple in _MULTIPLES:
         inputs = graph_inputs(model, multiple)

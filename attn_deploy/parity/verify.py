@@ -53,6 +53,14 @@ def compare(
     return ParityReport(reference.info.runtime, candidate.info.runtime, tolerance.rtol, tolerance.atol, tuple(cases))
 
 
+def compare_on(
+    reference: Runner, candidate: Runner, batches: Sequence[Arrays], *, tolerance: Tolerance
+) -> ParityReport:
+    """As `compare`, on given inputs."""
+    cases = tuple(_case(reference, candidate, batch, False, tolerance, None) for batch in batches)
+    return ParityReport(reference.info.runtime, candidate.info.runtime, tolerance.rtol, tolerance.atol, cases)
+
+
 def _case(
     reference: Runner,
     candidate: Runner,

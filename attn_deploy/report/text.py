@@ -96,6 +96,7 @@ def export_text(artifact: OnnxArtifact) -> str:
         ("model", record["model"]),
         ("exporter", f"{record['exporter']} ({record['exporter_reason']})"),
         ("opset", _opset_text(artifact)),
+        *(typing_rows(record["typing"]) if record.get("typing") else []),
         ("inputs", "\n".join(map(str, artifact.inputs))),
         ("outputs", "\n".join(map(str, artifact.outputs))),
         ("dynamic axes", ", ".join(map(_stepped, artifact.dynamic_axes)) or "none"),
@@ -105,7 +106,7 @@ def export_text(artifact: OnnxArtifact) -> str:
             "max error",
             "not verified"
             if parity is None
-            else f"{parity['max_abs_error']:.3g} against PyTorch over {parity['cases']} shapes "
+            else f"{parity['max_abs_error']:.3g} against {_reference(record)} over {parity['cases']} shapes "
             f"(allowed: rtol {parity['rtol']:g}, atol {parity['atol']:g} * max(1, max|y|))",
         ),
         ("weights", f"{record['weights'][0]} (sha256 {record['weights'][1][:12]}...)" if record["weights"] else ""),
@@ -128,24 +129,65 @@ def export_text(artifact: OnnxArtifact) -> str:
 
 
 def conversion_text(artifact: OnnxArtifact) -> str:
-    """The evidence of an opset conversion."""
-    made: Mapping[str, Any] = json.loads(artifact.metadata["conversion"])
-    rows = [
-        ("file", f"{artifact.path} ({artifact.size:,} bytes)"),
-        ("opset", f"{artifact.opset}, read back from the file (IR version {artifact.ir_version}); was {made['from']}"),
-        ("rewritten", "\n".join(f"{name} ({count})" for name, count in made["rules"].items()) or "nothing"),
+    """The evidence of a conversion to another opset, precision or both."""
+    moved = json.loads(artifact.metadata["conversion"]) if "conversion" in artifact.metadata else None
+    typing = json.loads(artifact.metadata["typing"]) if "typing" in artifact.metadata else None
+    opset = f"{artifact.opset}, read back from the file (IR version {artifact.ir_version})"
+    rows = [("file", f"{artifact.path} ({artifact.size:,} bytes)")]
+    if moved is not None:
+        rows += [
+            ("opset", f"{opset}; was {moved['from']}"),
+            ("rewritten", "\n".join(f"{name} ({count})" for name, count in moved["rules"].items()) or "nothing"),
+        ]
+    else:
+        rows += [("opset", opset)]
+    rows += typing_rows(typing) if typing is not None else []
+    rows += [
         ("inputs", "\n".join(map(str, artifact.inputs))),
         ("outputs", "\n".join(map(str, artifact.outputs))),
-        ("compared at", shapes_text(made["shapes"])),
-        (
-            "max error",
-            f"{made['max_abs_error']:.3g} against the source file in ONNX Runtime "
-            f"(allowed: rtol {made['rtol']:g}, atol {made['atol']:g} * max(1, max|y|))",
-        ),
+    ]
+    for made, what in ((moved, "in ONNX Runtime"), (typing, typing["compared"] if typing else "")):
+        if made is None or (made is moved and typing is not None):
+            continue
+        allowed = made.get("tolerance", made)
+        rows += [
+            ("compared at", shapes_text(made["shapes"])),
+            (
+                "max error",
+                f"{made['max_abs_error']:.3g} against the source file {what} "
+                f"(allowed: rtol {allowed['rtol']:g}, atol {allowed['atol']:g} * max(1, max|y|))",
+            ),
+        ]
+    rows += [
         ("operators", ", ".join(f"{op} {n}" for op, n in artifact.operators.items())),
         ("sha256", artifact.sha256),
     ]
     return rows_text([(k, v) for k, v in rows if v])
+
+
+def typing_rows(typing: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a graph in half precision holds, and what stayed in fp32."""
+    products = ", ".join(f"{n} in {dtype}" for dtype, n in typing["products"].items())
+    kept = ", ".join(f"{reason} {n}" for reason, n in typing["kept"].items())
+    places = [f"{k['operator']} in {k['module'] or k['node']}: {k['reason']}" for k in typing["kept_by_range"]]
+    ran = typing["onnxruntime"]
+    overflow = typing["overflow"]
+    first = overflow and f"{overflow['operator']} in {overflow['module'] or overflow['node']} {overflow['reason']}"
+    half, wide, casts = typing["nodes_half"], typing["nodes_fp32"], typing["casts"]
+    return [
+        ("precision", f"{typing['precision']} in {half} nodes, fp32 in {wide}, {casts} casts"),
+        ("products", products or "none"),
+        ("kept in fp32", kept or "nothing"),
+        ("by range", "\n".join(places[:8]) + _more(places, 8)),
+        ("overflow", f"{first}; kept in fp32" if first else ""),
+        ("weights lost", ", ".join(f"{w['name']} {w['share']:.0%}" for w in typing["weights_lost"])),
+        ("ranges from", typing["calibration"]["data"]),
+        ("ONNX Runtime", f"error {ran['max_abs_error']:.3g}" if ran["ran"] else f"not run: {ran['reason']}"),
+    ]
+
+
+def _reference(record: Mapping[str, Any]) -> str:
+    return f"PyTorch in fp32, {record['typing']['compared']}," if record.get("typing") else "PyTorch"
 
 
 def _opset_text(artifact: OnnxArtifact) -> str:

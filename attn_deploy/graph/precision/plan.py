@@ -1,0 +1,265 @@
+"""Which node computes in which type: the rules of the table, the measured ranges, and what lies between."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from attn_deploy.graph.opset.schemas import STANDARD_DOMAINS, schema_at
+from attn_deploy.graph.precision import rules
+from attn_deploy.graph.precision.ranges import Range
+from attn_deploy.graph.precision.types import HalfType
+from attn_deploy.graph.scopes import NAME_SCOPES, module_path
+
+MARGIN = 4.0  # real data reaches further than what is measured on; masks of -1e4 are not near the end
+_FLOAT = ir.DataType.FLOAT
+_INTEGERS = frozenset({ir.DataType.INT32, ir.DataType.INT64, ir.DataType.INT16, ir.DataType.INT8, ir.DataType.UINT8})
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A node that stays in fp32.
+
+    Attributes:
+        node, operator: name and type of the node.
+        module: path of the PyTorch module that it came from; empty if the file does not tell.
+        reason: in words.
+        largest: the largest magnitude among its inputs and outputs, where that is the reason.
+    """
+
+    node: str
+    operator: str
+    module: str
+    reason: str
+    largest: float | None = None
+
+    def __str__(self) -> str:
+        where = f"module {self.module!r}" if self.module else f"node {self.node!r}"
+        return f"{self.operator} in {where}: {self.reason}"
+
+
+@dataclass(slots=True)
+class PrecisionPlan:
+    """The decision for a graph.
+
+    Attributes:
+        half: the type asked for.
+        wide: the nodes that stay in fp32, with the reason, by name.
+        overflow: the first tensor, in order of computation, beyond the largest half value: its node and its magnitude.
+    """
+
+    half: HalfType
+    wide: dict[str, Kept] = field(default_factory=dict)
+    overflow: Kept | None = None
+
+    def keeps(self, node: ir.Node) -> bool:
+        """Whether a node stays in fp32."""
+        return node.name in self.wide
+
+
+def make_plan(
+    model: ir.Model,
+    half: HalfType,
+    ranges: Mapping[str, Range] | None,
+    *,
+    margin: float = MARGIN,
+    careful: bool = False,
+) -> PrecisionPlan:
+    """Decide for each node of a prepared graph.
+
+    Args:
+        model: as `attn_deploy.graph.precision.prepared_graph` gives it; every node has a name.
+        half: the type asked for.
+        ranges: magnitudes by tensor name; None leaves the rule of the range out.
+        margin: how far from the end of the range a magnitude must stay.
+        careful: keep in fp32 also what feeds an exponential or a comparison, through two products.
+    """
+    plan = PrecisionPlan(half)
+    nodes = list(model.graph)
+    opset = model.opset_imports.get("", 0)
+    sizes = _from_sizes(nodes)
+    for node in nodes:
+        reason = _by_rule(node, half, opset, sizes) or _by_constant(node, half)
+        if reason:
+            _keep(plan, node, reason)
+        if ranges is not None:
+            _by_range(plan, node, ranges, margin)
+    _before_indices(plan, nodes)
+    if careful:
+        _before_decisions(plan, nodes)
+    _between(plan, nodes)
+    return plan
+
+
+def describe(node: ir.Node) -> tuple[str, str, str]:
+    """Name, operator and module path of a node."""
+    return node.name or "", node.op_type, module_path(node.name or "", node.metadata_props.get(NAME_SCOPES))
+
+
+def _keep(plan: PrecisionPlan, node: ir.Node, reason: str, largest: float | None = None) -> None:
+    if node.name is not None and node.name not in plan.wide:
+        plan.wide[node.name] = Kept(*describe(node), reason, largest)
+
+
+def _by_rule(node: ir.Node, half: HalfType, opset: int, sizes: set[ir.Value]) -> str:
+    if node.domain not in STANDARD_DOMAINS or any(a.type in _GRAPHS for a in node.attributes.values()):
+        return rules.NO_HALF_FORM
+    if any(v in sizes for v in _floats(node.inputs)) or any(v in sizes for v in _floats(node.outputs)):
+        return rules.TAKES_SIZE
+    if node.op_type in rules.INDIFFERENT:
+        return ""
+    if not has_half_form(node, half, opset):
+        return rules.NO_HALF_FORM
+    return rules.reason_to_keep(node.op_type)
+
+
+_GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+
+
+def has_half_form(node: ir.Node, half: HalfType, opset: int) -> bool:
+    """Whether the standard lets the node's first floating-point result, or else its first such input, be a half."""
+    schema = schema_at(node.op_type, opset)
+    if schema is None:
+        return False
+    kind = f"tensor({half.name})"
+    for values, formals in ((node.outputs, schema.outputs), (node.inputs, schema.inputs)):
+        for index, value in enumerate(values):
+            if value is not None and value.dtype == _FLOAT and formals:
+                return kind in formals[min(index, len(formals) - 1)].types
+    return True
+
+
+def has_float_result(node: ir.Node) -> bool:
+    """Whether a node gives a float32 tensor."""
+    return any(True for _ in _floats(node.outputs))
+
+
+def _from_sizes(nodes: Iterable[ir.Node]) -> set[ir.Value]:
+    """Floating-point values that are computed from integers alone: extents and positions."""
+    found: set[ir.Value] = set()
+    for node in nodes:
+        floats = list(_floats(node.outputs))
+        if not floats:
+            continue
+        if node.op_type in ("Range", "CumSum") or (node.op_type == "Cast" and _is_integer(node.inputs[0])):
+            found.update(floats)
+            continue
+        given = [v for v in _floats(node.inputs) if not _is_constant(v)]
+        if given and all(v in found for v in given):
+            found.update(floats)
+    return found
+
+
+def _by_constant(node: ir.Node, half: HalfType) -> str:
+    """A constant that the half type cannot hold; small weights of a product may vanish, a lone number may not."""
+    if node.op_type in rules.INDIFFERENT:
+        return ""
+    for value in _floats(node.inputs):
+        if not _is_constant(value) or value.const_value is None:
+            continue
+        array = np.abs(value.const_value.numpy())
+        if array.size == 0:
+            continue
+        largest = float(array.max())
+        if largest > half.largest:
+            return f"the constant {value.name!r} holds {largest:.4g}"
+        if array.size == 1 and 0 < largest < half.smallest:
+            return f"the constant {value.name!r} is {largest:.4g}, below the smallest normal value"
+    return ""
+
+
+def _by_range(plan: PrecisionPlan, node: ir.Node, ranges: Mapping[str, Range], margin: float) -> None:
+    if node.op_type == "Shape":
+        return
+    half = plan.half
+    here = [ranges[str(v.name)] for v in (*_floats(node.inputs), *_floats(node.outputs)) if str(v.name) in ranges]
+    made = max((ranges[str(v.name)].largest for v in _floats(node.outputs) if str(v.name) in ranges), default=0.0)
+    if made > half.largest and plan.overflow is None:
+        plan.overflow = Kept(*describe(node), f"reaches {made:.4g}, {half.word} ends at {half.largest:.5g}", made)
+    largest = max((r.largest for r in here), default=0.0)
+    if largest * margin > half.largest:
+        _keep(plan, node, f"range: values up to {largest:.4g}, and {half.word} ends at {half.largest:.5g}", largest)
+    elif 0 < made < half.smallest:
+        _keep(
+            plan,
+            node,
+            f"range: no value above {made:.4g}, and {half.word} loses digits below {half.smallest:.2g}",
+            made,
+        )
+
+
+def _before_indices(plan: PrecisionPlan, nodes: Iterable[ir.Node]) -> None:
+    seeds = [n for n in nodes if n.op_type == "Cast" and _is_integer(n.outputs[0]) and any(_floats(n.inputs))]
+    seeds += [n for n in nodes if n.op_type in ("Floor", "Ceil", "Round")]
+    for node in _ancestors(seeds, lambda n: n.op_type in rules.CHEAP):
+        _keep(plan, node, rules.INDEX)
+
+
+def _before_decisions(plan: PrecisionPlan, nodes: Iterable[ir.Node]) -> None:
+    """What feeds an exponential or a comparison, through two products: its error there is not a rounding any more."""
+    seeds = [n for n in nodes if n.op_type in rules.DECISIVE and any(_floats(n.inputs))]
+    for node in seeds:
+        if has_float_result(node):
+            _keep(plan, node, rules.DECIDES)
+    for node in _ancestors(seeds, lambda n: n.op_type not in rules.INDIFFERENT, products=2):
+        _keep(plan, node, rules.DECIDES)
+
+
+def _ancestors(
+    seeds: Iterable[ir.Node], admits: Callable[[ir.Node], bool], products: int | None = None
+) -> Iterator[ir.Node]:
+    """Producers of the seeds' floating-point inputs that are admitted, and theirs, with so many products on the way."""
+    pending = collections.deque((s, 0) for s in seeds)
+    seen: set[ir.Node] = set()
+    while pending:
+        node, passed = pending.popleft()
+        for value in _floats(node.inputs):
+            producer = value.producer()
+            if producer is None or producer in seen or not admits(producer):
+                continue
+            count = passed + (producer.op_type in rules.PRODUCTS)
+            if products is not None and count > products:
+                continue
+            seen.add(producer)
+            yield producer
+            pending.append((producer, count))
+
+
+def _between(plan: PrecisionPlan, nodes: list[ir.Node]) -> None:
+    """Cheap nodes whose floating-point neighbours are all in fp32 stay there; until nothing changes."""
+    changed = True
+    while changed:
+        changed = False
+        for node in nodes:
+            if plan.keeps(node) or node.op_type not in rules.CHEAP or not any(_floats(node.outputs)):
+                continue
+            before = [v for v in _floats(node.inputs) if not _is_constant(v)]
+            if not before or any(v.producer() is None or not plan.keeps(_producer(v)) for v in before):
+                continue
+            after = [u.node for v in _floats(node.outputs) for u in v.uses()]
+            if after and all(plan.keeps(n) for n in after) and not any(v.is_graph_output() for v in node.outputs):
+                _keep(plan, node, rules.BETWEEN)
+                changed = True
+
+
+def _producer(value: ir.Value) -> ir.Node:
+    producer = value.producer()
+    if producer is None:
+        raise ValueError("asked only of values that a node makes")
+    return producer
+
+
+def _floats(values: Iterable[ir.Value | None]) -> Iterator[ir.Value]:
+    return (v for v in values if v is not None and v.dtype == _FLOAT)
+
+
+def _is_integer(value: ir.Value | None) -> bool:
+    return value is not None and value.dtype in _INTEGERS
+
+
+def _is_constant(value: ir.Value) -> bool:
+    return value.is_initializer()

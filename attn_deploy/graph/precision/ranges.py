@@ -1,0 +1,84 @@
+"""How large the values of a graph are, measured inside the graph itself.
+
+For each floating-point tensor two scalars become outputs, the largest magnitude and the sum of magnitudes (which is NaN
+or infinite if any element is), so that one run gives all ranges and keeps no map in memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from attn_deploy.errors import GraphError
+
+_LARGEST, _TOTAL = "attn_deploy_range_largest_", "attn_deploy_range_total_"
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """What one tensor held over all runs.
+
+    Attributes:
+        largest: the largest magnitude.
+        finite: whether no element was NaN or infinite.
+    """
+
+    largest: float
+    finite: bool
+
+    def joined(self, other: Range) -> Range:
+        """Both runs together."""
+        return Range(max(self.largest, other.largest), self.finite and other.finite)
+
+
+def instrumented(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """A copy of a graph whose outputs are the magnitudes of its floating-point tensors.
+
+    Args:
+        model: typed throughout, as `attn_deploy.graph.precision.prepared_graph` gives it.
+
+    Returns:
+        The graph, and the names of the tensors in order of computation.
+    """
+    working = ir.from_proto(model)
+    graph = working.graph
+    values = [v for v in graph.inputs if v.dtype == ir.DataType.FLOAT]
+    for node in graph:
+        values += [v for v in node.outputs if v.dtype == ir.DataType.FLOAT and v.name]
+    names: list[str] = []
+    graph.outputs.clear()
+    for index, value in enumerate(values):
+        size = ir.Node("", "Abs", [value], outputs=[ir.Value(name=f"attn_deploy_range_abs_{index}")])
+        graph.append(size)
+        for prefix, operator in ((_LARGEST, "ReduceMax"), (_TOTAL, "ReduceSum")):
+            output = ir.Value(name=f"{prefix}{index}", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([]))
+            graph.append(
+                ir.Node(
+                    "",
+                    operator,
+                    [size.outputs[0]],
+                    ir.convenience.convert_attributes({"keepdims": 0}),
+                    outputs=[output],
+                )
+            )
+            graph.outputs.append(output)
+        names.append(str(value.name))
+    if not names:
+        raise GraphError("the graph holds no float32 tensor, so there is nothing to convert.")
+    return ir.to_proto(working), tuple(names)
+
+
+def read_ranges(names: tuple[str, ...], outputs: Mapping[str, NDArray[Any]]) -> dict[str, Range]:
+    """What one run of an instrumented graph says."""
+    found = {}
+    for index, name in enumerate(names):
+        largest, total = float(outputs[f"{_LARGEST}{index}"]), float(outputs[f"{_TOTAL}{index}"])
+        finite = math.isfinite(largest) and math.isfinite(total)
+        found[name] = Range(largest if math.isfinite(largest) else math.inf, finite)
+    return found
