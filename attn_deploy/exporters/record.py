@@ -29,7 +29,8 @@ class ExportRecord:
         simplifier: tool whose graph was kept, with node counts ``nodes_raw`` and ``nodes``; ``simplifier_reason`` why
             not.
         versions: of the packages that made the file.
-        precision: asked for: fp32 (the model's own types), fp16 or bf16; ``typing`` what became of the graph's types, see `attn_deploy.precision`.
+        precision: asked for: fp32 (the model's own types), fp16 or bf16.
+        typing: what became of the graph's types, see `attn_deploy.precision`; None for fp32.
 
     No time and no path is in it: the same request makes the same bytes.
     """
