@@ -21,6 +21,7 @@ _PUBLIC = {
     "MatrixOptions": "attn_deploy.matrix.options",
     "MatrixRecord": "attn_deploy.matrix.record",
     "ModelSpec": "attn_deploy.registry",
+    "GraphReport": "attn_deploy.inspection",
     "LintReport": "attn_deploy.linting",
     "OnnxArtifact": "attn_deploy.graph.artifact",
     "ParityReport": "attn_deploy.parity.report",
@@ -29,6 +30,7 @@ _PUBLIC = {
     "build": "attn_deploy.engine.builder",
     "convert": "attn_deploy.conversion",
     "create": "attn_deploy.models",
+    "diff_graphs": "attn_deploy.inspection",
     "evaluate": "attn_deploy.accuracy.evaluate",
     "explain": "attn_deploy.diagnose.rules",
     "export": "attn_deploy.exporters.pipeline",
@@ -36,6 +38,7 @@ _PUBLIC = {
     "fuse": "attn_deploy.fusing",
     "fuse_conv_bn": "attn_deploy.ops",
     "fuse_with_report": "attn_deploy.fusing",
+    "inspect": "attn_deploy.inspection",
     "lint": "attn_deploy.linting",
     "list_models": "attn_deploy.registry",
     "load_official_state_dict": "attn_deploy.official",
@@ -66,6 +69,9 @@ if TYPE_CHECKING:
     from attn_deploy.fusing import fuse as fuse
     from attn_deploy.fusing import fuse_with_report as fuse_with_report
     from attn_deploy.graph.artifact import OnnxArtifact as OnnxArtifact
+    from attn_deploy.inspection import GraphReport as GraphReport
+    from attn_deploy.inspection import diff_graphs as diff_graphs
+    from attn_deploy.inspection import inspect as inspect
     from attn_deploy.linting import LintReport as LintReport
     from attn_deploy.linting import lint as lint
     from attn_deploy.matrix.diff import MatrixDiff as MatrixDiff

@@ -19,6 +19,7 @@ from attn_deploy.cli.doctor import doctor
 from attn_deploy.cli.evaluate import evaluate
 from attn_deploy.cli.export import export
 from attn_deploy.cli.info import info
+from attn_deploy.cli.inspect import inspect
 from attn_deploy.cli.lint import lint
 from attn_deploy.cli.list import list_
 from attn_deploy.cli.matrix import diff, matrix, merge
@@ -84,6 +85,7 @@ def _root(
       attn-deploy export net.py:MyNet --input 1x3x224x224
       attn-deploy lint net.py:MyNet --opset 17 --target tensorrt-rtx
       attn-deploy build ghostmodule.onnx
+      attn-deploy inspect ghostmodule.onnx
       attn-deploy profile ghostmodule
       attn-deploy matrix --models 'family:fusion' --opsets 13,17,20
       attn-deploy train resnet8+se --dataset digits
@@ -101,6 +103,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "lint": lint,
     "convert": convert,
     "build": build,
+    "inspect": inspect,
     "profile": profile,
     "train": train,
     "evaluate": evaluate,

@@ -159,11 +159,15 @@ class _Writer:
         return made
 
     def drop_unused(self) -> None:
-        """Remove weights in a type that nobody reads."""
+        """Remove weights in a type that nobody reads; those that replace them take their name."""
         initializers = self._model.graph.initializers
+        twins = {value: made for (value, dtype), made in self._twins.items() if dtype == self._plan.half.dtype}
         for name, value in list(initializers.items()):
-            if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
-                initializers.pop(name)
+            if value.uses() or value.is_graph_output() or value.is_graph_input():
+                continue
+            initializers.pop(name)
+            if value in twins and twins[value].is_initializer():
+                twins[value].name = name
 
     def _cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
         name = self.workspace.unique(f"{value.name}_{_numpy_name(dtype)}")

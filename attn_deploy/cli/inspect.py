@@ -1,0 +1,52 @@
+"""``attn-deploy inspect``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def inspect(
+    files: Annotated[list[Path], typer.Argument(help="An .onnx or .engine file; two .onnx files with --diff.")],
+    diff: Annotated[
+        bool, typer.Option("--diff", help="What two graphs differ in; exit code 1 if in anything.")
+    ] = False,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input", help="[name:]1x64x32x32 of each input, at which MACs are counted. Default: 1 and 32x32."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
+) -> None:
+    """Say what a file holds: operators, types, shapes, parameters and MACs of a graph; the facts of an engine.
+
+    \b
+    Examples:
+      attn-deploy inspect model.onnx --input x:1x64x32x32
+      attn-deploy inspect model.engine
+      attn-deploy inspect --diff model.onnx model-fp16.onnx
+    """
+    from attn_deploy.engine.artifact import EngineArtifact
+    from attn_deploy.errors import InvalidRequestError
+    from attn_deploy.inputs import parse_inputs
+    from attn_deploy.inspection import diff_graphs
+    from attn_deploy.inspection import inspect as inspect_file
+    from attn_deploy.report.engine import engine_text
+    from attn_deploy.report.inspection import diff_text, graph_text
+
+    if len(files) != 1 + diff:
+        raise InvalidRequestError(f"{len(files)} files were given: name one, or two with --diff.")
+    if diff:
+        found = diff_graphs(files[0], files[1])
+        typer.echo(json.dumps([dataclasses.asdict(d) for d in found], indent=1) if as_json else diff_text(found))
+        raise typer.Exit(1 if found else 0)
+    report = inspect_file(files[0], inputs=parse_inputs(shape) if shape else None)
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(), indent=1))
+    else:
+        typer.echo(engine_text(report) if isinstance(report, EngineArtifact) else graph_text(report))
