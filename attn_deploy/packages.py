@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,9 +31,16 @@ def from_package(name: ModelName, arguments: Mapping[str, Any]) -> tuple[nn.Modu
         near = difflib.get_close_matches(name.base, models.list_models(), n=3)
         hint = f"; did you mean {', '.join(repr(n) for n in near)}?" if near else "."
         raise UnknownModelError(f"{package} {library.__version__} has no model {name.base!r}{hint}")
-    factory = models.create_model if package == "timm" else models.get_model
+    settings = dict(arguments)
+    if package == "timm":
+        factory = models.create_model
+    else:
+        factory = models.get_model
+        # Detectors and segmenters download a trained backbone unless they are told not to.
+        if "weights_backbone" in inspect.signature(models.get_model_builder(name.base)).parameters:
+            settings.setdefault("weights_backbone", None)
     try:
-        made = factory(name.base, **arguments)
+        made = factory(name.base, **settings)
     except Exception as error:  # factories check their arguments in many ways
         told = " ".join(str(error).split())[:300]
         raise InvalidRequestError(f"{name.text}: {package} refuses: {type(error).__name__}: {told}") from error
@@ -41,6 +49,11 @@ def from_package(name: ModelName, arguments: Mapping[str, Any]) -> tuple[nn.Modu
     size = _timm_size(made) if package == "timm" else _torchvision_size(models, name.base)
     inputs = None if size is None else parse_inputs([f"1x{'x'.join(map(str, size))}"])
     return made.eval(), inputs
+
+
+def is_trained(arguments: Mapping[str, Any]) -> bool:
+    """Whether the arguments of a package's factory ask for published weights."""
+    return any(arguments.get(name) for name in ("pretrained", "weights", "checkpoint_path"))
 
 
 def _imported(package: str) -> Any:

@@ -47,6 +47,7 @@ PROVOKED = {
     "batch-statistics": (broken.NoStatistics, SCRIPT, "NoStatistics.bn"),
     "fixed-size": (broken.FixedHead, SCRIPT, "(fc, broken.py, line"),
     "not-finite": (broken.MasksWholeRows, SCRIPT, ""),
+    "constant-output": (broken.StartsAtZero, SCRIPT, ""),
     "no-tensor": (broken.ReturnsNumber, SCRIPT, ""),
     "unsupported-operator": (broken.TakesMedian, SCRIPT, "median"),
     "baked-size": (broken.WarpsByAffineGrid, TRACED, ""),

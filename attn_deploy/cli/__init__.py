@@ -24,6 +24,7 @@ from attn_deploy.cli.list import list_
 from attn_deploy.cli.matrix import diff, matrix, merge
 from attn_deploy.cli.profile import profile
 from attn_deploy.cli.train import train
+from attn_deploy.cli.train_table import train_table
 from attn_deploy.errors import AttnDeployError
 
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
@@ -103,6 +104,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "profile": profile,
     "train": train,
     "evaluate": evaluate,
+    "train-table": train_table,
     "doctor": doctor,
 }
 for _name, _command in _COMMANDS.items():

@@ -152,6 +152,13 @@ ENTRIES: tuple[dict[str, Any], ...] = (
         "patterns": (r"of the reference itself is NaN",),
     },
     {
+        "id": "constant-output",
+        "explanation": "the model gives the same outputs for every input, so that a wrong file would pass as well as a right one",
+        "remedy": "Load its trained weights with --weights, or give layers that start at zero (a head, a gamma) other values; "
+        "--no-verify exports it unproven.",
+        "patterns": (r"gives the same outputs for every input",),
+    },
+    {
         "id": "no-tensor",
         "explanation": "forward returns nothing that a graph can hold",
         "remedy": "Return a tensor, or a tuple, list or dict of tensors.",

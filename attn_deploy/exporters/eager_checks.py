@@ -85,6 +85,20 @@ def checked_run(module: nn.Module, inputs: Sequence[TensorInput], example: tuple
     return first
 
 
+def refuse_constant(
+    module: nn.Module, inputs: Sequence[TensorInput], example: tuple[Tensor, ...], other: tuple[Tensor, ...], label: str
+) -> None:
+    """Refuse a model that gives the same outputs for two inputs: no comparison could tell a right file from a wrong one.
+
+    Raises:
+        ExportError: with the remedy.
+    """
+    first = flatten_outputs(run_eager(module, inputs, example, label))
+    second = flatten_outputs(run_eager(module, inputs, other, label))
+    if all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(first, second, strict=True)):
+        _refuse(label, "constant-output", Place())
+
+
 def _same(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and (torch.equal(a, b) or bool(a.is_floating_point() and a.isnan().any()))
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from attn_deploy.diagnose.rules import explain
 from attn_deploy.errors import AttnDeployError, DynamicAxisError, ExportError, GraphError, OpsetError, ParityError
+from attn_deploy.exporters.eager_checks import refuse_constant
 from attn_deploy.exporters.finish import normalise, stamp
 from attn_deploy.exporters.options import DEFAULT_OPSET, DYNAMO_MIN_OPSET, ExportOptions
 from attn_deploy.exporters.prepare import PreparedModel, prepare
@@ -138,6 +139,10 @@ def export_prepared(
 
 def _first_good(prepared: PreparedModel, options: ExportOptions, tell: Progress) -> tuple[_Candidate, str]:
     """Try the exporters in order; what the first good one is, and why."""
+    if options.verify:
+        refuse_constant(
+            prepared.original, prepared.inputs, prepared.example(), prepared.example(seed=1), prepared.label
+        )
     failures: list[tuple[str, AttnDeployError]] = []
     order = options.exporter_order()
     for name in order:

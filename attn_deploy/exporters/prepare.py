@@ -24,6 +24,7 @@ from attn_deploy.exporters.rewrite import rewrite as rewrite_model
 from attn_deploy.fusing import fuse_with_report
 from attn_deploy.inputs import TensorInput, dynamic_symbols, example_arrays, symbols_of, verification_sizes
 from attn_deploy.models import ResolvedModel, resolve, resolve_module
+from attn_deploy.packages import is_trained
 from attn_deploy.parity.reference import EagerReference
 from attn_deploy.runtimes.eager import flatten_outputs, output_names
 from attn_deploy.weights import enliven
@@ -79,9 +80,9 @@ class PreparedModel:
             self._findings = examine(self.module, [self.example(s) for s in sizes])
         return self._findings
 
-    def example(self, sizes: Mapping[str, int] | None = None) -> tuple[Tensor, ...]:
+    def example(self, sizes: Mapping[str, int] | None = None, *, seed: int = 0) -> tuple[Tensor, ...]:
         """Input tensors at the traced sizes, or at others."""
-        return tuple(torch.from_numpy(a) for a in example_arrays(self.inputs, sizes).values())
+        return tuple(torch.from_numpy(a) for a in example_arrays(self.inputs, sizes, seed).values())
 
 
 def prepare(
@@ -192,7 +193,8 @@ def _made(name: str, arguments: Mapping[str, Any] | None, seed: int, *, fresh: b
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         resolved = resolve(name, arguments)
-    if resolved.spec is not None and fresh:
+    package = resolved.name.package is not None and not is_trained(resolved.arguments)
+    if fresh and (resolved.spec is not None or package):
         enliven(resolved.module, seed)
     return resolved
 

@@ -1,0 +1,79 @@
+"""``attn-deploy train-table``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attn_deploy.cli.completion import complete_model
+
+if TYPE_CHECKING:
+    from attn_deploy.training.run import TrainProgress
+
+
+def train_table(
+    backbone: Annotated[
+        str, typer.Option(help="What the modules are put into.", autocompletion=complete_model)
+    ] = "resnet20",
+    models: Annotated[str, typer.Option(help="Modules, separated by commas, or all.")] = "all",
+    dataset: Annotated[str, typer.Option(help="cifar10, digits or folder.")] = "cifar10",
+    epochs: Annotated[int | None, typer.Option(help="Of each run. Default: the recipe's.")] = None,
+    seeds: Annotated[int, typer.Option(help="Runs of each module, with seeds 0, 1, ...")] = 1,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder. Default: runs/train-table/BACKBONE-DATASET.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the table in that folder.")] = False,
+    shard: Annotated[str, typer.Option(help="2/4 for the second of four machines.")] = "1/1",
+    only_report: Annotated[
+        bool, typer.Option("--only-report", help="Run nothing; write the pages of what is there.")
+    ] = False,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Of the CPU.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where the images are.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary on standard output.")] = False,
+) -> None:
+    """Train one backbone with every module in turn: accuracy, cost, and what export and int8 change.
+
+    It may be stopped at any moment and goes on with --resume. Pages: table.md and table.html in its folder.
+
+    \b
+    Examples:
+      attn-deploy train-table --backbone resnet20 --models all --epochs 30 --seeds 3
+      attn-deploy train-table --backbone resnet8 --models se,eca,cbam --epochs 6 --resume
+      attn-deploy train-table --backbone resnet8 --models se,eca --dataset digits --only-report
+    """
+    from attn_deploy.bench.parse import parse_words
+    from attn_deploy.report.console import step_bar
+    from attn_deploy.report.train_table import table_markdown, write_pages
+    from attn_deploy.training.recipe import recipe_for
+    from attn_deploy.training.table import default_folder, make_plan, parse_shard
+    from attn_deploy.training.table import train_table as make_table
+
+    folder = output or default_folder(backbone, dataset)
+    plan = make_plan(
+        backbone, parse_words(models, "--models"), dataset, recipe_for(dataset, epochs=epochs), seeds, data_dir
+    )
+    with step_bar("training") as bar:
+        words = [""]
+
+        def show(at: TrainProgress) -> None:
+            bar(at.step, at.steps, f"{words[0]}: epoch {at.epoch} of {at.epochs}")
+
+        summary = make_table(
+            folder,
+            plan,
+            resume=resume,
+            shard=parse_shard(shard),
+            only_report=only_report,
+            device=device,
+            threads=threads,
+            data_dir=data_dir,
+            progress=show,
+            tell=lambda text: words.__setitem__(0, text),
+            seen=lambda found: write_pages(found, folder),
+        )
+    typer.echo(json.dumps(summary.to_dict(), indent=1) if as_json else table_markdown(summary), nl=False)
+    typer.echo(f"{folder}/table.md, {folder}/table.html", err=True)

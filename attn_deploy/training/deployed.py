@@ -1,0 +1,145 @@
+"""What a trained model is worth after export: the same images in ONNX Runtime, its latency there, and after int8."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from attn_deploy.accuracy.evaluate import evaluate
+from attn_deploy.bench.options import BenchOptions
+from attn_deploy.bench.profiler import profile
+from attn_deploy.data import ImageSet, load_dataset
+from attn_deploy.errors import CheckpointError, ExportError
+from attn_deploy.exporters.pipeline import export
+from attn_deploy.files import sha256_of, write_atomic
+
+SCHEMA_VERSION = 1
+CALIBRATION_IMAGES = 512
+QUANTIZER = "attn_deploy.graph.quantize"
+
+# From a float file to an int8 file, with normalised images to calibrate on.
+Quantizer = Callable[[Path, Path, ImageSet], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """One file in ONNX Runtime on the CPU.
+
+    Attributes:
+        precision: fp32 or int8.
+        correct, images: right answers on the test images; ``same`` answers that are those of PyTorch.
+        p50_ms: median latency of one image, with its 95 % interval ``low_ms`` to ``high_ms``; one thread.
+        busy: load of the machine when it was measured, where other work ran.
+        sha256: of the file.
+    """
+
+    precision: str
+    correct: int
+    images: int
+    same: int
+    p50_ms: float
+    low_ms: float
+    high_ms: float
+    busy: float | None
+    sha256: str
+
+    @property
+    def top1(self) -> float:
+        """Share of right answers."""
+        return self.correct / self.images
+
+
+def find_quantizer() -> Quantizer | None:
+    """What makes int8 files, in a version that has it: the one place where the table learns that it can."""
+    if importlib.util.find_spec(QUANTIZER) is None:
+        return None
+    found: Quantizer | None = getattr(importlib.import_module(QUANTIZER), "quantize_for_images", None)
+    return found
+
+
+def measure_deployed(
+    run: Path,
+    *,
+    data_dir: Path | str | None = None,
+    seconds: float = 1.0,
+    tell: Callable[[str], None] = lambda _: None,
+) -> tuple[Deployed, ...]:
+    """The finished run exported and measured: fp32, and int8 where that can be made.
+
+    Raises:
+        CheckpointError: if the run is not finished.
+        ExportError, ParityError: if the file is wrong.
+    """
+    with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
+        path = Path(folder) / "model.onnx"
+        tell(f"exporting {run.name}")
+        export(str(run / "model.safetensors"), path)
+        found = [_measured(run, path, "fp32", data_dir, seconds, tell)]
+        quantizer = find_quantizer()
+        if quantizer is not None:
+            from attn_deploy.names import parse_name
+            from attn_deploy.trained import load_trained
+
+            trained = load_trained(parse_name(str(run / "model.safetensors")))
+            images = trained.prepared(load_dataset(trained.dataset, "train", data_dir=data_dir))
+            small = Path(folder) / "model-int8.onnx"
+            tell(f"quantizing {run.name}")
+            quantizer(path, small, images.balanced_sample(min(CALIBRATION_IMAGES, len(images))))
+            found.append(_measured(run, small, "int8", data_dir, seconds, tell))
+    return tuple(found)
+
+
+def _measured(
+    run: Path, path: Path, precision: str, data_dir: Path | str | None, seconds: float, tell: Callable[[str], None]
+) -> Deployed:
+    eager = run / "model.safetensors"
+    dataset = json.loads((run / "record.json").read_text(encoding="utf-8"))["dataset"]["name"]
+    result = evaluate(path, dataset=dataset, reference=eager, data_dir=data_dir, threads=1, progress=tell)[0]
+    size = tuple(result.dataset["size"])
+    tell(f"timing {run.name}")
+    options = BenchOptions(min_seconds=seconds, max_seconds=max(20.0, 5 * seconds), threads=1)
+    record = profile(path, runtimes=("ort-cpu",), batch=(1,), size=(size[0], size[1]), options=options)
+    row = record.row("ort-cpu")
+    if row.latency is None or result.agreement is None:
+        raise ExportError(f"{run}: the exported file could not be timed: {row.reason}.")
+    interval = row.latency.median_interval_ms(options.confidence, options.seed)
+    return Deployed(
+        precision=precision,
+        correct=result.correct,
+        images=result.count,
+        same=result.agreement.same,
+        p50_ms=row.latency.p50_ms,
+        low_ms=interval.low,
+        high_ms=interval.high,
+        busy=record.environment.load_average if record.environment.busy else None,
+        sha256=sha256_of(path),
+    )
+
+
+def write_deployed(path: Path, found: tuple[Deployed, ...], environment: Mapping[str, Any]) -> None:
+    """Keep measurements, whole or not at all."""
+    data = {"schema_version": SCHEMA_VERSION, "files": [asdict(f) for f in found], "environment": environment}
+    write_atomic(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+def read_deployed(path: Path) -> tuple[Deployed, ...]:
+    """What `write_deployed` wrote; nothing where there is no such file.
+
+    Raises:
+        CheckpointError: if it cannot be read.
+    """
+    if not path.exists():
+        return ()
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["schema_version"] != SCHEMA_VERSION:
+            raise CheckpointError(f"{path} has schema version {data['schema_version']}; remove it to measure again.")
+        return tuple(Deployed(**{f.name: entry[f.name] for f in fields(Deployed)}) for entry in data["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); remove it to measure again.") from error

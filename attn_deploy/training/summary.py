@@ -1,0 +1,161 @@
+"""The rows of a training table from the records of its runs; everything that is computed for the pages is computed here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attn_deploy.accuracy.metrics import mean_and_spread
+from attn_deploy.errors import CheckpointError
+from attn_deploy.training.checkpoint import RunFolder
+from attn_deploy.training.deployed import Deployed, read_deployed
+from attn_deploy.training.record import TrainingRecord
+
+if TYPE_CHECKING:
+    from attn_deploy.training.table import TablePlan
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableRow:
+    """One module.
+
+    Attributes:
+        module: its name, or ``none``; ``model`` the whole name.
+        top1: of each finished seed; ``mean`` of them, ``spread`` their standard deviation (None for one seed).
+        parameters, macs: of the model; MACs at batch 1, 32x32.
+        seconds: mean training time of the finished runs; ``device`` where they ran.
+        fp32, int8: the exported file in ONNX Runtime; None where not measured.
+        reason: why there is no number, where the module does not fit or its training failed.
+        progress: epochs done of a run that has begun and is not finished.
+        on_front: no other row is as accurate and faster, or as fast and more accurate.
+    """
+
+    module: str
+    model: str
+    top1: tuple[float, ...] = ()
+    mean: float | None = None
+    spread: float | None = None
+    parameters: int | None = None
+    macs: int | None = None
+    seconds: float | None = None
+    device: str | None = None
+    fp32: Deployed | None = None
+    int8: Deployed | None = None
+    reason: str | None = None
+    progress: str | None = None
+    on_front: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableSummary:
+    """A table, finished or not.
+
+    Attributes:
+        plan: what it is of, as data.
+        rows: in the order of the plan.
+        environments: processor and software of the runs, each once.
+        busy: the highest load under which a latency was measured; None where the machine was idle.
+    """
+
+    plan: dict[str, Any]
+    rows: tuple[TableRow, ...]
+    environments: tuple[str, ...]
+    busy: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+
+
+def summarise(root: Path, plan: TablePlan) -> TableSummary:
+    """The rows from what is in the folder.
+
+    Raises:
+        CheckpointError: if a record cannot be read.
+    """
+    environments: dict[str, None] = {}
+    rows = [_row(root, plan, module, environments) for module in plan.modules]
+    front = pareto_front([(r.fp32.p50_ms, r.mean) if r.fp32 and r.mean is not None else None for r in rows])
+    marked = [_marked(row, index in front) for index, row in enumerate(rows)]
+    busy = [f.busy for r in marked for f in (r.fp32, r.int8) if f is not None and f.busy is not None]
+    return TableSummary(
+        plan=plan.to_dict(),
+        rows=tuple(marked),
+        environments=tuple(environments),
+        busy=max(busy) if busy else None,
+    )
+
+
+def pareto_front(points: Sequence[tuple[float, float] | None]) -> set[int]:
+    """Indices of the points (cost, value) that no other point beats: at most its cost, at least its value, and not both equal."""
+    known = [(i, p) for i, p in enumerate(points) if p is not None]
+    return {
+        i
+        for i, (cost, value) in known
+        if not any(c <= cost and v >= value and (c, v) != (cost, value) for _, (c, v) in known)
+    }
+
+
+def _row(root: Path, plan: TablePlan, module: str, environments: dict[str, None]) -> TableRow:
+    model = plan.name(module)
+    finished: list[TrainingRecord] = []
+    progress: str | None = None
+    reason: str | None = None
+    for seed in range(plan.seeds):
+        run = plan.folder(root, module, seed)
+        if (run / "refused.json").exists():
+            reason = _reason(run / "refused.json")
+        folder = RunFolder(run)
+        if not folder.begun:
+            continue
+        record = TrainingRecord.from_dict(folder.read_record())
+        environments[_software(record)] = None
+        if record.finished:
+            finished.append(record)
+        else:
+            progress = f"seed {seed}: {len(record.history)} of {record.recipe.epochs} epochs"
+    if not finished:
+        return TableRow(module=module, model=model, reason=reason, progress=progress)
+    from attn_deploy.catalog import count_macs
+
+    top1 = tuple(float((r.test or {})["top1"]) for r in finished)
+    mean, spread = mean_and_spread(top1)
+    files = {f.precision: f for f in read_deployed(plan.folder(root, module, 0) / "deployed.json")}
+    return TableRow(
+        module=module,
+        model=model,
+        top1=top1,
+        mean=mean,
+        spread=spread,
+        parameters=finished[0].parameters,
+        macs=count_macs(model),
+        seconds=sum(r.seconds for r in finished) / len(finished),
+        device=finished[0].device,
+        fp32=files.get("fp32"),
+        int8=files.get("int8"),
+        reason=reason,
+        progress=progress,
+    )
+
+
+def _marked(row: TableRow, on_front: bool) -> TableRow:
+    return replace(row, on_front=on_front) if on_front else row
+
+
+def _reason(path: Path) -> str:
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["reason"])
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); remove it to try the row again.") from error
+
+
+def _software(record: TrainingRecord) -> str:
+    found = record.environment
+    packages = found.get("packages", {})
+    where = record.device if record.device != "cpu" else f"{found.get('cpu')}, {record.threads} thread(s)"
+    return f"{where}; torch {packages.get('torch')}, onnxruntime {packages.get('onnxruntime', 'not installed')}"

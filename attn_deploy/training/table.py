@@ -1,0 +1,299 @@
+"""`attn-deploy train-table`: one backbone with every module in turn, trained alike, tested, exported and timed.
+
+    DIR/table.json            what the table is of
+    DIR/resnet8-se-s0/        a training run (see `attn_deploy.training.checkpoint`)
+    DIR/resnet8-se-s0/deployed.json
+    DIR/resnet8-pyconv-s0/refused.json     why a module has no number
+    DIR/summary.json
+
+Every piece is whole or not there, so the whole can be stopped at any moment; shards write to the same folder, or to
+folders that are put together afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from attn_deploy import registry
+from attn_deploy.bench.environment import describe_environment
+from attn_deploy.data import load_dataset
+from attn_deploy.errors import (
+    AttnDeployError,
+    CheckpointError,
+    ExportError,
+    GraphError,
+    InvalidRequestError,
+    ParityError,
+    PrecisionError,
+    TrainingError,
+)
+from attn_deploy.files import write_atomic
+from attn_deploy.models import resolve
+from attn_deploy.training.checkpoint import RunFolder
+from attn_deploy.training.deployed import measure_deployed, write_deployed
+from attn_deploy.training.recipe import Recipe
+from attn_deploy.training.record import TrainingRecord
+from attn_deploy.training.run import RUNS, TrainProgress, train
+from attn_deploy.training.summary import TableSummary, summarise
+
+SCHEMA_VERSION = 1
+PLAN, SUMMARY, DEPLOYED, REFUSED = "table.json", "summary.json", "deployed.json", "refused.json"
+PLAIN = "none"  # the backbone with nothing in its slots: always the first row
+FAMILIES = ("attention", "convolution", "context", "fusion")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TablePlan:
+    """What a table is of.
+
+    Attributes:
+        backbone: its name, with arguments where it has any.
+        modules: what is put into its slots, the plain backbone first.
+        dataset: cifar10, digits or folder.
+        source: what its training images are, in the words of the set.
+        recipe: how all are trained.
+        seeds: 0 to this number - 1.
+    """
+
+    backbone: str
+    modules: tuple[str, ...]
+    dataset: str
+    source: str
+    recipe: Recipe
+    seeds: int
+
+    def name(self, module: str) -> str:
+        """The model of a row."""
+        return self.backbone if module == PLAIN else f"{self.backbone}+{module}"
+
+    def folder(self, root: Path, module: str, seed: int) -> Path:
+        """Where a run stands."""
+        from attn_deploy.names import parse_name
+
+        return root / f"{parse_name(self.name(module)).stem}-s{seed}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "backbone": self.backbone,
+            "modules": list(self.modules),
+            "dataset": self.dataset,
+            "source": self.source,
+            "recipe": self.recipe.to_dict(),
+            "seeds": self.seeds,
+        }
+
+    @classmethod
+    def read(cls, root: Path) -> TablePlan:
+        """The plan of a folder.
+
+        Raises:
+            CheckpointError: if there is none, or it cannot be read.
+        """
+        path = root / PLAN
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            if data["schema_version"] != SCHEMA_VERSION:
+                raise CheckpointError(
+                    f"{path} has schema version {data['schema_version']}; this reads {SCHEMA_VERSION}."
+                )
+            return cls(
+                backbone=data["backbone"],
+                modules=tuple(data["modules"]),
+                dataset=data["dataset"],
+                source=data["source"],
+                recipe=Recipe.from_dict(data["recipe"]),
+                seeds=data["seeds"],
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} is not the plan of a table: {error}.") from error
+
+
+def default_folder(backbone: str, dataset: str) -> Path:
+    """Where a table stands when no folder is named."""
+    from attn_deploy.names import parse_name
+
+    return RUNS / "train-table" / f"{parse_name(backbone).stem}-{dataset}"
+
+
+def choose_modules(words: Sequence[str]) -> tuple[str, ...]:
+    """The modules of a table, the plain backbone first; ``all`` stands for every module that could fill a slot.
+
+    Raises:
+        UnknownModelError: if one is unknown.
+        InvalidRequestError: if one is a backbone.
+    """
+    chosen: list[str] = [PLAIN]
+    for word in words:
+        if word == "all":
+            chosen += [s.name for family in FAMILIES for s in registry.list_models(family)]
+        elif word != PLAIN:
+            spec = registry.get(word.partition(":")[0])
+            if spec.family == "backbone":
+                raise InvalidRequestError(f"{word!r} is a backbone; name modules, such as se,eca, or all.")
+            chosen.append(spec.name + word[len(word.partition(":")[0]) :])
+    return tuple(dict.fromkeys(chosen))
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """``2/4`` as the second of four.
+
+    Raises:
+        InvalidRequestError: if it cannot be read.
+    """
+    part, _, whole = text.partition("/")
+    if not (part.isdigit() and whole.isdigit() and 1 <= int(part) <= int(whole)):
+        raise InvalidRequestError(f"--shard {text!r} cannot be read; write 1/4 for the first of four.")
+    return int(part), int(whole)
+
+
+def train_table(
+    root: Path | str,
+    plan: TablePlan,
+    *,
+    resume: bool = False,
+    shard: tuple[int, int] = (1, 1),
+    only_report: bool = False,
+    device: str | None = None,
+    threads: int | None = None,
+    data_dir: Path | str | None = None,
+    progress: Callable[[TrainProgress], None] = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
+    seen: Callable[[TableSummary], None] = lambda _: None,
+) -> TableSummary:
+    """Train, test, export and time what is missing of a table, and summarise it.
+
+    A module that does not fit, or whose training comes to nothing, becomes a row with the reason; the others go on.
+
+    Args:
+        root: the table's folder.
+        plan: what the table is of.
+        resume: go on with the table in that folder.
+        shard: (k, n): of the rows, the k-th of every n.
+        only_report: run nothing; summarise what is there.
+        device: see `attn_deploy.train`.
+        threads: likewise; by default those that a run was begun with.
+        data_dir: likewise.
+        progress: called after each step of training.
+        tell: called with a few words between.
+        seen: called with the summary after each row.
+
+    Raises:
+        InvalidRequestError: if the folder holds another table, or holds this one and ``resume`` is not given.
+        DatasetError: if the images cannot be had.
+    """
+    folder = Path(root)
+    plan = _begin(folder, plan, resume or only_report)
+    if not only_report:
+        for index, module in enumerate(plan.modules):
+            if index % shard[1] == shard[0] - 1:
+                _row(folder, plan, module, device, threads, data_dir, progress, tell)
+                seen(summarise(folder, plan))
+    summary = summarise(folder, plan)
+    write_atomic(folder / SUMMARY, json.dumps(summary.to_dict(), indent=1, allow_nan=False) + "\n")
+    seen(summary)
+    return summary
+
+
+def make_plan(
+    backbone: str, modules: Sequence[str], dataset: str, recipe: Recipe, seeds: int, data_dir: Path | str | None = None
+) -> TablePlan:
+    """A plan, checked: the backbone exists, the modules exist, the images can be had.
+
+    Raises:
+        InvalidRequestError: if the backbone is none, or there are no seeds.
+        DatasetError: if the images cannot be had.
+    """
+    spec = resolve(backbone).spec
+    if spec is None or spec.family != "backbone" or "+" in backbone:
+        raise InvalidRequestError(f"{backbone!r} is not a backbone; `attn-deploy list --family backbone` shows all.")
+    if seeds < 1:
+        raise InvalidRequestError(f"seeds is {seeds}; it must be at least 1.")
+    source = load_dataset(dataset, "test", data_dir=data_dir).source
+    return TablePlan(
+        backbone=backbone,
+        modules=choose_modules(modules),
+        dataset=dataset,
+        source=source,
+        recipe=recipe,
+        seeds=seeds,
+    )
+
+
+def _begin(folder: Path, plan: TablePlan, resume: bool) -> TablePlan:
+    """The plan that holds from now on: a table may grow by modules and seeds, and changes in nothing else."""
+    if (folder / PLAN).exists():
+        if not resume:
+            raise InvalidRequestError(f"{folder} holds a table already; go on with --resume, or choose another folder.")
+        found = TablePlan.read(folder)
+        for name in ("backbone", "dataset", "source", "recipe"):
+            was, now = getattr(found, name), getattr(plan, name)
+            if was != now:
+                raise InvalidRequestError(f"{folder} holds a table with {name} {was}, and {now} was asked for.")
+        plan = replace(
+            plan, modules=tuple(dict.fromkeys((*found.modules, *plan.modules))), seeds=max(found.seeds, plan.seeds)
+        )
+        if plan == found:
+            return plan
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / PLAN, json.dumps(plan.to_dict(), indent=1) + "\n")
+    return plan
+
+
+def _row(
+    root: Path,
+    plan: TablePlan,
+    module: str,
+    device: str | None,
+    threads: int | None,
+    data_dir: Path | str | None,
+    progress: Callable[[TrainProgress], None],
+    tell: Callable[[str], None],
+) -> None:
+    name = plan.name(module)
+    for seed in range(plan.seeds):
+        run = plan.folder(root, module, seed)
+        if (run / REFUSED).exists():
+            return
+        tell(f"{name}, seed {seed}")
+        try:
+            resolve(name)
+        except InvalidRequestError as error:
+            _refuse(run, name, error)
+            return
+        try:
+            train(
+                name,
+                dataset=plan.dataset,
+                recipe=plan.recipe,
+                seed=seed,
+                device=device,
+                threads=threads if threads is not None else _threads_of(run),
+                output=run,
+                resume=True,
+                data_dir=data_dir,
+                progress=progress,
+                tell=tell,
+            )
+            if seed == 0 and not (run / DEPLOYED).exists():
+                found = measure_deployed(run, data_dir=data_dir, tell=tell)
+                write_deployed(run / DEPLOYED, found, describe_environment().to_dict())
+        except (TrainingError, ExportError, ParityError, GraphError, PrecisionError) as error:
+            _refuse(run, name, error)
+            return
+
+
+def _threads_of(run: Path) -> int | None:
+    """Those that a run was begun with: with others it could not go on."""
+    folder = RunFolder(run)
+    return TrainingRecord.from_dict(folder.read_record()).threads if folder.begun else None
+
+
+def _refuse(run: Path, name: str, error: AttnDeployError) -> None:
+    run.mkdir(parents=True, exist_ok=True)
+    write_atomic(run / REFUSED, json.dumps({"model": name, "reason": str(error)}, indent=1) + "\n")

@@ -1,0 +1,231 @@
+"""The training table: rows, shards, stopping, refusals, and the pages. A few steps of the smallest network."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from attn_deploy.cli import app
+from attn_deploy.data import load_dataset
+from attn_deploy.errors import CheckpointError, DatasetError, InvalidRequestError, UnknownModelError
+from attn_deploy.report.train_table import table_html, table_markdown, write_pages
+from attn_deploy.training import deployed, table
+from attn_deploy.training.deployed import Deployed
+from attn_deploy.training.recipe import recipe_for
+from attn_deploy.training.summary import TableRow, pareto_front, summarise
+from attn_deploy.training.table import choose_modules, make_plan, parse_shard, train_table
+
+RECIPE = recipe_for("digits", epochs=1, batch=64)
+IMAGES = {"train": 256, "test": 60}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_images():
+    """The first images of the digits, for every part that loads them; and short measurements."""
+
+    def few(name, split="test", **options):
+        found = load_dataset(name, split, **options)
+        return found.head(IMAGES[split]) if name == "digits" else found
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("training.run", "accuracy.evaluate", "training.deployed", "training.table"):
+            patch.setattr(f"attn_deploy.{module}.load_dataset", few)
+        patch.setattr(table, "measure_deployed", functools.partial(deployed.measure_deployed, seconds=0.05))
+        yield
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return make_plan("resnet8", ("eca", "pyconv"), "digits", RECIPE, seeds=2)
+
+
+@pytest.fixture(scope="module")
+def made(plan, tmp_path_factory):
+    """A table in two shards, and its summaries after each."""
+    root = tmp_path_factory.mktemp("table")
+    first = train_table(root, plan, shard=(1, 2), threads=1)
+    second = train_table(root, plan, shard=(2, 2), resume=True)
+    return root, first, second
+
+
+def test_shards_fill_the_table(made):
+    _, first, second = made
+    assert [r.module for r in first.rows] == ["none", "eca", "pyconv"]
+    assert [r.mean is not None for r in first.rows] == [True, False, False]
+    assert [r.mean is not None for r in second.rows] == [True, True, False]
+    row = second.rows[1]
+    assert (row.model, len(row.top1), row.parameters) == ("resnet8+eca", 2, 75_299)
+    assert row.mean == pytest.approx(sum(row.top1) / 2)
+    assert row.spread == pytest.approx(abs(row.top1[0] - row.top1[1]) / 2**0.5)
+    assert row.fp32.images == 60
+    assert row.fp32.same == 60, "the exported file gives other answers than PyTorch"
+    assert row.fp32.top1 == pytest.approx(row.top1[0])
+    assert 0 < row.fp32.low_ms <= row.fp32.p50_ms <= row.fp32.high_ms
+    assert row.int8 is None
+    assert row.macs > second.rows[0].macs > 1e6
+    assert "out_channels must be a multiple of groups" in second.rows[2].reason
+
+
+def test_a_finished_table_runs_nothing(made, plan, monkeypatch):
+    root, _, second = made
+
+    def never(*args, **kwargs):
+        raise AssertionError("a finished row was measured again")
+
+    monkeypatch.setattr(table, "measure_deployed", never)
+    before = {p: p.stat().st_mtime_ns for p in root.rglob("*.safetensors")}
+    assert train_table(root, plan, resume=True) == second
+    assert {p: p.stat().st_mtime_ns for p in root.rglob("*.safetensors")} == before
+    assert json.loads((root / "summary.json").read_text())["rows"][1]["module"] == "eca"
+
+
+def test_a_table_that_is_stopped_goes_on(plan, tmp_path, monkeypatch):
+    class Stopped(BaseException):
+        pass
+
+    def seen(at):
+        if at.step == 3:
+            raise Stopped
+
+    small = replace(plan, modules=("none",), seeds=1)
+    monkeypatch.setattr(table, "measure_deployed", lambda *a, **k: ())
+    with pytest.raises(Stopped):
+        train_table(tmp_path, small, progress=seen)
+    with pytest.raises(InvalidRequestError, match="holds a table already; go on with --resume"):
+        train_table(tmp_path, small)
+    assert train_table(tmp_path, small, only_report=True).rows[0].mean is None
+    assert train_table(tmp_path, small, resume=True).rows[0].mean is not None
+
+
+def test_a_table_may_grow_and_changes_in_nothing_else(made, plan):
+    root, _, _ = made
+    grown = train_table(root, replace(plan, modules=("none", "se")), only_report=True)
+    assert [r.module for r in grown.rows] == ["none", "eca", "pyconv", "se"]
+    assert grown.rows[3].mean is None
+    with pytest.raises(InvalidRequestError, match="holds a table with recipe"):
+        train_table(root, replace(plan, recipe=recipe_for("digits", epochs=9)), resume=True)
+    (root / "table.json").write_text(json.dumps(plan.to_dict()))
+
+
+def test_int8_is_measured_where_it_can_be_made(made, monkeypatch, tmp_path):
+    root, _, second = made
+    assert deployed.find_quantizer() is None or callable(deployed.find_quantizer())
+    calibrated = []
+
+    def copy(source, target, images):
+        calibrated.append(len(images))
+        shutil.copy(source, target)
+
+    monkeypatch.setattr(deployed, "find_quantizer", lambda: copy)
+    found = deployed.measure_deployed(root / "resnet8-s0", seconds=0.05)
+    assert [f.precision for f in found] == ["fp32", "int8"]
+    assert calibrated == [256]
+    assert found[1].correct == found[0].correct == second.rows[0].fp32.correct
+    deployed.write_deployed(tmp_path / "d.json", found, {})
+    assert deployed.read_deployed(tmp_path / "d.json") == found
+    assert deployed.read_deployed(tmp_path / "none.json") == ()
+    (tmp_path / "d.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="remove it to measure again"):
+        deployed.read_deployed(tmp_path / "d.json")
+
+
+def test_pages(made, tmp_path):
+    _, first, second = made
+    text = table_markdown(second)
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + 3
+    assert "UCI handwritten digits" in text
+    assert "2 of 3 rows have numbers" in text
+    assert "| pyconv | does not fit | not measured |" in text
+    assert "- `resnet8+pyconv`: " in text
+    assert "60 of 60" in text
+    assert lines[2].count("not measured") == 2, "int8 has no number, and everything else has"
+    assert "| eca | not measured | not measured |" in table_markdown(first)
+    page = table_html(second)
+    assert page.count("<circle") == 2
+    assert "<polyline" in page
+    assert "<script" not in page
+    assert "<svg" not in table_html(first), "one point is no chart"
+    write_pages(second, tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["table.html", "table.md"]
+
+
+def test_names_are_escaped(made):
+    row = TableRow(module="<b>", model="x+<b>", reason="a < b & c")
+    page = table_html(replace(made[2], rows=(row,)))
+    assert "<b>" not in page
+    assert "a &lt; b &amp; c" in page
+
+
+def test_load_is_told(made):
+    busy = Deployed("fp32", 1, 2, 2, 1.0, 0.9, 1.1, 7.5, "0")
+    summary = replace(made[2], rows=(replace(made[2].rows[0], fp32=busy),), busy=7.5)
+    assert "load up to 7.5" in table_markdown(summary)
+    assert "load up to" not in table_markdown(replace(summary, busy=None))
+
+
+@given(st.lists(st.one_of(st.none(), st.tuples(st.integers(0, 5), st.integers(0, 5))), max_size=12))
+def test_the_front_holds_what_nothing_beats(points):
+    front = pareto_front([None if p is None else (float(p[0]), float(p[1])) for p in points])
+    for index, point in enumerate(points):
+        if point is None:
+            assert index not in front
+            continue
+        beaten = any(
+            q is not None and q[0] <= point[0] and q[1] >= point[1] and (q[0] < point[0] or q[1] > point[1])
+            for q in points
+        )
+        assert (index in front) == (not beaten)
+
+
+def test_words():
+    every = choose_modules(("all",))
+    assert every[0] == "none"
+    assert {"se", "ghostmodule", "psp"} <= set(every)
+    assert not {"resnet18", "mish"} & set(every)
+    assert choose_modules(("se", "SE", "sa", "none")) == ("none", "se", "shuffle_attention")
+    assert choose_modules(("se:reduction=8",)) == ("none", "se:reduction=8")
+    with pytest.raises(UnknownModelError):
+        choose_modules(("sse2",))
+    with pytest.raises(InvalidRequestError, match="'resnet18' is a backbone"):
+        choose_modules(("resnet18",))
+    assert parse_shard("2/4") == (2, 4)
+    for bad in ("0/4", "5/4", "1", "a/b"):
+        with pytest.raises(InvalidRequestError, match="write 1/4 for the first of four"):
+            parse_shard(bad)
+
+
+def test_plans_that_cannot_be(tmp_path):
+    with pytest.raises(InvalidRequestError, match="'se' is not a backbone"):
+        make_plan("se", ("eca",), "digits", RECIPE, 1)
+    with pytest.raises(InvalidRequestError, match=r"'resnet8\+se' is not a backbone"):
+        make_plan("resnet8+se", ("eca",), "digits", RECIPE, 1)
+    with pytest.raises(InvalidRequestError, match="seeds is 0"):
+        make_plan("resnet8", ("eca",), "digits", RECIPE, 0)
+    with pytest.raises(DatasetError):
+        make_plan("resnet8", ("eca",), "cifar10", RECIPE, 1, data_dir=tmp_path)
+    (tmp_path / "table.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="is not the plan of a table"):
+        table.TablePlan.read(tmp_path)
+
+
+def test_a_damaged_refusal_is_told(plan, tmp_path):
+    (tmp_path / "resnet8-s0").mkdir()
+    (tmp_path / "resnet8-s0" / "refused.json").write_text("{")
+    with pytest.raises(CheckpointError, match="remove it to try the row again"):
+        summarise(tmp_path, plan)
+
+
+def test_the_command_line(made):
+    root, _, _ = made
+    words = ["train-table", "--backbone", "resnet8", "--models", "eca,pyconv", "--dataset", "digits", "-o", str(root)]
+    other = CliRunner().invoke(app, [*words, "--only-report"])
+    assert other.exit_code == 2
+    assert "holds a table with recipe" in other.stderr
