@@ -67,7 +67,7 @@ def test_the_reason_of_a_red_cell_shows(tmp_path):
     assert count(opened, RED_SOFT) > count(closed, RED_SOFT) + 5000, "the reason stands on its own ground"
 
 
-USE = """<script>
+USE = """<script>{
 const seen = [], shown = () => seen.push(document.getElementById("shown").textContent), field = document.getElementById("search");
 const type = text => { field.value = text; field.dispatchEvent(new Event("input")); shown(); };
 const press = status => { document.querySelector(`#status [data-status="${status}"]`).click(); shown(); };
@@ -77,7 +77,7 @@ const red = document.querySelector("td .failed"), detail = document.getElementBy
 red.dispatchEvent(new MouseEvent("mouseover", {bubbles: true})); seen.push(detail.hidden ? "hidden" : detail.textContent);
 red.dispatchEvent(new MouseEvent("mouseout", {bubbles: true})); seen.push(detail.hidden ? "hidden" : detail.textContent);
 document.body.append(Object.assign(document.createElement("pre"), {id: "seen", textContent: JSON.stringify(seen)}));
-</script></body>"""
+}</script></body>"""
 
 
 @in_a_browser
