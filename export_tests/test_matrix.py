@@ -12,7 +12,8 @@ import torch
 from onnx import numpy_helper
 
 import attn_deploy
-from attn_deploy.errors import InvalidRequestError
+from attn_deploy.engine import builder
+from attn_deploy.errors import EngineBuildError, InvalidRequestError
 from attn_deploy.exporters import pipeline, translate
 from attn_deploy.exporters.prepare import prepare
 from attn_deploy.matrix import evaluate, keys
@@ -145,6 +146,18 @@ def test_a_runtime_that_is_not_installed_is_told(monkeypatch):
     assert cell.status == "passed"
     assert cell.check("engine").status == "skipped"
     assert "not installed" in cell.check("engine").detail
+
+
+def test_an_engine_that_cannot_be_built_is_a_red_cell(monkeypatch):
+    pytest.importorskip("tensorrt_rtx")
+
+    def refuses(*_, **__):
+        raise EngineBuildError("planted: no kernel.")
+
+    monkeypatch.setattr(builder, "build", refuses)
+    (cell,) = run(nets("Good", runtimes=("ort", "tensorrt-rtx"), engine_opset=17)).failures
+    assert (cell.failed_check, cell.kind, cell.reason) == ("engine", "EngineBuildError", "planted: no kernel.")
+    assert cell.check("parity").status == "passed"
 
 
 def test_an_engine_is_part_of_a_cell():
