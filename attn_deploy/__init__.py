@@ -17,7 +17,11 @@ _PUBLIC = {
     "AttnDeployError": "attn_deploy.errors",
     "EngineArtifact": "attn_deploy.engine.artifact",
     "ExportOptions": "attn_deploy.exporters.options",
+    "MatrixDiff": "attn_deploy.matrix.diff",
+    "MatrixOptions": "attn_deploy.matrix.options",
+    "MatrixRecord": "attn_deploy.matrix.record",
     "ModelSpec": "attn_deploy.registry",
+    "LintReport": "attn_deploy.linting",
     "OnnxArtifact": "attn_deploy.graph.artifact",
     "ParityReport": "attn_deploy.parity.report",
     "ProfileRecord": "attn_deploy.bench.record",
@@ -26,12 +30,18 @@ _PUBLIC = {
     "convert": "attn_deploy.conversion",
     "create": "attn_deploy.models",
     "evaluate": "attn_deploy.accuracy.evaluate",
+    "explain": "attn_deploy.diagnose.rules",
     "export": "attn_deploy.exporters.pipeline",
+    "fold_bn": "attn_deploy.fusing",
     "fuse": "attn_deploy.fusing",
+    "fuse_conv_bn": "attn_deploy.ops",
+    "fuse_with_report": "attn_deploy.fusing",
+    "lint": "attn_deploy.linting",
     "list_models": "attn_deploy.registry",
     "load_official_state_dict": "attn_deploy.official",
     "profile": "attn_deploy.bench.profiler",
     "register": "attn_deploy.registry",
+    "run_matrix": "attn_deploy.matrix.run",
     "simplify": "attn_deploy.conversion",
     "train": "attn_deploy.training.run",
     "verify": "attn_deploy.parity.verify",
@@ -46,15 +56,25 @@ if TYPE_CHECKING:
     from attn_deploy.bench.record import ProfileRecord as ProfileRecord
     from attn_deploy.conversion import convert as convert
     from attn_deploy.conversion import simplify as simplify
+    from attn_deploy.diagnose.rules import explain as explain
     from attn_deploy.engine.artifact import EngineArtifact as EngineArtifact
     from attn_deploy.engine.builder import build as build
     from attn_deploy.errors import AttnDeployError as AttnDeployError
     from attn_deploy.exporters.options import ExportOptions as ExportOptions
     from attn_deploy.exporters.pipeline import export as export
+    from attn_deploy.fusing import fold_bn as fold_bn
     from attn_deploy.fusing import fuse as fuse
+    from attn_deploy.fusing import fuse_with_report as fuse_with_report
     from attn_deploy.graph.artifact import OnnxArtifact as OnnxArtifact
+    from attn_deploy.linting import LintReport as LintReport
+    from attn_deploy.linting import lint as lint
+    from attn_deploy.matrix.diff import MatrixDiff as MatrixDiff
+    from attn_deploy.matrix.options import MatrixOptions as MatrixOptions
+    from attn_deploy.matrix.record import MatrixRecord as MatrixRecord
+    from attn_deploy.matrix.run import run_matrix as run_matrix
     from attn_deploy.models import create as create
     from attn_deploy.official import load_official_state_dict as load_official_state_dict
+    from attn_deploy.ops import fuse_conv_bn as fuse_conv_bn
     from attn_deploy.parity.report import ParityReport as ParityReport
     from attn_deploy.parity.verify import verify as verify
     from attn_deploy.registry import ModelSpec as ModelSpec

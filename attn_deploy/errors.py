@@ -21,7 +21,8 @@
     └── MissingDependencyError    an optional package is not installed; the message names the pip extra
 
 A message says what happened with both values, where, and what to do. ``exit_code`` is what the command line returns:
-1 a check failed, 2 the request cannot be used, 3 something needed is not installed or no device is there.
+1 a check failed, 2 the request cannot be used, 3 something needed is not installed or no device is there. ``rule`` names
+the entry of `attn_deploy.diagnose.rules` that explains the failure, where one does.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ class AttnDeployError(Exception):
 
     exit_code = 1
 
-    def __init__(self, message: str, *, exit_code: int | None = None) -> None:
+    def __init__(self, message: str, *, exit_code: int | None = None, rule: str | None = None) -> None:
         super().__init__(message)
+        self.rule = rule
         if exit_code is not None:
             self.exit_code = exit_code
 

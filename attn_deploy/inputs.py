@@ -56,14 +56,16 @@ def symbols_of(dim: int | str) -> list[str]:
 
 def inputs_for_spec(spec: ModelSpec, settings: Mapping[str, Any]) -> tuple[TensorInput, ...]:
     """The concrete inputs of a registry entry under the given constructor arguments."""
-    sizes = {k: int(v) for k, v in spec.sizes.items()}
+    minimum = {k: evaluate(v, settings) for k, v in spec.minimum.items()}
+    multiple = {k: evaluate(v, settings) for k, v in spec.multiple.items()}
+    sizes = {k: _fitted(int(v), minimum.get(k, 1), multiple.get(k, 1)) for k, v in spec.sizes.items()}
     made = []
     for given in spec.inputs:
         for index in range(_count(given, settings)):
             values = {**settings, "i": index} if given.repeat else settings
             name = f"{given.name}{index}" if given.repeat else given.name
             dims = tuple(_with_arguments(d, values) if symbols_of(d) else evaluate(d, values) for d in given.shape)
-            made.append(TensorInput(name, dims, given.dtype, sizes, spec.minimum, spec.multiple))
+            made.append(TensorInput(name, dims, given.dtype, sizes, minimum, multiple))
     return tuple(made)
 
 
@@ -146,6 +148,13 @@ def parse_inputs(texts: Sequence[str]) -> tuple[TensorInput, ...]:
     return merge_axes(inputs)
 
 
+def parse_axes(text: str | None) -> tuple[str, ...] | None:
+    """The axes that a ``--dynamic`` option names: ``N,H,W``, or ``none``; None for what the model allows."""
+    if text is None:
+        return None
+    return () if text.strip().lower() in ("", "none") else tuple(a.strip() for a in text.split(","))
+
+
 def dynamic_symbols(
     inputs: Iterable[TensorInput], asked: Iterable[str], allowed: Iterable[str], owner: str
 ) -> tuple[str, ...]:
@@ -179,9 +188,11 @@ def dynamic_symbols(
 
 def fit_size(value: int, symbol: str, given: TensorInput) -> int:
     """``value`` raised to the symbol's minimum and rounded up to its multiple."""
-    value = max(value, given.minimum.get(symbol, 1))
-    step = given.multiple.get(symbol, 1)
-    return -(-value // step) * step
+    return _fitted(value, given.minimum.get(symbol, 1), given.multiple.get(symbol, 1))
+
+
+def _fitted(value: int, least: int, step: int) -> int:
+    return -(-max(value, least) // step) * step
 
 
 def bounds(symbol: str, given: TensorInput) -> tuple[int, int]:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,25 @@ Event = dict[str, Any]
 _CHILD = (
     "import sys; sys.path[:] = [p for p in sys.path if p]; from attn_deploy.isolate import serve; sys.exit(serve())"
 )
+
+
+_children: set[subprocess.Popen[bytes]] = set()
+_here: set[str] = set()
+
+
+def call_here(targets: Iterable[str]) -> None:
+    """From now on call these functions in this process, which is itself one that somebody ends when it hangs.
+
+    The start of a child costs more than simplifying most graphs; a worker that is expendable saves it.
+    """
+    _here.clear()
+    _here.update(targets)
+
+
+def end_children() -> None:
+    """Kill the children of this process; for a handler of the signal that ends it."""
+    for child in list(_children):
+        child.kill()
 
 
 def run_isolated(
@@ -57,6 +76,8 @@ def run_isolated(
         AttnDeployError: of the class that the child raised.
         WorkerError: if the child crashed, ran out of time, or raised anything else.
     """
+    if target in _here:
+        return _call_here(target, arguments, what=what, on_event=on_event)
     root = str(Path(__file__).resolve().parent.parent)
     environment = dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join(p for p in (root, environment.get("PYTHONPATH")) if p)
@@ -78,6 +99,7 @@ def run_isolated(
     ]
     for reader in readers:
         reader.start()
+    _children.add(child)
     deadline = time.monotonic() + timeout
     outcome: Event | None = None
     try:
@@ -102,6 +124,7 @@ def run_isolated(
     finally:
         if child.poll() is None:
             _end(child)
+        _children.discard(child)
         for reader in readers:
             reader.join(timeout=5)
         child.stdout.close()
@@ -114,6 +137,19 @@ def run_isolated(
     if isinstance(raised, type) and issubclass(raised, AttnDeployError):
         raise raised(outcome["message"], exit_code=outcome["exit_code"])
     raise WorkerError(f"{what} failed: {outcome['type']}: {outcome['message']}")
+
+
+def _call_here(
+    target: str, arguments: Mapping[str, Any], *, what: str, on_event: Callable[[Event], None] | None
+) -> Any:
+    module, _, name = target.partition(":")
+    function = getattr(importlib.import_module(module), name)
+    try:
+        return function(emit=on_event or (lambda _: None), **arguments)
+    except AttnDeployError:
+        raise
+    except Exception as error:
+        raise WorkerError(f"{what} failed: {type(error).__name__}: {error}") from error
 
 
 def _pump(stream: Any, put: Callable[[bytes | None], Any]) -> None:

@@ -20,6 +20,7 @@ from attn_deploy.fillers import ModuleFiller
 from attn_deploy.inputs import TensorInput, fit_size, inputs_for_spec
 from attn_deploy.inputs import parse_inputs as parse_inputs
 from attn_deploy.names import ModelName, parse_name
+from attn_deploy.packages import from_package
 from attn_deploy.registry import ModelSpec
 
 
@@ -33,7 +34,7 @@ class ResolvedModel:
         inputs: concrete inputs; None when only the user can say (a model of the user's, without ``--input``).
         outputs: output names, or None when they are not known before a run.
         dynamic: the axis symbols that may move.
-        spec: the registry entry of the base name; None for the user's own model, and for a trained one.
+        spec: the registry entry of the base name; None for the user's own model, those of packages and trained ones.
         arguments: constructor arguments in force.
     """
 
@@ -66,6 +67,7 @@ def resolve(name: str, arguments: Mapping[str, Any] | None = None) -> ResolvedMo
     Raises:
         UnknownModelError: if there is no such model.
         InvalidRequestError: if the name, an argument or a file cannot be used.
+        MissingDependencyError: if the model is of a package that is not installed.
         ExportError: if the user's own code fails while the model is made.
     """
     parsed = parse_name(name)
@@ -79,6 +81,9 @@ def resolve(name: str, arguments: Mapping[str, Any] | None = None) -> ResolvedMo
     if parsed.file is not None:
         module = _from_file(parsed, given)
         return ResolvedModel(parsed, module, None, None, registry.DEFAULT_DYNAMIC, None, given)
+    if parsed.package is not None:
+        module, taken = from_package(parsed, given)
+        return ResolvedModel(parsed, module, taken, None, registry.DEFAULT_DYNAMIC, None, given)
     spec = registry.get(parsed.base)
     settings = {**spec.reference, **given}
     filled = dict(settings)
@@ -94,10 +99,15 @@ def resolve(name: str, arguments: Mapping[str, Any] | None = None) -> ResolvedMo
         if parsed.stage is not None:
             settings["slot_stage"] = filled["slot_stage"] = parsed.stage
     module = _instantiate(spec, filled, name)
-    defaults = {p.name: p.default for p in _parameters(_load(spec))}
-    inputs = inputs_for_spec(spec, {**defaults, **settings})
+    inputs = inputs_for_spec(spec, {**_defaults(spec), **settings})
     model = ResolvedModel(parsed, module, inputs, spec.outputs, spec.dynamic, spec, settings)
-    return model if filler is None else _with_slot(model, filler)
+    return model if filler is None else _with_slot(model, registry.get(filler.name), parsed.slot_arguments)
+
+
+def resolve_module(module: nn.Module) -> ResolvedModel:
+    """A module of the user's as `resolve` gives it, under the name of its class."""
+    name = type(module).__name__
+    return ResolvedModel(ModelName(name, name), module, None, None, registry.DEFAULT_DYNAMIC, None)
 
 
 def slot_factory(name: str, arguments: Mapping[str, Any]) -> ModuleFiller:
@@ -109,16 +119,20 @@ def slot_factory(name: str, arguments: Mapping[str, Any]) -> ModuleFiller:
     return ModuleFiller(registry.get(name), arguments, _instantiate)
 
 
-def _with_slot(model: ResolvedModel, filler: ModuleFiller) -> ResolvedModel:
-    """The model with the limits that its slots put on the sizes and the axes that may move."""
-    inner = registry.get(filler.name)
+def _with_slot(model: ResolvedModel, inner: ModelSpec, arguments: Mapping[str, Any]) -> ResolvedModel:
+    """The model with the limits that the modules in its slots put on the sizes and the axes that may move."""
+    settings = {**_defaults(inner), **inner.reference, **arguments}
+    (limits,) = inputs_for_spec(inner, settings)
+    (halving,) = inputs_for_spec(inner, {**settings, "stride": 2}) if "stride" in settings else (limits,)
     stride = int(getattr(model.module, "slot_stride", 1))
 
-    def scaled(limits: Mapping[str, int], own: Mapping[str, int], given: TensorInput) -> dict[str, int]:
-        return {s: max(own.get(s, 1), n * stride if (n := limits.get(s, 1)) > 1 else 1) for s in given.symbols}
+    def scaled(kind: str, given: TensorInput) -> dict[str, int]:
+        """Limits at the last slot, and at the last one that halves the map, which sees it twice as large."""
+        known = [(1, getattr(given, kind)), (stride, getattr(limits, kind)), (stride // 2, getattr(halving, kind))]
+        return {s: max(n * by if (n := of.get(s, 1)) > 1 else 1 for by, of in known) for s in given.symbols}
 
     inputs = tuple(
-        replace(i, minimum=scaled(inner.minimum, i.minimum, i), multiple=scaled(inner.multiple, i.multiple, i))
+        replace(i, minimum=scaled("minimum", i), multiple=scaled("multiple", i))
         for i in model.inputs or ()
     )
     fitted = tuple(replace(i, sizes={s: fit_size(n, s, i) for s, n in i.sizes.items()}) for i in inputs)
@@ -133,6 +147,10 @@ def _load(spec: ModelSpec) -> type[nn.Module]:
     if not isinstance(found, type):
         raise InvalidRequestError(f"{spec.name}: {spec.target} is not a class.")
     return found
+
+
+def _defaults(spec: ModelSpec) -> dict[str, Any]:
+    return {p.name: p.default for p in _parameters(_load(spec))}
 
 
 def _parameters(cls: type) -> list[inspect.Parameter]:

@@ -6,6 +6,7 @@ resnet18                        a backbone;  resnet18:stem=imagenet,num_classes=
 resnet18+se:reduction=8         a module in every slot of a backbone
 resnet18+cbam@layer3            in one stage
 path/to/net.py:MyNet            the user's own class or factory
+timm:resnet50:num_classes=10    a model of an installed package, made by the package's own factory
 runs/resnet18-se-digits-s0      a trained model: the folder of a run, or its model.safetensors
 """
 
@@ -19,12 +20,15 @@ from typing import Any
 
 from attn_deploy.errors import InvalidRequestError
 
+PACKAGES = ("timm", "torchvision")
+
 
 @dataclass(frozen=True, slots=True)
 class ModelName:
     """A parsed name.
 
-    ``file`` is set for a user's own model, ``slot`` for a backbone with a module in it, ``checkpoint`` for a trained one.
+    ``file`` is set for a user's own model, ``package`` for one of an installed package, ``slot`` for a backbone with a
+    module in it, ``checkpoint`` for a trained one.
     """
 
     text: str
@@ -34,6 +38,7 @@ class ModelName:
     slot: str | None = None
     slot_arguments: dict[str, Any] = field(default_factory=dict)
     stage: str | None = None
+    package: str | None = None
     checkpoint: str | None = None
 
     @property
@@ -59,6 +64,10 @@ def parse_name(text: str) -> ModelName:
         return ModelName(text, file["base"], _arguments(file["arguments"], text), file=file["file"])
     if text.endswith(".py"):
         raise InvalidRequestError(f"{text!r} names a file but no class: write {text}:ClassName.")
+    packaged = re.fullmatch(rf"(?P<package>{'|'.join(PACKAGES)}):(?P<base>\w[\w./-]*)(?::(?P<arguments>.+))?", text)
+    if packaged:
+        arguments = _arguments(packaged["arguments"], text)
+        return ModelName(text, packaged["base"], arguments, package=packaged["package"])
     head, plus, tail = text.partition("+")
     base, arguments = _name_and_arguments(head, text)
     if not plus:
@@ -121,5 +130,5 @@ def _value(text: str) -> Any:
 def _malformed(text: str, why: str) -> InvalidRequestError:
     return InvalidRequestError(
         f"{text!r} cannot be read as a model name: {why}. "
-        "Examples: ghostmodule, ghostmodule:ratio=3, resnet18+se:reduction=8, resnet18+cbam@layer3, net.py:MyNet."
+        "Examples: ghostmodule, ghostmodule:ratio=3, resnet18+se:reduction=8, resnet18+cbam@layer3, net.py:MyNet, timm:resnet50."
     )

@@ -70,7 +70,9 @@ class ModelSpec:
         reference: constructor arguments of the reference configuration (64 channels), which ``create(name)`` makes.
         inputs: the inputs in order; ``outputs`` the output names.
         dynamic: axis symbols that may move in an exported file.
-        sizes: traced extent of each axis; ``minimum`` the least, ``multiple`` what it must be a multiple of.
+        sizes: traced extent of each axis, raised to what ``minimum`` and ``multiple`` allow.
+        minimum, multiple: the least extent of an axis, and what it must be a multiple of: integers, or expressions in
+            constructor arguments (``"stride"``).
         parameters: trainable scalars at the reference configuration (buffers are not counted).
         macs: multiply-accumulates of one forward pass at batch 1 and 32x32 (or the fixed size), as measured.
         paper, year, official, export, limits, deviations: from the module docstring's sections of those names.
@@ -87,8 +89,8 @@ class ModelSpec:
     outputs: tuple[str, ...] = ("y",)
     dynamic: tuple[str, ...] = DEFAULT_DYNAMIC
     sizes: Mapping[str, int] = field(default_factory=lambda: dict(DEFAULT_SIZES))
-    minimum: Mapping[str, int] = field(default_factory=dict)
-    multiple: Mapping[str, int] = field(default_factory=dict)
+    minimum: Mapping[str, int | str] = field(default_factory=dict)
+    multiple: Mapping[str, int | str] = field(default_factory=dict)
     parameters: int | None = None
     macs: int | None = None
     paper: str = ""
@@ -129,8 +131,8 @@ def register(
     outputs: Iterable[str] = ("y",),
     dynamic: Iterable[str] = DEFAULT_DYNAMIC,
     sizes: Mapping[str, int] | None = None,
-    minimum: Mapping[str, int] | None = None,
-    multiple: Mapping[str, int] | None = None,
+    minimum: Mapping[str, int | str] | None = None,
+    multiple: Mapping[str, int | str] | None = None,
     summary: str | None = None,
 ) -> Callable[[C], C]:
     """Class decorator that adds a model to the registry; stack it to register variants of one class.
@@ -145,8 +147,8 @@ def register(
         outputs: output names.
         dynamic: axis symbols that may move.
         sizes: traced extents that differ from batch 2 and 17x22.
-        minimum: least extent of an axis.
-        multiple: what an axis extent must be a multiple of.
+        minimum: least extent of an axis, a number or an expression in constructor arguments such as ``"stride"``.
+        multiple: what an axis extent must be a multiple of, likewise.
         summary: defaults to the first line of the class docstring; give one for each variant of a class.
 
     Raises:

@@ -4,7 +4,7 @@
 
 Both run in ONNX Runtime on one CPU thread at batch 1, on the same weights. The zoo's side is `attn_deploy.export` (fused,
 simplified); the other is the formulation in `benchmarks/plain`, exported by torch.onnx at the same opset and put through
-the same simplifier. Axes move in both files or in none: where the plain form does not survive moving axes, both are
+onnxsim, as its users do. Axes move in both files or in none: where the plain form does not survive moving axes, both are
 exported for the one size. Before anything is timed, both modules must agree in eager mode and both files with eager.
 Runs are interleaved; a speed-up is the median over rounds of the ratio of medians, with a bootstrap interval.
 

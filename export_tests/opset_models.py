@@ -156,4 +156,4 @@ def prepared(name: str) -> PreparedModel:
 @functools.cache
 def exported(name: str, exporter: str, opset: int) -> onnx.ModelProto:
     """The raw graph of an exporter, at one of the opsets it has operators for."""
-    return translate(prepared(name), exporter, opset).model
+    return translate(prepared(name), exporter, opset, native_attention=opset > 22).model

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from attn_deploy import create, fuse
-from attn_deploy.ops.bounded import bounded_softmax, gram_softmax
+from attn_deploy.ops.bounded import bounded_product_softmax, gram_softmax, half_range
 from attn_deploy.ops.unfold import Unfold
 
 from .helpers import as_tuple, randomize
@@ -112,19 +113,25 @@ def test_unfold_gathers_what_torch_does(kernel_size, stride, dilation, padding):
 
 
 @pytest.mark.parametrize("negate", [False, True])
-def test_gram_softmax_is_the_plain_one_and_stays_in_range(negate):
+@pytest.mark.parametrize("context", [nullcontext, half_range])
+def test_gram_softmax_is_the_plain_one_and_stays_in_range(negate, context):
     x = maps((2, 16, 9, 14))[0] * 0.3
     gram = x.flatten(2) @ x.flatten(2).transpose(1, 2)
     plain = (gram.amax(2, keepdim=True) - gram if negate else gram).softmax(2)
-    torch.testing.assert_close(gram_softmax(x, negate=negate), plain, rtol=1e-4, atol=1e-6)
+    with context():
+        torch.testing.assert_close(gram_softmax(x, negate=negate), plain, rtol=1e-4, atol=1e-6)
     large = torch.full((1, 16, 32, 32), 100.0, dtype=torch.float16)  # its Gram matrix holds 1e7
     assert torch.equal(gram_softmax(large, negate=negate), torch.full((1, 16, 16), 1 / 16, dtype=torch.float16))
 
 
-def test_bounded_softmax_takes_its_factors_after_the_maximum():
-    logits = maps((3, 7))[0]
-    torch.testing.assert_close(bounded_softmax(logits, 2.0, 5.0), (logits * 10).softmax(1))
-    assert torch.isfinite(bounded_softmax(torch.tensor([1e4, -1e4]).half(), 8.0, 30.0)).all()
+@pytest.mark.parametrize("context", [nullcontext, half_range])
+def test_softmax_of_a_product_is_the_plain_one_and_stays_in_range(context):
+    left, right = maps((2, 9, 40), (2, 40, 7))
+    with context():
+        got = bounded_product_softmax(left, right, 40)
+    torch.testing.assert_close(got, (left @ right).softmax(2), rtol=1e-4, atol=1e-6)
+    large = torch.full((1, 5, 40), 100.0, dtype=torch.float16)  # products of 4e5
+    assert torch.equal(bounded_product_softmax(large, large.transpose(1, 2), 40), torch.full((1, 5, 5), 0.2).half())
 
 
 # Plain restatements.

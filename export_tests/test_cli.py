@@ -166,8 +166,8 @@ BAD = {
     "unknown module": (["export", "ghostmodul"], 2, r"no model is called 'ghostmodul'; did you mean 'ghostmodule'"),
     "bad argument value": (["export", "se:reduction=900"], 2, "channels // reduction must be at least 1"),
     "unknown argument": (["export", "se:ratio=2"], 2, "no argument 'ratio'; it takes channels, reduction, bias"),
-    "opset 12": (["export", "se", "--opset", "12"], 2, "opset 12 is not supported: choose 13 to 22"),
-    "opset 99": (["export", "se", "--opset", "99"], 2, "opset 99 is not supported: choose 13 to 22"),
+    "opset 12": (["export", "se", "--opset", "12"], 2, "opset 12 is not supported: choose 13 to 25"),
+    "opset 99": (["export", "se", "--opset", "99"], 2, "opset 99 is not supported: choose 13 to 25"),
     "unknown exporter": (["export", "se", "--exporter", "fx"], 2, "exporter 'fx' is unknown"),
     "unknown axis": (["export", "se", "--dynamic", "Q"], 2, "axis 'Q' cannot be dynamic; those that can are N, H, W"),
     "missing folder": (["export", "se", "-o", "no/such/m.onnx"], 2, "folder 'no/such' does not exist"),
@@ -189,7 +189,14 @@ BAD = {
     ),
     "bound to its size": (["export", "models.py:BoundToItsSize", *OWN], 1, "--dynamic N"),
     "loops over the batch": (["export", "models.py:LoopsOverTheBatch", *OWN], 1, "axis N cannot be dynamic"),
-    "adaptive pooling": (["export", "models.py:AdaptivePool", *OWN], 1, "not the traced size"),
+    "adaptive pooling": (
+        ["export", "models.py:AdaptivePool", *OWN, "--no-rewrite"],
+        1,
+        "with the window of the traced",
+    ),
+    "native attention": (["export", "se", "--native-attention"], 2, "--native-attention needs opset 23 or above"),
+    "torchscript at 23": (["export", "se", "--opset", "23", "--exporter", "torchscript"], 2, "which ends at 22"),
+    "no checkpoint": (["export", "se", "--weights", "no.pth"], 2, "there is no checkpoint 'no.pth'"),
     "not ONNX": (["build", "models.onnx"], 2, "models.onnx"),
 }
 

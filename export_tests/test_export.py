@@ -57,7 +57,7 @@ def test_torchscript_exporter(spec, tmp_path):
 
 @pytest.mark.slow
 @every_model
-@pytest.mark.parametrize("opset", [13, 17, 20, 22])
+@pytest.mark.parametrize("opset", [13, 17, 20, 22, 23, 25])
 def test_torch_export_exporter_at_other_opsets(spec, opset, tmp_path):
     export_and_read_back(spec, tmp_path, opset, "dynamo", simplify=True)
 

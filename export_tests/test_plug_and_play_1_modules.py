@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import copy
+import json
+import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+import attn_deploy
 from attn_deploy import create, fuse, load_official_state_dict
 from attn_deploy.ops import cheaper_form, pad_same
 
@@ -232,6 +237,23 @@ def test_automatic_export_form_follows_the_stated_rule():
     assert cheaper_form(8, 512, 512, 3, 1) == "mix_kernels"  # eight times the work is too much
     assert create("condconv", kernel_size=1).experts.export_form == "mix_kernels"
     assert create("condconv", export_form="mix_outputs", kernel_size=1).experts.export_form == "mix_outputs"
+
+
+RECORDS = sorted((Path(attn_deploy.__file__).parent / "profiles" / "results").glob("*/expert-conv-forms.json"))
+
+
+def test_automatic_export_form_follows_the_measurements():
+    assert RECORDS, "the choice rests on a record of benchmarks/expert_conv_forms.py"
+    losses = []
+    for row in [row for path in RECORDS for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]:
+        kind, ins, outs, experts = re.fullmatch(r"(.*), (\d+) to (\d+), (\d+) experts", row["name"]).groups()
+        what, kernel = kind.rsplit(" ", 1)
+        groups = {"dense": 1, "depthwise": int(ins)}.get(what) or int(what.split()[0])
+        form = cheaper_form(int(experts), int(ins), int(outs), int(kernel.split("x")[0]), groups)
+        slower_by = row["speedup"]["speedup"]  # mix_kernels over mix_outputs
+        losses.append(max(1.0, slower_by if form == "mix_kernels" else 1 / slower_by))
+    assert max(losses) < 1.4, "no layer is much slower than it would be in the other form"
+    assert math.prod(losses) ** (1 / len(losses)) < 1.03
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])

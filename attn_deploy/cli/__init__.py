@@ -19,7 +19,9 @@ from attn_deploy.cli.doctor import doctor
 from attn_deploy.cli.evaluate import evaluate
 from attn_deploy.cli.export import export
 from attn_deploy.cli.info import info
+from attn_deploy.cli.lint import lint
 from attn_deploy.cli.list import list_
+from attn_deploy.cli.matrix import diff, matrix, merge
 from attn_deploy.cli.profile import profile
 from attn_deploy.cli.train import train
 from attn_deploy.cli.train_table import train_table
@@ -80,8 +82,10 @@ def _root(
       attn-deploy export ghostmodule --opset 17
       attn-deploy export resnet18+cbam@layer3 -o resnet18-cbam.onnx
       attn-deploy export net.py:MyNet --input 1x3x224x224
+      attn-deploy lint net.py:MyNet --opset 17 --target tensorrt-rtx
       attn-deploy build ghostmodule.onnx
       attn-deploy profile ghostmodule
+      attn-deploy matrix --models 'family:fusion' --opsets 13,17,20
       attn-deploy train resnet8+se --dataset digits
       attn-deploy evaluate runs/resnet8-se-digits-s0 --runtime eager,ort-cpu
       attn-deploy doctor
@@ -94,6 +98,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_,
     "info": info,
     "export": export,
+    "lint": lint,
     "convert": convert,
     "build": build,
     "profile": profile,
@@ -104,6 +109,12 @@ _COMMANDS: dict[str, Callable[..., None]] = {
 }
 for _name, _command in _COMMANDS.items():
     app.command(_name)(_guard(_command))
+
+_matrix = typer.Typer(rich_markup_mode=None)
+_matrix.callback(invoke_without_command=True)(_guard(matrix))
+_matrix.command("merge")(_guard(merge))
+_matrix.command("diff")(_guard(diff))
+app.add_typer(_matrix, name="matrix")
 
 
 def main() -> None:

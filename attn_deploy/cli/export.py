@@ -22,7 +22,7 @@ def export(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="File to write. Default: NAME.onnx in this folder.")
     ] = None,
-    opset: Annotated[int, typer.Option(help="13 to 22; the file holds exactly this.")] = 20,
+    opset: Annotated[int, typer.Option(help="13 to 25; the file holds exactly this.")] = 20,
     exporter: Annotated[str, typer.Option(help="auto, dynamo or torchscript.")] = "auto",
     dynamic: Annotated[
         str | None, typer.Option(help="Axes that move, as N,H,W, or none. Default: all that the model allows.")
@@ -33,6 +33,16 @@ def export(
     ] = None,
     simplify: Annotated[bool, typer.Option("--simplify/--no-simplify", help="Simplify the graph.")] = True,
     fuse: Annotated[bool, typer.Option("--fuse/--no-fuse", help="Export the deployed form of the modules.")] = True,
+    rewrite: Annotated[
+        bool,
+        typer.Option("--rewrite/--no-rewrite", help="Replace, in a copy, calls that exporters get wrong."),
+    ] = True,
+    native_attention: Annotated[
+        bool, typer.Option("--native-attention", help="Write the operator Attention; opset 23 and above.")
+    ] = False,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="Checkpoint to load: .safetensors, .pth or .pt.")
+    ] = None,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare with PyTorch at shapes that were not traced.")
     ] = True,
@@ -45,25 +55,26 @@ def export(
       attn-deploy export ghostmodule --opset 17
       attn-deploy export ghostmodule:ratio=3 -o ghost3.onnx
       attn-deploy export resnet18+cbam@layer3 --dynamic N
-      attn-deploy export net.py:MyNet --input 1x3x224x224
+      attn-deploy export net.py:MyNet --input 1x3x224x224 --weights net.safetensors
+      attn-deploy export timm:resnet50:num_classes=10
       attn-deploy export fusion.py:Net --input image:1x3x64x64 --input mask:1x64x64:bool
     """
     from attn_deploy.exporters.pipeline import export as export_model
-    from attn_deploy.models import parse_inputs
+    from attn_deploy.inputs import parse_axes, parse_inputs
     from attn_deploy.report.text import export_text
 
-    axes = None
-    if dynamic is not None:
-        axes = () if dynamic.strip().lower() in ("", "none") else tuple(a.strip() for a in dynamic.split(","))
     with _status() as tell:
         artifact = export_model(
             model,
             output,
             opset=opset,
             exporter=exporter,
-            dynamic=axes,
+            dynamic=parse_axes(dynamic),
             simplify=simplify,
             fuse=fuse,
+            rewrite=rewrite,
+            native_attention=native_attention,
+            weights=weights,
             verify=verify,
             inputs=parse_inputs(shape) if shape else None,
             progress=tell,

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from attn_deploy.diagnose.rules import rule
 from attn_deploy.errors import InvalidRequestError, OpsetError
 
-MIN_OPSET, MAX_OPSET = 13, 22
+MIN_OPSET, MAX_OPSET = 13, 25
 DEFAULT_OPSET = 20
 EXPORTERS = ("auto", "dynamo", "torchscript")
 # The lowest opset that torch's torch.export exporter has operators for; below, it stamps 18 and says so in a log line.
 DYNAMO_MIN_OPSET = 18
 # The highest opset that the TorchScript exporter has operators for; above, it stamps the number on opset 20's.
 TORCHSCRIPT_MAX_OPSET = 20
+# Files from the TorchScript exporter are converted up to here.
+TORCHSCRIPT_LAST_OPSET = 22
+# From opset 23 on the torch.export exporter writes the operator Attention, which TensorRT has few kernels for.
+DECOMPOSED_MAX_OPSET = 22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,18 +25,19 @@ class ExportOptions:
     """Options of one export.
 
     Attributes:
-        opset: version of the standard operator set that the file must hold, 13 to 22.
+        opset: version of the standard operator set that the file must hold, 13 to 25; 23 and above with ``dynamo`` only.
         exporter: ``dynamo`` (torch.export), ``torchscript``, or ``auto``: the one that is native for the opset first,
-            the
-            other when the first fails or does not verify.
+            the other when the first fails or does not verify.
         dynamic: axis symbols that must move; a letter stands for every symbol that begins with it. None: all that the
             model allows.
         simplify: simplify the graph; the unsimplified one is kept when the simplifier fails or changes the numbers.
         fuse: rewrite the model into its deployed form first (see `attn_deploy.fuse`).
+        rewrite: replace, in a copy, the calls that exporters are known to get wrong.
+        native_attention: write the operator Attention, which enters ONNX at opset 23; otherwise products and a softmax.
         verify: compare with eager at shapes that were not traced, and refuse the file when they differ.
 
     Raises:
-        OpsetError: if the opset is outside 13 to 22.
+        OpsetError: if the opset is outside 13 to 25, or above what the exporter or the attention asked for has.
         InvalidRequestError: if the exporter is unknown.
     """
 
@@ -40,21 +46,39 @@ class ExportOptions:
     dynamic: tuple[str, ...] | None = None
     simplify: bool = True
     fuse: bool = True
+    rewrite: bool = True
+    native_attention: bool = False
     verify: bool = True
 
     def __post_init__(self) -> None:
         if not MIN_OPSET <= self.opset <= MAX_OPSET:
             raise OpsetError(
                 f"opset {self.opset} is not supported: choose {MIN_OPSET} to {MAX_OPSET} "
-                f"(17 for older runtimes, {DEFAULT_OPSET} by default, 22 for bfloat16).",
+                f"(17 for older runtimes, {DEFAULT_OPSET} by default, 22 for bfloat16, 23 and above for newer runtimes).",
                 exit_code=2,
             )
         if self.exporter not in EXPORTERS:
             raise InvalidRequestError(f"exporter {self.exporter!r} is unknown: choose {', '.join(EXPORTERS)}.")
+        if self.exporter == "torchscript" and self.opset > TORCHSCRIPT_LAST_OPSET:
+            raise OpsetError(
+                f"asked for opset {self.opset} with the TorchScript exporter, which ends at {TORCHSCRIPT_LAST_OPSET}: use "
+                f"--exporter dynamo, or --opset {TORCHSCRIPT_LAST_OPSET}.",
+                exit_code=2,
+            )
+        if self.native_attention and (self.opset <= DECOMPOSED_MAX_OPSET or self.exporter == "torchscript"):
+            entry = rule("native-attention")
+            raise OpsetError(
+                f"--native-attention needs opset {DECOMPOSED_MAX_OPSET + 1} or above, asked for was {self.opset}: "
+                f"{entry.explanation}. {entry.remedy}",
+                exit_code=2,
+                rule=entry.id,
+            )
 
     def exporter_order(self) -> tuple[str, ...]:
         """The exporters to try, in order."""
         if self.exporter != "auto":
             return (self.exporter,)
         native = ("dynamo", "torchscript")
+        if self.opset > TORCHSCRIPT_LAST_OPSET:
+            return native[:1]
         return native if self.opset >= DYNAMO_MIN_OPSET else native[::-1]

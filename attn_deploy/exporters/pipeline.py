@@ -12,19 +12,23 @@ from typing import Any
 import onnx
 from torch import nn
 
+from attn_deploy.diagnose.rules import explain
 from attn_deploy.errors import AttnDeployError, DynamicAxisError, ExportError, GraphError, OpsetError, ParityError
+from attn_deploy.exporters.eager_checks import refuse_constant
 from attn_deploy.exporters.finish import normalise, stamp
 from attn_deploy.exporters.options import DEFAULT_OPSET, DYNAMO_MIN_OPSET, ExportOptions
 from attn_deploy.exporters.prepare import PreparedModel, prepare
 from attn_deploy.exporters.record import ExportRecord
+from attn_deploy.exporters.refusal import most_telling
 from attn_deploy.exporters.translate import translate
 from attn_deploy.files import atomic_path, check_writable
 from attn_deploy.graph.artifact import OnnxArtifact, load_model, read_onnx
 from attn_deploy.graph.opset import convert_opset, standard_opset
 from attn_deploy.graph.simplify import Simplified, simplify_model
 from attn_deploy.inputs import TensorInput
+from attn_deploy.parity.reference import EagerReference
 from attn_deploy.parity.report import ParityReport
-from attn_deploy.parity.verify import verify_onnx
+from attn_deploy.parity.verify import verify_against
 from attn_deploy.runtimes.onnxruntime import import_onnxruntime
 
 Progress = Callable[[str], None]
@@ -50,7 +54,10 @@ def export(
     dynamic: Sequence[str] | None = None,
     simplify: bool = True,
     fuse: bool = True,
+    rewrite: bool = True,
+    native_attention: bool = False,
     verify: bool = True,
+    weights: Path | str | None = None,
     inputs: Sequence[TensorInput] | None = None,
     arguments: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
@@ -60,12 +67,15 @@ def export(
     Args:
         model: a name (see `attn_deploy.names`) or a module.
         path: the file to write; by default ``<name>.onnx`` in the current folder.
-        opset: 13 to 22; the file holds exactly this.
+        opset: 13 to 25; the file holds exactly this.
         exporter: auto, dynamo or torchscript.
         dynamic: axis symbols that move, such as ``("N", "H", "W")``; None for all that the model allows.
         simplify: simplify the graph.
         fuse: export the deployed form of the model.
+        rewrite: replace, in a copy, calls that exporters are known to get wrong, such as adaptive pooling.
+        native_attention: at opset 23 and above, write the operator Attention instead of products and a softmax.
         verify: compare with eager in ONNX Runtime at shapes that were not traced.
+        weights: a checkpoint for the model, ``.safetensors`` or one of PyTorch's.
         inputs: the inputs of a module, or of a user's model given by name.
         arguments: constructor arguments when ``model`` is a name.
         progress: called with a few words at each step.
@@ -85,6 +95,8 @@ def export(
         dynamic=None if dynamic is None else tuple(dynamic),
         simplify=simplify,
         fuse=fuse,
+        rewrite=rewrite,
+        native_attention=native_attention,
         verify=verify,
     )
     if isinstance(model, str) and path is None:
@@ -97,14 +109,16 @@ def export(
         import_onnxruntime()
     tell = progress or (lambda _: None)
     tell("preparing the model")
-    prepared = prepare(model, inputs=inputs, dynamic=options.dynamic, fuse=fuse, arguments=arguments)
+    prepared = prepare(
+        model, inputs=inputs, dynamic=options.dynamic, fuse=fuse, rewrite=rewrite, weights=weights, arguments=arguments
+    )
     return export_prepared(prepared, target, options, progress=tell)
 
 
 def export_prepared(
     prepared: PreparedModel, path: Path, options: ExportOptions, *, progress: Progress | None = None
 ) -> OnnxArtifact:
-    """As `export`, for a model prepared once: its trace is shared by all opsets.
+    """As `export`, for a model prepared once: trace, eager outputs and translations are shared by all opsets.
 
     Raises:
         ExportError, ParityError, MissingDependencyError: as `export`.
@@ -125,6 +139,10 @@ def export_prepared(
 
 def _first_good(prepared: PreparedModel, options: ExportOptions, tell: Progress) -> tuple[_Candidate, str]:
     """Try the exporters in order; what the first good one is, and why."""
+    if options.verify:
+        refuse_constant(
+            prepared.original, prepared.inputs, prepared.example(), prepared.example(seed=1), prepared.label
+        )
     failures: list[tuple[str, AttnDeployError]] = []
     order = options.exporter_order()
     for name in order:
@@ -135,13 +153,8 @@ def _first_good(prepared: PreparedModel, options: ExportOptions, tell: Progress)
             failures.append((name, error))
             continue
         return candidate, _reason(options, name, failures)
-    first = failures[0][1]
-    if len(failures) == 1:
-        raise first
-    name, second = failures[1]
-    told = str(second).removeprefix(f"{prepared.label}: ")
-    told = told if len(told) <= 160 else f"{told[:160]}..."
-    raise type(first)(f"{first} ({name} failed too: {told})", exit_code=first.exit_code) from first
+    telling = most_telling(prepared, failures)
+    raise telling from telling.__cause__
 
 
 def _reason(options: ExportOptions, name: str, failures: list[tuple[str, AttnDeployError]]) -> str:
@@ -155,7 +168,7 @@ def _reason(options: ExportOptions, name: str, failures: list[tuple[str, AttnDep
 
 
 def _attempt(prepared: PreparedModel, exporter: str, options: ExportOptions, tell: Progress) -> _Candidate:
-    raw = translate(prepared, exporter, options.opset).model
+    raw = translate(prepared, exporter, options.opset, native_attention=options.native_attention).model
     source = standard_opset(raw)
     applied: Mapping[str, int] = {}
     if source != options.opset:
@@ -163,7 +176,12 @@ def _attempt(prepared: PreparedModel, exporter: str, options: ExportOptions, tel
         try:
             converted = convert_opset(raw, options.opset)
         except OpsetError as error:
-            raise OpsetError(f"{prepared.label}: {exporter} writes opset {source}, and {error}") from error
+            known = explain(error)
+            remedy = f" {known.remedy}" if known is not None else ""
+            raise OpsetError(
+                f"{prepared.label}: {exporter} writes opset {source}, and {error}{remedy}",
+                rule=known.id if known else None,
+            ) from error
         raw, applied = converted.model, converted.applied
     raw = normalise(raw, prepared, options.opset)
     kept = Simplified(raw, "", len(raw.graph.node), len(raw.graph.node), "not asked for")
@@ -185,13 +203,9 @@ def _attempt(prepared: PreparedModel, exporter: str, options: ExportOptions, tel
 
 
 def _verify(prepared: PreparedModel, model: onnx.ModelProto) -> ParityReport:
-    return verify_onnx(
-        prepared.original,
-        model.SerializeToString(),
-        prepared.inputs,
-        prepared.dynamic,
-        output_names=prepared.outputs,
-    )
+    if prepared.reference is None:
+        prepared.reference = EagerReference(prepared.original, prepared.outputs)
+    return verify_against(prepared.reference, model.SerializeToString(), prepared.inputs, prepared.dynamic)
 
 
 def _record(prepared: PreparedModel, options: ExportOptions, candidate: _Candidate, reason: str) -> ExportRecord:
@@ -215,6 +229,7 @@ def _record(prepared: PreparedModel, options: ExportOptions, candidate: _Candida
         opset=standard_opset(candidate.simplified.model),
         opset_written=candidate.opset_written,
         opset_rules=candidate.opset_rules,
+        native_attention=options.native_attention,
         dynamic=prepared.dynamic,
         inputs=tuple(f"{i.name} {i.dtype}[{', '.join(map(str, i.dims))}]" for i in prepared.inputs),
         outputs=tuple(
@@ -223,7 +238,10 @@ def _record(prepared: PreparedModel, options: ExportOptions, candidate: _Candida
         traced_shapes={i.name: i.shape() for i in prepared.inputs},
         verified_shapes=tuple(report.untraced_shapes) if report is not None else (),
         parity=parity,
+        multiple={s: n for s, n in prepared.inputs[0].multiple.items() if n > 1 and s in prepared.dynamic},
+        weights=prepared.weights,
         fused=prepared.changes,
+        rewritten=prepared.rewritten,
         simplifier=candidate.simplified.tool,
         simplifier_reason=candidate.simplified.reason,
         nodes_raw=candidate.simplified.nodes_before,

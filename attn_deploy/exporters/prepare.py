@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 import copy
-import traceback
+import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from attn_deploy.checkpoints import load_weights
+from attn_deploy.diagnose.examine import examine
+from attn_deploy.diagnose.finding import Finding
 from attn_deploy.errors import DynamicAxisError, ExportError, InvalidRequestError
+from attn_deploy.exporters.axes import output_dims, with_multiples
+from attn_deploy.exporters.eager_checks import checked_run, refuse_batch_statistics, run_eager
+from attn_deploy.exporters.rewrite import rewrite as rewrite_model
 from attn_deploy.fusing import fuse_with_report
-from attn_deploy.inputs import (
-    TensorInput,
-    dynamic_symbols,
-    example_arrays,
-    symbols_of,
-    verification_sizes,
-)
-from attn_deploy.models import ResolvedModel, resolve
+from attn_deploy.inputs import TensorInput, dynamic_symbols, example_arrays, symbols_of, verification_sizes
+from attn_deploy.models import ResolvedModel, resolve, resolve_module
+from attn_deploy.packages import is_trained
+from attn_deploy.parity.reference import EagerReference
 from attn_deploy.runtimes.eager import flatten_outputs, output_names
 from attn_deploy.weights import enliven
-
-_LIBRARY = Path(torch.__file__).resolve().parent
 
 
 @dataclass(slots=True)
 class PreparedModel:
-    """What both exporters start from. The traced program is kept, so that one trace serves many opsets.
+    """What both exporters start from. What depends on the model alone is kept, so that it is made once for many opsets.
 
     Attributes:
         label: the name in messages and records.
@@ -42,7 +43,12 @@ class PreparedModel:
         output_dims: for each output its dims as integers, symbols and expressions of them.
         dynamic: symbols that move.
         changes: what fusing did, as (module path, words).
+        rewritten: calls that were replaced because exporters get them wrong, as (module path, words).
+        weights: the checkpoint that was loaded, as (file name, sha256); empty if none was.
         program: the traced program, once made by `attn_deploy.exporters.program`.
+        decomposed: what `attn_deploy.exporters.torchlib` keeps of the program.
+        translations: for each exporter the opset and the graph of its last translation.
+        reference: what files are verified against, once made; it remembers its outputs.
     """
 
     label: str
@@ -54,15 +60,29 @@ class PreparedModel:
     dynamic: tuple[str, ...]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     changes: tuple[tuple[str, str], ...] = ()
+    rewritten: tuple[tuple[str, str], ...] = ()
+    weights: tuple[str, ...] = ()
     program: ExportedProgram | None = None
+    decomposed: dict[Any, Any] = field(default_factory=dict)
+    translations: dict[str, tuple[int, onnx.ModelProto]] = field(default_factory=dict)
+    reference: EagerReference | None = None
+    _findings: tuple[Finding, ...] | None = None
 
     def moves(self, dim: int | str) -> bool:
         """Whether an input's dim holds a symbol that moves."""
         return any(s in self.dynamic for s in symbols_of(dim))
 
-    def example(self, sizes: Mapping[str, int] | None = None) -> tuple[Tensor, ...]:
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What in the exported module is known to break exports; looked for when it is first asked for."""
+        if self._findings is None:
+            sizes = [None, *verification_sizes(self.inputs, self.dynamic)[:2]]
+            self._findings = examine(self.module, [self.example(s) for s in sizes])
+        return self._findings
+
+    def example(self, sizes: Mapping[str, int] | None = None, *, seed: int = 0) -> tuple[Tensor, ...]:
         """Input tensors at the traced sizes, or at others."""
-        return tuple(torch.from_numpy(a) for a in example_arrays(self.inputs, sizes).values())
+        return tuple(torch.from_numpy(a) for a in example_arrays(self.inputs, sizes, seed).values())
 
 
 def prepare(
@@ -71,6 +91,8 @@ def prepare(
     inputs: Sequence[TensorInput] | None = None,
     dynamic: Sequence[str] | None = None,
     fuse: bool = True,
+    rewrite: bool = True,
+    weights: Path | str | None = None,
     arguments: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> PreparedModel:
@@ -81,18 +103,22 @@ def prepare(
         inputs: needed for the user's own models; over the registry's for others.
         dynamic: symbols that move; None for all that may.
         fuse: export the deployed form.
+        rewrite: replace calls that exporters are known to get wrong, in a copy (see `attn_deploy.exporters.rewrite`).
+        weights: a checkpoint to load, ``.safetensors`` or one of PyTorch's.
         arguments: constructor arguments when ``model`` is a name.
         seed: of the weights of a registry model made by name; parameters that would start at zero get values.
 
     Raises:
-        InvalidRequestError: if the inputs are not known.
+        InvalidRequestError: if the inputs are not known, or the checkpoint does not fit.
         DynamicAxisError: if an axis cannot move.
         ExportError: if the model fails in forward, normalises by batch statistics, or is not deterministic.
     """
     if isinstance(model, ResolvedModel):
         resolved = model
+    elif isinstance(model, str):
+        resolved = _made(model, arguments, seed, fresh=weights is None)
     else:
-        resolved = _made(model, arguments, seed) if isinstance(model, str) else _resolved_module(model)
+        resolved = resolve_module(model)
     label = resolved.name.text
     taken = _inputs(resolved, inputs)
     allowed = resolved.dynamic
@@ -104,44 +130,73 @@ def prepare(
     taken = tuple(_movable_batch(i, moving) for i in taken)
 
     original = copy.deepcopy(resolved.module).eval()
-    _refuse_batch_statistics(original, label)
-    prepared = PreparedModel(label, original, original, taken, (), (), moving, dict(resolved.arguments))
-    first = _run(prepared, original, None)
-    second = _run(prepared, original, None)
-    tensors = flatten_outputs(first)
-    if not tensors:
-        raise ExportError(f"{label}: forward returned {type(first).__name__}, which holds no tensor; return tensors.")
-    if not all(
-        torch.equal(a, b) or bool(a.isnan().any()) for a, b in zip(tensors, flatten_outputs(second), strict=True)
-    ):
-        raise ExportError(
-            f"{label}: two runs on the same input differ, so there is nothing to verify a file against. Look for "
-            "F.dropout without training=self.training, random numbers, or state that forward changes."
-        )
-    prepared.outputs = tuple(resolved.outputs or output_names(first))
-    prepared.output_dims = _output_dims(prepared, tensors)
+    loaded = () if weights is None else load_weights(original, weights, label)
+    refuse_batch_statistics(original, label)
+    prepared = PreparedModel(label, original, original, taken, (), (), moving, dict(resolved.arguments), weights=loaded)
+    first = checked_run(original, taken, prepared.example(), label)
+    names = resolved.outputs or output_names(first)
+    prepared.outputs = _unlike_inputs(names, taken)
+    _find_axes(prepared, flatten_outputs(first), own=resolved.spec is None)
     if fuse:
         fused = fuse_with_report(original)
         prepared.module, prepared.changes = fused.model, fused.changes
+    if rewrite:
+        space = any(not s.startswith("N") for s in moving)
+        sizes = [None, *verification_sizes(prepared.inputs, moving)]
+        examples = [prepared.example(s) for s in sizes]
+        made = rewrite_model(prepared.module, examples, batch="N" in moving, space=space, label=label)
+        prepared.module, prepared.rewritten = made.model, made.changes
     return prepared
 
 
-def _made(name: str, arguments: Mapping[str, Any] | None, seed: int) -> ResolvedModel:
+def _find_axes(prepared: PreparedModel, traced: Sequence[Tensor], *, own: bool) -> None:
+    """Fill in the output dims and, for a model of the user's ``own``, of what the sizes must be multiples."""
+    model, label = prepared.original, prepared.label
+
+    def run(inputs: Sequence[TensorInput], sizes: Mapping[str, int] | None) -> list[Tensor]:
+        arrays = example_arrays(inputs, sizes).values()
+        return flatten_outputs(
+            run_eager(model, inputs, tuple(torch.from_numpy(a) for a in arrays), label, advise=False)
+        )
+
+    def runs(inputs: Sequence[TensorInput]) -> bool:
+        try:
+            for sizes in verification_sizes(inputs, prepared.dynamic):
+                run(inputs, sizes)
+        except ExportError:
+            return False
+        return True
+
+    try:
+        prepared.output_dims = output_dims(prepared.inputs, prepared.dynamic, prepared.outputs, traced, run)
+    except ExportError as error:
+        stepped = with_multiples(prepared.inputs, prepared.dynamic, runs) if own else None
+        if stepped is None:
+            moving = ", ".join(prepared.dynamic)
+            raise DynamicAxisError(
+                f"{label}: runs at the given size and not at another, so {moving} cannot all be dynamic. {error} "
+                "Name the axes that may move: --dynamic N, or --dynamic none.",
+                rule="fixed-size",
+            ) from error
+        prepared.inputs = stepped
+        prepared.output_dims = output_dims(prepared.inputs, prepared.dynamic, prepared.outputs, traced, run)
+
+
+def _unlike_inputs(names: Sequence[str], inputs: Sequence[TensorInput]) -> tuple[str, ...]:
+    """Output names that no input has: a graph cannot hold two values of one name."""
+    taken = {i.name for i in inputs}
+    return tuple(f"{n}_out" if n in taken else n for n in names)
+
+
+def _made(name: str, arguments: Mapping[str, Any] | None, seed: int, *, fresh: bool) -> ResolvedModel:
     """A model by name, with weights that are the same in every run; those of a user's own file are left as they are."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         resolved = resolve(name, arguments)
-    if resolved.spec is not None:
+    package = resolved.name.package is not None and not is_trained(resolved.arguments)
+    if fresh and (resolved.spec is not None or package):
         enliven(resolved.module, seed)
     return resolved
-
-
-def _resolved_module(module: nn.Module) -> ResolvedModel:
-    from attn_deploy.names import ModelName
-    from attn_deploy.registry import DEFAULT_DYNAMIC
-
-    name = type(module).__name__
-    return ResolvedModel(ModelName(name, name), module, None, None, DEFAULT_DYNAMIC, None)
 
 
 def _inputs(resolved: ResolvedModel, given: Sequence[TensorInput] | None) -> tuple[TensorInput, ...]:
@@ -152,8 +207,8 @@ def _inputs(resolved: ResolvedModel, given: Sequence[TensorInput] | None) -> tup
                 "(in Python: inputs=parse_inputs(['1x3x224x224']))."
             )
         return resolved.inputs
-    if resolved.inputs is None:
-        return tuple(given)
+    if resolved.inputs is None or resolved.spec is None:
+        return _in_order(tuple(given), resolved.module)
     if len(given) != len(resolved.inputs):
         raise InvalidRequestError(
             f"{resolved.name.text}: takes {len(resolved.inputs)} inputs "
@@ -183,81 +238,11 @@ def _at_shape(known: TensorInput, new: TensorInput, owner: str) -> TensorInput:
 def _movable_batch(given: TensorInput, moving: Sequence[str]) -> TensorInput:
     """Trace a moving axis of extent 1 at 2: torch treats an extent of 1 as a constant."""
     sizes = {s: (2 if s in moving and n == 1 else n) for s, n in given.sizes.items()}
-    return TensorInput(given.name, given.dims, given.dtype, sizes, given.minimum, given.multiple)
+    return replace(given, sizes=sizes)
 
 
-def _refuse_batch_statistics(module: nn.Module, label: str) -> None:
-    for path, child in module.named_modules():
-        if isinstance(child, nn.modules.batchnorm._BatchNorm) and child.running_mean is None:
-            raise ExportError(
-                f"{label}.{path}: {type(child).__name__} keeps no running statistics and normalises by the batch even in "
-                "eval mode; a deployed file would depend on its neighbours in the batch. Use track_running_stats=True."
-            )
-
-
-@torch.no_grad()
-def _run(prepared: PreparedModel, module: nn.Module, sizes: Mapping[str, int] | None) -> Any:
-    try:
-        return module(*prepared.example(sizes))
-    except Exception as error:
-        shapes = ", ".join(f"{i.name} {'x'.join(map(str, i.shape(sizes)))}" for i in prepared.inputs)
-        text = " ".join(str(error).split())[:400]
-        raise ExportError(
-            f"{prepared.label}: forward failed in PyTorch itself for {shapes}: {type(error).__name__}: {text}"
-            f"{user_line(error)}."
-        ) from error
-
-
-def user_line(error: BaseException) -> str:
-    """`` (net.py, line 12)`` for the innermost frame outside torch, or nothing."""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        path = Path(frame.filename)
-        if _LIBRARY not in path.parents and path.parent.name not in ("exporters", "parity") and path.is_file():
-            return f" ({path.name}, line {frame.lineno})"
-    return ""
-
-
-def _output_dims(prepared: PreparedModel, traced: Sequence[Tensor]) -> tuple[tuple[int | str, ...], ...]:
-    """Which output axes move, found by running at other sizes, and as what expression of the input's symbols."""
-    observed: list[tuple[Mapping[str, int], list[tuple[int, ...]]]] = [
-        (prepared.inputs[0].sizes, [tuple(t.shape) for t in traced])
-    ]
-    for sizes in verification_sizes(prepared.inputs, prepared.dynamic):
-        try:
-            outputs = flatten_outputs(_run(prepared, prepared.original, sizes))
-        except ExportError as error:
-            moving = ", ".join(prepared.dynamic)
-            raise DynamicAxisError(
-                f"{prepared.label}: runs at the given size and not at another, so {moving} cannot all be dynamic. {error} "
-                "Name the axes that may move: --dynamic N, or --dynamic none."
-            ) from error
-        observed.append(({**prepared.inputs[0].sizes, **sizes}, [tuple(t.shape) for t in outputs]))
-    result = []
-    for index, tensor in enumerate(traced):
-        dims: list[int | str] = []
-        for axis in range(tensor.dim()):
-            extents = [shapes[index][axis] for _, shapes in observed]
-            fallback = f"{prepared.outputs[index]}_{axis}"
-            dims.append(
-                extents[0] if len(set(extents)) == 1 else _expression([s for s, _ in observed], extents, fallback)
-            )
-        result.append(tuple(dims))
-    return tuple(result)
-
-
-def _expression(sizes: Sequence[Mapping[str, int]], extents: Sequence[int], fallback: str) -> str:
-    """The simplest of n, k*n, n//k and ceil(n/k) over the symbols that gives all observed extents."""
-    symbols = list(sizes[0])
-    for symbol in symbols:
-        if all(s[symbol] == e for s, e in zip(sizes, extents, strict=True)):
-            return symbol
-    pairs = list(zip(sizes, extents, strict=True))
-    for k in (2, 4, 8, 16, 32, 3):
-        for symbol in symbols:
-            if all(k * s[symbol] == e for s, e in pairs):
-                return f"{k}*{symbol}"
-            if all(s[symbol] // k == e for s, e in pairs):
-                return f"{symbol}//{k}"
-            if all(-(-s[symbol] // k) == e for s, e in pairs):
-                return f"({symbol} + {k - 1})//{k}"
-    return fallback
+def _in_order(given: tuple[TensorInput, ...], module: nn.Module) -> tuple[TensorInput, ...]:
+    """Inputs that are called as forward's first parameters in the order of those, others as they were given."""
+    parameters = list(inspect.signature(module.forward).parameters)[: len(given)]
+    by_name = {i.name: i for i in given}
+    return tuple(by_name[p] for p in parameters) if set(by_name) == set(parameters) else given

@@ -16,9 +16,12 @@ import torch.fx.experimental._config as symbolic_config
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
+from attn_deploy.diagnose.location import Place, place_of_error
+from attn_deploy.diagnose.rules import explain, rule
 from attn_deploy.errors import DynamicAxisError, ExportError
-from attn_deploy.exporters.prepare import PreparedModel, user_line
+from attn_deploy.exporters.prepare import PreparedModel
 from attn_deploy.exporters.quiet import quiet_torch
+from attn_deploy.exporters.refusal import refusal
 from attn_deploy.inputs import TensorInput, bounds
 
 
@@ -110,20 +113,20 @@ def _dim_expression(expression: str, roots: dict[str, Any], label: str) -> Any:
 
 def _explained(prepared: PreparedModel, error: Exception | None) -> ExportError:
     text = " ".join(str(error).split())
-    where = user_line(error) if error is not None else ""
+    place = place_of_error(error, prepared.module) if error is not None else Place()
+    entry = explain(text)
     if re.search(r"data-dependent|GuardOnDataDependent|Could not guard on", text):
-        return ExportError(
-            f"{prepared.label}: forward takes a Python decision on the values of a tensor{where}, which no exported graph "
-            "can follow. Compute both sides and choose with torch.where, or move the decision out of forward."
-        )
+        return refusal(prepared.label, "data-dependent-branch", place)
     if re.search(r"Constraints violated|was inferred to be a constant|specialized", text):
-        reasons = re.findall(r"- (.+?)(?= - |$|Suggested|During)", text)
+        reasons = re.findall(r"- (.+?)(?= - |$|Suggested|During|The error above|If you're using)", text)
         axes = ", ".join(s for s in prepared.dynamic if re.search(rf"\b{s}\b", text)) or ", ".join(prepared.dynamic)
-        reason = reasons[0].strip()[:300] if reasons else text[:300]
+        reason = (reasons[0].strip() if reasons else text)[:200].rstrip(". ")
+        known = entry if entry is not None else rule("baked-size")
+        remedy = "" if known.general else f" {known.remedy}"
         return DynamicAxisError(
-            f"{prepared.label}: the axis {axes} cannot be dynamic: {reason} Leave it out of --dynamic, or write the model "
-            "so that it does not depend on that size."
+            f"{prepared.label}: the axis {axes} cannot be dynamic: {reason}.{remedy}", rule=known.id
         )
-    return ExportError(
-        f"{prepared.label}: torch.export cannot trace the model: {type(error).__name__}: {text[:400]}{where}."
-    )
+    told = f"torch.export cannot trace the model: {type(error).__name__}: {text[:400]}{place.told}"
+    if entry is not None and not entry.general:
+        return refusal(prepared.label, entry.id, place, detail=told)
+    return ExportError(f"{prepared.label}: {told}.", rule=entry.id if entry is not None else None)

@@ -18,10 +18,14 @@ class ExportRecord:
         exporter: the one whose graph was kept; ``exporter_reason`` why, with what the other one said if it was tried.
         opset_requested, opset: asked, and read back from the finished file.
         opset_written: what the exporter wrote; ``opset_rules`` what our conversion changed, at how many nodes.
+        native_attention: whether the operator Attention was asked for; otherwise products and a softmax are written.
         dynamic: symbols that move; ``inputs`` and ``outputs`` the interface as read back.
+        multiple: what the extent of a symbol must be a multiple of; one that is not in it takes any.
         traced_shapes: input shapes of the trace; ``verified_shapes`` the other shapes at which the file was compared.
         parity: maximal absolute error and tolerances, or None when verification was switched off.
         fused: what fusing did, as (module path, words).
+        rewritten: calls that were replaced because exporters get them wrong, as (module path, words).
+        weights: name and sha256 of the checkpoint that was loaded; empty if none was.
         simplifier: tool whose graph was kept, with node counts ``nodes_raw`` and ``nodes``; ``simplifier_reason`` why
             not.
         versions: of the packages that made the file.
@@ -37,13 +41,17 @@ class ExportRecord:
     opset: int
     opset_written: int
     opset_rules: Mapping[str, int]
+    native_attention: bool
     dynamic: tuple[str, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    multiple: Mapping[str, int]
+    weights: tuple[str, ...]
     traced_shapes: Mapping[str, tuple[int, ...]]
     verified_shapes: tuple[Mapping[str, tuple[int, ...]], ...]
     parity: Mapping[str, Any] | None
     fused: tuple[tuple[str, str], ...]
+    rewritten: tuple[tuple[str, str], ...]
     simplifier: str
     simplifier_reason: str
     nodes_raw: int

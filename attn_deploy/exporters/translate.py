@@ -10,13 +10,22 @@ from pathlib import Path
 import onnx
 import torch
 
+from attn_deploy.diagnose.finding import Finding
+from attn_deploy.diagnose.location import place_of_error, place_of_line
+from attn_deploy.diagnose.rules import explain
 from attn_deploy.errors import AttnDeployError, ExportError
-from attn_deploy.exporters.options import DYNAMO_MIN_OPSET, TORCHSCRIPT_MAX_OPSET
-from attn_deploy.exporters.prepare import PreparedModel, user_line
+from attn_deploy.exporters import safe_forms
+from attn_deploy.exporters.options import DECOMPOSED_MAX_OPSET, DYNAMO_MIN_OPSET, TORCHSCRIPT_MAX_OPSET
+from attn_deploy.exporters.prepare import PreparedModel
 from attn_deploy.exporters.program import exported_program
 from attn_deploy.exporters.quiet import quiet_torch
+from attn_deploy.exporters.refusal import refusal
+from attn_deploy.exporters.torchlib import shared_work
+from attn_deploy.ops import fold
 
 _TORCH = Path(torch.__file__).resolve().parent
+# Here channel counts are made numbers on purpose.
+_OWN = {Path(str(m.__file__)).resolve() for m in (safe_forms, fold)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,25 +37,39 @@ class Translation:
     notes: tuple[str, ...] = field(default=())
 
 
-def translate(prepared: PreparedModel, exporter: str, opset: int) -> Translation:
+def translate(prepared: PreparedModel, exporter: str, opset: int, *, native_attention: bool = False) -> Translation:
     """Run one exporter, at the opset nearest to ``opset`` that it has operators for.
+
+    Opsets that share this nearest one share the translation: the last one of each exporter is kept with the model.
+    Attention is written as products and a softmax: above opset 22, where the torch.export exporter would write the operator
+    Attention, it is run at 22, unless ``native_attention`` asks for that operator.
 
     Raises:
         ExportError: if it fails; the message is in the user's words.
     """
-    return _dynamo(prepared, opset) if exporter == "dynamo" else _torchscript(prepared, opset)
+    if exporter == "dynamo":
+        highest = opset if native_attention else DECOMPOSED_MAX_OPSET
+        native = min(max(opset, DYNAMO_MIN_OPSET), highest)
+    else:
+        native = min(opset, TORCHSCRIPT_MAX_OPSET)
+    kept = prepared.translations.get(exporter)
+    if kept is None or kept[0] != native:
+        made = _dynamo(prepared, native) if exporter == "dynamo" else _torchscript(prepared, native)
+        kept = prepared.translations[exporter] = (native, made)
+    model = onnx.ModelProto()
+    model.CopyFrom(kept[1])  # what follows rewrites the graph in place
+    return Translation(model, exporter)
 
 
-def _dynamo(prepared: PreparedModel, opset: int) -> Translation:
+def _dynamo(prepared: PreparedModel, opset: int) -> onnx.ModelProto:
     program = exported_program(prepared)
-    native = max(opset, DYNAMO_MIN_OPSET)
-    with quiet_torch():
+    with quiet_torch(), shared_work(prepared.decomposed):
         try:
             made = torch.onnx.export(
                 program,
                 (),
                 dynamo=True,
-                opset_version=native,
+                opset_version=opset,
                 input_names=[i.name for i in prepared.inputs],
                 output_names=list(prepared.outputs),
                 optimize=True,
@@ -56,10 +79,10 @@ def _dynamo(prepared: PreparedModel, opset: int) -> Translation:
             raise _failed(prepared, "the torch.export exporter", error) from error
     if made is None:
         raise ExportError(f"{prepared.label}: the torch.export exporter returned nothing.")
-    return Translation(made.model_proto, "dynamo")
+    return made.model_proto
 
 
-def _torchscript(prepared: PreparedModel, opset: int) -> Translation:
+def _torchscript(prepared: PreparedModel, opset: int) -> onnx.ModelProto:
     axes: dict[str, dict[int, str]] = {}
     for given in prepared.inputs:
         axes[given.name] = {a: str(d) for a, d in enumerate(given.dims) if prepared.moves(d)}
@@ -78,7 +101,7 @@ def _torchscript(prepared: PreparedModel, opset: int) -> Translation:
                 prepared.example(),
                 path,
                 dynamo=False,
-                opset_version=min(opset, TORCHSCRIPT_MAX_OPSET),
+                opset_version=opset,
                 input_names=[i.name for i in prepared.inputs],
                 output_names=list(prepared.outputs),
                 dynamic_axes=axes,
@@ -87,25 +110,39 @@ def _torchscript(prepared: PreparedModel, opset: int) -> Translation:
         except Exception as error:
             raise _failed(prepared, "the TorchScript exporter", error) from error
         model = onnx.load(path)
-    frozen = _frozen_decisions(caught)
-    if frozen:
-        raise ExportError(
-            f"{prepared.label}: tracing froze a Python decision or number that depends on the input: {frozen[0]}. The "
-            "file would follow it for every input. Compute both sides and choose with torch.where, keep sizes symbolic, "
-            "or try --exporter dynamo."
-        )
-    return Translation(model, "torchscript")
+    frozen = _frozen_decision(prepared, caught)
+    if frozen is not None:
+        raise refusal(prepared.label, frozen.rule, frozen.place, detail=frozen.what)
+    return model
 
 
-def _frozen_decisions(caught: list[warnings.WarningMessage]) -> list[str]:
-    """TracerWarnings that name the user's own lines; those inside torch are judged by the parity check."""
+def _frozen_decision(prepared: PreparedModel, caught: list[warnings.WarningMessage]) -> Finding | None:
+    """The first TracerWarning on a line of the user's that means a wrong graph; those inside torch the parity check judges.
+
+    A tensor made from constants is one, and unpacking a tensor is harmless where its length is that of every run.
+    """
     tracer_warning = torch.jit.TracerWarning  # type: ignore[attr-defined]
-    found = []
     for w in caught:
-        if issubclass(w.category, tracer_warning) and _TORCH not in Path(w.filename).resolve().parents:
-            text = str(w.message).split(". ")[0].split(" might cause")[0]
-            found.append(f"{Path(w.filename).name}, line {w.lineno}: {text}")
-    return list(dict.fromkeys(found))
+        file = Path(w.filename).resolve()
+        if not issubclass(w.category, tracer_warning) or _TORCH in file.parents or file in _OWN:
+            continue
+        text = str(w.message).split(". ")[0].split(" might cause")[0]
+        found = _meaning(prepared, text, str(file), w.lineno)
+        if found is not None:
+            return found
+    return None
+
+
+def _meaning(prepared: PreparedModel, text: str, file: str, line: int) -> Finding | None:
+    if "registered as constants" in text:
+        return None
+    known = [f for f in prepared.findings if (f.place.file, f.place.line) == (file, line)]
+    if "Iterating over a tensor" in text:
+        return next((f for f in known if f.rule == "loop-over-batch"), None)
+    if known:
+        return known[0]
+    identifier = "branch-on-shape" if "boolean" in text else "number-from-shape"
+    return Finding(identifier, f"tracing says: {text}", place_of_line(prepared.module, file, line))
 
 
 def _failed(prepared: PreparedModel, which: str, error: Exception) -> AttnDeployError:
@@ -115,5 +152,11 @@ def _failed(prepared: PreparedModel, which: str, error: Exception) -> AttnDeploy
     while causes[-1].__cause__ is not None and len(causes) < 6:
         causes.append(causes[-1].__cause__)
     root = causes[-1]
-    text = " ".join(str(root).split())[:400]
-    return ExportError(f"{prepared.label}: {which} failed: {type(root).__name__}: {text}{user_line(root)}.")
+    text = " ".join(str(root).split()).split(" Please feel free")[0].split(" [Caused by")[0][:300].rstrip(". ")
+    entry = explain(error)
+    place = place_of_error(root, prepared.module)
+    told = f"{which} failed: {type(root).__name__}: {text}"
+    if entry is None:
+        return ExportError(f"{prepared.label}: {told}{place.told}.")
+    at = next((f.place for f in prepared.findings if f.rule == entry.id), place)
+    return refusal(prepared.label, entry.id, at, detail=told)

@@ -18,6 +18,7 @@ import onnx
 
 from attn_deploy.errors import AttnDeployError, GraphError
 from attn_deploy.graph.artifact import check_model, load_model
+from attn_deploy.graph.shape_arithmetic import shorten_shape_arithmetic
 from attn_deploy.isolate import run_isolated
 
 TOOLS = ("onnxsim", "onnxslim")
@@ -51,17 +52,22 @@ def simplify_model(model: onnx.ModelProto, *, timeout: float = TIMEOUT_SECONDS) 
             reasons.append(f"{tool} is not installed")
             continue
         try:
-            made = _run(model, tool, timeout)
+            made = shorten_shape_arithmetic(_run(model, tool, timeout))
             _same_interface(model, made, tool)
             check_model(made, f"the graph simplified by {tool}")
         except AttnDeployError as error:
             reasons.append(str(error))
             continue
-        if len(made.graph.node) > before:
-            reasons.append(f"{tool} made the graph larger ({before} to {len(made.graph.node)} nodes)")
+        if _computing(made) > _computing(model):
+            reasons.append(f"{tool} made the graph larger ({_computing(model)} to {_computing(made)} nodes)")
             continue
         return Simplified(made, tool, before, len(made.graph.node), "; ".join(reasons))
     return Simplified(model, "", before, before, "; ".join(reasons))
+
+
+def _computing(model: onnx.ModelProto) -> int:
+    """Number of nodes that run: simplifiers write numbers that they folded as Constant nodes."""
+    return sum(n.op_type != "Constant" for n in model.graph.node)
 
 
 def _run(model: onnx.ModelProto, tool: str, timeout: float) -> onnx.ModelProto:

@@ -1,4 +1,4 @@
-"""LayerNorm over the channels of a map, as a module whose tensors carry the names of nn.LayerNorm."""
+"""LayerNorm over the channels of pooled vectors, as a module whose tensors carry the names of nn.LayerNorm."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from attn_deploy.ops.norm import channel_layer_norm
 
 
 class ChannelLayerNorm(nn.LayerNorm):
-    """Normalises each position over its channels; `nn.LayerNorm([C, 1, 1])` on pooled vectors is this.
+    """Normalises pooled vectors over their channels, as `nn.LayerNorm([C, 1, 1])` does, with 1-D tensors.
 
-    Shape: (N, C, H, W) -> (N, C, H, W); dynamic N, H, W.
+    Shape: (N, C, 1, 1) -> (N, C, 1, 1); dynamic N.
 
     Args:
         channels: C.
@@ -20,5 +20,5 @@ class ChannelLayerNorm(nn.LayerNorm):
         super().__init__(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise with primitive operators, which exist at every opset."""
+        """Normalise each vector of the batch."""
         return channel_layer_norm(x, self.weight, self.bias, self.eps)

@@ -10,6 +10,8 @@ constant, so that form cannot be exported with a dynamic batch. Two equal forms 
 
 ``auto`` counts, for each output position, multiply-accumulates and elements moved, takes ``BALANCE`` of the former to
 cost as much as one of the latter, and picks the cheaper form. A kernel of 1x1 needs no unrolling: always mix_kernels.
+The constant is measured, by ``benchmarks/expert_conv_forms.py`` in ONNX Runtime on a CPU: any between 30 and 90 makes the
+same choices over its layers. The table is in ``attn_deploy/profiles/results``.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from attn_deploy.ops.folding import Fusible
 from attn_deploy.ops.padding import pad_same
 
 EXPORT_FORMS = ("auto", "mix_outputs", "mix_kernels")
-BALANCE = 100.0  # multiply-accumulates in the time of one element's trip to memory; 50 to 300 on GPUs of today
+BALANCE = 50.0  # multiply-accumulates in the time of one element's trip to memory, as measured
 
 
 def unrolled(x: Tensor, kernel_size: int, *, stride: int = 1, dilation: int = 1) -> Tensor:

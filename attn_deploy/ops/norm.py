@@ -1,21 +1,22 @@
-"""Normalisations from primitive operators, for opsets that lack the fused operator and for fp16.
+"""Normalisations in the forms that export best.
 
-The mean is subtracted before squaring: the sum of squares of a map with a large mean leaves the range of fp16.
+Where one is spelled out, the mean is subtracted before squaring: the sum of squares of a map with a large mean leaves
+the range of fp16.
 """
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor
 
 
 def channel_layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
-    """LayerNorm over the channels of each position: (N, C, H, W) -> (N, C, H, W); weight and bias hold C values.
+    """LayerNorm over the channels of pooled vectors: (N, C, 1, 1) -> (N, C, 1, 1); weight and bias hold C values.
 
-    `nn.LayerNorm([C, 1, 1])` on a pooled vector is this. LayerNormalization enters ONNX at opset 17 only.
+    One LayerNormalization from opset 17 on; below, both exporters' graphs get its primitive operators.
     """
-    centred = x - x.mean(1, keepdim=True)
-    variance = (centred * centred).mean(1, keepdim=True)
-    return centred / (variance + eps).sqrt() * weight.reshape(1, -1, 1, 1) + bias.reshape(1, -1, 1, 1)
+    shape = (weight.numel(), 1, 1)
+    return F.layer_norm(x, shape, weight.reshape(shape), bias.reshape(shape), eps)
 
 
 def instance_norm(x: Tensor, eps: float = 1e-5) -> Tensor:

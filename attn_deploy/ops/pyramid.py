@@ -9,41 +9,48 @@ from torch import Tensor, nn
 
 
 class PyramidAveragePool(nn.Module):
-    """Adaptive average pooling to several n x n grids in one matrix product.
+    """Adaptive average pooling to several n x n grids by one matrix product along each axis.
 
-    The cells come grid after grid, each row by row, as concatenating `adaptive_avg_pool2d(x, n).flatten(2)` gives them.
+    The products cross the rows of each grid with the columns of all; the squares on the diagonal are the grids. That is
+    n * n too many cells, and still sum(n) products for each position where one matrix of all cells takes sum(n * n).
 
-    Shape: (N, C, H, W) -> (N, C, sum of n * n).
+    Shape: (N, C, H, W) -> (N, C, sum of n * n). The cells come grid after grid, each column by column.
 
     Args:
         sizes: the n of each grid.
     """
 
     bins: Tensor
-    row: Tensor
-    column: Tensor
+    index: Tensor
 
     def __init__(self, sizes: Sequence[int]) -> None:
         super().__init__()
-        cells = [(n, row, column) for n in sizes for row in range(n) for column in range(n)]
+        self.sizes = tuple(sizes)
         # integers, which `.half()` leaves alone: a position in fp16 is wrong above 2048
-        for name, values in zip(("bins", "row", "column"), zip(*cells, strict=True), strict=True):
-            self.register_buffer(name, torch.tensor(values).unsqueeze(1), persistent=False)
+        for name, values in (
+            ("bins", [n for n in sizes for _ in range(n)]),
+            ("index", [i for n in sizes for i in range(n)]),
+        ):
+            self.register_buffer(name, torch.tensor(values), persistent=False)
 
-    def _weights(self, index: Tensor, length: int, like: Tensor) -> Tensor:
-        """For each cell the averaging weights of all positions along one axis: (cells, length)."""
-        position = torch.arange(length, device=like.device).unsqueeze(0)
-        starts = (position + 1) * self.bins > index * length
-        ends = position * self.bins < (index + 1) * length
+    def _weights(self, length: int, like: Tensor) -> Tensor:
+        """The averaging weights of all positions along one axis for each bin of each grid: (length, bins)."""
+        position = torch.arange(length, device=like.device).unsqueeze(1)
+        starts = (position + 1) * self.bins > self.index * length
+        ends = position * self.bins < (self.index + 1) * length
         inside = (starts & ends).to(like.dtype)
-        return inside / inside.sum(1, keepdim=True)
+        return inside / inside.sum(0, keepdim=True)
 
-    def matrix(self, x: Tensor) -> Tensor:
-        """The (H * W, cells) matrix for maps of x's size; make it once to pool several maps."""
-        rows = self._weights(self.row, x.shape[2], x)
-        columns = self._weights(self.column, x.shape[3], x)
-        return (rows.unsqueeze(2) * columns.unsqueeze(1)).flatten(1).transpose(0, 1)
+    def weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The weights of rows and of columns for maps of x's size; make them once to pool several maps."""
+        return self._weights(x.shape[2], x), self._weights(x.shape[3], x)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Pool one map."""
-        return torch.matmul(x.flatten(2), self.matrix(x))
+    def forward(self, x: Tensor, weights: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Pool one map, with weights from `weights` where they were made."""
+        rows, columns = self.weights(x) if weights is None else weights
+        crossed = torch.matmul(torch.matmul(x, columns).transpose(2, 3), rows)
+        grids, start = [], 0
+        for n in self.sizes:
+            grids.append(crossed[:, :, start : start + n, start : start + n].flatten(2))
+            start += n
+        return torch.cat(grids, 2)

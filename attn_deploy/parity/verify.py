@@ -10,6 +10,7 @@ import numpy as np
 
 from attn_deploy.errors import AttnDeployError, InvalidRequestError
 from attn_deploy.inputs import Arrays, TensorInput, example_arrays, verification_sizes
+from attn_deploy.parity.reference import EagerReference
 from attn_deploy.parity.report import ParityCase, ParityReport
 from attn_deploy.parity.tolerance import NOISE_FACTOR, TOLERANCES, Tolerance
 from attn_deploy.runtimes.base import Runner, run_once
@@ -130,21 +131,29 @@ def verify_onnx(
         MissingDependencyError: if onnxruntime is not installed.
         GraphError: if ONNX Runtime cannot load the model.
     """
+    return verify_against(EagerReference(module, output_names), onnx_model, inputs, dynamic, tolerance=tolerance)
+
+
+def verify_against(
+    reference: EagerReference,
+    onnx_model: Path | bytes,
+    inputs: Sequence[TensorInput],
+    dynamic: Sequence[str],
+    *,
+    tolerance: Tolerance = TOLERANCES["float32"],
+) -> ParityReport:
+    """As `verify_onnx`, with a reference that may have served other files of the same model.
+
+    Raises:
+        MissingDependencyError, GraphError: as `verify_onnx`.
+    """
     import torch
 
-    from attn_deploy.runtimes.eager import EagerRunner
     from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
-    candidate = OnnxRuntimeRunner(onnx_model)
-    reference = EagerRunner(module, output_names=output_names)
-    return compare(
-        reference,
-        candidate,
-        inputs,
-        dynamic,
-        tolerance=tolerance,
-        precise=lambda: EagerRunner(module, output_names=output_names, dtype=torch.float64),
-    )
+    # As many threads as torch was given: what runs beside us has the other cores.
+    candidate = OnnxRuntimeRunner(onnx_model, threads=torch.get_num_threads())
+    return compare(reference.runner, candidate, inputs, dynamic, tolerance=tolerance, precise=reference.precise)
 
 
 def verify(

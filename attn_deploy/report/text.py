@@ -66,8 +66,8 @@ def model_text(spec: ModelSpec, width: int = 120) -> str:
         ("parameters", "unknown" if spec.parameters is None else f"{spec.parameters:,}"),
         ("MACs at 32x32", "unknown" if spec.macs is None else f"{spec.macs:,}"),
         ("dynamic axes", ", ".join(spec.dynamic) or "none"),
-        ("least sizes", ", ".join(f"{k} {v}" for k, v in spec.minimum.items())),
-        ("multiples of", ", ".join(f"{k} {v}" for k, v in spec.multiple.items())),
+        ("least sizes", ", ".join(f"{k}: {v}" for k, v in spec.minimum.items())),
+        ("multiples of", ", ".join(f"{k}: {v}" for k, v in spec.multiple.items())),
         ("export", spec.export),
         ("limits", spec.limits),
         ("deviations", spec.deviations),
@@ -87,6 +87,10 @@ def export_text(artifact: OnnxArtifact) -> str:
     """The evidence of an export."""
     record: Mapping[str, Any] = artifact.record
     parity = record["parity"]
+
+    def _stepped(axis: str) -> str:
+        return f"{axis} (multiples of {record['multiple'][axis]})" if axis in record["multiple"] else axis
+
     rows = [
         ("file", f"{artifact.path} ({artifact.size:,} bytes)"),
         ("model", record["model"]),
@@ -94,7 +98,7 @@ def export_text(artifact: OnnxArtifact) -> str:
         ("opset", _opset_text(artifact)),
         ("inputs", "\n".join(map(str, artifact.inputs))),
         ("outputs", "\n".join(map(str, artifact.outputs))),
-        ("dynamic axes", ", ".join(artifact.dynamic_axes) or "none"),
+        ("dynamic axes", ", ".join(map(_stepped, artifact.dynamic_axes)) or "none"),
         ("traced at", shapes_text([record["traced_shapes"]])),
         ("proven at", shapes_text(record["verified_shapes"]) or "not verified at other shapes"),
         (
@@ -104,11 +108,9 @@ def export_text(artifact: OnnxArtifact) -> str:
             else f"{parity['max_abs_error']:.3g} against PyTorch over {parity['cases']} shapes "
             f"(allowed: rtol {parity['rtol']:g}, atol {parity['atol']:g} * max(1, max|y|))",
         ),
-        (
-            "fused",
-            "\n".join(f"{path or '(model)'}: {words}" for path, words in record["fused"][:8])
-            + _more(record["fused"], 8),
-        ),
+        ("weights", f"{record['weights'][0]} (sha256 {record['weights'][1][:12]}...)" if record["weights"] else ""),
+        ("rewritten", _changes_text(record["rewritten"])),
+        ("fused", _changes_text(record["fused"])),
         (
             "nodes",
             f"{record['nodes_raw']} -> {artifact.nodes} "
@@ -152,6 +154,10 @@ def _opset_text(artifact: OnnxArtifact) -> str:
         rules = ", ".join(f"{name} {count}" for name, count in artifact.record["opset_rules"].items())
         text += f"; converted from {artifact.record['opset_written']}" + (f" ({rules})" if rules else "")
     return text
+
+
+def _changes_text(changes: Sequence[tuple[str, str]]) -> str:
+    return "\n".join(f"{path or '(model)'}: {words}" for path, words in changes[:8]) + _more(changes, 8)
 
 
 def _more(items: Sequence[Any], shown: int) -> str:

@@ -72,7 +72,7 @@ class EagerRunner:
         """Move ``inputs`` to the device, in order; floating-point ones take the runner's element type."""
         self._inputs = []
         for array in inputs.values():
-            tensor = torch.from_numpy(array).to(self._device)
+            tensor = torch.tensor(array, device=self._device)  # a copy: a model may change its input in place
             self._inputs.append(tensor.to(self._dtype) if tensor.is_floating_point() else tensor)
 
     @torch.inference_mode()
@@ -109,8 +109,30 @@ def flatten_outputs(outputs: Any) -> list[Tensor]:
 
 
 def output_names(outputs: Any) -> list[str]:
-    """Names for a model's outputs: ``y``, ``y0, y1, ...``, or the keys of a dict of tensors."""
-    if isinstance(outputs, dict) and all(isinstance(v, Tensor) for v in outputs.values()):
-        return [str(k) for k in outputs]
-    count = len(flatten_outputs(outputs))
-    return ["y"] if count == 1 else [f"y{i}" for i in range(count)]
+    """Names for a model's outputs: ``y``, ``y0, y1, ...``, or the keys of dicts and the fields of named tuples."""
+    found = _paths(outputs)
+    if any(not path for path in found) or len(set(found)) < len(found):
+        return ["y"] if len(found) == 1 else [f"y{i}" for i in range(len(found))]
+    return found
+
+
+def _paths(outputs: Any) -> list[str]:
+    """A name for each tensor, empty where an enclosing container gives none."""
+    if isinstance(outputs, Tensor):
+        return [""]
+    if isinstance(outputs, dict):
+        named = [(str(k), v) for k, v in outputs.items()]
+    elif isinstance(outputs, tuple) and hasattr(outputs, "_fields"):
+        named = list(zip(outputs._fields, outputs, strict=True))
+    elif isinstance(outputs, (list, tuple)):
+        if not any(isinstance(v, (dict, tuple, list)) for v in outputs):
+            return [""] * len(flatten_outputs(outputs))
+        named = [(str(i), v) for i, v in enumerate(outputs)]
+    else:
+        return []
+    found = []
+    for key, value in named:
+        inner = _paths(value)
+        for index, path in enumerate(inner):
+            found.append("_".join(p for p in (key, path or (str(index) if len(inner) > 1 else "")) if p))
+    return [p if not p[:1].isdigit() else "" for p in found]

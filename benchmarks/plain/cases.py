@@ -67,7 +67,7 @@ def make_pair(name: str, size: Size, *, seed: int = 0) -> Pair:
     load_official_state_dict(zoo.module, plain.state_dict())
     extents = {"N": 1, "H": h, "W": w, **case.sizes(h, w)}
     inputs = tuple(replace(i, sizes={**i.sizes, **extents}) for i in zoo.inputs or ())
-    return Pair(name, zoo, plain, inputs)
+    return Pair(name, replace(zoo, inputs=inputs), plain, inputs)
 
 
 def _up_to(largest: int) -> Callable[[Size], Size]:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import onnx
+import onnxsim
 import torch
 
 from attn_deploy.errors import AttnDeployError, ExportError
@@ -16,7 +17,6 @@ from attn_deploy.exporters.pipeline import export_prepared
 from attn_deploy.exporters.prepare import PreparedModel, prepare
 from attn_deploy.exporters.quiet import quiet_torch
 from attn_deploy.graph.artifact import check_model
-from attn_deploy.graph.simplify import simplify_model
 from attn_deploy.inputs import TensorInput, dynamic_symbols
 from attn_deploy.parity.verify import compare
 from attn_deploy.runtimes.base import Runner
@@ -79,10 +79,12 @@ def _export_plain(pair: Pair, exporter: str, opset: int, dynamic: tuple[str, ...
     prepared.outputs = pair.zoo.outputs or prepared.outputs
     raw = _translate(prepared, exporter, opset)
     check_model(raw, f"{pair.name}, plain")
-    simplified = simplify_model(raw)
-    model = simplified.model.SerializeToString()
+    simplified, valid = onnxsim.simplify(raw)
+    if not valid:
+        raise ExportError(f"{pair.name}, plain: onnxsim found its own result to differ from the original.")
+    model = simplified.SerializeToString()
     _check_file(pair, model, prepared.inputs, dynamic, "plain")
-    return Exported(model, exporter, opset, dynamic, len(simplified.model.graph.node))
+    return Exported(model, exporter, opset, dynamic, len(simplified.graph.node))
 
 
 def _translate(prepared: PreparedModel, exporter: str, opset: int) -> onnx.ModelProto:
@@ -110,7 +112,7 @@ def _translate(prepared: PreparedModel, exporter: str, opset: int) -> onnx.Model
 
 
 def _export_zoo(pair: Pair, opset: int, dynamic: tuple[str, ...]) -> Exported:
-    prepared = prepare(pair.zoo, inputs=pair.inputs, dynamic=dynamic)
+    prepared = prepare(pair.zoo, dynamic=dynamic)
     with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
         path = Path(folder, "zoo.onnx")
         # Verified below, against the plain module.

@@ -2,8 +2,9 @@
 
 Paper: Asymmetric Non-local Neural Networks for Semantic Segmentation, ICCV 2019, arXiv:1908.07678.
 Official: MendelXu/ANN, models/seg/utils/apnb.py and afnb.py, with BatchNorm.
-Export: the pyramid's adaptive pooling is one product with a matrix built in the graph (nn.AdaptiveAvgPool2d is refused
-    or baked at dynamic H, W). Values are pooled before their 1x1 convolution, equal because pooling weights sum to 1.
+Export: the pyramid's adaptive pooling is one product along each axis with weights built in the graph
+    (nn.AdaptiveAvgPool2d is refused or baked at dynamic H, W). Values are pooled before their 1x1 convolution, equal
+    because pooling weights sum to 1.
     Fused, the context convolution is merged into the last one.
 Deviations: mmseg's ann_head drops the biases of the convolutions before BatchNorm and the dropout.
 Limits: sizes other than (1,) are refused; the official code cannot run them (APNB) or ignores them (AFNB).
@@ -60,9 +61,9 @@ class _AsymmetricNonLocal(nn.Module, Fusible):
 
     def _attended(self, query: Tensor, key: Tensor, low: Tensor) -> Tensor:
         """The context of every query position; as values, where the context convolution is merged into the tail."""
-        cells = self.pool.matrix(low)
-        keys = torch.matmul(key.flatten(2), cells) * self.scale
-        values = self.value(torch.matmul(low.flatten(2), cells).unsqueeze(3)).flatten(2)
+        weights = self.pool.weights(low)
+        keys = self.pool(key, weights) * self.scale
+        values = self.value(self.pool(low, weights).unsqueeze(3)).flatten(2)
         similarity = torch.matmul(query.flatten(2).transpose(1, 2), keys).softmax(2)
         attended = torch.matmul(values, similarity.transpose(1, 2))
         attended = attended.reshape(query.shape[0], self.value_channels, query.shape[2], query.shape[3])

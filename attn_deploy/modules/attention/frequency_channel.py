@@ -136,6 +136,9 @@ class MultiSpectralAttention(nn.Module):
         check_channels(x, self.channels, "MultiSpectralAttention")
         down = torch.matmul(self.down, averaging_matrix(self.down.shape[1], x.shape[2], x))
         across = torch.matmul(self.across, averaging_matrix(self.across.shape[1], x.shape[3], x))
-        rows = (x * across.unsqueeze(1)).sum(3)
+        # Each row against its channel's filter. bmm of spelled out items: a product that may broadcast asks torch.export
+        # for a batch above 1.
+        filters = across.expand(x.shape[0], -1, -1).clone().flatten(0, 1).unsqueeze(2)
+        rows = torch.bmm(x.flatten(0, 1), filters).reshape(x.shape[0], self.channels, -1)
         coefficients = (rows * down).sum(2).reshape(x.shape[0], self.channels, 1, 1)
         return x * self.expand(self.reduce(coefficients).relu()).sigmoid()

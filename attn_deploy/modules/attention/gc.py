@@ -2,9 +2,7 @@
 
 Paper: GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond, ICCVW 2019, arXiv:1904.11492.
 Official: xvjiarui/GCNet, mmdet/ops/gcb/context_block.py (ContextBlock); mmcv carries the same block.
-Export: attention pooling is one product of the flattened map with the softmax weights, and the layer norm of the pooled
-    vector is written as mean and variance, because LayerNormalization enters ONNX at opset 17 only. Equal up to
-    rounding.
+Export: attention pooling is one product of the flattened map with the softmax weights as a column. Equal up to rounding.
 Deviations: timm's GlobalContext gates by default and does not add, with a ratio of 1/8 and eps 1e-6; pytorch-attention
     defines the softmax and never applies it; awesome-attention leaves the initialisation out.
 """
@@ -116,7 +114,7 @@ class GlobalContextBlock(Fusible, nn.Module):
     def _pool(self, x: Tensor) -> Tensor:
         if self.pooling_type == "avg":
             return global_avg_pool(x)
-        weights = self.conv_mask(x).flatten(2).softmax(2).transpose(1, 2)
+        weights = self.conv_mask(x).flatten(1).softmax(1).unsqueeze(2)  # a column: a transposed row multiplies slower
         return torch.matmul(x.flatten(2), weights).unsqueeze(3)
 
     def fuse_(self) -> str | None:

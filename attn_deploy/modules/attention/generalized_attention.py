@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attn_deploy.ops import Fusible, check_channels, require_divisible, require_positive, resize_bilinear
@@ -134,8 +135,8 @@ class GeneralizedAttention(Fusible, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, self.channels, "GeneralizedAttention")
-        dense = x if self.q_stride == 1 else x[:, :, :: self.q_stride, :: self.q_stride]
-        sparse = x if self.kv_stride == 1 else x[:, :, :: self.kv_stride, :: self.kv_stride]
+        dense = x if self.q_stride == 1 else F.avg_pool2d(x, 1, self.q_stride)
+        sparse = x if self.kv_stride == 1 else F.avg_pool2d(x, 1, self.kv_stride)
         query = None if self.query is None else self._heads(self.query(dense))
         terms = []
         if self.key is not None:
@@ -154,7 +155,11 @@ class GeneralizedAttention(Fusible, nn.Module):
         attention = energy.softmax(3)
         if self.batch_free:  # spelled out, for a product that broadcasts would ask torch.export for a batch above 1
             attention = attention.expand(x.shape[0], -1, -1, -1)
-        mixed = self._heads(self.value(sparse)).matmul(attention.transpose(2, 3))
+        values = self._heads(self.value(sparse))
+        if self.one_map:  # one query: its row needs no transpose back
+            mixed = attention.matmul(values.transpose(2, 3))
+        else:
+            mixed = values.matmul(attention.transpose(2, 3))
         height, width = (1, 1) if self.one_map else (dense.shape[2], dense.shape[3])
         out = self.project(mixed.reshape(x.shape[0], self.num_heads * self.head_channels, height, width))
         if self.q_stride > 1 and not self.one_map:

@@ -7,7 +7,7 @@ Official: ZilinGao/Global-Second-order-Pooling-Convolutional-Networks, torchvisi
 Export: the covariance is a product of centred maps, so the centring matrix of (HW)^2 entries is never built; a grouped
     convolution whose kernel covers a row of the covariance is a product and a sum; adaptive pooling, down to 8x8 and back
     up, is a product with averaging matrices made in the graph (the official form is silently wrong at other sizes).
-    Equal up to rounding.
+    Fused, the position gate reduces the channels of its 64 averages, not of the map. Equal up to rounding.
 Limits: mode 'concat' needs C of at least 64 and a multiple of C // 64. The position gate divides by 64 where a
     covariance over channels would divide by att_dim: the official code does, and so does this.
 """
@@ -86,7 +86,7 @@ class ChannelCovariance(nn.Module):
         return self.expand(self.rows(torch.matmul(left, right.transpose(1, 2)))).sigmoid()
 
 
-class PositionCovariance(nn.Module):
+class PositionCovariance(Fusible, nn.Module):
     """The position gate: (N, C, H, W), rectified -> (N, 1, H, W) in 0..1."""
 
     def __init__(self, channels: int, att_dim: int) -> None:
@@ -95,9 +95,13 @@ class PositionCovariance(nn.Module):
         self.reduce = nn.Sequential(nn.Conv2d(channels, att_dim, 1), nn.BatchNorm2d(att_dim))
         self.rows = RowReader(cells)
         self.expand = nn.Conv2d(4 * cells, cells, 1)
+        self.pools_first = False
 
     def forward(self, x: Tensor) -> Tensor:
-        y = adaptive_avg_pool2d(self.reduce(x), GRID).flatten(2) / GRID
+        cells = (
+            self.reduce(adaptive_avg_pool2d(x, GRID)) if self.pools_first else adaptive_avg_pool2d(self.reduce(x), GRID)
+        )
+        y = cells.flatten(2) / GRID
         total = y.sum(1, keepdim=True) / GRID
         second_order = torch.matmul(y.transpose(1, 2), y) - torch.matmul(total.transpose(1, 2), total)
         gate = self.expand(self.rows(second_order).relu()).sigmoid()
@@ -105,6 +109,13 @@ class PositionCovariance(nn.Module):
         to_rows = averaging_matrix(x.shape[2], GRID, x).unsqueeze(2)
         rows = (gate.reshape(x.shape[0], 1, GRID, GRID) * to_rows).sum(2)
         return torch.matmul(rows, averaging_matrix(x.shape[3], GRID, x).transpose(0, 1)).unsqueeze(1)
+
+    def fuse_(self) -> str | None:
+        """Reduce the 64 averages instead of the whole map: at inference both are linear, and the averages' weights sum to 1."""
+        if self.pools_first:
+            return None
+        self.pools_first = True
+        return "pooled before the reduction of the position gate"
 
 
 def _register_modes(cls: type[GSoPBlock]) -> type[GSoPBlock]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from attn_deploy.ops import Fusible, check_channels, require_positive
-from attn_deploy.ops.bounded import bounded_softmax, gram_softmax
+from attn_deploy.ops.bounded import bounded_product_softmax, gram_softmax
 from attn_deploy.ops.folding import scale_and_shift
 from attn_deploy.registry import register
 
@@ -51,8 +51,8 @@ class IABlock2d(Fusible, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, self.channels, "IABlock2d")
         positions = x.flatten(2)
-        mean_products = (positions / self.channels).transpose(1, 2).matmul(positions)
-        similar = bounded_softmax(mean_products, self.channels**0.5)
+        scale = self.channels**0.5
+        similar = bounded_product_softmax((positions / scale).transpose(1, 2), positions, scale)
         weights = (similar * self._nearness(x)).softmax(2)
         mixed = positions.matmul(weights.transpose(1, 2))
         x = x + self.spatial_norm(mixed.reshape(x.shape[0], self.channels, x.shape[2], x.shape[3]))

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from attn_deploy.ops import Fusible, check_channels, require_choice, require_positive
+from attn_deploy.ops.bounded import bounded_product_softmax
 from attn_deploy.registry import register
 
 MODES = ("embedded_gaussian", "gaussian", "dot_product", "concatenation")
@@ -92,9 +93,6 @@ class NonLocalBlock(Fusible, nn.Module):
         self.project = nn.Sequential(nn.Conv2d(width, channels, 1), *([nn.BatchNorm2d(channels)] if bn_layer else []))
         nn.init.zeros_(self.project[-1].weight)
         nn.init.zeros_(self.project[-1].bias)
-        # raw features have no learned scale: their products leave fp16 unless scaled down by at least C, and a power of
-        # two does it without rounding
-        self.product_scale = float(1 << (channels - 1).bit_length())
         self.official_keys = {"W.0": "project.0", "W.1": "project.1", "W": "project.0"}
         self.official_keys |= {"g.0": "g", "phi.0": "phi"} if sub_sample else {}
 
@@ -123,9 +121,8 @@ class NonLocalBlock(Fusible, nn.Module):
 
     def _gaussian(self, x: Tensor) -> Tensor:
         theta, phi = x.flatten(2), self.pool(x).flatten(2)
-        products = torch.matmul(theta.transpose(1, 2) / self.product_scale, phi)
-        below = (products - products.amax(2, keepdim=True)).clamp_min(-1e4 / self.product_scale)
-        return self._gather((below * self.product_scale).softmax(2), self.pool(self.g(x)))
+        weights = bounded_product_softmax(theta.transpose(1, 2), phi, self.channels)
+        return self._gather(weights, self.pool(self.g(x)))
 
     def _dot_product(self, x: Tensor) -> Tensor:
         phi, g = self.pool(self.phi(x)), self.pool(self.g(x))

@@ -19,13 +19,15 @@ from attn_deploy.ops import check_channels, is_traced, require_choice, require_o
 from attn_deploy.registry import register
 
 _REFERENCE = {"in_channels": 64, "out_channels": 64}
+_STRIDED = dict.fromkeys(("H", "W"), "1 + residual * (stride - 1)")  # the skip's pooling and the convolution must agree
 
 
-@register("blaze_block", reference=_REFERENCE, parameters=6080)
+@register("blaze_block", reference=_REFERENCE, parameters=6080, multiple=_STRIDED)
 @register(
     "double_blaze_block",
     reference={**_REFERENCE, "mid_channels": 24},
     parameters=5800,
+    multiple=_STRIDED,
     summary="Two depthwise separable convolutions with a narrow middle and a skip around both.",
 )
 class BlazeBlock(nn.Module):

@@ -6,7 +6,7 @@ Official: tensorflow/tpu, models/official/efficientnet/condconv/condconv_layers.
 Export: the batch-as-groups convolution of the public code has a group count that depends on N and cannot be exported.
     Either the outputs of all experts are mixed after one convolution, or the kernels are mixed for each sample and
     applied as a batched matrix product on the unrolled map; equal up to rounding. export_form="auto" picks by a static
-    count of work and memory traffic, see attn_deploy.ops.expert_conv.
+    count of work and memory traffic that rests on measurements, see attn_deploy.ops.expert_conv.
 Deviations: the loop over samples of nibuiro/CondConv-pytorch bakes N into the graph, drops 20 % of the pooled input and
     shares one bias; External-Attention-pytorch routes without a bias and reshapes to the input's H, W.
 """

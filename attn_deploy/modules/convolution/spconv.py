@@ -26,14 +26,14 @@ from attn_deploy.ops import (
 )
 from attn_deploy.registry import register
 
+_STRIDED = {"H": "stride", "W": "stride"}
+
 
 @register(
     "spconv_s2",
     reference={"in_channels": 64, "out_channels": 64, "stride": 2},
     parameters=13632,
-    sizes={"H": 18},
-    minimum={"H": 2, "W": 2},
-    multiple={"H": 2, "W": 2},
+    multiple=_STRIDED,
     summary="Split based convolution with stride 2, for maps of even height and width.",
 )
 @register(
@@ -41,6 +41,7 @@ from attn_deploy.registry import register
     aliases=("split_conv", "spconv_3x3"),
     reference={"in_channels": 64, "out_channels": 64},
     parameters=13632,
+    multiple=_STRIDED,
 )
 class SPConv2d(Fusible, nn.Module):
     """Convolves a representative part of the channels by 3x3, the redundant rest by 1x1, and blends both by attention.

@@ -3,8 +3,8 @@
 Paper: DCANet: Learning Connected Attentions for Convolutional Neural Networks, ICME 2021, arXiv:2007.05099.
 Official: 13952522076/DCANet, models/resnet/resnet_cbam_dca.py (CBAM, ChannelGate, SpatialGate).
 Export: maps pass from block to block as plain tensors, and whether a block has a predecessor, and how much larger its
-    map is, is settled when it is made. The 2-to-1 convolution over stacked vectors is a weighted sum, and LayerNorm is
-    made of primitive operators. Equal up to rounding.
+    map is, is settled when it is made. The 2-to-1 convolution over stacked vectors is a weighted sum. Equal up
+    to rounding.
 Deviations: the official first block owns the layers for a predecessor that it never has; here they are left out.
 """
 

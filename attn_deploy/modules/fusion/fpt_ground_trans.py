@@ -16,7 +16,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from attn_deploy.ops import check_channels, require_choice, require_positive
-from attn_deploy.ops.bounded import bounded_softmax
+from attn_deploy.ops.bounded import bounded_product_softmax
 from attn_deploy.registry import Input, register
 
 
@@ -85,11 +85,10 @@ class FPTGroundingTransformer(nn.Module):
             value = value / (high.shape[2] * high.shape[3])
             weights = self._outer_sum(query, key).relu()
         elif self.mode == "gaussian":
-            mean_products = (query / self.channels).transpose(1, 2).matmul(key)
-            weights = bounded_softmax(mean_products, self.channels)
+            weights = bounded_product_softmax(query.transpose(1, 2), key, self.channels)
         else:
             weights = query.transpose(1, 2).matmul(key).softmax(2)
-        mixed = value.matmul(weights.transpose(1, 2))
+        mixed = weights.matmul(value.transpose(1, 2)).transpose(1, 2)  # faster than the transpose of the large map
         return self.project(mixed.reshape(low.shape[0], self.width, low.shape[2], low.shape[3]))
 
     def _projected(self, pairs: Tensor, query: Tensor, low: Tensor) -> Tensor:

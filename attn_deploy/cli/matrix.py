@@ -1,0 +1,149 @@
+"""``attn-deploy matrix``, ``matrix merge`` and ``matrix diff``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def matrix(
+    context: typer.Context,
+    models: Annotated[
+        str | None, typer.Option(help="Names, patterns, family:NAME, resnet18+*; separated by commas. All by default.")
+    ] = None,
+    opsets: Annotated[str | None, typer.Option(help="As 13-22, or 13,17,20. 13-22 by default.")] = None,
+    exporters: Annotated[str | None, typer.Option(help="dynamo, torchscript; both by default.")] = None,
+    dynamic: Annotated[str | None, typer.Option(help="none, batch, all; all by default.")] = None,
+    precisions: Annotated[str | None, typer.Option(help="fp32, fp16, bf16, int8; fp32 by default.")] = None,
+    runtimes: Annotated[
+        str | None, typer.Option(help="ort, tensorrt-rtx, tensorrt; ort,tensorrt-rtx by default.")
+    ] = None,
+    engine_opset: Annotated[
+        str | None, typer.Option(help="Opset whose files are built into engines, or all; 20 by default.")
+    ] = None,
+    shape: Annotated[
+        list[str] | None, typer.Option("--input", help="[name:]1x3x224x224[:dtype] of a model of your own.")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(help="Worker processes; the usable cores by default.")] = None,
+    shard: Annotated[str | None, typer.Option(help="2/4 makes the second of four parts.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the run.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds for one cell.")] = 300.0,
+    executor: Annotated[str, typer.Option(help="processes, inline or ray.")] = "processes",
+    fail_on: Annotated[str, typer.Option(help="any: a red cell; regressions: one that --baseline has not.")] = "any",
+    baseline: Annotated[
+        Path | None, typer.Option(help="Record to compare with; the one that comes with this version by default.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record on standard output.")] = False,
+) -> None:
+    """Export every model at every opset with both exporters, check each file, and say why where one is wrong.
+
+    Each cell is made in a process that can be ended: a crash or a hang costs that cell. Ctrl-C keeps what is done.
+    The folder of the run gets record.json, matrix.csv, matrix.xml (JUnit), matrix.md and matrix.html.
+
+    \b
+    Examples:
+      attn-deploy matrix --models 'family:fusion,resnet18+*' --opsets 13,17,20
+      attn-deploy matrix --models ghostmodule --dynamic none,batch,all
+      attn-deploy matrix --resume matrix-results
+      attn-deploy matrix --shard 2/4 -o part2
+      attn-deploy matrix merge part1 part2 part3 part4 -o matrix-results
+      attn-deploy matrix diff old/record.json matrix-results
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from attn_deploy.matrix.request import matrix_request, verdict
+    from attn_deploy.matrix.run import run_matrix
+    from attn_deploy.report.console import print_result
+    from attn_deploy.report.matrix_files import write_reports
+    from attn_deploy.report.matrix_terminal import matrix_summary, watch_matrix
+
+    request = matrix_request(
+        models=models,
+        opsets=opsets,
+        exporters=exporters,
+        dynamic=dynamic,
+        precisions=precisions,
+        runtimes=runtimes,
+        engine_opset=engine_opset,
+        inputs=shape,
+        shard=shard,
+        output=output,
+        resume=resume,
+        fail_on=fail_on,
+        baseline=baseline,
+    )
+    with watch_matrix() as watch:
+        record = run_matrix(
+            request.options,
+            output=request.folder,
+            resume=request.resume,
+            jobs=jobs,
+            shard=request.shard,
+            timeout=timeout,
+            executor=executor,
+            on_plan=watch.on_plan,
+            on_cell=watch.on_cell,
+            on_start=watch.on_start,
+        )
+    written = write_reports(record, request.folder)
+    if as_json:
+        typer.echo(record.to_json(), nl=False)
+    else:
+        print_result(lambda _: matrix_summary(record))
+        typer.echo(f"written: {', '.join(map(str, written))}", err=True)
+    result = verdict(record, request)
+    if result.words:
+        typer.echo(result.words, err=True)
+    raise typer.Exit(result.exit_code)
+
+
+def merge(
+    records: Annotated[list[Path], typer.Argument(help="Records, or folders that hold one.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write the whole to.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record on standard output.")] = False,
+) -> None:
+    """Put the records of several shards together; where two have the same cell, the worse result is kept.
+
+    \b
+    Example:
+      attn-deploy matrix merge part1 part2 -o whole
+    """
+    from attn_deploy.matrix.merge import merge_records
+    from attn_deploy.matrix.record import read_record
+    from attn_deploy.report.console import print_result
+    from attn_deploy.report.matrix_files import write_reports
+    from attn_deploy.report.matrix_terminal import matrix_summary
+
+    record = merge_records([read_record(path) for path in records])
+    written = write_reports(record, output)
+    if as_json:
+        typer.echo(record.to_json(), nl=False)
+    else:
+        print_result(lambda _: matrix_summary(record))
+        typer.echo(f"written: {', '.join(map(str, written))}", err=True)
+    raise typer.Exit(1 if record.failures else 0)
+
+
+def diff(
+    old: Annotated[Path, typer.Argument(help="The earlier record, or the folder that holds it.")],
+    new: Annotated[Path, typer.Argument(help="The later record, or the folder that holds it.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the changes as JSON and nothing else.")] = False,
+) -> None:
+    """List what got worse from one record to another; exits with 1 when something did.
+
+    \b
+    Example:
+      attn-deploy matrix diff main/record.json matrix-results/record.json
+    """
+    import json
+
+    from attn_deploy.matrix.diff import diff_records
+    from attn_deploy.matrix.record import read_record
+    from attn_deploy.report.matrix_text import diff_text
+
+    found = diff_records(read_record(old), read_record(new))
+    typer.echo(json.dumps(found.to_dict(), indent=1) if as_json else diff_text(found))
+    raise typer.Exit(1 if found.regressions else 0)

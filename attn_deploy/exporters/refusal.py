@@ -1,0 +1,88 @@
+"""Refusals in the user's words: what broke, in which module and line, and the known remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from attn_deploy.diagnose.finding import Finding
+from attn_deploy.diagnose.location import Place
+from attn_deploy.diagnose.rules import Rule, explain, rule
+from attn_deploy.errors import AttnDeployError, ExportError
+
+if TYPE_CHECKING:
+    from attn_deploy.exporters.prepare import PreparedModel
+
+# What makes a size constant, or the numbers wrong, without an exporter saying so; the likeliest first.
+_SILENT_CAUSES = (
+    "data-dependent-branch",
+    "loop-over-batch",
+    "groups-from-batch",
+    "multi-head-attention",
+    "adaptive-pooling",
+    "pool-window-from-shape",
+    "number-from-tensor",
+    "cached-by-size",
+    "number-from-shape",
+    "branch-on-shape",
+    "overlapping-write",
+    "fft",
+    "fold",
+)
+
+
+def refusal(label: str, identifier: str, place: Place, *, detail: str = "") -> ExportError:
+    """The error of a rule: what is wrong and where, what the exporter said, what to do."""
+    entry = rule(identifier)
+    said = f": {detail}" if detail else ""
+    return ExportError(f"{label}: {entry.explanation}{place.told}{said}. {entry.remedy}", rule=identifier)
+
+
+def most_telling(prepared: PreparedModel, failures: Sequence[tuple[str, AttnDeployError]]) -> AttnDeployError:
+    """One error for those of all exporters that were tried: that of a known cause, found in the model if nobody named it."""
+    entries = [(name, error, _entry(error)) for name, error in failures]
+    for _, error, entry in entries:
+        if entry is not None and not entry.general:
+            told = "" if entry.remedy in str(error) else f"{_stop(error)} {entry.remedy}"
+            at = next((f for f in prepared.findings if f.rule == entry.id), None)
+            if at is not None and "line " not in str(error):
+                told += f" It is in {at.what!r}{at.place.told}."
+            return _with_rule(error, entry.id, told + _others(failures, error, prepared.label))
+    _, error, entry = entries[0]
+    cause = _silent_cause(prepared.findings)
+    if cause is not None:
+        known = rule(cause.rule)
+        told = (
+            f"{_stop(error)} The likely cause is {cause.what!r}{cause.place.told}: {known.explanation}. {known.remedy}"
+        )
+        return _with_rule(error, cause.rule, told)
+    remedy = f"{_stop(error)} {entry.remedy}" if entry is not None and entry.remedy not in str(error) else ""
+    return _with_rule(error, entry.id if entry else None, remedy + _others(failures, error, prepared.label))
+
+
+def _stop(error: AttnDeployError) -> str:
+    return "" if str(error).endswith((".", ")")) else "."
+
+
+def _entry(error: AttnDeployError) -> Rule | None:
+    return rule(error.rule) if error.rule is not None else explain(error)
+
+
+def _silent_cause(findings: Sequence[Finding]) -> Finding | None:
+    order = {identifier: index for index, identifier in enumerate(_SILENT_CAUSES)}
+    suspects = [f for f in findings if f.rule in order]
+    return min(suspects, key=lambda f: order[f.rule], default=None)
+
+
+def _others(failures: Sequence[tuple[str, AttnDeployError]], chosen: AttnDeployError, label: str) -> str:
+    for name, error in failures:
+        if error is not chosen:
+            told = str(error).removeprefix(f"{label}: ")
+            return f" ({name} failed too: {told if len(told) <= 160 else told[:160] + '...'})"
+    return ""
+
+
+def _with_rule(error: AttnDeployError, identifier: str | None, more: str) -> AttnDeployError:
+    made = type(error)(f"{error}{more}", exit_code=error.exit_code, rule=identifier)
+    made.__cause__ = error
+    return made

@@ -1,0 +1,211 @@
+"""Functions of PyTorch that exporters get wrong, and forms with the same result that they get right.
+
+`SafeForms` redirects the calls while it is active, whoever makes them: the user's forward, or torch's own modules.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from attn_deploy import ops
+from attn_deploy.diagnose.location import module_paths, place_here
+from attn_deploy.ops.fold import fold
+from attn_deploy.ops.per_sample_conv import grouped_by_batch
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which forms are wanted: each only where the plain function is wrong.
+
+    Attributes:
+        batch: N moves: attention modules and kernels of each sample's own bake it.
+        space: another axis moves: pooling windows are baked.
+        uneven: a pooled map does not divide into its bins; found in the recording run.
+    """
+
+    batch: bool
+    space: bool
+    uneven: bool = False
+
+
+class SafeForms(TorchFunctionMode):
+    """Redirects calls to their safe forms while it is active.
+
+    Args:
+        scope: which forms are wanted.
+        model: with it, what is redirected is noted in ``changes`` as (module path, words), and in ``scope`` whether a
+            map does not divide into its bins.
+    """
+
+    def __init__(self, scope: Scope, model: nn.Module | None = None) -> None:
+        super().__init__()
+        self.scope = scope
+        self.changes: dict[tuple[str, str], None] = {}
+        self._paths = None if model is None else module_paths(model)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = dict(kwargs or {})
+        form = _FORMS.get(func)
+        if form is None:
+            return func(*args, **given)
+        if self._paths is not None and _is_uneven(func, args, given):
+            self.scope = replace(self.scope, uneven=True)
+        made = form(self.scope, *args, **given)
+        if made is None:
+            return func(*args, **given)
+        result, words = made
+        if self._paths is not None:
+            self.changes[(place_here(self._paths).module, words)] = None
+        return result
+
+
+_Made = tuple[Any, str] | None
+
+
+def _is_uneven(func: Callable[..., Any], args: Sequence[Any], given: Mapping[str, Any]) -> bool:
+    size = given.get("output_size", args[1] if len(args) > 1 else 1)
+    if func not in _POOLS:
+        return False
+    bins = size if isinstance(size, (tuple, list)) else (size,) * _POOLS[func]
+    extents = args[0].shape[-len(bins) :]
+    return any(b is not None and e % b for b, e in zip(bins, extents, strict=True))
+
+
+def _adaptive(maximum: bool, axes: int) -> Callable[..., _Made]:
+    pool = ops.adaptive_max_pool2d if maximum else ops.adaptive_avg_pool2d
+    kind = "max" if maximum else "average"
+
+    def form(scope: Scope, x: Tensor, output_size: Any, return_indices: bool = False) -> _Made:
+        bins = list(output_size) if isinstance(output_size, (tuple, list)) else [output_size] * axes
+        if return_indices or not (scope.space or scope.uneven) or all(b == 1 for b in bins):
+            return None
+        words = f"adaptive {kind} pooling to {'x'.join('same' if b is None else str(b) for b in bins)} by matrices or gathers"
+        lifted = x.unsqueeze(-2) if axes == 1 else x  # a line is a map of one row
+        bins = [None, *bins] if axes == 1 else bins
+        single = lifted.dim() == 3
+        lifted = lifted.unsqueeze(0) if single else lifted
+        for axis, count in ((2, bins[0]), (3, bins[1])):
+            if count == 1:
+                lifted = lifted.amax(axis, keepdim=True) if maximum else lifted.mean(axis, keepdim=True)
+        if bins[0] not in (None, 1) and bins[1] not in (None, 1):
+            lifted = pool(lifted, (bins[0], bins[1]))
+        elif bins[0] not in (None, 1):
+            lifted = pool(lifted, (bins[0], lifted.shape[3]))
+        elif bins[1] not in (None, 1):
+            lifted = pool(lifted, (lifted.shape[2], bins[1]))
+        lifted = lifted.squeeze(0) if single else lifted
+        return (lifted.squeeze(-2) if axes == 1 else lifted), words
+
+    return form
+
+
+def _fold(
+    scope: Scope,
+    input: Tensor,
+    output_size: Any,
+    kernel_size: Any,
+    dilation: Any = 1,
+    padding: Any = 0,
+    stride: Any = 1,
+) -> _Made:
+    if input.dim() != 3:
+        return None
+    return fold(input, output_size, kernel_size, dilation, padding, stride), "fold as a transposed convolution"
+
+
+def _conv2d(
+    scope: Scope,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: Any = 1,
+) -> _Made:
+    """The batch as groups: told by one sample in and kernels that were computed."""
+    if not scope.batch or isinstance(weight, nn.Parameter) or isinstance(padding, str) or input.dim() != 4:
+        return None
+    if isinstance(groups, int) and (ops.is_traced() or groups == 1 or input.shape[0] != 1):
+        return None  # a number of groups, also while traced, is a constant of the model
+    (sh, sw), (dh, dw) = _pair(stride), _pair(dilation)
+    kernel = (int(weight.shape[2]), int(weight.shape[3]))
+    if sh != sw or dh != dw or kernel[0] != kernel[1]:
+        return None
+    made = grouped_by_batch(input, weight, bias, groups, kernel[0], stride=sh, padding=_pair(padding), dilation=dh)
+    return made, "convolution with the batch as groups by matrix products"
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    if isinstance(value, (tuple, list)):
+        return (value[0], value[-1])
+    return (value, value)
+
+
+_ATTENTION = inspect.signature(F.multi_head_attention_forward)
+
+
+def _multi_head_attention(scope: Scope, *args: Any, **kwargs: Any) -> _Made:
+    """nn.MultiheadAttention with the batch kept as an axis of its own; torch folds it into the heads, and it is baked."""
+    bound = _ATTENTION.bind(*args, **kwargs)
+    bound.apply_defaults()
+    g = bound.arguments
+    query, key, value = g["query"], g["key"], g["value"]
+    unusual = g["bias_k"] is not None or g["add_zero_attn"] or g["static_k"] is not None or g["static_v"] is not None
+    if unusual or query.dim() != 3 or (g["training"] and g["dropout_p"] > 0):
+        return None
+    heads, width = g["num_heads"], g["embed_dim_to_check"]
+    if g["use_separate_proj_weight"]:
+        weights = (g["q_proj_weight"], g["k_proj_weight"], g["v_proj_weight"])
+    else:
+        weights = g["in_proj_weight"].split(width)
+    biases = (None,) * 3 if g["in_proj_bias"] is None else g["in_proj_bias"].split(width)
+
+    def by_head(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        split = F.linear(x.transpose(0, 1), weight, bias)  # (N, L, E)
+        return split.reshape(split.shape[0], split.shape[1], heads, width // heads).transpose(1, 2)
+
+    q, k, v = (by_head(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))
+    scores = torch.matmul(q * (1 / math.sqrt(width // heads)), k.transpose(-2, -1))
+    mask, padding = g["attn_mask"], g["key_padding_mask"]
+    if g["is_causal"] and mask is None:
+        return None
+    if mask is not None:
+        per_head = mask.reshape(-1, heads, mask.shape[1], mask.shape[2]) if mask.dim() == 3 else mask
+        scores = _masked(scores, per_head)
+    if padding is not None:
+        scores = _masked(scores, padding.unsqueeze(1).unsqueeze(2))
+    attention = scores.softmax(-1)
+    joined = torch.matmul(attention, v).permute(2, 0, 1, 3).flatten(2)  # (L, N, E)
+    result = F.linear(joined, g["out_proj_weight"], g["out_proj_bias"])
+    told = None
+    if g["need_weights"]:
+        told = attention.mean(1) if g["average_attn_weights"] else attention
+    return (result, told), "multi-head attention with the batch as an axis of its own"
+
+
+def _masked(scores: Tensor, mask: Tensor) -> Tensor:
+    return scores.masked_fill(mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+
+
+_FORMS: dict[Callable[..., Any], Callable[..., _Made]] = {
+    F.adaptive_avg_pool1d: _adaptive(False, 1),
+    F.adaptive_avg_pool2d: _adaptive(False, 2),
+    F.adaptive_max_pool1d: _adaptive(True, 1),
+    F.adaptive_max_pool2d: _adaptive(True, 2),
+    F.fold: _fold,
+    torch.conv2d: _conv2d,
+    F.multi_head_attention_forward: _multi_head_attention,
+}
+_POOLS = {F.adaptive_avg_pool1d: 1, F.adaptive_avg_pool2d: 2, F.adaptive_max_pool1d: 1, F.adaptive_max_pool2d: 2}

@@ -1,0 +1,67 @@
+"""What torch's exporter makes anew at every call and need not: its table of functions, and the decomposed program.
+
+The torch.export exporter parses the source of 500 ONNX functions at every call, and then traces the program a second
+time to decompose what has no such function. The table depends on the opset alone, since we register no functions of our
+own; the decomposed program depends on the program and on which operators the table has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
+_PACKAGE = "torch.onnx._internal.exporter"
+_tables: dict[Any, Any] = {}
+
+
+@contextlib.contextmanager
+def shared_work(decomposed: dict[Any, Any]) -> Iterator[None]:
+    """Hand the exporter what it made before; without effect in a torch that does these steps in another way.
+
+    Args:
+        decomposed: where the decomposed forms of one program are kept.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(ImportError, AttributeError, KeyError):
+            stack.enter_context(_shared_table())
+        with contextlib.suppress(ImportError, AttributeError, KeyError):
+            stack.enter_context(_shared_decomposition(decomposed))
+        yield
+
+
+@contextlib.contextmanager
+def _shared_table() -> Iterator[None]:
+    owner: Any = importlib.import_module(f"{_PACKAGE}._registration").ONNXRegistry
+    method = vars(owner)["from_torchlib"]
+
+    def from_torchlib(cls: Any, *arguments: Any, **settings: Any) -> Any:
+        key = (cls, arguments, tuple(sorted(settings.items())))
+        if key not in _tables:
+            _tables[key] = method.__func__(cls, *arguments, **settings)
+        return _tables[key]
+
+    owner.from_torchlib = classmethod(from_torchlib)
+    try:
+        yield
+    finally:
+        owner.from_torchlib = method
+
+
+@contextlib.contextmanager
+def _shared_decomposition(decomposed: dict[Any, Any]) -> Iterator[None]:
+    core: Any = importlib.import_module(f"{_PACKAGE}._core")
+    step = core._prepare_exported_program_for_export
+
+    def prepare(program: Any, *, registry: Any) -> Any:
+        key = (id(program), frozenset(map(str, registry.functions)))
+        if key not in decomposed:
+            decomposed[key] = step(program, registry=registry)
+        return decomposed[key]
+
+    core._prepare_exported_program_for_export = prepare
+    try:
+        yield
+    finally:
+        core._prepare_exported_program_for_export = step

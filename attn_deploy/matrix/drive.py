@@ -1,0 +1,112 @@
+"""Several workers on one list of groups: results as they come, whatever happens to a worker."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from attn_deploy.matrix.cell import CRASH, TIMEOUT, Cell, CellId, failed
+from attn_deploy.matrix.workers import Task, TaskCrashError, TaskTimeoutError, Worker
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A lane has no more to do; ``error`` is what stopped it, if something did."""
+
+    error: BaseException | None
+
+
+def drive(
+    groups: Sequence[Sequence[Task]],
+    make_worker: Callable[[], Worker],
+    *,
+    jobs: int,
+    on_cell: Callable[[Cell], None],
+    on_start: Callable[[CellId], None] = lambda _: None,
+) -> bool:
+    """Make all cells; each group on one worker, because its cells share what the worker remembers.
+
+    Args:
+        groups: what to do, longest first.
+        make_worker: called once for each lane.
+        jobs: lanes.
+        on_cell: is given each cell, in this thread, as soon as it is made.
+        on_start: is told, in another thread, which cell is begun.
+
+    Returns:
+        Whether all was done; False after Ctrl-C.
+    """
+    todo: queue.SimpleQueue[Sequence[Task]] = queue.SimpleQueue()
+    for group in groups:
+        todo.put(group)
+    results: queue.SimpleQueue[Cell | _Ended] = queue.SimpleQueue()
+    stop = threading.Event()
+    workers = [make_worker() for _ in range(max(1, min(jobs, len(groups))))]
+    lanes = [
+        threading.Thread(target=_lane, args=(worker, todo, results, stop, on_start), daemon=True) for worker in workers
+    ]
+    for lane in lanes:
+        lane.start()
+    running, error = len(lanes), None
+    try:
+        while running:
+            result = results.get()
+            if isinstance(result, Cell):
+                on_cell(result)
+                continue
+            running -= 1
+            if result.error is not None:
+                error = result.error
+                stop.set()
+    except KeyboardInterrupt:
+        return False
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.close()
+    if error is not None:
+        raise error
+    return True
+
+
+def _lane(
+    worker: Worker,
+    todo: queue.SimpleQueue[Sequence[Task]],
+    results: queue.SimpleQueue[Cell | _Ended],
+    stop: threading.Event,
+    on_start: Callable[[CellId], None],
+) -> None:
+    try:
+        while not stop.is_set():
+            try:
+                group = todo.get_nowait()
+            except queue.Empty:
+                break
+            for task in group:
+                if stop.is_set():
+                    break
+                on_start(task.cell)
+                results.put(_make(worker, task))
+    except BaseException as error:  # it is raised again in the thread that waits
+        results.put(_Ended(None if stop.is_set() else error))
+    else:
+        results.put(_Ended(None))
+
+
+def _make(worker: Worker, task: Task) -> Cell:
+    """One cell. After a crash it is made once more with every native helper in a process of its own, as an export is."""
+    started = time.perf_counter()
+    crash = ""
+    for careful in (False, True):
+        try:
+            return Cell.from_dict(worker.run(task, careful=careful))
+        except TaskTimeoutError:
+            reason = f"{task.cell.model}: took longer than {task.timeout:g} s and was ended."
+            return failed(task.cell, TIMEOUT, reason, seconds=time.perf_counter() - started, key=task.key)
+        except TaskCrashError as error:
+            crash = str(error)
+    reason = f"{task.cell.model}: {crash}"
+    return failed(task.cell, CRASH, reason, seconds=time.perf_counter() - started, key=task.key)

@@ -1,0 +1,244 @@
+"""One cell in this process, through the same steps as `attn_deploy.export` and `attn_deploy.build`.
+
+What a group shares: the prepared model, its trace, the eager outputs that files are compared with, and an exporter's
+translation where several opsets come from one. Everything else, from conversion to the comparison of the finished file,
+is done for each cell.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attn_deploy.errors import (
+    AttnDeployError,
+    DynamicAxisError,
+    ExportError,
+    GraphError,
+    InvalidRequestError,
+    MissingDependencyError,
+    NoDeviceError,
+    OpsetError,
+    ParityError,
+    PrecisionError,
+)
+from attn_deploy.exporters.options import ExportOptions
+from attn_deploy.exporters.pipeline import export_prepared
+from attn_deploy.exporters.prepare import PreparedModel, prepare
+from attn_deploy.graph.artifact import OnnxArtifact, describe, load_model
+from attn_deploy.graph.operators import CONTROL_FLOW, all_nodes, unlisted_operators
+from attn_deploy.inputs import parse_inputs
+from attn_deploy.isolate import call_here
+from attn_deploy.matrix.capability import converter, missing_precision
+from attn_deploy.matrix.cell import FAILED, PASSED, SKIPPED, Cell, CellId, Check, skipped
+from attn_deploy.matrix.options import MatrixOptions
+from attn_deploy.matrix.plan import in_registry
+from attn_deploy.names import parse_name
+
+DYNAMIC_AXES: Mapping[str, tuple[str, ...] | None] = {"none": (), "batch": ("N",), "all": None}
+_ENGINE_MODULES = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
+_SIMPLIFIER = "attn_deploy.graph.simplify:_in_child"
+
+_prepared: dict[tuple[str, str, tuple[str, ...]], PreparedModel | AttnDeployError] = {}
+
+
+def evaluate(cell: CellId, options: MatrixOptions, key: str, *, timeout: float, careful: bool) -> dict[str, Any]:
+    """As `make_cell`, with JSON-ready data as result: what a worker process runs.
+
+    Args:
+        cell: what to make.
+        options: of the matrix.
+        key: what `attn_deploy.matrix.keys.cell_key` gives; noted in the result.
+        timeout: seconds for an engine build.
+        careful: run the simplifier in a process of its own, as an export does; a worker that can be ended needs that
+            only after it died.
+    """
+    call_here(() if careful else (_SIMPLIFIER,))
+    try:
+        return make_cell(cell, options, key, timeout=timeout).to_dict()
+    finally:
+        call_here(())
+
+
+def make_cell(cell: CellId, options: MatrixOptions, key: str = "", *, timeout: float = 300.0) -> Cell:
+    """Export, read back, compare and build one cell. Whatever goes wrong is in the result."""
+    started = time.perf_counter()
+    checks: list[Check] = []
+    found: dict[str, Any] = {}
+    kind, rule = "", None
+    with tempfile.TemporaryDirectory(prefix="attn-deploy-matrix-") as folder:
+        try:
+            grey = _make(cell, options, Path(folder), checks, found, timeout)
+        except AttnDeployError as error:
+            kind, rule, grey = type(error).__name__, error.rule, ""
+            checks.append(Check(_check_of(error, checks), FAILED, _short(str(error))))
+        except Exception as error:  # a defect of ours or of a library: it belongs to this cell, not to the whole run
+            kind, grey = type(error).__name__, ""
+            checks.append(Check(_next(checks), FAILED, _short(f"{kind}: {error}")))
+    if grey:
+        return skipped(cell, grey, key)
+    seconds = round(time.perf_counter() - started, 3)
+    return Cell(id=cell, checks=tuple(checks), kind=kind, rule=rule, seconds=seconds, key=key, found=found)
+
+
+def _make(
+    cell: CellId, options: MatrixOptions, folder: Path, checks: list[Check], found: dict[str, Any], timeout: float
+) -> str:
+    """Fill in what is found; a reason is returned where the cell does not apply."""
+    started = time.perf_counter()
+    try:
+        prepared = _prepare(cell, options)
+    except (InvalidRequestError, MissingDependencyError) as error:
+        return _short(str(error))
+    except DynamicAxisError as error:
+        if error.exit_code != 2:
+            raise
+        return _short(str(error))  # the axis that was asked for is part of the model
+    path = folder / "model.onnx"
+    artifact = export_prepared(prepared, path, ExportOptions(opset=cell.opset, exporter=cell.exporter))
+    checks.append(Check("export", PASSED, _made(artifact), round(time.perf_counter() - started, 3)))
+    started = time.perf_counter()
+    if cell.precision != "fp32":
+        artifact = _converted(cell, artifact, folder / f"model-{cell.precision}.onnx")
+    found.update(_read_back(cell, prepared, artifact, checks))
+    if cell.precision != "fp32":
+        seconds = round(time.perf_counter() - started, 3)
+        checks.append(Check("precision", PASSED, f"converted to {cell.precision} and compared", seconds))
+    if options.builds_engine(cell.opset):
+        for runtime in options.engine_runtimes:
+            _build(runtime, artifact, folder, checks, found, timeout)
+    return ""
+
+
+def _prepare(cell: CellId, options: MatrixOptions) -> PreparedModel:
+    key = (cell.model, cell.dynamic, options.inputs)
+    if key not in _prepared:
+        _prepared.clear()  # groups come one after another, and a large model with its trace is a gigabyte
+        try:
+            foreign = not in_registry(parse_name(cell.model))
+            inputs = parse_inputs(options.inputs) if options.inputs and foreign else None
+            _prepared[key] = prepare(cell.model, inputs=inputs, dynamic=DYNAMIC_AXES[cell.dynamic])
+        except AttnDeployError as error:
+            _prepared[key] = error
+    made = _prepared[key]
+    if isinstance(made, AttnDeployError):
+        raise made.with_traceback(None)
+    return made
+
+
+def forget() -> None:
+    """Drop the prepared model that is kept between cells."""
+    _prepared.clear()
+
+
+def _made(artifact: OnnxArtifact) -> str:
+    record = artifact.record
+    written = record["opset_written"]
+    text = f"{artifact.nodes} nodes, {artifact.size:,} bytes"
+    return text if written == artifact.opset else f"{text}, converted from opset {written}"
+
+
+def _converted(cell: CellId, artifact: OnnxArtifact, path: Path) -> OnnxArtifact:
+    convert = converter(cell.precision)
+    if convert is None:
+        raise PrecisionError(missing_precision(cell.precision))
+    return convert(artifact, path)
+
+
+def _read_back(cell: CellId, prepared: PreparedModel, artifact: OnnxArtifact, checks: list[Check]) -> dict[str, Any]:
+    """The promises of the finished file, each looked up in the file itself."""
+    started = time.perf_counter()
+    model = load_model(artifact.path)
+    again = describe(model, artifact.path)
+    if again.sha256 != artifact.sha256:
+        raise GraphError(f"{cell.model}: the file changed after it was checked.")
+    if again.opset != cell.opset:
+        raise OpsetError(f"{cell.model}: asked for opset {cell.opset}, the file has opset {again.opset}.")
+    checks.append(Check("opset", PASSED, f"{again.opset}, IR version {again.ir_version}"))
+    checks.append(Check("checker", PASSED, "full check with shape inference"))  # by the export, of these bytes
+    checks.append(_axes(cell, prepared, again))
+    flow = sorted({n.op_type for n in all_nodes(model.graph)} & CONTROL_FLOW)
+    unlisted = unlisted_operators(model)
+    if flow or unlisted:
+        raise GraphError(
+            f"{cell.model}: the file holds {', '.join(flow or unlisted)}, which is "
+            + ("control flow." if flow else "not among the operators that runtimes and engines are known to take.")
+        )
+    checks.append(Check("operators", PASSED, ", ".join(again.operators), round(time.perf_counter() - started, 3)))
+    checks.append(_parity(cell, prepared, artifact))
+    parity = artifact.record.get("parity") or {}
+    return {
+        "sha256": again.sha256,
+        "bytes": again.size,
+        "nodes": again.nodes,
+        "opset_written": artifact.record.get("opset_written"),
+        "error": parity.get("max_abs_error"),
+        "simplifier": artifact.record.get("simplifier"),
+    }
+
+
+def _axes(cell: CellId, prepared: PreparedModel, artifact: OnnxArtifact) -> Check:
+    for given, declared in zip(artifact.inputs, prepared.inputs, strict=True):
+        for axis, (dim, symbol) in enumerate(zip(given.shape, declared.dims, strict=True)):
+            if prepared.moves(symbol) != (not isinstance(dim, int)):
+                raise DynamicAxisError(
+                    f"{cell.model}: axis {axis} ({symbol}) of input {given.name!r} is {dim} in the file and was asked to "
+                    + ("move." if prepared.moves(symbol) else "be fixed.")
+                )
+    return Check("axes", PASSED, ", ".join(artifact.dynamic_axes) or "none asked for")
+
+
+def _parity(cell: CellId, prepared: PreparedModel, artifact: OnnxArtifact) -> Check:
+    parity, shapes = artifact.record.get("parity"), artifact.record.get("verified_shapes", ())
+    if not parity or (prepared.dynamic and len(shapes) < 3):
+        raise ParityError(f"{cell.model}: the file was compared at {len(shapes)} shapes that were not traced, of 3.")
+    return Check("parity", PASSED, f"error {parity['max_abs_error']:.3g} over {parity['cases']} shapes")
+
+
+def _build(
+    runtime: str, artifact: OnnxArtifact, folder: Path, checks: list[Check], found: dict[str, Any], timeout: float
+) -> None:
+    if importlib.util.find_spec(_ENGINE_MODULES[runtime]) is None:
+        checks.append(Check("engine", SKIPPED, f"{runtime} is not installed"))
+        return
+    from attn_deploy.engine.builder import build
+
+    started = time.perf_counter()
+    try:
+        engine = build(artifact, folder / f"model-{runtime}.engine", flavor=runtime, timeout=timeout)
+    except (MissingDependencyError, NoDeviceError) as error:
+        checks.append(Check("engine", SKIPPED, _short(str(error))))
+        return
+    seconds = round(time.perf_counter() - started, 3)
+    found["engine_bytes"] = engine.size
+    checks.append(Check("engine", PASSED, f"{runtime} {engine.version}, {engine.precision}", seconds))
+
+
+def _next(checks: list[Check]) -> str:
+    order = ("export", "opset", "checker", "axes", "operators", "parity", "engine")
+    return next((n for n in order if n not in {c.name for c in checks}), "export")
+
+
+def _check_of(error: AttnDeployError, checks: list[Check]) -> str:
+    """The check that an error belongs to: the export finds most of what the later checks look for, and earlier."""
+    if checks and checks[0].name == "export":
+        return _next(checks)
+    kinds: tuple[tuple[type[AttnDeployError], str], ...] = (
+        (OpsetError, "opset"),
+        (DynamicAxisError, "axes"),
+        (ParityError, "parity"),
+        (ExportError, "export"),
+    )
+    if isinstance(error, GraphError):
+        text = str(error)
+        return "operators" if "no standard operator" in text else "checker" if "not a valid" in text else "export"
+    return next((name for kind, name in kinds if isinstance(error, kind)), "export")
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 600 else f"{text[:600]}..."

@@ -1,0 +1,120 @@
+"""The words of the command line as a request, and what a finished record means for the exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from attn_deploy.errors import InvalidRequestError
+from attn_deploy.matrix.diff import diff_records
+from attn_deploy.matrix.options import MatrixOptions, parse_models, parse_opsets, parse_shard
+from attn_deploy.matrix.record import MatrixRecord, read_record
+from attn_deploy.matrix.store import stored_options
+
+DEFAULT_FOLDER = Path("matrix-results")
+BASELINE = Path(__file__).resolve().parent.parent / "profiles" / "results" / "matrix.json"
+FAIL_ON = ("any", "regressions")
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixRequest:
+    """What the command line asked for."""
+
+    options: MatrixOptions
+    folder: Path
+    resume: bool
+    shard: tuple[int, int]
+    baseline: MatrixRecord | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The exit code, and the words that go with it."""
+
+    exit_code: int
+    words: str = ""
+
+
+def matrix_request(
+    *,
+    models: str | None = None,
+    opsets: str | None = None,
+    exporters: str | None = None,
+    dynamic: str | None = None,
+    precisions: str | None = None,
+    runtimes: str | None = None,
+    engine_opset: str | None = None,
+    inputs: Sequence[str] | None = None,
+    shard: str | None = None,
+    output: Path | None = None,
+    resume: Path | None = None,
+    fail_on: str = "any",
+    baseline: Path | None = None,
+) -> MatrixRequest:
+    """Read the options; what is not given comes from the run that goes on, or is the default.
+
+    Raises:
+        InvalidRequestError: naming the option that cannot be used.
+    """
+    if output is not None and resume is not None and output != resume:
+        raise InvalidRequestError(f"--output {output} and --resume {resume} name two folders; give one of them.")
+    if fail_on not in FAIL_ON:
+        raise InvalidRequestError(f"--fail-on {fail_on!r} is not among {', '.join(FAIL_ON)}.")
+    given: dict[str, Any] = {}
+    if models is not None:
+        given["models"] = parse_models(models)
+    if opsets is not None:
+        given["opsets"] = parse_opsets(opsets)
+    for name, text in (
+        ("exporters", exporters),
+        ("dynamic", dynamic),
+        ("precisions", precisions),
+        ("runtimes", runtimes),
+    ):
+        if text is not None:
+            given[name] = tuple(dict.fromkeys(w.strip().lower() for w in text.split(",") if w.strip()))
+    if engine_opset is not None:
+        given["engine_opset"] = _engine_opset(engine_opset)
+    if inputs:
+        given["inputs"] = tuple(inputs)
+    start = stored_options(resume) if resume is not None else MatrixOptions()
+    options = replace(start, **given)
+    if engine_opset is None and resume is None and options.engine_opset not in options.opsets:
+        options = replace(options, engine_opset=max(options.opsets))
+    return MatrixRequest(
+        options=options,
+        folder=resume or output or DEFAULT_FOLDER,
+        resume=resume is not None,
+        shard=(1, 1) if shard is None else parse_shard(shard),
+        baseline=_baseline(baseline) if fail_on == "regressions" else None,
+    )
+
+
+def _engine_opset(text: str) -> int | None:
+    if text.strip().lower() == "all":
+        return None
+    if not text.strip().isdigit():
+        raise InvalidRequestError(f"--engine-opset {text!r} is neither an opset nor all.")
+    return int(text)
+
+
+def _baseline(path: Path | None) -> MatrixRecord:
+    if path is None and not BASELINE.is_file():
+        raise InvalidRequestError("--fail-on regressions needs a record to compare with: --baseline RECORD.")
+    return read_record(path or BASELINE)
+
+
+def verdict(record: MatrixRecord, request: MatrixRequest) -> Verdict:
+    """What the record means: 0 good, 1 red cells or regressions, 130 interrupted."""
+    if record.interrupted:
+        return Verdict(INTERRUPTED, f"interrupted; go on with: attn-deploy matrix --resume {request.folder}")
+    if request.baseline is None:
+        return Verdict(1 if record.failures else 0)
+    worse = diff_records(request.baseline, record).regressions
+    if not worse:
+        return Verdict(0, "no regression against the baseline.")
+    first = worse[0]
+    return Verdict(1, f"{len(worse)} regressions against the baseline, the first: {first.id}: {first.reason}")

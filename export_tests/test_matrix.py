@@ -1,0 +1,389 @@
+"""The matrix makes cells as `attn_deploy.export` does, finds what is broken, and survives what crashes or hangs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from onnx import numpy_helper
+
+import attn_deploy
+from attn_deploy import registry
+from attn_deploy.errors import InvalidRequestError, UnknownModelError
+from attn_deploy.exporters import pipeline, translate
+from attn_deploy.exporters.prepare import prepare
+from attn_deploy.matrix import capability, evaluate, keys
+from attn_deploy.matrix.cell import CellId
+from attn_deploy.matrix.options import MatrixOptions, parse_models, parse_opsets, parse_shard
+from attn_deploy.matrix.plan import expand_models, make_plan
+from attn_deploy.matrix.run import run_matrix
+from attn_deploy.matrix.workers import worker_factory
+
+NETS = str(Path(__file__).with_name("matrix_models.py"))
+
+
+def options(*models, **settings):
+    given = {"opsets": (17,), "exporters": ("torchscript",), "runtimes": ("ort",), "inputs": ("2x4x9x12",), **settings}
+    return MatrixOptions(models=models, **given)
+
+
+def nets(*classes, **settings):
+    return options(*(f"{NETS}:{c}" for c in classes), **settings)
+
+
+def run(given, **settings):
+    return run_matrix(given, **{"executor": "inline", "jobs": 1, **settings})
+
+
+# What there is to make
+
+
+def test_the_full_matrix_has_every_registry_entry_and_three_backbones_with_modules():
+    plan = make_plan(MatrixOptions())
+    models = {g[0].model for g in plan.groups}
+    assert models >= {s.name for s in attn_deploy.list_models()} | {
+        "resnet18+se",
+        "resnet18+cbam",
+        "resnet18+non_local",
+    }
+    assert plan.cells == len(models) * 20
+    assert len(plan.skipped) / plan.cells < 0.05
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("ghostmodule", ["ghostmodule"]),
+        ("Ghost-Module,ghostmodule", ["ghostmodule"]),
+        ("ghostmodule:ratio=3,kernel_size=1,se", ["ghostmodule:ratio=3,kernel_size=1", "se"]),
+        ("psp:bins=(1,2),se", ["psp:bins=(1,2)", "se"]),
+        ("iau*", ["iau", "iau3d"]),
+        ("resnet18+ge_theta*@layer3", [f"resnet18+ge_theta{e}@layer3" for e in ("", "_minus", "_plus")]),
+        ("net.py:MyNet", ["net.py:MyNet"]),
+    ],
+)
+def test_words_that_name_models(words, expected):
+    assert expand_models(parse_models(words)) == expected
+
+
+def test_families_and_slots():
+    assert expand_models(("family:fusion",)) == [s.name for s in attn_deploy.list_models("fusion")]
+    fitting = expand_models(("resnet18+*",))
+    assert "resnet18+cbam" in fitting
+    assert "resnet18+sk" in fitting
+    assert "resnet18+ocr" not in fitting, "of another family"
+
+
+@pytest.mark.parametrize("word", ["ghostmodul", "zz*", "resnet18+zz*", "family:nothing", "resnet18+nothing"])
+def test_words_that_name_nothing_are_refused(word):
+    with pytest.raises((UnknownModelError, InvalidRequestError)):
+        expand_models((word,))
+
+
+def test_shards_are_a_partition():
+    whole = {c for g in make_plan(MatrixOptions()).groups for c in g}
+    parts = [{c for g in make_plan(MatrixOptions(), shard=(k, 3)).groups for c in g} for k in (1, 2, 3)]
+    assert set.union(*parts) == whole
+    assert sum(map(len, parts)) == len(whole)
+    assert max(map(len, parts)) - min(map(len, parts)) <= 20
+
+
+def test_numbers_and_parts():
+    assert parse_opsets("13-15,20") == (13, 14, 15, 20)
+    assert parse_shard("2/4") == (2, 4)
+    for text in ("15-13", "x", ""):
+        with pytest.raises(InvalidRequestError):
+            parse_opsets(text)
+    for text in ("0/4", "5/4", "4"):
+        with pytest.raises(InvalidRequestError):
+            parse_shard(text)
+    with pytest.raises(InvalidRequestError, match="12 is not among"):
+        MatrixOptions(opsets=(12,))
+    with pytest.raises(InvalidRequestError, match="leaves out ort"):
+        MatrixOptions(runtimes=("tensorrt-rtx",))
+
+
+def test_a_precision_that_is_not_there_is_grey_with_its_reason(monkeypatch):
+    monkeypatch.setattr(capability, "converter", lambda _: None)
+    plan = make_plan(options("se", precisions=("fp32", "fp16")))
+    assert [c.precision for g in plan.groups for c in g] == ["fp32"]
+    assert [(c.id.precision, c.status) for c in plan.skipped] == [("fp16", "skipped")]
+    assert "fp16 is not available in this version" in plan.skipped[0].reason
+
+
+def test_a_batch_that_cannot_move_is_grey(monkeypatch):
+    real = registry.get
+    monkeypatch.setattr(registry, "get", lambda name: replace(real(name), dynamic=("H", "W"), limits=""))
+    (cell,) = make_plan(options("se", dynamic=("batch",))).skipped
+    assert cell.status == "skipped"
+    assert cell.reason == "the batch axis of se cannot move: its size is part of the model."
+    monkeypatch.setattr(registry, "get", lambda name: replace(real(name), dynamic=(), limits="Fixed."))
+    (cell,) = make_plan(options("se", dynamic=("none", "all"))).skipped
+    assert (cell.id.dynamic, cell.reason) == ("all", "no axis of se can move: Fixed.")
+
+
+def test_the_torchscript_exporter_ends_at_22():
+    plan = make_plan(options("se", opsets=(22, 23), exporters=("dynamo", "torchscript")))
+    assert [(c.id.exporter, c.id.opset) for c in plan.skipped] == [("torchscript", 23)]
+
+
+# What a key depends on
+
+
+def test_a_key_follows_the_source_of_its_own_model(tmp_path):
+    (tmp_path / "part.py").write_text("SCALE = 2\n")
+    (tmp_path / "net.py").write_text("import part\nclass Net: ...\n")
+    (tmp_path / "other.py").write_text("class Net: ...\n")
+
+    def hashes():
+        keys.model_hash.cache_clear()
+        return [keys.model_hash(f"{tmp_path}/{name}.py:Net") for name in ("net", "other")]
+
+    first = hashes()
+    (tmp_path / "part.py").write_text("SCALE = 3\n")
+    second = hashes()
+    assert first[0] != second[0], "a file that it imports changed"
+    assert first[1] == second[1]
+
+
+def test_a_zoo_module_is_hashed_with_what_it_imports_from_the_zoo():
+    def files(name):
+        found: set[Path] = set()
+        for path in keys._files(keys.parse_name(name)):
+            keys._collect(path, found)
+        return {p.stem for p in found}
+
+    assert files("danet_head") >= {"danet"}
+    assert {"resnet", "cbam"} <= files("resnet18+cbam")
+    assert "resnet" not in files("cbam")
+
+
+def test_a_key_follows_options_and_versions(monkeypatch):
+    cell = CellId("se", "dynamo", 20)
+    given = options("se", opsets=(20,), runtimes=("ort", "tensorrt-rtx"), engine_opset=20)
+    first = keys.cell_key(cell, given)
+    assert first == keys.cell_key(cell, given)
+    assert first != keys.cell_key(CellId("se", "dynamo", 19), given)
+    assert first != keys.cell_key(cell, options("se", opsets=(20,)))
+    monkeypatch.setattr(keys, "_versions", lambda engine: {"torch": "0"})
+    assert first != keys.cell_key(cell, given)
+
+
+# Cells
+
+
+@pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
+def test_the_files_are_those_that_export_gives(exporter, tmp_path):
+    record = run(options("se", opsets=(13, 18, 22), exporters=(exporter,), inputs=()))
+    assert record.counts == {"passed": 3, "failed": 0, "skipped": 0}
+    for cell in record.cells[::2]:
+        made = attn_deploy.export("se", tmp_path / "se.onnx", opset=cell.id.opset, exporter=exporter)
+        assert cell.found["sha256"] == made.sha256
+        assert cell.found["nodes"] == made.nodes
+
+
+BROKEN = [
+    ("BakedBatch", "torchscript", "export", "loop-over-batch", "goes over the samples of the batch in Python"),
+    ("BakedBatch", "dynamo", None, "loop-over-batch", "goes over the samples of the batch|cannot be dynamic"),
+    ("BakedSize", "torchscript", "export", "number-from-shape", "the traced size is frozen into the graph"),
+    ("TrainModeDropout", "torchscript", "export", "random-in-forward", "draws random numbers in eval mode"),
+    ("NanWeights", "torchscript", "parity", "not-finite", "NaN or infinite"),
+]
+
+
+@pytest.mark.parametrize(("net", "exporter", "check", "rule", "reason"), BROKEN)
+def test_a_broken_model_is_a_red_cell_with_its_reason_and_rule(net, exporter, check, rule, reason):
+    record = run(nets(net, exporters=(exporter,), opsets=(18,)))
+    (cell,) = record.failures
+    assert re.search(reason, cell.reason), cell.reason
+    assert cell.rule == rule
+    assert check in (None, cell.failed_check)
+
+
+def test_what_the_exporter_makes_once_gives_the_same_graph(monkeypatch):
+    """Its table of functions and the decomposed program are used again at opset 22; without that the bytes are equal."""
+    kept = prepare("hswish")
+    translate.translate(kept, "dynamo", 18)
+    (decomposed,) = kept.decomposed.values()
+    shared = translate.translate(kept, "dynamo", 22).model
+    assert list(kept.decomposed.values()) == [decomposed], "the second opset did not use what the first one made"
+    monkeypatch.setattr(translate, "shared_work", lambda _: contextlib.nullcontext())
+    alone = translate.translate(prepare("hswish"), "dynamo", 22).model
+    assert shared.SerializeToString(deterministic=True) == alone.SerializeToString(deterministic=True)
+
+
+def test_a_wrong_bias_is_a_red_cell(monkeypatch):
+    def wrong(prepared, exporter, opset, **_):
+        made = translate.translate(prepared, exporter, opset)
+        bias = next(i for i in made.model.graph.initializer if i.name.endswith("bias"))
+        bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + 1e-2, bias.name))
+        return made
+
+    monkeypatch.setattr(pipeline, "translate", wrong)
+    (cell,) = run(nets("Good")).failures
+    assert (cell.failed_check, cell.kind) == ("parity", "ParityError")
+    assert "the largest error is 0.01" in cell.reason
+
+
+def test_a_wrong_opset_is_a_red_cell(monkeypatch):
+    monkeypatch.setattr(pipeline, "standard_opset", lambda _: 17)  # the exporter's word is believed, and it lies
+
+    def wrong(prepared, exporter, opset, **_):
+        return translate.translate(prepared, exporter, 16)
+
+    monkeypatch.setattr(pipeline, "translate", wrong)
+    (cell,) = run(nets("Good")).failures
+    assert (cell.failed_check, cell.kind) == ("opset", "OpsetError")
+    assert "asked for opset 17, the graph has opset 16" in cell.reason
+
+
+@pytest.mark.parametrize("axis", [0, 2])
+def test_a_size_that_is_baked_behind_symbolic_axes_is_a_red_cell(axis, monkeypatch):
+    """The exporter says that N, H and W move, and a constant of the traced size stands inside."""
+
+    def baked(prepared, exporter, opset, **_):
+        made = translate.translate(prepared, exporter, opset)
+        graph = made.model.graph
+        shape = [1, 6, 1, 1]
+        shape[axis] = prepared.example()[0].shape[axis]
+        graph.initializer.append(numpy_helper.from_array(torch.ones(shape).numpy(), "ones"))
+        last = graph.node[-1]
+        node = pipeline.onnx.helper.make_node("Mul", ["inner", "ones"], [last.output[0]])
+        last.output[0] = "inner"
+        graph.node.append(node)
+        return made
+
+    monkeypatch.setattr(pipeline, "translate", baked)
+    (cell,) = run(nets("Good")).failures
+    assert cell.failed_check in ("parity", "checker", "axes"), cell.reason
+    assert cell.reason
+
+
+def test_an_operator_outside_the_list_is_a_red_cell(monkeypatch):
+    monkeypatch.setattr(evaluate, "unlisted_operators", lambda _: ["Det"])
+    (cell,) = run(nets("Good")).failures
+    assert (cell.failed_check, cell.kind) == ("operators", "GraphError")
+    assert "Det" in cell.reason
+
+
+def test_a_module_that_fits_no_slot_is_grey():
+    (cell,) = run(options("resnet18+dgc:nope=1", inputs=())).cells
+    assert cell.status == "skipped"
+    assert "nope" in cell.reason
+
+
+def test_a_runtime_that_is_not_installed_is_told(monkeypatch):
+    monkeypatch.setattr(evaluate.importlib.util, "find_spec", lambda _: None)
+    (cell,) = run(nets("Good", runtimes=("ort", "tensorrt-rtx"), engine_opset=17)).cells
+    assert cell.status == "passed"
+    assert cell.check("engine").status == "skipped"
+    assert "not installed" in cell.check("engine").detail
+
+
+def test_an_engine_is_part_of_a_cell():
+    pytest.importorskip("tensorrt_rtx")
+    first, second = run(nets("Good", opsets=(17, 18), runtimes=("ort", "tensorrt-rtx"), engine_opset=18)).cells
+    assert first.check("engine") is None
+    assert second.check("engine").status == "passed"
+    assert second.found["engine_bytes"] > 0
+
+
+# Runs
+
+CRASHES_ONCE = """
+
+class CrashesAtItsThirdTrace(Good):
+    def forward(self, x):
+        calls = __import__("pathlib").Path(__file__).with_name("calls")
+        if torch.jit.is_tracing():
+            calls.write_text(calls.read_text() + "x")
+            if calls.read_text() == "xxx":
+                os.kill(os.getpid(), signal.SIGSEGV)
+        return self.conv(x)
+"""
+
+
+def test_a_crash_and_a_hang_cost_one_cell_each():
+    record = run_matrix(nets("Hangs", "Crashes", "Good"), jobs=1, timeout=6)
+    found = {c.id.model.rpartition(":")[2]: c for c in record.cells}
+    assert found["Good"].status == "passed"
+    assert found["Crashes"].kind == "crash"
+    assert "SIGSEGV" in found["Crashes"].reason
+    assert found["Hangs"].kind == "timeout"
+    assert "took longer than 6 s" in found["Hangs"].reason
+
+
+def test_a_crash_in_a_group_leaves_the_rest_of_the_group_alone(tmp_path):
+    """The third translation kills the process; the cells around it share a model with it."""
+    (tmp_path / "calls").write_text("")
+    source = tmp_path / "net.py"
+    source.write_text(Path(NETS).read_text() + CRASHES_ONCE)
+    model = f"{source}:CrashesAtItsThirdTrace"
+    record = run_matrix(options(model, opsets=(13, 14, 15, 16)), jobs=1, timeout=60)
+    assert record.counts == {"passed": 4, "failed": 0, "skipped": 0}, "a crash that does not come again is no red cell"
+
+
+def test_ctrl_c_keeps_what_is_done_and_resume_goes_on(tmp_path):
+    made = []
+
+    def interrupt(cell):
+        made.append(cell)
+        if len(made) == 2:
+            raise KeyboardInterrupt
+
+    given = nets("Good", opsets=(13, 14, 15, 16, 17))
+    first = run(given, output=tmp_path / "run", on_cell=interrupt)
+    assert first.interrupted
+    assert [c.status for c in first.cells] == ["passed", "passed"]
+    with pytest.raises(InvalidRequestError, match="holds a matrix run"):
+        run(given, output=tmp_path / "run")
+    second = run(given, output=tmp_path / "run", resume=True)
+    assert (len(second.cells), second.reused, second.interrupted) == (5, 2, False)
+    third = run(given, output=tmp_path / "run", resume=True)
+    assert third.reused == 5
+    assert json.loads((tmp_path / "run" / "record.json").read_text())["counts"]["passed"] == 5
+
+
+def test_resume_makes_again_what_changed_or_was_ended(tmp_path, monkeypatch):
+    source = tmp_path / "net.py"
+    source.write_text(Path(NETS).read_text())
+    given = options(f"{source}:Good", f"{NETS}:NanWeights")
+    run(given, output=tmp_path / "run")
+    cells = tmp_path / "run" / "cells.jsonl"
+    cells.write_text(cells.read_text() + '{"torn')
+    source.write_text(source.read_text() + "\n# changed\n")
+    keys.model_hash.cache_clear()
+    made = []
+    second = run(given, output=tmp_path / "run", resume=True, on_cell=made.append)
+    assert [c.id.model for c in made] == [f"{source}:Good"]
+    assert second.counts == {"passed": 1, "failed": 1, "skipped": 0}
+    lines = [json.loads(line) for line in cells.read_text().splitlines() if not line.startswith('{"torn')]
+    ended = [{**line, "kind": "timeout"} if line["status"] == "failed" else line for line in lines]
+    cells.write_text("\n".join(map(json.dumps, ended)) + "\n")
+    made.clear()
+    run(given, output=tmp_path / "run", resume=True, on_cell=made.append)
+    assert [c.id.model for c in made] == [f"{NETS}:NanWeights"], "a cell whose process was ended is tried again"
+
+
+def test_what_cannot_be_asked():
+    with pytest.raises(InvalidRequestError, match="--jobs 0"):
+        run_matrix(nets("Good"), jobs=0)
+    with pytest.raises(InvalidRequestError, match="executor 'cloud' is unknown"):
+        worker_factory("cloud", 1)
+    with pytest.raises(InvalidRequestError, match="resume needs"):
+        run_matrix(nets("Good"), resume=True)
+
+
+def test_a_defect_of_a_library_belongs_to_its_cell(monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(evaluate, "export_prepared", broken)
+    (cell,) = run(nets("Good")).failures
+    assert (cell.failed_check, cell.kind) == ("export", "RuntimeError")
+    assert cell.reason == "RuntimeError: planted"

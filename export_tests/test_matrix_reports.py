@@ -1,0 +1,221 @@
+"""Reports of a matrix are functions of its record; records can be merged and compared."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import pytest
+from typer.testing import CliRunner
+
+from attn_deploy.cli import app
+from attn_deploy.errors import InvalidRequestError
+from attn_deploy.matrix.cell import FAILED, SKIPPED, CellId, skipped
+from attn_deploy.matrix.diff import diff_records
+from attn_deploy.matrix.merge import merge_records
+from attn_deploy.matrix.options import MatrixOptions
+from attn_deploy.matrix.record import read_record
+from attn_deploy.matrix.request import matrix_request, verdict
+from attn_deploy.matrix.summary import findings, ranges
+from attn_deploy.report.matrix_files import write_reports
+from attn_deploy.report.matrix_tables import matrix_csv, matrix_junit, matrix_markdown
+from attn_deploy.report.matrix_terminal import headline, matrix_summary
+
+from .matrix_records import green, mixed_record, record, red
+
+
+@pytest.fixture
+def mixed():
+    return mixed_record()
+
+
+def test_a_record_is_read_as_it_was_written(mixed, tmp_path):
+    mixed.write(tmp_path / "record.json")
+    assert read_record(tmp_path) == mixed
+    assert read_record(tmp_path / "record.json").counts == {"passed": 4, "failed": 3, "skipped": 1}
+    lines = (tmp_path / "record.json").read_text().splitlines()
+    assert sum('"model":"se"' in line for line in lines) == 6, "a line for each cell"
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"schema_version": 99}', '{"schema_version": 1}'])
+def test_what_is_no_record_is_refused(text, tmp_path):
+    (tmp_path / "record.json").write_text(text)
+    with pytest.raises(InvalidRequestError, match=r"no matrix record|schema"):
+        read_record(tmp_path)
+    with pytest.raises(InvalidRequestError, match="there is no matrix record"):
+        read_record(tmp_path / "elsewhere")
+
+
+def test_cells_with_one_reason_are_one_finding(mixed):
+    found = {f.model: f for f in findings(mixed.failures)}
+    assert found["se"].opsets == (13, 14), "errors differ from opset to opset, the cause is one"
+    assert (found["se"].check, found["se"].rule, found["se"].cells) == ("parity", "R7", 2)
+    assert found["se"].where == "torchscript; opset 13-14"
+    assert found["eca"].check == "export"
+    assert ranges([20, 13, 14, 17]) == "13-14, 17, 20"
+
+
+def test_csv(mixed):
+    rows = list(csv.DictReader(io.StringIO(matrix_csv(mixed))))
+    assert len(rows) == 8
+    first = next(r for r in rows if r["model"] == "se" and r["status"] == "failed")
+    assert (first["parity"], first["engine"], first["rule"]) == ("failed", "", "R7")
+    assert first["reason"] == mixed.failures[1].reason
+
+
+def test_junit(mixed):
+    root = ElementTree.fromstring(matrix_junit(mixed))
+    assert {k: root.get(k) for k in ("tests", "failures", "skipped")} == {"tests": "8", "failures": "3", "skipped": "1"}
+    cases = root.findall(".//testcase")
+    assert len({(c.get("classname"), c.get("name")) for c in cases}) == 8
+    failures = root.findall(".//failure")
+    assert {f.get("type") for f in failures} == {"ParityError", "crash"}
+    assert any("rule: R7" in f.text and "<b>| </script>?bad" in f.text for f in failures)
+    for suite in root:
+        assert int(suite.get("tests")) == len(suite)
+
+
+def test_markdown(mixed):
+    text = matrix_markdown(mixed)
+    assert "8 cells: 4 passed, 3 failed, 1 not applicable" in text
+    assert "| `se` | torchscript; opset 13-14 | parity |" in text
+    assert "&lt;b>\\| " in text, "a reason must not break the table"
+    assert "| `se` | pass 13-14, 17 | **fail** 13-14; n/a 17 | pass | 1.0e-06 |" in text
+    assert "- engine, in 1 cells: why not" in text
+
+
+def test_terminal(mixed):
+    from rich.console import Console
+
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(matrix_summary(mixed))
+    text = console.export_text()
+    assert "Red: se, torchscript; opset 13-14: [parity] se: ort-cpu and eager disagree" in text
+    assert "(rule R7)" in text
+    assert "Grey: se, torchscript; opset 17: the batch axis" in text
+    assert "Not checked in 1 cells: engine: why not" in text
+    assert headline(mixed) == "8 cells: 4 passed, 3 failed, 1 not applicable; 7 made in 1 min 01 s by 2 jobs."
+
+
+def test_merging_keeps_the_worst(mixed):
+    bad, good = red("se", "dynamo", 13), green("mish", "dynamo", 13)
+    whole = merge_records([mixed, record(bad, good, seconds=9.0, interrupted=True)])
+    assert len(whole.cells) == 9
+    assert bad in whole.cells
+    assert good in whole.cells
+    assert (whole.seconds, whole.interrupted, whole.shard) == (70.0, True, (1, 1))
+    assert merge_records([record(bad), mixed]).failures == merge_records([mixed, record(bad)]).failures
+    with pytest.raises(InvalidRequestError):
+        merge_records([])
+
+
+def test_regressions():
+    old = record(*(green("se", "dynamo", n) for n in (13, 14, 15, 16)), red("eca", "dynamo", 13))
+    engineless = replace(green("se", "dynamo", 16), checks=green("se", "dynamo", 16).checks[:-1])
+    new = record(
+        green("se", "dynamo", 13),
+        red("se", "dynamo", 14),
+        skipped(CellId("se", "dynamo", 15), "not here"),
+        engineless,
+        green("eca", "dynamo", 13),
+        green("mish", "dynamo", 13),
+    )
+    found = diff_records(old, new)
+    assert [(c.id.opset, c.check, c.after) for c in found.regressions] == [
+        (14, "parity", FAILED),
+        (15, "export", SKIPPED),
+        (16, "engine", "missing"),
+    ]
+    assert [(c.id.model, c.before) for c in found.fixed] == [("eca", FAILED)]
+    assert found.added == (CellId("mish", "dynamo", 13),)
+    assert diff_records(old, old).regressions == ()
+    assert diff_records(new, record()).removed == tuple(c.id for c in new.cells)
+
+
+def command(*arguments):
+    return CliRunner().invoke(app, ["matrix", *map(str, arguments)])
+
+
+def test_diff_and_merge_on_the_command_line(tmp_path):
+    write_reports(record(green("se", "dynamo", 13)), tmp_path / "old")
+    write_reports(record(red("se", "dynamo", 13)), tmp_path / "new")
+    assert command("diff", tmp_path / "old", tmp_path / "old").exit_code == 0
+    worse = command("diff", tmp_path / "old", tmp_path / "new" / "record.json")
+    assert worse.exit_code == 1
+    assert "regression  se dynamo opset 13 dynamic all fp32: parity passed -> failed" in worse.stdout
+    assert json.loads(command("diff", tmp_path / "old", tmp_path / "new", "--json").stdout)["regressions"]
+    merged = command("merge", tmp_path / "old", tmp_path / "new", "-o", tmp_path / "whole")
+    assert merged.exit_code == 1, "the merged record has a red cell"
+    assert read_record(tmp_path / "whole").counts["failed"] == 1
+    assert command("diff", tmp_path / "old", tmp_path / "nowhere").exit_code == 2
+
+
+def test_matrix_on_the_command_line(tmp_path):
+    options = [
+        "--opsets",
+        "17",
+        "--exporters",
+        "torchscript",
+        "--runtimes",
+        "ort",
+        "--executor",
+        "inline",
+        "--jobs",
+        "1",
+    ]
+    folder = tmp_path / "run"
+    made = command("--models", "hswish", *options, "-o", folder, "--json")
+    assert made.exit_code == 0, made.output
+    assert json.loads(made.stdout)["counts"] == {"passed": 1, "failed": 0, "skipped": 0}
+    assert {p.name for p in folder.iterdir()} >= {
+        "record.json",
+        "matrix.csv",
+        "matrix.xml",
+        "matrix.md",
+        "matrix.html",
+        "cells.jsonl",
+    }
+    again = command("--resume", folder)
+    assert again.exit_code == 0
+    assert "1 taken over" in again.stdout
+    assert command("--models", "hswish", "-o", folder).exit_code == 2
+    assert command("--models", "hswis").exit_code == 2
+    assert command("--resume", tmp_path / "nothing").exit_code == 2
+    worse = command("--resume", folder, "--fail-on", "regressions", "--baseline", folder)
+    assert worse.exit_code == 0
+    assert "no regression" in worse.stderr
+
+
+def test_options_of_the_command_line_as_a_request(tmp_path):
+    request = matrix_request(models="se,eca", opsets="13-15", runtimes="ort,tensorrt-rtx", shard="2/3")
+    assert request.options.models == ("se", "eca")
+    assert request.options.engine_opset == 15, "the default opset of engines is not among these"
+    assert request.shard == (2, 3)
+    assert matrix_request().options == MatrixOptions()
+    assert matrix_request(engine_opset="all").options.engine_opset is None
+    for wrong in (
+        {"engine_opset": "some"},
+        {"fail_on": "never"},
+        {"output": tmp_path / "a", "resume": tmp_path / "b"},
+        {"exporters": "caffe"},
+        {"models": ","},
+    ):
+        with pytest.raises(InvalidRequestError):
+            matrix_request(**wrong)
+
+
+def test_what_a_record_means_for_the_exit_code(mixed, tmp_path):
+    assert verdict(mixed, matrix_request()).exit_code == 1
+    assert verdict(record(green("se", "dynamo", 13)), matrix_request()).exit_code == 0
+    stopped = verdict(replace(mixed, interrupted=True), matrix_request(output=tmp_path / "run"))
+    assert stopped.exit_code == 130
+    assert f"--resume {tmp_path / 'run'}" in stopped.words
+    mixed.write(tmp_path / "record.json")
+    request = matrix_request(fail_on="regressions", baseline=tmp_path / "record.json")
+    assert verdict(mixed, request).exit_code == 0, "red before, red now"
+    found = verdict(record(red("se", "dynamo", 13)), request)
+    assert found.exit_code == 1
+    assert "1 regressions against the baseline" in found.words

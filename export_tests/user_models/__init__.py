@@ -1,0 +1,1 @@
+"""Models as users write them, idioms and all: nothing here knows of attn_deploy."""
