@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import datetime
 import json
@@ -23,6 +24,7 @@ from attn_deploy.models import ResolvedModel, resolve
 from attn_deploy.runtimes.eager import EagerRunner
 from attn_deploy.training.batches import ResidentImages
 from attn_deploy.training.checkpoint import RunFolder
+from attn_deploy.training.memory import freed_memory_kept
 from attn_deploy.training.recipe import Recipe, recipe_for
 from attn_deploy.training.record import Epoch, TrainingRecord
 from attn_deploy.training.trainer import Trainer
@@ -128,7 +130,8 @@ def train(
         if found.state is not None:
             trainer.load(folder.load(found.to_dict()))
         record = found
-    record = _run_epochs(trainer, folder, record, progress)
+    with freed_memory_kept() if place.type == "cpu" else contextlib.nullcontext():
+        record = _run_epochs(trainer, folder, record, progress)
     return _finish(trainer, folder, record, resolved, tested, tell)
 
 
