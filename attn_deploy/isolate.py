@@ -182,11 +182,20 @@ def _tail(stderr: list[bytes]) -> str:
     return f" Its last words: {text.splitlines()[-1][:300]}" if text else ""
 
 
+def _end_with_parent(parent: int) -> None:
+    """End this process when the one that waits for it was killed: nobody else would."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
 def serve() -> int:
     """The child's side: answers go to the real standard output, everything printed goes to standard error."""
     target = sys.argv[1]
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 
     def send(message: Event) -> None:
         channel.write(json.dumps(message) + "\n")

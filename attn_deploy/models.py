@@ -131,10 +131,7 @@ def _with_slot(model: ResolvedModel, inner: ModelSpec, arguments: Mapping[str, A
         known = [(1, getattr(given, kind)), (stride, getattr(limits, kind)), (stride // 2, getattr(halving, kind))]
         return {s: max(n * by if (n := of.get(s, 1)) > 1 else 1 for by, of in known) for s in given.symbols}
 
-    inputs = tuple(
-        replace(i, minimum=scaled("minimum", i), multiple=scaled("multiple", i))
-        for i in model.inputs or ()
-    )
+    inputs = tuple(replace(i, minimum=scaled("minimum", i), multiple=scaled("multiple", i)) for i in model.inputs or ())
     fitted = tuple(replace(i, sizes={s: fit_size(n, s, i) for s, n in i.sizes.items()}) for i in inputs)
     return replace(model, inputs=fitted, dynamic=tuple(d for d in model.dynamic if d in inner.dynamic))
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 
 import torch
 from torch import nn
 from torch.nn import functional
+
+from attn_deploy.isolate import run_isolated
 
 
 class Good(nn.Module):
@@ -51,6 +52,8 @@ class Crashes(Good):
 
 
 class Hangs(Good):
+    """Waits for a child process that hangs, as a native library in one may."""
+
     def forward(self, x):
-        time.sleep(3600)
+        run_isolated("export_tests.sleeper:sleep_for_ever", {}, what="sleeping", timeout=3600)
         return self.conv(x)

@@ -67,6 +67,29 @@ def test_the_reason_of_a_red_cell_shows(tmp_path):
     assert count(opened, RED_SOFT) > count(closed, RED_SOFT) + 5000, "the reason stands on its own ground"
 
 
+USE = """<script>{
+const seen = [], shown = () => seen.push(document.getElementById("shown").textContent), field = document.getElementById("search");
+const type = text => { field.value = text; field.dispatchEvent(new Event("input")); shown(); };
+const press = status => { document.querySelector(`#status [data-status="${status}"]`).click(); shown(); };
+type("ec*"); type("e"); type("nothing"); type("");
+press("failed"); press("skipped"); press("");
+const red = document.querySelector("td .failed"), detail = document.getElementById("detail");
+red.dispatchEvent(new MouseEvent("mouseover", {bubbles: true})); seen.push(detail.hidden ? "hidden" : detail.textContent);
+red.dispatchEvent(new MouseEvent("mouseout", {bubbles: true})); seen.push(detail.hidden ? "hidden" : detail.textContent);
+document.body.append(Object.assign(document.createElement("pre"), {id: "seen", textContent: JSON.stringify(seen)}));
+}</script></body>"""
+
+
+@in_a_browser
+def test_filters_and_hovering(tmp_path):
+    dom = chromium(tmp_path, matrix_html(mixed_record()).replace("</body>", USE), "--dump-dom")
+    seen = json.loads(html.unescape(re.search(r'<pre id="seen">(.*?)</pre>', dom, re.DOTALL)[1]))
+    assert seen[:4] == ["1 of 2 models", "2 of 2 models", "0 of 2 models", "2 of 2 models"]
+    assert seen[4:7] == ["2 of 2 models", "1 of 2 models", "2 of 2 models"], "both have red cells, one has a grey one"
+    assert "crashed (SIGSEGV)" in seen[7]
+    assert seen[8] == "hidden"
+
+
 @in_a_browser
 def test_a_green_matrix_shows_no_red(tmp_path):
     chromium(tmp_path, matrix_html(record(green("se", "dynamo", 13))), f"--screenshot={tmp_path}/green.png")

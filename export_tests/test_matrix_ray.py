@@ -17,7 +17,8 @@ NETS = str(Path(__file__).with_name("matrix_models.py"))
 
 
 @pytest.fixture
-def cluster(monkeypatch):
+def cluster(monkeypatch, tmp_path):
+    monkeypatch.setenv("NOTE_OF_THE_SLEEPER", str(tmp_path / "sleeper"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Ray's own making
         ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'attn-deploy[ray]'")

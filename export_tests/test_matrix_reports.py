@@ -122,15 +122,18 @@ def test_regressions():
         engineless,
         green("eca", "dynamo", 13),
         green("mish", "dynamo", 13),
+        red("mish", "dynamo", 14),
     )
     found = diff_records(old, new)
     assert [(c.id.opset, c.check, c.after) for c in found.regressions] == [
         (14, "parity", FAILED),
         (15, "export", SKIPPED),
         (16, "engine", "missing"),
+        (14, "parity", FAILED),
     ]
+    assert [c.before for c in found.regressions] == ["passed", "passed", "passed", "missing"]
     assert [(c.id.model, c.before) for c in found.fixed] == [("eca", FAILED)]
-    assert found.added == (CellId("mish", "dynamo", 13),)
+    assert found.added == (CellId("mish", "dynamo", 13), CellId("mish", "dynamo", 14))
     assert diff_records(old, old).regressions == ()
     assert diff_records(new, record()).removed == tuple(c.id for c in new.cells)
 

@@ -270,6 +270,12 @@ def test_a_finished_run_is_returned_as_it_is(tiny, whole):
     assert run(tiny, whole[1], resume=True, progress=never) == whole[0]
 
 
+def test_two_processes_keep_out_of_one_folder(tiny, tmp_path):
+    with RunFolder(tmp_path).alone(), pytest.raises(InvalidRequestError, match="another process is training in"):
+        run(tiny, tmp_path, epochs=1)
+    assert run(tiny, tmp_path, epochs=1).finished
+
+
 @pytest.mark.parametrize(
     ("changed", "told"),
     [

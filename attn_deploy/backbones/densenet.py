@@ -29,10 +29,10 @@ class DenseLayer(nn.Module, Fusible):
         super().__init__()
         hidden = BOTTLENECK * GROWTH
         self.norm1 = nn.BatchNorm2d(in_channels)
-        self.relu1 = nn.ReLU()
+        self.relu1 = nn.ReLU(inplace=True)
         self.conv1 = nn.Conv2d(in_channels, hidden, 1, bias=False)
         self.norm2 = nn.BatchNorm2d(hidden)
-        self.relu2 = nn.ReLU()
+        self.relu2 = nn.ReLU(inplace=True)
         self.conv2 = slots.convolution(stage, hidden, GROWTH, activated=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class Transition(nn.Sequential):
         super().__init__(
             OrderedDict(
                 norm=nn.BatchNorm2d(in_channels),
-                relu=nn.ReLU(),
+                relu=nn.ReLU(inplace=True),
                 conv=nn.Conv2d(in_channels, in_channels // 2, 1, bias=False),
                 pool=nn.AvgPool2d(2, stride=2),
             )
@@ -99,7 +99,7 @@ class DenseNet121(nn.Module):
             layers["conv0"] = nn.Conv2d(3, FIRST, 3, padding=1, bias=False)
         else:
             layers["conv0"] = nn.Conv2d(3, FIRST, 7, stride=2, padding=3, bias=False)
-            layers["norm0"], layers["relu0"] = nn.BatchNorm2d(FIRST), nn.ReLU()
+            layers["norm0"], layers["relu0"] = nn.BatchNorm2d(FIRST), nn.ReLU(inplace=True)
             layers["pool0"] = nn.MaxPool2d(3, stride=2, padding=1)
         channels = FIRST
         for index, depth in enumerate(DEPTHS):
@@ -115,7 +115,7 @@ class DenseNet121(nn.Module):
                 channels //= 2
         layers["norm5"] = nn.BatchNorm2d(channels)
         self.features = nn.Sequential(OrderedDict(layers))
-        self.relu = nn.ReLU()
+        self.relu = nn.ReLU(inplace=True)
         self.context, channels = slots.context(channels)
         self.classifier = nn.Linear(channels, num_classes)
         slots.require_filled()

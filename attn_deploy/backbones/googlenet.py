@@ -40,7 +40,7 @@ class ConvUnit(nn.Module, Fusible):
         super().__init__()
         self.conv = conv
         self.bn = nn.BatchNorm2d(channels, eps=eps)
-        self.relu = nn.ReLU()
+        self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.relu(self.bn(self.conv(x)))

@@ -30,6 +30,10 @@ STAGES = (
 LAST = 1280
 
 
+def _activation(cifar: bool) -> nn.Module:
+    return nn.ReLU(inplace=True) if cifar else nn.ReLU6(inplace=True)
+
+
 class InvertedResidual(nn.Module):
     """1x1 expansion, depthwise 3x3, 1x1 projection, the slot, and the sum where the sizes allow it."""
 
@@ -40,9 +44,16 @@ class InvertedResidual(nn.Module):
         hidden = in_channels * expansion
         layers: list[nn.Module] = []
         if expansion != 1 or cifar:
-            layers.append(conv_bn(in_channels, hidden, activation=nn.ReLU() if cifar else nn.ReLU6()))
+            layers.append(conv_bn(in_channels, hidden, activation=_activation(cifar)))
         layers.append(
-            conv_bn(hidden, hidden, 3, stride=stride, groups=hidden, activation=nn.ReLU() if cifar else nn.ReLU6())
+            conv_bn(
+                hidden,
+                hidden,
+                3,
+                stride=stride,
+                groups=hidden,
+                activation=_activation(cifar),
+            )
         )
         layers += [nn.Conv2d(hidden, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels)]
         self.conv = nn.Sequential(*layers)
@@ -97,7 +108,13 @@ class MobileNetV2(nn.Module):
             strides[f"stage{index + 1}"] = reach
         slots = Slots("mobilenet_v2", slot, slot_stage, strides)
         layers: list[nn.Module] = [
-            conv_bn(3, 32, 3, stride=1 if cifar else 2, activation=nn.ReLU() if cifar else nn.ReLU6())
+            conv_bn(
+                3,
+                32,
+                3,
+                stride=1 if cifar else 2,
+                activation=_activation(cifar),
+            )
         ]
         channels = 32
         for index, (expansion, width, blocks, imagenet_stride, cifar_stride) in enumerate(STAGES):
@@ -105,7 +122,7 @@ class MobileNetV2(nn.Module):
                 stride = (cifar_stride if cifar else imagenet_stride) if position == 0 else 1
                 layers.append(InvertedResidual(channels, width, stride, expansion, slots, f"stage{index + 1}", cifar))
                 channels = width
-        layers.append(conv_bn(channels, LAST, activation=nn.ReLU() if cifar else nn.ReLU6()))
+        layers.append(conv_bn(channels, LAST, activation=_activation(cifar)))
         self.features = nn.Sequential(*layers)
         self.context, channels = slots.context(LAST)
         self.classifier = nn.Sequential(nn.Dropout(0.0 if cifar else 0.2), nn.Linear(channels, num_classes))

@@ -31,7 +31,7 @@ class ResidualBlock(nn.Module, Fusible):
             self.downsample = nn.Sequential(
                 nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
             )
-        self.relu = nn.ReLU()
+        self.relu = nn.ReLU(inplace=True)
 
     def branch(self, x: Tensor) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} must define branch")
@@ -153,7 +153,7 @@ class ResNet(nn.Module, Fusible):
             self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
             self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         self.bn1 = nn.BatchNorm2d(64)
-        self.relu = nn.ReLU()
+        self.relu = nn.ReLU(inplace=True)
         block = Bottleneck if bottleneck else BasicBlock
         channels = 64
         for index, depth in enumerate(depths):

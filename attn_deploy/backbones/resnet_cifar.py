@@ -29,7 +29,7 @@ class CifarBlock(nn.Module, Fusible):
         self.conv2 = slots.convolution(stage, width, width, activated=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.slot = slots.attention(stage, width)
-        self.relu = nn.ReLU()
+        self.relu = nn.ReLU(inplace=True)
         self.stride = stride
         self.added = width - in_channels
 
@@ -93,7 +93,7 @@ class CifarResNet(nn.Module, Fusible):
         slots = Slots(f"resnet{6 * blocks + 2}", slot, slot_stage, {f"layer{i + 1}": 2**i for i in range(3)})
         self.conv1 = nn.Conv2d(3, WIDTHS[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(WIDTHS[0])
-        self.relu = nn.ReLU()
+        self.relu = nn.ReLU(inplace=True)
         channels = WIDTHS[0]
         for index, width in enumerate(WIDTHS):
             stage, made = f"layer{index + 1}", []

@@ -30,7 +30,7 @@ class PreActBlock(nn.Module, Fusible):
         self.fc1 = nn.Conv2d(width, width // 16, 1)
         self.fc2 = nn.Conv2d(width // 16, width, 1)
         self.slot = slots.attention(stage, width)
-        self.relu = nn.ReLU()
+        self.relu = nn.ReLU(inplace=True)
         self.shortcut = None
         if stride != 1 or in_channels != width:
             self.shortcut = nn.Conv2d(in_channels, width, 1, stride=stride, bias=False)
@@ -94,7 +94,7 @@ class SENet18(nn.Module, Fusible):
             self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
             self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         self.bn1 = nn.BatchNorm2d(64)
-        self.relu = nn.ReLU()
+        self.relu = nn.ReLU(inplace=True)
         channels = 64
         for index, depth in enumerate(DEPTHS):
             width, stage, blocks = 64 * 2**index, f"layer{index + 1}", []

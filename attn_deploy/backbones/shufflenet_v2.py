@@ -33,12 +33,13 @@ class ShuffleUnit(nn.Module):
         self.branch1 = nn.Sequential()
         if not self.splits:
             self.branch1 = nn.Sequential(
-                *conv_bn(given, given, 3, stride=stride, groups=given), *conv_bn(given, half, activation=nn.ReLU())
+                *conv_bn(given, given, 3, stride=stride, groups=given),
+                *conv_bn(given, half, activation=nn.ReLU(inplace=True)),
             )
         self.branch2 = nn.Sequential(
-            *conv_bn(given, half, activation=nn.ReLU()),
+            *conv_bn(given, half, activation=nn.ReLU(inplace=True)),
             *conv_bn(half, half, 3, stride=stride, groups=half),
-            *conv_bn(half, half, activation=nn.ReLU()),
+            *conv_bn(half, half, activation=nn.ReLU(inplace=True)),
         )
         self.slot = slots.attention(stage, half)
 
@@ -90,7 +91,7 @@ class ShuffleNetV2(nn.Module):
         slots = Slots(
             "shufflenet_v2", slot, slot_stage, {s: first * 2 ** (i + 1) for i, (s, _, _) in enumerate(STAGES)}
         )
-        self.conv1 = conv_bn(3, FIRST, 3, stride=1 if stem == "cifar" else 2, activation=nn.ReLU())
+        self.conv1 = conv_bn(3, FIRST, 3, stride=1 if stem == "cifar" else 2, activation=nn.ReLU(inplace=True))
         self.maxpool: nn.Module = nn.Identity() if stem == "cifar" else nn.MaxPool2d(3, stride=2, padding=1)
         channels = FIRST
         for stage, width, count in STAGES:
@@ -99,7 +100,7 @@ class ShuffleNetV2(nn.Module):
                 units.append(ShuffleUnit(channels, width, 2 if position == 0 else 1, slots, stage))
                 channels = width
             self.add_module(stage, nn.Sequential(*units))
-        self.conv5 = conv_bn(channels, LAST, activation=nn.ReLU())
+        self.conv5 = conv_bn(channels, LAST, activation=nn.ReLU(inplace=True))
         self.context, channels = slots.context(LAST)
         self.fc = nn.Linear(channels, num_classes)
         slots.require_filled(has_convolutions=False)

@@ -66,7 +66,7 @@ class VGG16(nn.Module):
                     conv: nn.Module = nn.Conv2d(3, width, 3, padding=1)
                 else:
                     conv = slots.convolution(stage, channels, width, bias=True, activated=True)
-                features += [conv, nn.BatchNorm2d(width), nn.ReLU()]
+                features += [conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
                 channels = width
             places.append((str(len(features)), slots.attention(stage, width)))
             features.append(nn.MaxPool2d(2, stride=2))
@@ -77,10 +77,10 @@ class VGG16(nn.Module):
         if self.imagenet:
             self.classifier: nn.Module = nn.Sequential(
                 nn.Linear(channels * POOLED * POOLED, HIDDEN),
-                nn.ReLU(),
+                nn.ReLU(inplace=True),
                 nn.Dropout(0.5),
                 nn.Linear(HIDDEN, HIDDEN),
-                nn.ReLU(),
+                nn.ReLU(inplace=True),
                 nn.Dropout(0.5),
                 nn.Linear(HIDDEN, num_classes),
             )

@@ -30,7 +30,7 @@ def matrix(
     shard: Annotated[str | None, typer.Option(help="2/4 makes the second of four parts.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the run.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds for one cell.")] = 300.0,
+    timeout: Annotated[float, typer.Option(help="Seconds for one cell.")] = 600.0,
     executor: Annotated[str, typer.Option(help="processes, inline or ray.")] = "processes",
     fail_on: Annotated[str, typer.Option(help="any: a red cell; regressions: one that --baseline has not.")] = "any",
     baseline: Annotated[

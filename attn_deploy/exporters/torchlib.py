@@ -14,6 +14,7 @@ from typing import Any
 
 _PACKAGE = "torch.onnx._internal.exporter"
 _tables: dict[Any, Any] = {}
+_functions: list[Any] = []
 
 
 @contextlib.contextmanager
@@ -33,13 +34,15 @@ def shared_work(decomposed: dict[Any, Any]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _shared_table() -> Iterator[None]:
-    owner: Any = importlib.import_module(f"{_PACKAGE}._registration").ONNXRegistry
+    registration: Any = importlib.import_module(f"{_PACKAGE}._registration")
+    owner = registration.ONNXRegistry
     method = vars(owner)["from_torchlib"]
 
     def from_torchlib(cls: Any, *arguments: Any, **settings: Any) -> Any:
         key = (cls, arguments, tuple(sorted(settings.items())))
         if key not in _tables:
-            _tables[key] = method.__func__(cls, *arguments, **settings)
+            with _parsed_functions(registration.onnxscript_apis):
+                _tables[key] = method.__func__(cls, *arguments, **settings)
         return _tables[key]
 
     owner.from_torchlib = classmethod(from_torchlib)
@@ -47,6 +50,18 @@ def _shared_table() -> Iterator[None]:
         yield
     finally:
         owner.from_torchlib = method
+
+
+@contextlib.contextmanager
+def _parsed_functions(library: Any) -> Iterator[None]:
+    """The functions, parsed once for the tables of all opsets; ``library`` is a stand-in that loads a module lazily."""
+    if not _functions:
+        _functions.extend(library.get_torchlib_ops())
+    library.get_torchlib_ops = lambda: list(_functions)
+    try:
+        yield
+    finally:
+        del library.get_torchlib_ops
 
 
 @contextlib.contextmanager

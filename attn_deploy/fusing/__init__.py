@@ -16,6 +16,7 @@ from torch import nn
 
 from attn_deploy.fusing.batchnorm import fold_batchnorms_
 from attn_deploy.fusing.pools import chain_max_pools_
+from attn_deploy.fusing.sequences import fold_own_sequences_
 from attn_deploy.fusing.weights import bake_weights_
 from attn_deploy.ops import Fusible
 
@@ -63,8 +64,9 @@ def _rewritten(model: nn.Module, rewrites: tuple[Callable[[nn.Module], list[tupl
     changes: list[tuple[str, str]] = []
     for rewrite in rewrites:
         changes += rewrite(model)
+    sequences = fold_own_sequences_(model)
     folded, left = fold_batchnorms_(model)
-    return FuseResult(model.eval(), (*changes, *folded), tuple(left))
+    return FuseResult(model.eval(), (*changes, *sequences, *folded), tuple(left))
 
 
 def _copy(model: nn.Module) -> nn.Module:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from attn_deploy.matrix.cell import PASSED, Cell, CellId
+from attn_deploy.matrix.cell import FAILED, PASSED, Cell, CellId
 from attn_deploy.matrix.record import MatrixRecord
 
 
@@ -16,7 +16,7 @@ class Change:
     Attributes:
         id: the cell.
         check: which check.
-        before, after: its status; ``after`` is ``missing`` where the check was not reached.
+        before, after: its status; ``missing`` where there was no such cell before, or the check is not reached any more.
         reason: why, as the newer record says; for a fixed cell what the older one said.
     """
 
@@ -32,7 +32,7 @@ class MatrixDiff:
     """Two records compared, cell by cell.
 
     Attributes:
-        regressions: checks that passed and do not any more.
+        regressions: checks that passed and do not any more, and red cells that the older record does not have.
         fixed: cells that were red or grey and pass.
         added, removed: cells that only one of the records has.
     """
@@ -52,6 +52,10 @@ def diff_records(old: MatrixRecord, new: MatrixRecord) -> MatrixDiff:
     before, after = {c.id: c for c in old.cells}, {c.id: c for c in new.cells}
     both = sorted(before.keys() & after.keys())
     regressions = [change for i in both if (change := _worse(before[i], after[i])) is not None]
+    added = sorted(after.keys() - before.keys())
+    regressions += [
+        Change(i, after[i].failed_check, "missing", FAILED, after[i].reason) for i in added if after[i].status == FAILED
+    ]
     fixed = [
         Change(i, before[i].failed_check or "export", before[i].status, PASSED, before[i].reason)
         for i in both
@@ -60,7 +64,7 @@ def diff_records(old: MatrixRecord, new: MatrixRecord) -> MatrixDiff:
     return MatrixDiff(
         tuple(regressions),
         tuple(fixed),
-        tuple(sorted(after.keys() - before.keys())),
+        tuple(added),
         tuple(sorted(before.keys() - after.keys())),
     )
 

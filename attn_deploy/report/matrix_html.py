@@ -36,7 +36,7 @@ def _head(record: MatrixRecord) -> str:
     counts, total = record.counts, max(1, len(record.cells))
     models, groups = len(models_of(record)), len(_groups(record))
     tiles = "".join(
-        f'<div class="tile {status}"><b>{counts[status]:,}</b>{_WORDS[status]}</div>'
+        f'<div class="tile {status}{"" if counts[status] else " none"}"><b>{counts[status]:,}</b>{_WORDS[status]}</div>'
         for status in (PASSED, FAILED, SKIPPED)
     )
     bar = "".join(

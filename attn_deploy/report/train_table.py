@@ -61,8 +61,8 @@ def caption(summary: TableSummary) -> list[str]:
     lines += [f"Ran on {where}." for where in summary.environments]
     if summary.busy is not None:
         lines.append(
-            f"Other work ran while latencies were measured (load up to {summary.busy:g}): differences of a few percent "
-            "mean nothing."
+            f"Other work ran on the machine (load up to {summary.busy:g}): training times hold it, and differences of a few "
+            "percent in latency mean nothing. Accuracies do not depend on it."
         )
     return lines
 

@@ -10,8 +10,10 @@ that is killed at any moment leaves a record with a state that belongs to it.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +40,8 @@ class RunFolder:
         """Whether a run has left its record here."""
         return (self.path / RECORD).exists()
 
-    def prepare(self) -> None:
-        """Make the folder, and remove what a killed run left half-written.
+    def make(self) -> None:
+        """Make the folder where it is not there.
 
         Raises:
             InvalidRequestError: if it cannot be made.
@@ -48,8 +50,35 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InvalidRequestError(f"the folder {self.path} cannot be made: {error.strerror or error}.") from error
+
+    def clean(self) -> None:
+        """Remove what a killed run left half-written."""
         for left in (*self.path.glob(".state-*"), *self.path.glob(".model-*"), *self.path.glob(".record-*")):
             left.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes out of the folder; the system lets go of it when this process ends, however it ends.
+
+        Raises:
+            InvalidRequestError: if another process is at work in it.
+        """
+        try:
+            import fcntl
+        except ImportError:  # Windows: two processes in one folder are the user's to avoid
+            yield
+            return
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise InvalidRequestError(
+                    f"another process is training in {self.path}; wait for it, or name another folder."
+                ) from error
+            yield
+        finally:
+            os.close(handle)
 
     def read_record(self) -> dict[str, Any]:
         """The record as data.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import datetime
 import json
@@ -23,6 +24,7 @@ from attn_deploy.models import ResolvedModel, resolve
 from attn_deploy.runtimes.eager import EagerRunner
 from attn_deploy.training.batches import ResidentImages
 from attn_deploy.training.checkpoint import RunFolder
+from attn_deploy.training.memory import freed_memory_kept
 from attn_deploy.training.recipe import Recipe, recipe_for
 from attn_deploy.training.record import Epoch, TrainingRecord
 from attn_deploy.training.trainer import Trainer
@@ -112,24 +114,27 @@ def train(
         argv=command_line(),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
-    found = _found(folder, record, resume)
-    if found is not None and found.finished:
-        return found
-    folder.prepare()
-    trainer = Trainer(
-        resolved.module.to(place),
-        ResidentImages(images, record.recipe, place),
-        record.recipe,
-        seed=seed,
-        amp=record.amp,
-        compiled=compile,
-    )
-    if found is not None:
-        if found.state is not None:
-            trainer.load(folder.load(found.to_dict()))
-        record = found
-    record = _run_epochs(trainer, folder, record, progress)
-    return _finish(trainer, folder, record, resolved, tested, tell)
+    folder.make()
+    with folder.alone():
+        found = _found(folder, record, resume)
+        if found is not None and found.finished:
+            return found
+        folder.clean()
+        trainer = Trainer(
+            resolved.module.to(place),
+            ResidentImages(images, record.recipe, place),
+            record.recipe,
+            seed=seed,
+            amp=record.amp,
+            compiled=compile,
+        )
+        if found is not None:
+            if found.state is not None:
+                trainer.load(folder.load(found.to_dict()))
+            record = found
+        with freed_memory_kept() if place.type == "cpu" else contextlib.nullcontext():
+            record = _run_epochs(trainer, folder, record, progress)
+        return _finish(trainer, folder, record, resolved, tested, tell)
 
 
 def classifier_for(model: str, images: ImageSet) -> ResolvedModel:

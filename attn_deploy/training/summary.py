@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attn_deploy.accuracy.metrics import mean_and_spread
+from attn_deploy.bench.environment import Environment
 from attn_deploy.errors import CheckpointError
 from attn_deploy.training.checkpoint import RunFolder
 from attn_deploy.training.deployed import Deployed, read_deployed
@@ -59,7 +60,7 @@ class TableSummary:
         plan: what it is of, as data.
         rows: in the order of the plan.
         environments: processor and software of the runs, each once.
-        busy: the highest load under which a latency was measured; None where the machine was idle.
+        busy: the highest load that a run began or a latency was measured under; None where the machine was idle.
     """
 
     plan: dict[str, Any]
@@ -79,15 +80,16 @@ def summarise(root: Path, plan: TablePlan) -> TableSummary:
         CheckpointError: if a record cannot be read.
     """
     environments: dict[str, None] = {}
-    rows = [_row(root, plan, module, environments) for module in plan.modules]
+    loads: list[float] = []
+    rows = [_row(root, plan, module, environments, loads) for module in plan.modules]
     front = pareto_front([(r.fp32.p50_ms, r.mean) if r.fp32 and r.mean is not None else None for r in rows])
     marked = [_marked(row, index in front) for index, row in enumerate(rows)]
-    busy = [f.busy for r in marked for f in (r.fp32, r.int8) if f is not None and f.busy is not None]
+    loads += [f.busy for r in marked for f in (r.fp32, r.int8) if f is not None and f.busy is not None]
     return TableSummary(
         plan=plan.to_dict(),
         rows=tuple(marked),
         environments=tuple(environments),
-        busy=max(busy) if busy else None,
+        busy=max(loads) if loads else None,
     )
 
 
@@ -101,7 +103,7 @@ def pareto_front(points: Sequence[tuple[float, float] | None]) -> set[int]:
     }
 
 
-def _row(root: Path, plan: TablePlan, module: str, environments: dict[str, None]) -> TableRow:
+def _row(root: Path, plan: TablePlan, module: str, environments: dict[str, None], loads: list[float]) -> TableRow:
     model = plan.name(module)
     finished: list[TrainingRecord] = []
     progress: str | None = None
@@ -115,6 +117,8 @@ def _row(root: Path, plan: TablePlan, module: str, environments: dict[str, None]
             continue
         record = TrainingRecord.from_dict(folder.read_record())
         environments[_software(record)] = None
+        if (load := Environment.from_dict(record.environment)).busy and load.load_average is not None:
+            loads.append(load.load_average)
         if record.finished:
             finished.append(record)
         else:

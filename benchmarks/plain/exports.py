@@ -75,7 +75,7 @@ def export_pair(pair: Pair) -> tuple[Exported, Exported, str]:
 
 
 def _export_plain(pair: Pair, exporter: str, opset: int, dynamic: tuple[str, ...]) -> Exported:
-    prepared = prepare(pair.plain, inputs=pair.inputs, dynamic=dynamic, fuse=False)
+    prepared = prepare(pair.plain, inputs=pair.inputs, dynamic=dynamic, fuse=False, rewrite=False)
     prepared.outputs = pair.zoo.outputs or prepared.outputs
     raw = _translate(prepared, exporter, opset)
     check_model(raw, f"{pair.name}, plain")

@@ -1,0 +1,43 @@
+"""Memory that is freed and wanted again a moment later.
+
+glibc gives large blocks back to the system as soon as they are freed, so that every step of training pays for fresh, zeroed
+pages for each activation: a tenth of the time of a small network. Here they are kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import sys
+from collections.abc import Iterator
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of glibc's mallopt
+_DEFAULT_TRIM, _DEFAULT_MMAP_MAX = 128 * 1024, 65_536
+_NEVER = 2**31 - 1
+
+
+@contextlib.contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Within the block the process keeps what it frees; afterwards glibc's defaults hold, and the rest is given back.
+
+    Does nothing where the C library is another one.
+    """
+    libc = _glibc()
+    if libc is None:
+        yield
+        return
+    libc.mallopt(_MMAP_MAX, 0)
+    libc.mallopt(_TRIM_THRESHOLD, _NEVER)
+    try:
+        yield
+    finally:
+        libc.mallopt(_MMAP_MAX, _DEFAULT_MMAP_MAX)
+        libc.mallopt(_TRIM_THRESHOLD, _DEFAULT_TRIM)
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None)
+    return libc if hasattr(libc, "gnu_get_libc_version") and hasattr(libc, "mallopt") else None
