@@ -176,6 +176,12 @@ def test_bf16_raises_the_opset_and_says_what_could_not_be_run(tmp_path: Path) ->
         convert(path, precision="bf16", opset=17)
 
 
+def test_an_operator_that_no_engine_has_in_bf16_stays_in_fp32(tmp_path: Path) -> None:
+    path = saved(tmp_path, 17, "c = Conv (x, k) y = ConvTranspose (c, k)", k=ONES)
+    for precision, products in (("bf16", {"bfloat16": 1, "float32": 1}), ("fp16", {"float16": 2})):
+        assert typing(convert(path, precision=precision))["products"] == products
+
+
 def test_rounding_after_every_operator_sees_what_onnx_runtime_hides() -> None:
     """1 + 2**-12 is 1 in fp16: the difference vanishes where each result is rounded."""
     model = parse(

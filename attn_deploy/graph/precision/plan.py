@@ -114,7 +114,7 @@ def _by_rule(node: ir.Node, half: HalfType, opset: int, sizes: set[ir.Value]) ->
         return ""
     if not has_half_form(node, half, opset):
         return rules.NO_HALF_FORM
-    return rules.reason_to_keep(node.op_type)
+    return rules.reason_to_keep(node.op_type, half.word)
 
 
 _GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)

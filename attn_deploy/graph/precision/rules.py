@@ -63,6 +63,10 @@ BETWEEN = "between nodes in fp32"
 NO_HALF_FORM = "the standard has no such form of the operator"
 
 
-def reason_to_keep(operator: str) -> str:
-    """Why nodes of this type stay in fp32; empty if they need not."""
-    return _REASONS.get(operator, "")
+# What TensorRT-RTX 1.7 refuses to build, by half type.
+_REFUSED = {("bf16", "ConvTranspose"): "kernel: TensorRT-RTX has none of this operator in bf16"}
+
+
+def reason_to_keep(operator: str, half: str) -> str:
+    """Why nodes of this type stay in fp32 in a graph in ``half`` (fp16 or bf16); empty if they need not."""
+    return _REASONS.get(operator) or _REFUSED.get((half, operator), "")
