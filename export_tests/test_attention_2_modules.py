@@ -346,7 +346,6 @@ def test_bottleneck_shapes():
         ("san_patchwise", {"norm.weight", "weigh.2.weight"}),
         ("san_bottleneck_pairwise", {"bn2.weight"}),
         ("iau", {"edge.bias", "edge_context.weight", "edge_norm.weight", "update.1.weight", "part_update.1.weight"}),
-        ("ia_block", {"channel_norm.weight"}),
         ("dca_se", {"mix_bias"}),
         ("dca_gc", {"mask.bias"}),
         ("dca_cbam", {"map_norm.weight", "mix_own", "mix_previous", "adapt.1.weight", "spatial.1.weight"}),

@@ -13,14 +13,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from attn_deploy.ops import Fusible, check_channels, require_positive
+from attn_deploy.ops import check_channels, require_positive
 from attn_deploy.ops.bounded import bounded_product_softmax, gram_softmax
-from attn_deploy.ops.folding import scale_and_shift
 from attn_deploy.registry import register
 
 
 @register("ia_block", aliases=("interaction_aggregation",), parameters=256)
-class IABlock2d(Fusible, nn.Module):
+class IABlock2d(nn.Module):
     """Mixes positions by similarity and nearness, then channels by similarity, each with a residual BatchNorm.
 
     Shape: (N, C, H, W) -> (N, C, H, W); dynamic N, H, W.
@@ -44,7 +43,7 @@ class IABlock2d(Fusible, nn.Module):
                 raise ValueError(f"{name} must be positive, got {alpha}: it is a standard deviation in positions.")
         self.channels, self.alpha_x, self.alpha_y = channels, alpha_x, alpha_y
         self.spatial_norm = nn.BatchNorm2d(channels)
-        self.channel_norm: nn.BatchNorm2d | None = nn.BatchNorm2d(channels)
+        self.channel_norm = nn.BatchNorm2d(channels)
         for norm in (self.spatial_norm, self.channel_norm):
             nn.init.zeros_(norm.weight)
 
@@ -57,26 +56,13 @@ class IABlock2d(Fusible, nn.Module):
         mixed = positions.matmul(weights.transpose(1, 2))
         x = x + self.spatial_norm(mixed.reshape(x.shape[0], self.channels, x.shape[2], x.shape[3]))
         attention = gram_softmax(x)
-        if self.channel_norm is None:
-            attention = attention * self.scale
         mixed = attention.matmul(x.flatten(2)).reshape(x.shape[0], self.channels, x.shape[2], x.shape[3])
-        return x + (mixed + self.shift if self.channel_norm is None else self.channel_norm(mixed))
+        return x + self.channel_norm(mixed)
 
     def _nearness(self, x: Tensor) -> Tensor:
         """Softmax over all positions of the negative squared distance: (H * W, H * W)."""
         down, across = _near(x.shape[2], self.alpha_y, x), _near(x.shape[3], self.alpha_x, x)
         return (down.unsqueeze(1).unsqueeze(3) * across.unsqueeze(0).unsqueeze(2)).flatten(2).flatten(0, 1)
-
-    @torch.no_grad()
-    def fuse_(self) -> str | None:
-        """Take the second BatchNorm's scale into the small channel attention; only its shift is left on the map."""
-        if self.channel_norm is None:
-            return None
-        scale, shift = scale_and_shift(self.channel_norm)
-        self.register_buffer("scale", scale.reshape(1, -1, 1))
-        self.register_buffer("shift", shift.reshape(1, -1, 1, 1))
-        self.channel_norm = None
-        return "scale of the second BatchNorm in the channel attention"
 
 
 def _near(length: int, alpha: float, like: Tensor) -> Tensor:
