@@ -1,12 +1,14 @@
 """What the zoo's rewritings are worth: each attention mechanism against its straightforward formulation.
 
-    python benchmarks/attention_cost.py [--only cbam,gsop] [--quick] [--markdown] [--render RECORD.json]
+    python benchmarks/attention_cost.py [--only cbam,gsop] [--quick] [--markdown] [--resume RECORD.json | --render RECORD.json]
 
 Both run in ONNX Runtime on one CPU thread at batch 1, on the same weights. The zoo's side is `attn_deploy.export` (fused,
 simplified); the other is the formulation in `benchmarks/plain`, exported by torch.onnx at the same opset and put through
 onnxsim, as its users do. Axes move in both files or in none: where the plain form does not survive moving axes, both are
 exported for the one size. Before anything is timed, both modules must agree in eager mode and both files with eager.
-Runs are interleaved; a speed-up is the median over rounds of the ratio of medians, with a bootstrap interval.
+Runs are interleaved, in several pairs of sessions, since a session keeps the memory that it was given and two sessions
+of one file differ by up to a tenth at megabyte sizes; a speed-up is the median over rounds of the ratio of medians, with
+a bootstrap interval. The record is written after every row, and a run that was stopped goes on with --resume.
 
 Exit code 1: the geometric mean over the mechanisms is below 1.3, or one is more than 5 % slower beyond doubt.
 """
@@ -19,7 +21,7 @@ import math
 import re
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -31,17 +33,25 @@ from plain.exports import Exported, check_modules_agree, export_pair
 import attn_deploy
 from attn_deploy.bench.environment import Environment, command_line, describe_environment, load_average
 from attn_deploy.bench.options import BenchOptions
-from attn_deploy.bench.statistics import Comparison, compare_rounds, comparison_from_dict, round_medians
+from attn_deploy.bench.statistics import (
+    Comparison,
+    Rounds,
+    compare_rounds,
+    comparison_from_dict,
+    pooled,
+    round_medians,
+)
 from attn_deploy.bench.timer import measure
 from attn_deploy.errors import AttnDeployError
 from attn_deploy.files import write_atomic
-from attn_deploy.inputs import example_arrays
+from attn_deploy.inputs import Arrays, example_arrays
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
 SCHEMA_VERSION = 1
 SIZES = ((64, 32, 32), (256, 56, 56))
 LEAST_MEAN = 1.3
 SLOWER = 0.95
+SESSIONS = 6  # pairs of sessions that the rounds of a row are spread over
 FULL = BenchOptions(threads=1, rounds=24, min_samples=48, min_seconds=1.5, max_seconds=30.0)
 QUICK = BenchOptions(threads=1, rounds=12, min_samples=24, min_seconds=0.3, max_seconds=8.0)
 
@@ -175,22 +185,39 @@ def time_case(name: str, asked: tuple[int, int, int], options: BenchOptions) -> 
         plain, zoo, reason = export_pair(pair)
     except AttnDeployError as error:
         return Row(name, size, "skipped", note=case.note, reason=str(error))
-    arrays = example_arrays(pair.inputs)
-    runners = {"plain": OnnxRuntimeRunner(plain.model, threads=1), "zoo": OnnxRuntimeRunner(zoo.model, threads=1)}
-    for runner in runners.values():
-        runner.prepare(arrays)
-    found = measure(runners, options)
-    for result in found.values():
-        if isinstance(result, Exception):
-            raise result
-    speedup = compare_rounds(found["plain"].rounds, found["zoo"].rounds, margin=1 / SLOWER - 1, seed=options.seed)
-    sides = {k: _side(found[k], e) for k, e in (("plain", plain), ("zoo", zoo))}
+    rounds = _sample({"plain": plain.model, "zoo": zoo.model}, example_arrays(pair.inputs), options)
+    speedup = compare_rounds(rounds["plain"], rounds["zoo"], margin=1 / SLOWER - 1, seed=options.seed)
+    sides = {k: _side(rounds[k], e) for k, e in (("plain", plain), ("zoo", zoo))}
     return Row(name, size, "ok", plain.dynamic, plain.opset, **sides, speedup=speedup, note=case.note, reason=reason)
 
 
-def _side(found: Any, exported: Exported) -> Side:
-    medians = tuple(round(float(m) / 1e6, 6) for m in round_medians(found.rounds))
-    return Side(found.p50_ms, medians, found.n, exported.nodes, exported.exporter)
+def _sample(models: dict[str, bytes], arrays: Arrays, options: BenchOptions) -> dict[str, Rounds]:
+    """Samples in nanoseconds by round, of both files in turn, in `SESSIONS` pairs of sessions."""
+    share = replace(
+        options,
+        rounds=-(-options.rounds // SESSIONS),
+        min_samples=-(-options.min_samples // SESSIONS),
+        min_seconds=options.min_seconds / SESSIONS,
+        max_seconds=options.max_seconds / SESSIONS,
+    )
+    rounds: dict[str, Rounds] = dict.fromkeys(models, ())
+    for session in range(SESSIONS):
+        runners = {name: OnnxRuntimeRunner(model, threads=1) for name, model in models.items()}
+        for runner in runners.values():
+            runner.prepare(arrays)
+        for name, result in measure(runners, replace(share, seed=options.seed + session)).items():
+            if isinstance(result, Exception):
+                raise result
+            rounds[name] = (*rounds[name], *result.rounds)
+        for runner in runners.values():
+            runner.close()
+    return rounds
+
+
+def _side(rounds: Rounds, exported: Exported) -> Side:
+    medians = tuple(round(float(m) / 1e6, 6) for m in round_medians(rounds))
+    samples = pooled(rounds)
+    return Side(float(np.median(samples)) / 1e6, medians, len(samples), exported.nodes, exported.exporter)
 
 
 def columns(row: Row) -> list[str]:
@@ -266,15 +293,29 @@ def default_path(environment: Environment) -> Path:
     return Path(attn_deploy.__file__).parent / "profiles" / "results" / slug / "attention-cost.json"
 
 
-def run(names: list[str], options: BenchOptions, sizes: tuple[tuple[int, int, int], ...]) -> Record:
-    """Time the named cases; progress goes to standard error."""
+def run(
+    names: list[str],
+    options: BenchOptions,
+    sizes: tuple[tuple[int, int, int], ...],
+    *,
+    output: Path | None = None,
+    done: Record | None = None,
+) -> Record:
+    """Time the named cases, but for rows already done; progress goes to standard error, the record so far to output."""
     environment, created = describe_environment(), datetime.now(timezone.utc).isoformat(timespec="seconds")
     rows: list[Row] = []
+    known = {(r.name, r.size): r for r in done.rows} if done else {}
+    record = Record(environment, options, (), command_line(), created, load_average())
+    if output:
+        output.parent.mkdir(parents=True, exist_ok=True)
     for name in names:
         for size in dict.fromkeys(CASES[name].at(s) for s in sizes):
-            rows.append(time_case(name, size, options))
+            rows.append(known.get((name, size)) or time_case(name, size, options))
             print(*columns(rows[-1]), rows[-1].reason[:60], sep="  ", file=sys.stderr, flush=True)
-    return Record(environment, options, tuple(rows), command_line(), created, load_average())
+            record = replace(record, rows=tuple(rows), load_after=load_average())
+            if output:
+                write_atomic(output, record.to_json())
+    return record
 
 
 def main() -> int:
@@ -283,6 +324,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="the small size alone, fewer samples, no record")
     parser.add_argument("--markdown", action="store_true", help="print Markdown instead of a table of text")
     parser.add_argument("--render", type=Path, metavar="RECORD", help="print a record made earlier; nothing is timed")
+    parser.add_argument("--resume", type=Path, metavar="RECORD", help="keep the rows of a run that was stopped")
     parser.add_argument(
         "--output", type=Path, help="the record; by default that of this processor, for a full run only"
     )
@@ -294,12 +336,11 @@ def main() -> int:
         unknown = [n for n in names if n not in CASES]
         if unknown:
             parser.error(f"unknown: {', '.join(unknown)}; choose from {', '.join(CASES)}")
-        record = run(names, QUICK if given.quick else FULL, SIZES[:1] if given.quick else SIZES)
         full = not given.only and not given.quick
-        output = given.output or (default_path(record.environment) if full else None)
-        if output:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(output, record.to_json())
+        output = given.output or given.resume or (default_path(describe_environment()) if full else None)
+        done = Record.read(given.resume) if given.resume else None
+        options, sizes = (QUICK, SIZES[:1]) if given.quick else (FULL, SIZES)
+        record = run(names, options, sizes, output=output, done=done)
     print(as_markdown(record) if given.markdown else as_text(record))
     return 0 if record.passed else 1
 
