@@ -25,6 +25,7 @@ from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
 from .cases import Pair
 
+_ROOT = Path(__file__).resolve().parents[2]
 # The TorchScript exporter is what most public recipes call; the other one is asked where it refuses.
 ATTEMPTS = (("torchscript", 17, True), ("torchscript", 17, False), ("dynamo", 18, False))
 
@@ -68,7 +69,8 @@ def export_pair(pair: Pair) -> tuple[Exported, Exported, str]:
             plain = _export_plain(pair, exporter, opset, dynamic)
         except AttnDeployError as error:
             axes = ", ".join(dynamic) or "no axis"
-            reasons.append(f"{exporter}, {axes} moving: {str(error)[:200]}")
+            said = str(error).replace(f"{_ROOT}/", "")[:200]  # records carry no path of the machine
+            reasons.append(f"{exporter}, {axes} moving: {said}")
             continue
         return plain, _export_zoo(pair, opset, dynamic), "; ".join(reasons)
     raise ExportError(f"{pair.name}: the plain formulation does not export: {'; '.join(reasons)}")
