@@ -68,6 +68,18 @@ class Runner(Protocol):
         ...
 
 
+@runtime_checkable
+class DeviceClock(Protocol):
+    """A runner whose device keeps the time of each run with events of its own stream, beside the host's clock."""
+
+    def elapsed_ms(self) -> float:
+        """Milliseconds that the last run took on the device, from its first kernel to its last; waits for its end.
+
+        Copies of inputs and outputs are not in it. Raises `InvalidRequestError` if nothing was enqueued yet.
+        """
+        ...
+
+
 def run_once(runner: Runner, inputs: Arrays) -> Arrays:
     """One complete run: upload, run, wait, download."""
     runner.prepare(inputs)
