@@ -18,63 +18,107 @@ def profile(
         ),
     ],
     runtimes: Annotated[
-        str | None, typer.Option(help="Runtimes, separated by commas; all that apply by default.")
+        str | None,
+        typer.Option(
+            help="eager, compile, ort-cpu, ort-cuda, ort-tensorrt-rtx, tensorrt, tensorrt-rtx, separated by commas; "
+            "eager,ort-cpu by default."
+        ),
+    ] = None,
+    precisions: Annotated[
+        str | None, typer.Option(help="fp32, fp16, bf16, int8; the model as it is by default.")
     ] = None,
     batch: Annotated[str | None, typer.Option(help="Batch sizes, separated by commas; 1 by default.")] = None,
-    size: Annotated[str | None, typer.Option(help="Height and width, as 224x224; 32x32 by default.")] = None,
+    size: Annotated[str | None, typer.Option(help="Heights and widths, as 32x32,224x224; 32x32 by default.")] = None,
+    cuda_graph: Annotated[str, typer.Option(help="Replay CUDA graphs: off, on, or both.")] = "off",
     shape: Annotated[
         list[str] | None,
         typer.Option("--input", help="Shape of an input, as 1x3x224x224; once for each input."),
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads in every runtime; the usable cores by default.")] = None,
+    torch_device: Annotated[
+        str, typer.Option(help="Where eager and compile run: cpu, cuda, or auto: the GPU if there is one.")
+    ] = "auto",
+    tf32: Annotated[bool, typer.Option("--tf32/--no-tf32", help="Let fp32 products round to TF32 on GPUs.")] = False,
     seconds: Annotated[float, typer.Option(help="Timed seconds of each row, at least.")] = 1.0,
     opset: Annotated[int | None, typer.Option(help="Opset of the exported file.")] = None,
     dynamic: Annotated[str | None, typer.Option(help="Dynamic axes of the exported file, as N,H,W.")] = None,
     onnx: Annotated[Path | None, typer.Option(help="Time this file, already made from the model.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Checkpoint for the model.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Measure accuracy too, on digits, cifar10 or folder.")] = None,
+    images: Annotated[int | None, typer.Option(help="Test on the first so many.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where the images are.")] = None,
     seed: Annotated[int, typer.Option(help="Of inputs, order and intervals.")] = 0,
-    save: Annotated[Path | None, typer.Option(help="Write the record, all samples in it.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Folder of the run; or a .json file for the record alone.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder of --save.")] = False,
+    isolate: Annotated[
+        bool | None,
+        typer.Option("--isolate/--in-process", help="Rows in processes of their own; as --save DIR by default."),
+    ] = None,
+    memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure peak memory, if isolated.")] = True,
+    timeout: Annotated[float, typer.Option(help="Seconds for the start of one row, if isolated.")] = 1800.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record on standard output.")] = False,
 ) -> None:
     """Time a model in several runtimes with one clock, and check that they compute the same.
 
-    Exits with 1 when a row has no valid number; the table says why.
+    With --save DIR each row runs in processes of its own: a crash, a hang or a lack of memory costs that row, peak
+    memory is measured, Ctrl-C keeps what is done and --resume goes on. Exits with 1 when a row has no valid number; the
+    table says why.
 
     \b
     Examples:
       attn-deploy profile ghostmodule --batch 1,8
-      attn-deploy profile resnet18+se --size 224x224 --threads 4 --save se.json
+      attn-deploy profile resnet18+se --size 32x32,224x224 --threads 4 --save se
+      attn-deploy profile resnet18+se --runtimes eager,compile,ort-cpu --precisions fp32,int8 --save se --resume
+      attn-deploy profile runs/resnet8-se-digits-s0 --dataset digits --precisions fp32,fp16
       attn-deploy profile net.py:MyNet --input 1x3x224x224 --runtimes eager,ort-cpu
       attn-deploy profile model.onnx --input 1x3x224x224 --json
     """
     import attn_deploy
     from attn_deploy.bench.options import BenchOptions
-    from attn_deploy.bench.parse import parse_dynamic, parse_integers, parse_size, parse_words
+    from attn_deploy.bench.parse import parse_dynamic, parse_integers, parse_sizes, parse_switch, parse_words
+    from attn_deploy.bench.plan import AccuracyPlan, plan_path
     from attn_deploy.files import check_writable
     from attn_deploy.inputs import parse_inputs
-    from attn_deploy.report.console import print_result, status
+    from attn_deploy.report.console import print_result, profile_bar
 
-    if save is not None:
-        check_writable(save)
+    alone = save if save is not None and save.suffix == ".json" else None
+    if alone is not None:
+        check_writable(alone)
     options = BenchOptions(min_seconds=seconds, max_seconds=max(20.0, 5 * seconds), threads=threads, seed=seed)
-    with status() as tell:
+    with profile_bar() as bar:
         record = attn_deploy.profile(
             model,
             runtimes=parse_words(runtimes, "--runtimes") if runtimes is not None else None,
+            precisions=parse_words(precisions, "--precisions") if precisions is not None else None,
             batch=parse_integers(batch, "--batch") if batch is not None else None,
-            size=parse_size(size) if size is not None else None,
+            size=parse_sizes(size) if size is not None else None,
+            cuda_graph=parse_switch(cuda_graph, "--cuda-graph"),
+            torch_device=torch_device,
+            tf32=tf32,
             options=options,
             opset=opset,
             dynamic=parse_dynamic(dynamic) if dynamic is not None else None,
             inputs=parse_inputs(shape) if shape else None,
+            weights=weights,
             onnx=onnx,
-            progress=tell,
+            accuracy=AccuracyPlan(dataset=dataset, images=images, data_dir=plan_path(data_dir)) if dataset else None,
+            save=None if alone is not None else save,
+            resume=resume,
+            isolate=isolate,
+            memory=memory,
+            timeout=timeout,
+            progress=bar.tell,
+            on_step=bar.step,
         )
-    if save is not None:
-        record.write(save)
+    if alone is not None:
+        record.write(alone)
     if as_json:
         typer.echo(record.to_json(), nl=False)
     else:
         from attn_deploy.report.terminal import profile_report
 
         print_result(lambda width: profile_report(record, width))
+    if record.unfinished:
+        typer.echo(f"stopped; what is done is kept. Go on with --save {save} --resume.", err=True)
+        raise typer.Exit(130)
     raise typer.Exit(0 if record.passed else 1)
