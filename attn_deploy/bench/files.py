@@ -46,6 +46,10 @@ class Made:
     described: Mapping[str, Any] | None = None
     error: tuple[str, str] | None = None
 
+    def serves(self, inputs: Sequence[TensorInput], precision: str) -> bool:
+        """Whether it takes these inputs in this precision."""
+        return self.asked == precision and all(inputs[0].sizes.get(s, n) == n for s, n in self.fixed.items())
+
 
 class OnnxFiles:
     """Gives the file for a shape and a precision, and makes it when there is none yet that moves that far.
@@ -83,9 +87,8 @@ class OnnxFiles:
         Raises:
             ExportError, ParityError, PrecisionError, MissingDependencyError: as `attn_deploy.export`.
         """
-        sizes = inputs[0].sizes
         for index, made in enumerate(self._made):
-            if made.asked == precision and all(sizes.get(s, n) == n for s, n in made.fixed.items()):
+            if made.serves(inputs, precision):
                 if made.error is not None:  # it would fail again at the next batch size, minutes later
                     raise self._raised.get(index) or _error(made.error)
                 return made

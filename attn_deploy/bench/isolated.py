@@ -91,6 +91,8 @@ class ChildMaker:
         """Those whose files could be made; the others get the reason."""
         failed: dict[str, Exception] = {}
         for precision in dict.fromkeys(v.precision for v in variants if RUNTIMES[v.runtime].needs == "onnx"):
+            if any(m.serves(inputs, precision) and m.error is None for m in read_index(self._folder)):
+                continue
             self._tell(f"making the {precision or 'ONNX'} file")
             try:
                 self._call("make_file", "exporting", {"precision": precision, "inputs": _plain(inputs)})
