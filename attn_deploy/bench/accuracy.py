@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attn_deploy.accuracy.predict import BATCH, run_dataset
 from attn_deploy.accuracy.result import AccuracyResult
 from attn_deploy.bench.evidence import AccuracyRow
 from attn_deploy.bench.group import Bench, reason_of, start
+from attn_deploy.bench.images import images_to_test
 from attn_deploy.bench.make import Begun, Maker, accuracy_variants
-from attn_deploy.bench.plan import AccuracyPlan, ProfilePlan, Variant
+from attn_deploy.bench.plan import ProfilePlan, Variant
 from attn_deploy.bench.row import ProfileRow
-from attn_deploy.data import ImageSet, load_dataset, require_split
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.inputs import example_arrays
 
@@ -30,10 +29,8 @@ def answers_of(plan: ProfilePlan, bench: Bench, variant: Variant) -> AccuracyRes
         DatasetError: if the images cannot be had.
         ParityError: if an output is NaN or infinite.
     """
-    if plan.accuracy is None:
-        raise InvalidRequestError("the plan names no data set.")
-    images = load_images(plan, plan.accuracy, bench)
-    inputs = bench.subject.at(_batch(bench, len(images)), (images.images.shape[2], images.images.shape[3]))
+    images = images_to_test(plan, has_module=bench.subject.module is not None, tell=bench.tell)
+    inputs = bench.subject.at(_batch(bench, len(images)), images.size)
     if len(inputs) != 1 or len(inputs[0].shape()) != 4:
         raise InvalidRequestError(
             f"{bench.subject.name} is no classifier of images: it takes {', '.join(str(i.shape()) for i in inputs)}."
@@ -53,21 +50,6 @@ def answers_of(plan: ProfilePlan, bench: Bench, variant: Variant) -> AccuracyRes
         )
     finally:
         candidate.runner.close()
-
-
-def load_images(plan: ProfilePlan, wanted: AccuracyPlan, bench: Bench) -> ImageSet:
-    """The images, normalised as the model was trained."""
-    images = load_dataset(wanted.dataset, require_split(wanted.split), data_dir=wanted.data_dir, progress=bench.tell)
-    images = images.head(wanted.images)
-    checkpoint = plan.weights or plan.model
-    if bench.subject.module is None or not Path(checkpoint).exists():
-        return images
-    from attn_deploy.names import parse_name
-    from attn_deploy.trained import load_trained
-
-    name = parse_name(checkpoint) if Path(checkpoint).is_dir() or checkpoint.endswith(".safetensors") else None
-    ours = name is not None and name.checkpoint is not None and (plan.weights is None or Path(checkpoint).is_dir())
-    return load_trained(name).prepared(images) if ours and name is not None else images
 
 
 def _batch(bench: Bench, count: int) -> int | None:

@@ -18,6 +18,8 @@ from attn_deploy.inputs import TensorInput
 if TYPE_CHECKING:
     import onnx
 
+    from attn_deploy.data import ImageSet
+
 SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "int8", "float64": "fp64"}
 # By ONNX element type; int8 is how Q/DQ graphs hold their weights, uint8 how some of them do.
 _PRECISIONS = {1: "float32", 2: "int8", 3: "int8", 10: "float16", 11: "float64", 16: "bfloat16"}
@@ -63,6 +65,7 @@ class OnnxFiles:
         dynamic: symbols that move in exported files. None: all that a registry model allows, and the batch alone of a
             user's own model, of which nothing is known.
         progress: called with a few words at each step.
+        calibration: gives what int8 ranges are measured on.
     """
 
     def __init__(
@@ -73,7 +76,9 @@ class OnnxFiles:
         opset: int | None,
         dynamic: Sequence[str] | None,
         progress: Callable[[str], None],
+        calibration: Callable[[], str | ImageSet | None] = lambda: None,
     ) -> None:
+        self._calibration = calibration
         self._subject, self._folder, self._opset = subject, folder, opset
         if dynamic is None and subject.model is not None and subject.model.spec is None:
             dynamic = [s for s in subject.movable if s[0] == "N"]
@@ -150,12 +155,9 @@ class OnnxFiles:
 
             convert(source, target, precision=precision)
             return
-        import attn_deploy
+        from attn_deploy.quantization import quantize
 
-        quantize = getattr(attn_deploy, "quantize", None)
-        if quantize is None:
-            raise MissingDependencyError("int8 needs attn_deploy.quantize, which this version of attn-deploy has not.")
-        quantize(source, target, precision="int8")
+        quantize(source, target, precision=precision, calibration=self._calibration(), progress=self._tell)
 
     def _describe(self, path: Path, fixed: dict[str, int], how: str, asked: str, seconds: float) -> Made:
         from attn_deploy.graph.artifact import read_onnx

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from attn_deploy.accuracy.result import AccuracyResult
 from attn_deploy.bench.files import OnnxFiles
 from attn_deploy.bench.group import Bench, profile_group
+from attn_deploy.bench.images import calibration_images
 from attn_deploy.bench.plan import ProfilePlan, Shape, Variant
 from attn_deploy.bench.row import ProfileRow
 from attn_deploy.bench.runtimes import choose_runtimes, torch_device
@@ -128,7 +129,14 @@ def make_bench(plan: ProfilePlan, folder: Path, *, model: nn.Module | None, tell
         arguments=plan.arguments or None,
         weights=plan.weights,
     )
-    files = OnnxFiles(subject, folder, opset=plan.opset, dynamic=plan.dynamic, progress=tell)
+    files = OnnxFiles(
+        subject,
+        folder,
+        opset=plan.opset,
+        dynamic=plan.dynamic,
+        progress=tell,
+        calibration=lambda: calibration_images(plan, has_module=subject.module is not None, tell=tell),
+    )
     device = torch_device(plan.torch_device, choose_runtimes(plan.runtimes))
     return Bench(subject, plan.options, files, device=device, tf32=plan.tf32, folder=folder, tell=tell)
 

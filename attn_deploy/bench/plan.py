@@ -67,6 +67,8 @@ class ProfilePlan:
         torch_device: auto, cpu or cuda.
         tf32: whether fp32 products may round their inputs to TF32.
         inputs, arguments, onnx, weights, opset, dynamic: as `attn_deploy.profile`.
+        calibration: what int8 ranges are measured on, see `attn_deploy.quantize`; None for what the model was trained on
+            or is tested on.
         accuracy: images; None for none.
         timeout: seconds that one row may take before it is timed, and the timed part beyond what it was given.
         memory_limit: bytes of a process; None for what is free.
@@ -87,6 +89,7 @@ class ProfilePlan:
     weights: str | None = None
     opset: int | None = None
     dynamic: tuple[str, ...] | None = None
+    calibration: str | None = None
     accuracy: AccuracyPlan | None = None
     timeout: float = 1800.0
     memory_limit: int | None = None

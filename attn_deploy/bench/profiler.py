@@ -45,6 +45,7 @@ def profile(
     arguments: Mapping[str, Any] | None = None,
     weights: Path | str | None = None,
     onnx: Path | str | None = None,
+    calibration: Path | str | None = None,
     accuracy: AccuracyPlan | str | None = None,
     save: Path | str | None = None,
     resume: bool = False,
@@ -86,6 +87,8 @@ def profile(
         arguments: constructor arguments when ``model`` is a name.
         weights: a checkpoint for the model.
         onnx: a file already made from the model, to be timed instead of a new one.
+        calibration: what int8 ranges are measured on, as in `attn_deploy.quantize`; None for what the model was trained
+            on or is tested on, and noise where that is not known.
         accuracy: images to test every runtime and precision on, or the name of a data set.
         save: a folder for the run: plan, rows of each shape as they come, files, record.
         resume: go on with the run in that folder.
@@ -131,6 +134,7 @@ def profile(
         weights=plan_path(weights),
         opset=opset,
         dynamic=tuple(dynamic) if dynamic is not None else None,
+        calibration=_calibration(calibration),
         accuracy=AccuracyPlan(dataset=accuracy) if isinstance(accuracy, str) else accuracy,
         timeout=timeout,
         memory_limit=memory_limit,
@@ -214,6 +218,13 @@ def plan_model(model: str | Path | nn.Module) -> str:
     if isinstance(model, Path):
         return str(model)
     return model if isinstance(model, str) else type(model).__name__
+
+
+def _calibration(given: Path | str | None) -> str | None:
+    """A path as another process finds it, or the name of a data set."""
+    if given is None:
+        return None
+    return plan_path(given) if Path(given).exists() else str(given)
 
 
 @contextlib.contextmanager

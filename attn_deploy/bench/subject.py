@@ -225,10 +225,11 @@ def _default_sizes(inputs: Sequence[TensorInput], movable: Sequence[str]) -> tup
     first = inputs[0]
     sizes = dict(first.sizes)
     plain = {"H": DEFAULT_SIZE[0], "W": DEFAULT_SIZE[1]}
+    image = len(inputs) == 1 and first.dims == ("N", 3, "H", "W")
     for symbol in movable:
         if symbol[0] == "N":
             sizes[symbol] = fit_size(1, symbol, first)
-        elif symbol[0] in plain and sizes[symbol] == DEFAULT_SIZES[symbol[0]]:
+        elif symbol[0] in plain and (image or sizes[symbol] == DEFAULT_SIZES[symbol[0]]):
             sizes[symbol] = fit_size(plain[symbol[0]], symbol, first)
     return tuple(replace(i, sizes={**i.sizes, **sizes}) for i in inputs)
 

@@ -44,6 +44,9 @@ def profile(
     dynamic: Annotated[str | None, typer.Option(help="Dynamic axes of the exported file, as N,H,W.")] = None,
     onnx: Annotated[Path | None, typer.Option(help="Time this file, already made from the model.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Checkpoint for the model.")] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help="For int8: digits, cifar10, a folder of images or an .npz.")
+    ] = None,
     dataset: Annotated[str | None, typer.Option(help="Measure accuracy too, on digits, cifar10 or folder.")] = None,
     images: Annotated[int | None, typer.Option(help="Test on the first so many.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the images are.")] = None,
@@ -101,6 +104,7 @@ def profile(
             inputs=parse_inputs(shape) if shape else None,
             weights=weights,
             onnx=onnx,
+            calibration=calibration,
             accuracy=AccuracyPlan(dataset=dataset, images=images, data_dir=plan_path(data_dir)) if dataset else None,
             save=None if alone is not None else save,
             resume=resume,
