@@ -4,8 +4,8 @@
 
 For each pair two new sessions of one file are timed in turn, and a third one whose runs are followed by a wait of a
 tenth of their length. Meanwhile another process is busy for random times on the same cores. Counted are the verdicts:
-"no difference" is right for the first two, "slower" for the third. ``--samples`` keeps the first samples of each round,
-which is what the tests of the statistics are made with.
+"no difference" is right for the first two, "slower" for the third. ``--samples`` keeps some samples of each round, which
+is what the tests of the statistics are made with.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from attn_deploy.runtimes.base import RuntimeInfo
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
 PLANTED = 0.1
+KEPT = 40
 _LOAD = """
 import random, time
 while True:
@@ -103,6 +104,11 @@ def one_pair(path: Path, arrays: Arrays, options: BenchOptions) -> dict[str, tup
     return found
 
 
+def evenly(samples: tuple[float, ...]) -> list[float]:
+    """As many samples as the fixture of the tests holds for each round, spread over the round."""
+    return [samples[i] for i in np.linspace(0, len(samples) - 1, KEPT).astype(int)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", default="se")
@@ -121,14 +127,14 @@ def main() -> None:
         export(given.model, path)
         for number in range(given.pairs):
             options = BenchOptions(
-                threads=1, min_samples=200, min_seconds=0.1, warmup_seconds=0.05, settle_seconds=0.002, seed=number
+                threads=1, min_samples=1000, min_seconds=0.1, warmup_seconds=0.05, settle_seconds=0.002, seed=number
             )
             rounds = one_pair(path, arrays, options)
             for name, counter in verdicts.items():
                 found = compare_rounds(rounds["first"], rounds[name], seed=number)
                 counter[found.verdict] += 1
                 speedups += [found.speedup] if name == "slowed" else []
-            kept.append([[list(r[:10]) for r in rounds[n]] for n in ("first", "second")])
+            kept.append([[evenly(r) for r in rounds[n]] for n in ("first", "second")])
     print(f"{given.model}, {given.pairs} pairs, {'idle' if given.idle else 'under random load'}")
     print(machine(describe_environment()))
     print(f"the same twice: {dict(verdicts['second'])}")

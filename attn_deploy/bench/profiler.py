@@ -6,16 +6,16 @@ import contextlib
 import datetime
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attn_deploy.bench.environment import command_line, describe_environment, load_average, usable_cores
-from attn_deploy.bench.make import Begun, InlineMaker, Maker, default_runtimes
+from attn_deploy.bench.environment import command_line, describe_environment, load_average
+from attn_deploy.bench.make import Begun, InlineMaker, Maker
 from attn_deploy.bench.options import BenchOptions
-from attn_deploy.bench.plan import AccuracyPlan, ProfilePlan, Size, plan_path
+from attn_deploy.bench.plan import AccuracyPlan, ProfilePlan, Size
 from attn_deploy.bench.record import ProfileRecord, ProfileRow
-from attn_deploy.bench.runtimes import REFERENCE, choose_precisions, choose_runtimes
+from attn_deploy.bench.request import make_plan, with_threads
+from attn_deploy.bench.runtimes import REFERENCE
 from attn_deploy.bench.store import ProfileStore
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.inputs import TensorInput
@@ -23,6 +23,7 @@ from attn_deploy.inputs import TensorInput
 if TYPE_CHECKING:
     from torch import nn
 
+EXECUTORS = ("inline", "processes")
 Progress = Callable[[str], None]
 Steps = Callable[[int, int, str], None]
 
@@ -49,7 +50,7 @@ def profile(
     accuracy: AccuracyPlan | str | None = None,
     save: Path | str | None = None,
     resume: bool = False,
-    isolate: bool | None = None,
+    executor: str | None = None,
     memory: bool = True,
     timeout: float = 1800.0,
     memory_limit: int | None = None,
@@ -92,7 +93,8 @@ def profile(
         accuracy: images to test every runtime and precision on, or the name of a data set.
         save: a folder for the run: plan, rows of each shape as they come, files, record.
         resume: go on with the run in that folder.
-        isolate: make rows in processes of their own; None: where ``save`` is given, and ``model`` is not a module.
+        executor: ``inline``, in this process, or ``processes``, in some of their own; None: the latter where ``save`` is
+            given and ``model`` is not a module. For a cluster see `attn_deploy.bench.fleet`.
         memory: in processes of their own, start each row once in one more, and measure peak memory and imports there.
         timeout: seconds that the start of one row may take in a process of its own.
         memory_limit: bytes of such a process; None for what is free.
@@ -107,44 +109,44 @@ def profile(
         GraphError: if a file that was given cannot be read.
         MissingDependencyError: if no runtime that was asked for is installed.
     """
-    settings = options or BenchOptions()
-    settings = replace(settings, threads=threads or settings.threads or usable_cores())
     given = model if not isinstance(model, (str, Path)) else None
-    is_file = given is None and str(model).lower().endswith(".onnx")
-    if runtimes is not None:
-        choose_runtimes(runtimes)  # refuses a misspelt name before a model is made
-    apart = isolate if isolate is not None else save is not None and given is None
-    if apart and given is not None:
-        raise InvalidRequestError("a module cannot be given to another process; give its name, or isolate=False.")
+    plan = with_threads(
+        make_plan(
+            model,
+            runtimes=runtimes,
+            precisions=precisions,
+            batch=batch,
+            size=size,
+            cuda_graph=cuda_graph,
+            threads=threads,
+            torch_device=torch_device,
+            tf32=tf32,
+            options=options,
+            opset=opset,
+            dynamic=dynamic,
+            inputs=inputs,
+            arguments=arguments,
+            weights=weights,
+            onnx=onnx,
+            calibration=calibration,
+            accuracy=accuracy,
+            timeout=timeout,
+            memory_limit=memory_limit,
+        )
+    )
     if resume and save is None:
         raise InvalidRequestError("to go on with a run, give its folder: save=...")
-    plan = ProfilePlan(
-        model=plan_model(model),
-        runtimes=tuple(dict.fromkeys(runtimes)) if runtimes is not None else default_runtimes(not is_file),
-        precisions=choose_precisions(precisions) if precisions is not None else ("",),
-        cuda_graphs=tuple(dict.fromkeys([cuda_graph] if isinstance(cuda_graph, bool) else cuda_graph)),
-        batches=tuple(dict.fromkeys(batch)) if batch else (None,),
-        sizes=_sizes(size),
-        options=settings,
-        torch_device=torch_device,
-        tf32=tf32,
-        inputs=tuple(inputs) if inputs is not None else None,
-        arguments=dict(arguments or {}),
-        onnx=plan_path(onnx),
-        weights=plan_path(weights),
-        opset=opset,
-        dynamic=tuple(dynamic) if dynamic is not None else None,
-        calibration=_calibration(calibration),
-        accuracy=AccuracyPlan(dataset=accuracy) if isinstance(accuracy, str) else accuracy,
-        timeout=timeout,
-        memory_limit=memory_limit,
-    )
+    chosen = executor or ("processes" if save is not None and given is None else "inline")
+    if chosen not in EXECUTORS:
+        raise InvalidRequestError(f"the executor {chosen!r} is unknown; use {', '.join(EXECUTORS)}.")
+    if chosen == "processes" and given is not None:
+        raise InvalidRequestError("a module cannot be given to another process; give its name, or executor='inline'.")
     tell = progress or (lambda _: None)
     with contextlib.ExitStack() as stack:
         store = ProfileStore(Path(save), plan, resume=resume, tell=tell) if save is not None else None
         folder = store.files if store is not None else Path(stack.enter_context(_scratch()))
         maker: Maker = InlineMaker(plan, folder, model=given, tell=tell)
-        if apart:
+        if chosen == "processes":
             from attn_deploy.bench.isolated import ChildMaker
 
             maker = ChildMaker(plan, folder, memory=memory, tell=tell)
@@ -213,32 +215,7 @@ def _with_accuracy(
     return accuracy_rows(plan, maker, begun, rows, store)
 
 
-def plan_model(model: str | Path | nn.Module) -> str:
-    """The model as another process finds it; the class of a module, for which there is none."""
-    if isinstance(model, Path):
-        return str(model)
-    return model if isinstance(model, str) else type(model).__name__
-
-
-def _calibration(given: Path | str | None) -> str | None:
-    """A path as another process finds it, or the name of a data set."""
-    if given is None:
-        return None
-    return plan_path(given) if Path(given).exists() else str(given)
-
-
 @contextlib.contextmanager
 def _scratch() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
         yield folder
-
-
-def _sizes(size: Size | Sequence[Size] | None) -> tuple[Size | None, ...]:
-    if size is None:
-        return (None,)
-    if len(size) == 2 and all(isinstance(n, int) for n in size):
-        return ((size[0], size[1]),)  # type: ignore[return-value]
-    made = tuple(dict.fromkeys((s[0], s[1]) for s in size))  # type: ignore[index]
-    if not made:
-        raise InvalidRequestError("no size was given; give height and width, such as (32, 32).")
-    return made

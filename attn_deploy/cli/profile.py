@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -53,12 +53,12 @@ def profile(
     seed: Annotated[int, typer.Option(help="Of inputs, order and intervals.")] = 0,
     save: Annotated[Path | None, typer.Option(help="Folder of the run; or a .json file for the record alone.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder of --save.")] = False,
-    isolate: Annotated[
-        bool | None,
-        typer.Option("--isolate/--in-process", help="Rows in processes of their own; as --save DIR by default."),
+    executor: Annotated[
+        str | None,
+        typer.Option(help="inline, processes (rows in processes of their own; default with --save DIR), or ray."),
     ] = None,
-    memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure peak memory, if isolated.")] = True,
-    timeout: Annotated[float, typer.Option(help="Seconds for the start of one row, if isolated.")] = 1800.0,
+    memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure peak memory, with processes.")] = True,
+    timeout: Annotated[float, typer.Option(help="Seconds for the start of one row, with processes.")] = 1800.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record on standard output.")] = False,
 ) -> None:
     """Time a model in several runtimes with one clock, and check that they compute the same.
@@ -73,44 +73,64 @@ def profile(
       attn-deploy profile resnet18+se --size 32x32,224x224 --threads 4 --save se
       attn-deploy profile resnet18+se --runtimes eager,compile,ort-cpu --precisions fp32,int8 --save se --resume
       attn-deploy profile runs/resnet8-se-digits-s0 --dataset digits --precisions fp32,fp16
+      attn-deploy profile resnet18+se --batch 1,8,64 --executor ray --save fleet
       attn-deploy profile net.py:MyNet --input 1x3x224x224 --runtimes eager,ort-cpu
       attn-deploy profile model.onnx --input 1x3x224x224 --json
     """
-    import attn_deploy
     from attn_deploy.bench.options import BenchOptions
     from attn_deploy.bench.parse import parse_dynamic, parse_integers, parse_sizes, parse_switch, parse_words
     from attn_deploy.bench.plan import AccuracyPlan, plan_path
-    from attn_deploy.files import check_writable
     from attn_deploy.inputs import parse_inputs
+
+    request = {
+        "runtimes": parse_words(runtimes, "--runtimes") if runtimes is not None else None,
+        "precisions": parse_words(precisions, "--precisions") if precisions is not None else None,
+        "batch": parse_integers(batch, "--batch") if batch is not None else None,
+        "size": parse_sizes(size) if size is not None else None,
+        "cuda_graph": parse_switch(cuda_graph, "--cuda-graph"),
+        "torch_device": torch_device,
+        "tf32": tf32,
+        "options": BenchOptions(min_seconds=seconds, max_seconds=max(20.0, 5 * seconds), threads=threads, seed=seed),
+        "opset": opset,
+        "dynamic": parse_dynamic(dynamic) if dynamic is not None else None,
+        "inputs": parse_inputs(shape) if shape else None,
+        "weights": weights,
+        "onnx": onnx,
+        "calibration": calibration,
+        "accuracy": AccuracyPlan(dataset=dataset, images=images, data_dir=plan_path(data_dir)) if dataset else None,
+        "timeout": timeout,
+    }
+    if executor == "ray":
+        _on_a_cluster(model, request, save=save, resume=resume, memory=memory, as_json=as_json)
+    else:
+        _here(model, request, save=save, resume=resume, memory=memory, executor=executor, as_json=as_json)
+
+
+def _here(
+    model: str,
+    request: dict[str, Any],
+    *,
+    save: Path | None,
+    resume: bool,
+    memory: bool,
+    executor: str | None,
+    as_json: bool,
+) -> None:
+    import attn_deploy
+    from attn_deploy.files import check_writable
     from attn_deploy.report.console import print_result, profile_bar
 
     alone = save if save is not None and save.suffix == ".json" else None
     if alone is not None:
         check_writable(alone)
-    options = BenchOptions(min_seconds=seconds, max_seconds=max(20.0, 5 * seconds), threads=threads, seed=seed)
     with profile_bar() as bar:
         record = attn_deploy.profile(
             model,
-            runtimes=parse_words(runtimes, "--runtimes") if runtimes is not None else None,
-            precisions=parse_words(precisions, "--precisions") if precisions is not None else None,
-            batch=parse_integers(batch, "--batch") if batch is not None else None,
-            size=parse_sizes(size) if size is not None else None,
-            cuda_graph=parse_switch(cuda_graph, "--cuda-graph"),
-            torch_device=torch_device,
-            tf32=tf32,
-            options=options,
-            opset=opset,
-            dynamic=parse_dynamic(dynamic) if dynamic is not None else None,
-            inputs=parse_inputs(shape) if shape else None,
-            weights=weights,
-            onnx=onnx,
-            calibration=calibration,
-            accuracy=AccuracyPlan(dataset=dataset, images=images, data_dir=plan_path(data_dir)) if dataset else None,
+            **request,
             save=None if alone is not None else save,
             resume=resume,
-            isolate=isolate,
             memory=memory,
-            timeout=timeout,
+            executor=executor,
             progress=bar.tell,
             on_step=bar.step,
         )
@@ -126,3 +146,31 @@ def profile(
         typer.echo(f"stopped; what is done is kept. Go on with --save {save} --resume.", err=True)
         raise typer.Exit(130)
     raise typer.Exit(0 if record.passed else 1)
+
+
+def _on_a_cluster(
+    model: str, request: dict[str, Any], *, save: Path | None, resume: bool, memory: bool, as_json: bool
+) -> None:
+    import json
+
+    from attn_deploy.bench.fleet import profile_fleet
+    from attn_deploy.bench.request import make_plan
+    from attn_deploy.errors import InvalidRequestError
+    from attn_deploy.report.console import print_result, status
+    from attn_deploy.report.terminal import profile_report
+
+    if save is None:
+        raise InvalidRequestError(
+            "--executor ray measures on several machines; give a folder for them with --save DIR."
+        )
+    with status() as tell:
+        found = profile_fleet(make_plan(model, **request), save=save, resume=resume, memory=memory, progress=tell)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=1))
+    else:
+        for kind, record in found.records.items():
+            typer.echo(f"{kind}:")
+            print_result(lambda width, record=record: profile_report(record, width))  # type: ignore[misc]
+    for kind, why in found.failures.items():
+        typer.echo(f"{kind}: {why}", err=True)
+    raise typer.Exit(0 if found.passed else 1)
