@@ -32,7 +32,7 @@ _PUBLIC = {
     "create": "attn_deploy.models",
     "diff_graphs": "attn_deploy.inspection",
     "evaluate": "attn_deploy.accuracy.evaluate",
-    "explain": "attn_deploy.diagnose.rules",
+    "explain": "attn_deploy.diagnosis.rules",
     "export": "attn_deploy.exporters.pipeline",
     "fold_bn": "attn_deploy.fusing",
     "fuse": "attn_deploy.fusing",
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from attn_deploy.bench.record import ProfileRecord as ProfileRecord
     from attn_deploy.conversion import convert as convert
     from attn_deploy.conversion import simplify as simplify
-    from attn_deploy.diagnose.rules import explain as explain
+    from attn_deploy.diagnosis.rules import explain as explain
     from attn_deploy.engine.artifact import EngineArtifact as EngineArtifact
     from attn_deploy.engine.builder import build as build
     from attn_deploy.errors import AttnDeployError as AttnDeployError

@@ -1,4 +1,4 @@
-"""The entries of the rules table, as plain data: see `attn_deploy.diagnose.rules` for what the fields mean."""
+"""The entries of the rules table, as plain data: see `attn_deploy.diagnosis.rules` for what the fields mean."""
 
 from __future__ import annotations
 
