@@ -1,8 +1,8 @@
 """Cutting parts out of a graph, each a valid graph of its own with symbolic axes kept.
 
-A part cannot be cut anywhere. A size that is computed from another tensor's shape, a weight that is dequantized first, an
-int8 tensor between its two scales: as an input of a network these mean something else, or nothing. What makes them comes
-along, until a tensor is reached that can enter.
+A part cannot be cut anywhere. A size that is computed from another tensor's shape, a weight that is dequantized first, a
+tensor on its way through a quantization: as an input of a network these mean something else, or nothing. What makes them
+comes along, until a tensor is reached that can enter.
 """
 
 from __future__ import annotations
@@ -102,6 +102,9 @@ class Parts:
         if name in self.inputs:
             return True
         value = self.values.get(name)
+        maker = self.maker.get(name)
+        if maker is not None and self.nodes[maker].op_type == "DequantizeLinear":
+            return False
         if value is None or name in self._fixed or not value.type.tensor_type.HasField("shape"):
             return False
         kind, rank = value.type.tensor_type.elem_type, len(value.type.tensor_type.shape.dim)
