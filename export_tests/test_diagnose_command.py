@@ -84,7 +84,7 @@ def test_an_unsupported_operator_deep_inside_a_model_is_named_by_its_module(tmp_
     assert not any(s.exceeds for s in found.steps)
     assert names_in(tmp_path) == {"failing.onnx"}
     check_model(load_model(tmp_path / "failing.onnx"), "the part")
-    with pytest.raises(EngineBuildError, match="DFT node .* in module 'blocks.7.mixer'"):
+    with pytest.raises(EngineBuildError, match=r"DFT node .* in module 'blocks\.7\.mixer'"):
         attn_deploy.build(tmp_path / "failing.onnx")
 
 
@@ -262,6 +262,17 @@ def test_a_quantized_file_works_like_any_other(tmp_path: Path) -> None:
     assert found.numbers.operators == {"Conv": 1, "DequantizeLinear": 2, "QuantizeLinear": 1}
 
 
+def test_a_quantization_is_examined_layer_by_layer(exported: Path, tmp_path: Path) -> None:
+    output = tmp_path / "failing.onnx"
+    found = attn_deploy.diagnose(exported, precision="int8", target="tensorrt-rtx:sm89", output=output)
+    assert found.passed
+    assert found.precision == "int8"
+    assert found.tolerance == {"root_mean_square": 0.1}
+    ratios = {s.module: s.ratio for s in found.steps}
+    assert 0 < ratios["blocks.1.conv"] < 1
+    assert 0 < ratios["head"] < 1
+
+
 # --- parts -------------------------------------------------------------------------------------------------------------
 
 
@@ -310,7 +321,7 @@ def test_a_file_of_which_nothing_tells_what_is_right_is_refused_after_its_build(
     [
         ({"build": False, "numbers": False}, "nothing is left to ask"),
         ({"target": "coreml"}, "the target 'coreml' is unknown"),
-        ({"precision": "int8"}, "quantize the file first"),
+        ({"precision": "fp64"}, "precision 'fp64' is unknown"),
         ({"against": "onnxruntime"}, "nothing is converted here"),
         ({"against": "eager"}, "does not tell which model in PyTorch"),
         ({"timeout": 0.0}, "leaves no time"),

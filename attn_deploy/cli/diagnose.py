@@ -17,7 +17,7 @@ def diagnose(
         typer.Argument(help="An ONNX file, or a model: net.py:MyNet, resnet18+se ...", autocompletion=complete_model),
     ],
     precision: Annotated[
-        str | None, typer.Option(help="fp16 or bf16: examine the conversion. Default: the graph as it is.")
+        str | None, typer.Option(help="fp16, bf16, int8 or fp8: examine the conversion. Default: the graph as it is.")
     ] = None,
     target: Annotated[
         str, typer.Option(help="tensorrt-rtx, tensorrt-rtx:sm75,sm86, tensorrt or onnxruntime.")
@@ -39,7 +39,8 @@ def diagnose(
         ),
     ] = True,
     calibration: Annotated[
-        Path | None, typer.Option(help="An .npz with an array of samples for each input, to measure and compare on.")
+        str | None,
+        typer.Option(help="What to measure and compare on: an .npz with an array for each input, cifar10 ..."),
     ] = None,
     shape: Annotated[
         list[str] | None,

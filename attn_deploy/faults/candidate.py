@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import onnx
-import onnx_ir as ir
 
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.graph.opset import convert_opset, standard_opset
 from attn_deploy.graph.parts import Parts
-from attn_deploy.graph.precision import apply_plan, half_type, make_plan, prepared_graph, rounded
-from attn_deploy.inputs import Arrays
+from attn_deploy.graph.precision import PRECISIONS as HALVES
+from attn_deploy.graph.precision import half_type, rounded
+from attn_deploy.graph.precision.rules import QUANTIZED
+from attn_deploy.graph.quantize import FORMATS
+from attn_deploy.parity.judge import LARGEST_ERROR
 from attn_deploy.parity.tolerance import TOLERANCES, Tolerance
-from attn_deploy.precision import measure
 
-_HALVES: dict[int, str] = {onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
-_QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"})
-# int8: 256 steps over the range of a tensor, a rounding of half a step at each of some twenty tensors on the way.
-_INT8 = Tolerance(1e-1, 1e-1)
+KNOWN = ("fp32", *HALVES, *FORMATS)
+_HALVES = frozenset({onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
+_WORDS: dict[int, str] = {
+    onnx.TensorProto.FLOAT16: "fp16",
+    onnx.TensorProto.BFLOAT16: "bf16",
+    onnx.TensorProto.FLOAT8E4M3FN: "fp8",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +33,10 @@ class Candidate:
         model: the graph as a runtime or a builder gets it.
         running: what is run in ONNX Runtime: the graph itself, or for half types its float32 form that rounds after
             every operator, since ONNX Runtime hides overflows and lacks kernels.
-        precision: fp32, fp16, bf16 or int8, as found in the graph.
-        tolerance: how far its numbers may be from what is right.
+        precision: fp32, fp16, bf16, int8 or fp8, as found in the graph.
+        tolerance: how far its numbers may be from what is right, element by element.
+        share: for 8 bits, how large the root mean square of the error may be in units of that of the tensor; this counts
+            and not ``tolerance``. None for the others.
         logical: the graph whose modules and tensor names stand for it: the one it was typed from, or itself.
         shown: for a tensor of the graph the one of ``running`` that holds its value, where it has another name.
         overflow: the first value beyond the half type's range and how it was met; empty if there is none.
@@ -44,6 +49,7 @@ class Candidate:
     precision: str
     tolerance: Tolerance
     shown: Mapping[str, str]
+    share: float | None = None
     overflow: str = ""
     converted: bool = False
 
@@ -51,79 +57,54 @@ class Candidate:
 def as_it_is(model: onnx.ModelProto, logical: Parts | None = None, overflow: str = "") -> Candidate:
     """The candidate that a graph is; ``logical`` is what it was typed from."""
     precision = precision_of(model)
-    if precision in ("fp16", "bf16"):
-        running = Parts(rounded(model))
-        shown = _rounded_names(running)
-        tolerance = TOLERANCES[half_type(precision).name]
-        typed_here = logical is not None
-        return Candidate(model, running, logical or Parts(model), precision, tolerance, shown, overflow, typed_here)
-    tolerance = TOLERANCES.get("int8", _INT8) if precision == "int8" else TOLERANCES["float32"]
-    parts = Parts(model)
-    return Candidate(model, parts, logical or parts, precision, tolerance, {}, overflow)
-
-
-def typed(
-    model: onnx.ModelProto, precision: str, batches: Sequence[Arrays], *, by_range: bool, careful: bool, owner: str
-) -> Candidate:
-    """A graph in half precision as an export would write it, whether or not its numbers are right.
-
-    Raises:
-        PrecisionError: if the precision is unknown, or the fp32 graph gives NaN.
-    """
-    half = half_type(precision)
-    prepared = prepared_graph(model)
-    ranges = measure(prepared, batches, owner)
-    working = ir.from_proto(prepared)
-    plan = make_plan(working, half, ranges, careful=careful)
-    kept = plan.overflow is not None
-    if not by_range:
-        working = ir.from_proto(prepared)
-        seen, plan = plan.overflow, make_plan(working, half, None, careful=careful)
-        plan.overflow, kept = seen, False
-    made = apply_plan(working, plan, same_io=False)
-    overflow = f"{plan.overflow}; {'kept in fp32' if kept else 'not kept in fp32'}" if plan.overflow else ""
-    return as_it_is(made.model, Parts(prepared), overflow)
-
-
-def at_opset_of(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
-    """The graph at an opset that has the precision.
-
-    Raises:
-        OpsetError: if it cannot be converted.
-    """
-    first = half_type(precision).first_opset
-    return model if standard_opset(model) >= first else convert_opset(model, first).model
+    half = next((word for word in HALVES if word in _kinds(model)), None)
+    running = Parts(model if half is None else rounded(model))
+    return Candidate(
+        model=model,
+        running=running,
+        logical=logical if logical is not None else Parts(model),
+        precision=precision,
+        tolerance=TOLERANCES["float32" if half is None else half_type(half).name],
+        shown={} if half is None else _rounded_names(running),
+        share=LARGEST_ERROR if precision in FORMATS else None,
+        overflow=overflow,
+        converted=logical is not None,
+    )
 
 
 def precision_of(model: onnx.ModelProto) -> str:
-    """fp32, fp16, bf16 or int8: what the graph holds, the narrowest first."""
-    if any(n.op_type in _QUANTIZED for n in model.graph.node):
-        return "int8"
+    """fp32, fp16, bf16, int8 or fp8: what the graph holds, the narrowest first."""
+    kinds = _kinds(model)
+    if any(n.op_type in QUANTIZED for n in model.graph.node):
+        return "fp8" if "fp8" in kinds else "int8"
+    return next((word for word in HALVES if word in kinds), "fp32")
+
+
+def _kinds(model: onnx.ModelProto) -> set[str]:
     kinds = {i.data_type for i in model.graph.initializer}
     kinds |= {v.type.tensor_type.elem_type for v in (*model.graph.input, *model.graph.output)}
     kinds |= {a.i for n in model.graph.node if n.op_type == "Cast" for a in n.attribute if a.name == "to"}
-    return next((word for kind, word in _HALVES.items() if kind in kinds), "fp32")
+    return {word for kind, word in _WORDS.items() if kind in kinds}
 
 
 def refuse_precision(asked: str | None, found: str) -> None:
-    """Refuse to convert what is converted already, and what is not converted here.
+    """Refuse a precision that is unknown, and to convert what is converted already.
 
     Raises:
         InvalidRequestError: saying what to pass.
     """
-    if asked == "int8" and found != "int8":
-        raise InvalidRequestError(
-            "int8 needs calibration data and is not made here: quantize the file first, then "
-            "attn-deploy diagnose MODEL-int8.onnx --against MODEL.onnx."
-        )
-    if asked in ("fp16", "bf16") and found not in ("fp32", asked):
-        raise InvalidRequestError(
-            f"the file is {found} already, and {asked} is made from fp32: pass the fp32 file, or leave out --precision."
-        )
-    if asked == "fp32" and found != "fp32":
+    if asked is None or asked == found:
+        return
+    if asked not in KNOWN:
+        raise InvalidRequestError(f"precision {asked!r} is unknown: choose {', '.join(KNOWN)}.")
+    if asked == "fp32":
         raise InvalidRequestError(
             f"the file is {found}, not fp32: leave out --precision to examine it as it is, and name its fp32 source "
             "with --against."
+        )
+    if found != "fp32":
+        raise InvalidRequestError(
+            f"the file is {found} already, and {asked} is made from fp32: pass the fp32 file, or leave out --precision."
         )
 
 

@@ -14,13 +14,14 @@ import numpy as np
 import onnx
 
 import attn_deploy
-from attn_deploy.calibration import read_calibration
+from attn_deploy.calibration import load_calibration
 from attn_deploy.engine.profile import Profile, make_profiles
 from attn_deploy.errors import GraphError, InvalidRequestError, ParityError
-from attn_deploy.faults.candidate import Candidate, as_it_is, at_opset_of, precision_of, refuse_precision, typed
+from attn_deploy.faults.candidate import Candidate, as_it_is, precision_of, refuse_precision
+from attn_deploy.faults.converted import converted
 from attn_deploy.faults.judge import Case, examine, worst_case
 from attn_deploy.faults.record import Diagnosis, Fault, Step
-from attn_deploy.faults.references import Reference
+from attn_deploy.faults.references import GraphReference, Reference
 from attn_deploy.faults.refused import Search
 from attn_deploy.faults.shapes import ShapeBook
 from attn_deploy.faults.subject import Subject, from_file, from_model, reference_for, unknown_reference
@@ -28,7 +29,7 @@ from attn_deploy.faults.trials import Laboratory, OnnxRuntime, module_at, part_o
 from attn_deploy.files import atomic_path, check_writable, write_atomic
 from attn_deploy.graph.artifact import OnnxArtifact, read_onnx
 from attn_deploy.graph.parts import Part, Parts, checked
-from attn_deploy.inputs import Arrays, TensorInput, example_arrays, verification_sizes
+from attn_deploy.inputs import Arrays, TensorInput
 from attn_deploy.runtimes.onnxruntime import import_onnxruntime
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def diagnose(
 
     Args:
         model: a name, a module, an ONNX file or its artifact.
-        precision: fp16 or bf16 to examine the conversion of an fp32 graph; None for the graph as it is.
+        precision: fp16, bf16, int8 or fp8 to examine the conversion of an fp32 graph; None for the graph as it is.
         target: ``tensorrt-rtx``, ``tensorrt-rtx:sm75,sm86``, ``tensorrt`` or ``onnxruntime``.
         against: ``eager``, ``onnxruntime`` (the fp32 graph before the conversion), an ONNX file, or a model in PyTorch.
             None: eager for a model and for a file of this package's registry, the fp32 graph for a conversion.
@@ -88,7 +89,8 @@ def diagnose(
         build: ask which part the target refuses.
         numbers: ask which part gives wrong numbers.
         by_range: keep nodes in fp32 whose measured values leave the range of the half type, as an export does.
-        calibration: an ``.npz`` with an array of samples for each input, to measure ranges and to compare on.
+        calibration: what ranges are measured and numbers compared on: an ``.npz`` with an array of samples for each
+            input, or what else `attn_deploy.quantize` takes. None for ramped noise.
         inputs: of a model of the user's, or of the one that ``against`` names.
         dynamic: symbols that move, of a model.
         weights: checkpoint of a model.
@@ -136,14 +138,28 @@ def diagnose(
         )
     written = Path(output) if output is not None else subject.folder / f"{subject.stem}-failing.onnx"
     check_writable(written)
-    convert = precision in ("fp16", "bf16") and precision_of(subject.model) == "fp32"
+    convert = precision not in (None, precision_of(subject.model))
     account = _Account([])
     reference = reference_for(subject, against, converted=convert, inputs=inputs, weights=weights) if numbers else None
     batches = _calibration(calibration, subject, reference)
-    candidate = _candidate(subject, precision, reference, batches, convert, by_range, tell)
+    candidate = as_it_is(subject.model)
+    if convert and precision is not None:
+        judge = reference or GraphReference(Parts(subject.model), "the fp32 graph")
+        candidate = converted(
+            subject.model,
+            precision,
+            judge,
+            batches,
+            calibration=calibration,
+            by_range=by_range,
+            owner=subject.label,
+            tell=tell,
+        )
     if chosen is not None:
         laboratory = account.laboratory = Laboratory(chosen, timeout=timeout, tell=tell)
         account.build = _refused(subject, candidate, laboratory, written, account.notes)
+        if account.build is not None:
+            tell(f"the build breaks at {account.build.place}: {account.build.operator}")
     if numbers:
         if reference is None and account.build is None:
             raise unknown_reference(subject)
@@ -154,7 +170,6 @@ def diagnose(
             place = written.with_name(f"{written.stem}-numbers.onnx") if both else written
             _compared(subject, candidate, reference, batches, account, place, timeout, tell)
     case, laboratory_ = account.case, account.laboratory
-    tolerance = candidate.tolerance
     return Diagnosis(
         model=subject.label,
         precision=candidate.precision,
@@ -164,7 +179,7 @@ def diagnose(
         build=account.build,
         numbers=account.numbers,
         compared_at={n: tuple(a.shape) for n, a in case.inputs.items()} if case is not None else {},
-        tolerance={"rtol": tolerance.rtol, "atol": tolerance.atol} if case is not None else {},
+        tolerance=_told(candidate) if case is not None else {},
         steps=account.steps,
         trials=tuple(laboratory_.trials) if laboratory_ is not None else (),
         overflow=candidate.overflow,
@@ -174,45 +189,18 @@ def diagnose(
     )
 
 
+def _told(candidate: Candidate) -> dict[str, float]:
+    if candidate.share is not None:
+        return {"root_mean_square": candidate.share}
+    return {"rtol": candidate.tolerance.rtol, "atol": candidate.tolerance.atol}
+
+
 def _calibration(given: Path | str | None, subject: Subject, reference: Reference | None) -> tuple[Arrays, ...] | None:
     if given is None:
         return None
     if reference is None:
         raise InvalidRequestError("--calibration gives data to compare on, and nothing is compared: name --against.")
-    return read_calibration(Path(given), reference.inputs, reference.dynamic).batches
-
-
-def _candidate(
-    subject: Subject,
-    precision: str | None,
-    reference: Reference | None,
-    batches: Sequence[Arrays] | None,
-    convert: bool,
-    by_range: bool,
-    tell: Tell,
-) -> Candidate:
-    """The graph as it is, or converted as an export would: with more in fp32 where the rules alone do not do."""
-    if not convert or precision is None:
-        return as_it_is(subject.model)
-    tell(f"converting to {precision}")
-    if reference is None:
-        reference = reference_for(subject, None, converted=True, inputs=None, weights=None)
-    if reference is None:
-        raise unknown_reference(subject)
-    measured = batches
-    if measured is None:
-        sizes = [{}, *verification_sizes(reference.inputs, reference.dynamic)[:2]]
-        measured = [example_arrays(reference.inputs, s) for s in sizes]
-    model = at_opset_of(subject.model, precision)
-
-    def made(careful: bool) -> Candidate:
-        return typed(model, precision, measured, by_range=by_range, careful=careful, owner=subject.label)
-
-    first = made(False)
-    if not by_range or worst_case(first, reference, batches, subject.label).passed:
-        return first
-    second = made(True)
-    return second if worst_case(second, reference, batches, subject.label).passed else first
+    return load_calibration(given, reference.inputs, reference.dynamic).batches
 
 
 def _refused(

@@ -214,10 +214,23 @@ class Walk:
         if exact.size == 0:
             return Step(*place, 0.0, 0.0, 0.0, True)
         error, scale = np.abs(other - exact), float(np.abs(exact).max())
-        tolerance = self._candidate.tolerance
-        allowed = tolerance.atol * max(1.0, scale) + tolerance.rtol * np.abs(exact)
         worst = float(error.max())
-        return Step(*place, worst, worst / scale if scale else float(worst > 0), float((error / allowed).max()), True)
+        return Step(*place, worst, worst / scale if scale else float(worst > 0), self._ratio(error, exact), True)
+
+    def _ratio(self, error: Array, exact: Array) -> float:
+        """The error in units of what is allowed."""
+        share, tolerance = self._candidate.share, self._candidate.tolerance
+        if share is not None:
+            return root_ratio(error, exact) / share
+        scale = float(np.abs(exact).max())
+        allowed = tolerance.atol * max(1.0, scale) + tolerance.rtol * np.abs(exact)
+        return float((error / allowed).max())
+
+
+def root_ratio(error: Array, exact: Array) -> float:
+    """The root mean square of an error in units of that of what is right; infinite where that is zero."""
+    size, wrong = (float(np.sqrt(np.mean(np.square(a)))) if a.size else 0.0 for a in (exact, error))
+    return wrong / size if size else (0.0 if wrong == 0 else float("inf"))
 
 
 def written_part(candidate: Candidate, blamed: Blamed) -> tuple[Part, Arrays]:

@@ -99,7 +99,7 @@ class Diagnosis:
         nodes: of the graph.
         build, numbers: the faults; None where nothing was found.
         compared_at: the input shapes of the steps.
-        tolerance: rtol and atol.
+        tolerance: rtol and atol; for 8 bits root_mean_square, in units of that of the tensor.
         steps: the error at the end of each module, in order of computation.
         trials: what the target was given.
         overflow: the first value beyond the half type's range, and how it was met; empty if there is none.

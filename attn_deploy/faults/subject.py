@@ -15,6 +15,7 @@ from attn_deploy.errors import AttnDeployError, InvalidRequestError
 from attn_deploy.faults.references import EagerModules, GraphReference, Reference
 from attn_deploy.graph.artifact import OnnxArtifact, describe, load_model
 from attn_deploy.graph.parts import Parts
+from attn_deploy.graph.precision import PRECISIONS as HALVES
 from attn_deploy.inputs import TensorInput
 from attn_deploy.names import parse_name
 
@@ -85,7 +86,7 @@ def from_model(
     from attn_deploy.exporters.pipeline import export_prepared
     from attn_deploy.exporters.prepare import prepare
 
-    number = ExportOptions.default_opset(precision) if opset is None else opset
+    number = ExportOptions.default_opset(precision if precision in HALVES else "fp32") if opset is None else opset
     options = ExportOptions(
         opset=number, exporter=exporter, dynamic=None if dynamic is None else tuple(dynamic), verify=False
     )

@@ -46,9 +46,11 @@ def _compared(found: Diagnosis) -> str:
         return "not compared"
     if not found.compared_at:
         return f"against {found.against}"
-    rtol, atol = found.tolerance["rtol"], found.tolerance["atol"]
-    where = shapes_text([found.compared_at])
-    return f"against {found.against} at {where} (allowed: rtol {rtol:g}, atol {atol:g} * max(1, max|y|))"
+    if "root_mean_square" in found.tolerance:
+        allowed = f"a root mean square of the error of {found.tolerance['root_mean_square']:.0%} of the tensor's"
+    else:
+        allowed = f"rtol {found.tolerance['rtol']:g}, atol {found.tolerance['atol']:g} * max(1, max|y|)"
+    return f"against {found.against} at {shapes_text([found.compared_at])} (allowed: {allowed})"
 
 
 def _largest(steps: Sequence[Step]) -> str:
