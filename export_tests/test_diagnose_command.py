@@ -20,6 +20,7 @@ from attn_deploy.graph.parts import Parts
 from attn_deploy.inputs import parse_inputs
 from attn_deploy.parity.graphs import graph_inputs
 from export_tests.engine_graphs import FLOAT, HALF, baked_batch, names_in, node, quantized, save
+from export_tests.helpers import EXEMPLARS
 
 DEEP = str(Path(__file__).parent / "user_models" / "deep_blocks.py") + ":DeepBlocks"
 SIZE = parse_inputs(["2x3x12x12"])
@@ -203,6 +204,32 @@ def test_the_reference_of_a_registry_file_is_known(tmp_path: Path) -> None:
     assert attn_deploy.diagnose(tmp_path / "se.onnx", build=False).passed
 
 
+def test_a_size_that_is_fixed_inside_is_found_where_the_run_ends(tmp_path: Path) -> None:
+    def flattened(path: Path, batch: int) -> Path:
+        nodes = [
+            node("Relu", ["x"], ["a"], module="stem"),
+            node("Reshape", ["a", "shape"], ["b"], module="head.flatten"),
+            node("Tanh", ["b"], ["y"], module="head"),
+        ]
+        shape = np.array([batch, 32])
+        return save(path, nodes, [("x", FLOAT, ["N", 4, 8])], [("y", FLOAT, ["N", 32])], {"shape": shape})
+
+    right, wrong = flattened(tmp_path / "right.onnx", -1), flattened(tmp_path / "wrong.onnx", 2)
+    found = attn_deploy.diagnose(wrong, against=right, build=False)
+    assert found.numbers is not None
+    assert (found.numbers.question, found.numbers.module) == ("numbers", "head.flatten")
+    assert found.numbers.operators == {"Reshape": 1}
+    assert found.compared_at["x"][0] != 2
+
+
+def test_a_model_can_be_named_as_the_reference_of_a_file(exported: Path, tmp_path: Path) -> None:
+    bad = with_weight(exported, tmp_path / "bad.onnx", blocks_1_mixer_bias=1.0)
+    found = attn_deploy.diagnose(bad, against=f"{DEEP}:depth=4", inputs=SIZE, build=False)
+    assert found.against == "PyTorch in eager mode"
+    assert found.numbers is not None
+    assert found.numbers.place == "blocks.1.mixer (Conv2d)"
+
+
 # --- precisions --------------------------------------------------------------------------------------------------------
 
 
@@ -296,6 +323,16 @@ def test_a_part_takes_along_what_cannot_enter_it(tmp_path: Path) -> None:
     assert entering == SHAPE, "symbolic axes are kept"
     whole = Parts(load_model(quantized(tmp_path / "int8.onnx")))
     assert whole.part([3]).inputs == ("x",), "neither an int8 tensor nor a weight becomes an input"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", [None, "fp16", "bf16"])
+@pytest.mark.parametrize("name", [*EXEMPLARS, "resnet8+cbam"])
+def test_nothing_is_found_in_what_exports_prove(name: str, precision: str | None, tmp_path: Path) -> None:
+    found = attn_deploy.diagnose(name, precision=precision, output=tmp_path / "none.onnx")
+    assert found.passed, found.faults
+    assert found.steps
+    assert names_in(tmp_path) == set()
 
 
 # --- requests ----------------------------------------------------------------------------------------------------------

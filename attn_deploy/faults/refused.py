@@ -43,12 +43,13 @@ class Search:
         self._paths = [module_at(parts, i) for i in range(len(parts.nodes))]
 
     def run(self) -> Refused:
-        """Search: first the nodes that the refusal names, then by halves."""
+        """Search: first the nodes that the refusal names, each alone, then by halves."""
         by_name = {n.name: i for i, n in enumerate(self._parts.nodes)}
-        for name in self._whole.nodes[:2]:
-            found = self._at(by_name[name])
-            if found is not None:
-                return found
+        for node in [by_name[n] for n in self._whole.nodes[:2]]:
+            part = self._parts.part([node], self._outputs_of(node))
+            refusal = self._try(part, f"{self._told(node)} alone")
+            if refusal is not None:
+                return Refused(node, part, refusal)
         last = self._first_refused_prefix()
         if last is None:
             return Refused(None, None, self._whole)

@@ -35,23 +35,25 @@ class Refusal:
 
     Attributes:
         text: the target's words, or how the process ended.
-        crashed: whether it ended without an answer.
+        ended: ``refused``, or without an answer: ``crashed`` or ``out of time``.
         nodes: names of the nodes that the text names, in file order.
     """
 
     text: str
-    crashed: bool
+    ended: str = "refused"
     nodes: tuple[str, ...] = ()
 
     def is_like(self, other: Refusal) -> bool:
         """Whether both say the same, whatever nodes they name."""
-        if self.crashed or other.crashed:
-            return self.crashed == other.crashed
+        if self.ended != other.ended or self.ended != "refused":
+            return self.ended == other.ended
         ours, theirs = _words(self), _words(other)
         return len(ours & theirs) >= _SAME * max(1, min(len(ours), len(theirs)))
 
     def remedy(self, operators: Mapping[str, int]) -> str:
         """What is known to help: what a rule says of the cause, else what is known of the message."""
+        if self.ended == "out of time":
+            return "If it is slow and not stuck, give each trial more time with --timeout."
         rule = explain(self.text)
         if rule is not None and not rule.general:
             return rule.remedy
@@ -195,7 +197,7 @@ class Laboratory:
                 text = str(error).replace(f"{path}: ", "")
                 places = tuple(NodePlace(n.name, n.op_type, module_of(n)) for n in model.graph.node)
                 nodes = tuple(p.name for p in mentioned(text, places))
-                refusal = Refusal(text, isinstance(error, WorkerError), nodes)
+                refusal = Refusal(text, _how(error), nodes)
         seconds = round(time.perf_counter() - started, 3)
         self.trials.append(Trial(what, len(model.graph.node), refusal is not None, seconds))
         return refusal
@@ -212,6 +214,12 @@ def part_operators(part: Part) -> dict[str, int]:
 def module_at(parts: Parts, index: int) -> str:
     """The module path of a node; empty if the file does not tell."""
     return module_of(parts.nodes[index])
+
+
+def _how(error: AttnDeployError) -> str:
+    if not isinstance(error, WorkerError):
+        return "refused"
+    return "out of time" if "took longer than" in str(error) else "crashed"
 
 
 def _words(refusal: Refusal) -> set[str]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
+from google.protobuf.message import EncodeError
 from onnx import TensorProto
 from onnx.inliner import inline_local_functions
 
@@ -44,6 +45,9 @@ class Parts:
 
     Args:
         model: left alone.
+
+    Raises:
+        GraphError: if it is larger than 2 GiB, which protobuf does not copy.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -143,7 +147,10 @@ class Parts:
         return tuple(useful or found or last)
 
     def _inferred(self) -> dict[str, onnx.ValueInfoProto]:
-        inferred = onnx.shape_inference.infer_shapes(self.model, data_prop=True).graph
+        try:
+            inferred = onnx.shape_inference.infer_shapes(self.model, data_prop=True).graph
+        except (ValueError, EncodeError) as error:
+            raise GraphError(f"the graph cannot be cut into parts: {error}") from error
         known = {v.name: v for v in (*inferred.value_info, *inferred.output, *inferred.input)}
         return {n: v for n, v in known.items() if v.type.tensor_type.elem_type}
 
