@@ -157,10 +157,17 @@ def examine(candidate: Candidate, reference: Reference, case: Case, tell: Callab
     if blamed.guilty:
         source = GraphReference(candidate.logical, "the fp32 graph") if candidate.converted else None
         blamed = walk.inside(blamed, found, source)
+    notes = []
+    doubt = reference.doubt(case.inputs)
+    if doubt > candidate.tolerance.atol * max(1.0, float(np.abs(blamed.expected).max(initial=0.0))):
+        notes.append(
+            f"the copy that is exported (fused, rewritten) is itself {doubt:.3g} from the model: modules are judged by "
+            "that copy, so look at the fusing first"
+        )
     part, entering = written_part(candidate, blamed)
     return Verdict(
         told,
-        (),
+        tuple(notes),
         _fault(candidate, reference, blamed, part, case),
         part,
         entering,

@@ -23,6 +23,7 @@ from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 AT_A_TIME = 8  # extra outputs of one run: their memory is what limits
 MOST_ALONE = 32  # parts that are run alone in search of the one to blame
 _INFINITE = -1.0
+_BEYOND = 1e9  # JSON has no infinity
 
 Array = NDArray[Any]
 Pair = tuple[Checkpoint, str]
@@ -228,9 +229,9 @@ class Walk:
 
 
 def root_ratio(error: Array, exact: Array) -> float:
-    """The root mean square of an error in units of that of what is right; infinite where that is zero."""
+    """The root mean square of an error in units of that of what is right; a billion where that is zero."""
     size, wrong = (float(np.sqrt(np.mean(np.square(a)))) if a.size else 0.0 for a in (exact, error))
-    return wrong / size if size else (0.0 if wrong == 0 else float("inf"))
+    return wrong / size if size else (0.0 if wrong == 0 else _BEYOND)
 
 
 def written_part(candidate: Candidate, blamed: Blamed) -> tuple[Part, Arrays]:

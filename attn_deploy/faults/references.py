@@ -56,6 +56,10 @@ class Reference(Protocol):
         """The weights by name."""
         ...
 
+    def doubt(self, inputs: Arrays) -> float:
+        """How far the tensors inside are known to be from belonging to the outputs; 0 if they do."""
+        ...
+
 
 class GraphReference:
     """Another graph, in ONNX Runtime without optimisations.
@@ -106,6 +110,10 @@ class GraphReference:
     def weights(self) -> Mapping[str, Array]:
         """The initializers."""
         return _weights(self._parts)
+
+    def doubt(self, inputs: Arrays) -> float:
+        """None: it is one graph."""
+        return 0.0
 
 
 class EagerModules:
@@ -160,6 +168,12 @@ class EagerModules:
     def weights(self) -> Mapping[str, Array]:
         """Parameters and buffers."""
         return {n: t.detach().cpu().numpy() for n, t in self._module.state_dict().items()}
+
+    def doubt(self, inputs: Arrays) -> float:
+        """The largest difference at the outputs between the copy that was traced (fused, rewritten) and the model."""
+        meant = list(run_once(self.runner, inputs).values())
+        apart = (float(np.abs(a - b).max(initial=0.0)) for a, b in zip(self._run([""], inputs)[""], meant, strict=True))
+        return max(apart, default=0.0)
 
     def _run(self, modules: Sequence[str], inputs: Arrays) -> dict[str, list[Array]]:
         import torch
