@@ -238,6 +238,11 @@ def _remedy(candidate: Candidate, blamed: Blamed, other_weights: bool) -> str:
     if other_weights:
         return "The file holds other weights than the reference: make it again from the model as it is now."
     if candidate.precision == "fp16" and not blamed.step.finite:
+        if not candidate.converted:
+            return (
+                "A value leaves the range of fp16: make the file again from fp32 with 'attn-deploy convert --precision fp16', "
+                "which measures ranges and keeps such nodes in fp32, or use bf16."
+            )
         return (
             "A value leaves the range of fp16: keep the node in fp32 by its measured range (leave out --no-by-range, and "
             "give --calibration data of the size that the model meets), or use bf16."
