@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,8 @@ from attn_deploy.graph.artifact import check_model, load_model
 from attn_deploy.graph.parts import Parts
 from attn_deploy.inputs import parse_inputs
 from attn_deploy.parity.graphs import graph_inputs
-from export_tests.engine_graphs import FLOAT, HALF, baked_batch, names_in, node, quantized, save
+from export_tests.conftest import ROOT
+from export_tests.engine_graphs import FLOAT, HALF, baked_batch, fake_modules, names_in, node, quantized, save
 from export_tests.helpers import EXEMPLARS
 
 DEEP = str(Path(__file__).parent / "user_models" / "deep_blocks.py") + ":DeepBlocks"
@@ -333,6 +337,20 @@ def test_nothing_is_found_in_what_exports_prove(name: str, precision: str | None
     assert found.passed, found.faults
     assert found.steps
     assert names_in(tmp_path) == set()
+
+
+def test_files_need_no_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = chain(tmp_path / "right.onnx", scopes=True, length=2)
+    wrong = chain(tmp_path / "wrong.onnx", scopes=True, length=2, bias={1: 0.5})
+    fake_modules(tmp_path / "fakes", monkeypatch, torch="raise ImportError('torch is blocked')")
+    code = (
+        f"import attn_deploy, sys; found = attn_deploy.diagnose({str(wrong)!r}, against={str(right)!r}); "
+        "print(found.numbers.module); assert found.build is None; assert 'torch' not in sys.modules"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "fakes"), str(ROOT)])}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == "body.1.conv"
 
 
 # --- requests ----------------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from attn_deploy.diagnosis.rules import rule
 from attn_deploy.engine.profile import Profile, ShapeRange
 from attn_deploy.errors import GraphError, ParityError
 from attn_deploy.faults.candidate import Candidate
@@ -24,6 +23,9 @@ from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
 _COMPARED_BATCHES = 4
 _NOTED = 6
+_REMEDY = (
+    "Export with the other --exporter, with --no-simplify or with --no-fuse, and see which of them makes it right."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +152,7 @@ def examine(candidate: Candidate, reference: Reference, case: Case, tell: Callab
         return Verdict(steps, tuple(notes))
     blamed = walk.blame(found)
     if blamed is None:
-        remedy = rule("wrong-numbers").remedy
-        fault = Fault("numbers", "", "", "", "", case.problem, remedy, {}, alone=False)
+        fault = Fault("numbers", "", "", "", "", case.problem, _REMEDY, {}, alone=False)
         return Verdict(steps, ("no module that both sides have is out of tolerance by itself",), fault)
     told = tuple(blamed.step if s.tensor == blamed.step.tensor else s for s in steps)
     if blamed.guilty:
@@ -253,7 +254,7 @@ def _remedy(candidate: Candidate, blamed: Blamed, other_weights: bool) -> str:
         )
     if candidate.share is not None:
         return "Leave this module in higher precision when quantizing, or calibrate on data more like what it meets."
-    return rule("wrong-numbers").remedy
+    return _REMEDY
 
 
 def _place(step: Step) -> str:
