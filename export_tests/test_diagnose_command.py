@@ -270,6 +270,24 @@ def test_an_overflow_is_named_and_repaired_by_the_rule_of_the_range(tmp_path: Pa
         assert np.isinf(np.matmul(a, b)).any()
 
 
+def test_data_decide_what_overflows(tmp_path: Path) -> None:
+    nodes = [
+        node("Mul", ["x", "x"], ["s"], module="energy.square"),
+        node("Mul", ["s", "c"], ["a"], module="energy"),
+        node("Conv", ["a", "k"], ["y"], module="head"),
+    ]
+    constants = {"c": np.full(1, 1e-3, np.float32), "k": np.ones((4, 4, 1, 1), np.float32)}
+    path = save(tmp_path / "net.onnx", nodes, [("x", FLOAT, SHAPE)], [("y", FLOAT, SHAPE)], constants)
+    settings = {"precision": "fp16", "by_range": False, "build": False}
+    assert attn_deploy.diagnose(path, **settings).passed, "ramps of a few units do not overflow"
+    data = tmp_path / "pixels.npz"
+    np.savez(data, x=np.random.default_rng(0).uniform(300, 400, (4, 4, 6, 5)).astype(np.float32))
+    found = attn_deploy.diagnose(path, **settings, calibration=data)
+    assert found.numbers is not None
+    assert (found.numbers.module, found.numbers.operators) == ("energy.square", {"Cast": 1, "Mul": 1})
+    assert attn_deploy.diagnose(path, precision="fp16", build=False, calibration=data).passed
+
+
 def test_a_half_file_is_compared_with_its_fp32_source(tmp_path: Path) -> None:
     source = chain(tmp_path / "net.onnx", scopes=True)
     half = attn_deploy.convert(source, precision="fp16").path
