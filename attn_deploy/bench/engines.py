@@ -32,12 +32,18 @@ def import_engine_library(flavor: str) -> object:
 def engine_runner(onnx: Path, flavor: str, work: Work) -> Runner:
     """A runner of the engine for these shapes; its ``build_seconds`` tell how long the build took, if there was one.
 
+    A file that is an engine already is run as it is.
+
     Raises:
         EngineError: if TensorRT refuses the graph (see `attn_deploy.build`).
         NoDeviceError: if there is no GPU.
     """
     from attn_deploy.engine.builder import build
 
+    runner: Any = importlib.import_module("attn_deploy.runtimes.tensorrt").TensorRTRunner
+    if onnx.suffix == ".engine":
+        given: Runner = runner(onnx, cuda_graph=work.cuda_graph)
+        return given
     started = time.perf_counter()
     shapes = {i.name: i.shape() for i in work.inputs}
     told = "-".join("x".join(map(str, s)) for s in shapes.values())
@@ -45,7 +51,6 @@ def engine_runner(onnx: Path, flavor: str, work: Work) -> Runner:
     exact = {name: (shape, shape, shape) for name, shape in shapes.items()}
     engine = build(onnx, path, flavor=flavor, profiles=exact, tf32=work.tf32)
     seconds = time.perf_counter() - started
-    runner: Any = importlib.import_module("attn_deploy.runtimes.tensorrt").TensorRTRunner
     made: Runner = runner(engine.path, cuda_graph=work.cuda_graph)
     made.build_seconds = seconds  # type: ignore[attr-defined]
     return made
