@@ -90,6 +90,11 @@ class Flavor:
         return 1 << int(self.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 
     @property
+    def has_runtime_cache(self) -> bool:
+        """Whether kernels are compiled when an engine runs, and can be kept in a file."""
+        return hasattr(self.trt, "IRuntimeCache")
+
+    @property
     def known_targets(self) -> tuple[str, ...]:
         """The compute capabilities that can be named, such as ``sm86``; empty without ahead-of-time builds."""
         if not self.spec.has_aot:
