@@ -24,6 +24,7 @@ from attn_deploy.cli.lint import lint
 from attn_deploy.cli.list import list_
 from attn_deploy.cli.matrix import diff, matrix, merge
 from attn_deploy.cli.profile import profile
+from attn_deploy.cli.quantize import quantize
 from attn_deploy.cli.train import train
 from attn_deploy.cli.train_table import train_table
 from attn_deploy.errors import AttnDeployError
@@ -102,6 +103,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "export": export,
     "lint": lint,
     "convert": convert,
+    "quantize": quantize,
     "build": build,
     "inspect": inspect,
     "profile": profile,
