@@ -20,7 +20,7 @@ from attn_deploy.engine.options import BuildOptions
 from attn_deploy.engine.profile import GivenProfile, Profile, make_profiles
 from attn_deploy.engine.progress import Event, Progress, ProgressTree
 from attn_deploy.engine.remedies import remedy_for
-from attn_deploy.engine.request import check_request, find_existing, why_built
+from attn_deploy.engine.request import check_request, find_existing, load_gpu, why_built
 from attn_deploy.errors import EngineBuildError, InvalidRequestError, PrecisionError, WorkerError
 from attn_deploy.files import check_writable, sha256_of
 from attn_deploy.graph.artifact import OnnxArtifact, TensorInfo, read_onnx
@@ -35,6 +35,7 @@ def build(
     *,
     flavor: str = "auto",
     targets: str | Sequence[str] | None = None,
+    device: str | None = None,
     profiles: GivenProfile | Iterable[GivenProfile] = (),
     tf32: bool = False,
     workspace: int | str | None = None,
@@ -57,6 +58,8 @@ def build(
         path: the engine file; by default ``<onnx stem>.engine`` beside the ONNX file. ``<path>.json`` comes with it.
         flavor: ``tensorrt``, ``tensorrt-rtx``, or ``auto``: TensorRT where it is installed and has a GPU, else TensorRT-RTX.
         targets: compute capabilities for TensorRT-RTX, such as ``"sm86,sm89"``; TensorRT builds for the GPU at hand.
+        device: a device profile (see `attn_deploy.devices`) in place of ``targets``; it brings the scratch memory limit
+            and the batch sizes of derived profiles too.
         profiles: shape ranges, see `make_profiles`; by default derived from the dynamic axes.
         tf32: allow fp32 products to round their inputs to TF32. Off, so that fp32 means fp32.
         workspace: scratch memory limit, in bytes or as ``"1GiB"``.
@@ -70,8 +73,8 @@ def build(
         on_progress: is told how far the build is.
 
     Raises:
-        PrecisionError: if a precision is asked for: it is a property of the graph; or if the network's is not the one
-            that the ONNX file claims.
+        PrecisionError: if a precision is asked for: it is a property of the graph; if the network's is not the one that
+            the ONNX file claims; or if the device has it not.
         GraphError: if the file is not a sound ONNX graph.
         InvalidRequestError: if an option, profile or path cannot be used.
         MissingDependencyError: if the TensorRT library is not installed.
@@ -83,6 +86,7 @@ def build(
         path,
         flavor=flavor,
         targets=targets,
+        device=device,
         tf32=tf32,
         workspace=workspace,
         opt_level=opt_level,
@@ -99,7 +103,10 @@ def build(
             f"the engine {target} would overwrite the ONNX file that it is made from; name another."
         )
     check_writable(target)
-    ranges = make_profiles(onnx, profiles)
+    gpu = None if device is None else load_gpu(device)
+    if gpu is not None and "precision" in onnx.metadata:
+        gpu.check_precision(onnx.metadata["precision"], str(onnx.path))
+    ranges = make_profiles(onnx, profiles, batch=None if gpu is None else gpu.build.batch)
     existing = find_existing(target, force=force)
     with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as folder:
         plan = Path(folder) / target.name
