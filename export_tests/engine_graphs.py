@@ -111,6 +111,17 @@ def baked_batch(path: Path) -> Path:
     return save(path, nodes, [("x", FLOAT, ["N", 8])], [("y", FLOAT, ["N", 8])], {"shape": np.array([2, 8])})
 
 
+def classifier(path: Path) -> Path:
+    """Ten scores for an image: channel means times a matrix."""
+    weight = np.random.default_rng(0).standard_normal((3, 10)).astype(np.float32)
+    nodes = [
+        node("GlobalAveragePool", ["image"], ["p"]),
+        node("Flatten", ["p"], ["f"]),
+        node("Gemm", ["f", "w"], ["y"]),
+    ]
+    return save(path, nodes, [("image", FLOAT, ["N", 3, 32, 32])], [("y", FLOAT, ["N", 10])], {"w": weight}, opset=17)
+
+
 def names_in(folder: Path) -> set[str]:
     return {p.name for p in folder.iterdir()}
 

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from attn_deploy.accuracy.engines import fitting_batch
+from attn_deploy.accuracy.evaluate import evaluate
 from attn_deploy.engine.artifact import EngineArtifact, sidecar_of, write_sidecar
 from attn_deploy.engine.builder import build
 from attn_deploy.engine.device import Gpu, find_gpu
@@ -28,7 +30,7 @@ from attn_deploy.runtimes.base import DeviceClock, Runner, run_once
 from attn_deploy.runtimes.cuda import Cuda, host_array
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 from attn_deploy.runtimes.tensorrt import TensorRTRunner
-from export_tests.engine_graphs import convolution, two_inputs
+from export_tests.engine_graphs import classifier, convolution, two_inputs
 from export_tests.fake_gpu import USED, FakeCuda, FakeTensorRT
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'attn-deploy[rtx]'")
@@ -166,6 +168,28 @@ def test_compiled_kernels_are_kept_in_a_file(built, library, tmp_path):
     cache.write_bytes(b"foreign")
     assert TensorRTRunner(built.path, runtime_cache=cache).info.settings["runtime_cache"] == "rejected"
     assert library._config.dynamic_shapes_kernel_specialization_strategy.name == "EAGER"
+
+
+def test_accuracy_is_measured_in_an_engine(tmp_path, cuda, monkeypatch):
+    """The batch is what a profile takes; the last one is filled up, and the filling is not counted."""
+    artifact = build(classifier(tmp_path / "net.onnx"), targets="sm89", profiles="image:4x3x32x32,8x3x32x32,16x3x32x32")
+    cuda._memory = 1 << 24
+    pretend(FakeTensorRT(rtx, cuda, artifact.onnx), "tensorrt-rtx", artifact.version, monkeypatch)
+    (found,) = evaluate(artifact.path, dataset="digits", images=37)
+    (wanted,) = evaluate(artifact.onnx, dataset="digits", images=37)
+    assert (found.count, found.predictions, found.info.runtime) == (37, wanted.predictions, "tensorrt-rtx")
+    assert [fitting_batch(artifact, n) for n in (1, 10, 100)] == [4, 10, 16]
+    assert cuda._blocks == {}
+    with pytest.raises(InvalidRequestError, match="is an engine, which runs in its own library: leave out --runtime"):
+        evaluate(artifact.path, dataset="digits", runtimes=("ort-cpu",))
+
+
+def test_an_engine_that_is_no_classifier_is_refused(tmp_path, cuda, monkeypatch):
+    artifact = build(two_inputs(tmp_path / "net.onnx"), targets="sm89")
+    pretend(FakeTensorRT(rtx, cuda, artifact.onnx), "tensorrt-rtx", artifact.version, monkeypatch)
+    with pytest.raises(InvalidRequestError, match=r"not a classifier of images: its inputs are x float32\[N, 8\], mask"):
+        evaluate(artifact.path, dataset="digits")
+    assert cuda._alive == set()
 
 
 # What is refused

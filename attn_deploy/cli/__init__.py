@@ -27,9 +27,10 @@ from attn_deploy.cli.profile import profile
 from attn_deploy.cli.quantize import quantize
 from attn_deploy.cli.train import train
 from attn_deploy.cli.train_table import train_table
-from attn_deploy.errors import AttnDeployError
+from attn_deploy.errors import AttnDeployError, MissingDependencyError
 
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
+_NOT_ON_DEVICES = ("torch", "onnxscript", "onnx_ir", "safetensors")  # requirements that a device does without
 
 _debug = False
 
@@ -46,6 +47,15 @@ def _guard(command: Callable[..., None]) -> Callable[..., None]:
                 raise
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(error.exit_code) from error
+        except ModuleNotFoundError as error:
+            if _debug or error.name not in _NOT_ON_DEVICES:
+                raise
+            typer.echo(
+                f"error: this needs {error.name}, which is not installed: pip install attn-deploy. Without it (the extra "
+                "'device'), .onnx and .engine files can be built, inspected, profiled and evaluated.",
+                err=True,
+            )
+            raise typer.Exit(MissingDependencyError.exit_code) from error
         except KeyboardInterrupt as error:
             typer.echo("interrupted; nothing was left half-written.", err=True)
             raise typer.Exit(INTERRUPTED) from error
