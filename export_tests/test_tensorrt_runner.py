@@ -187,7 +187,9 @@ def test_accuracy_is_measured_in_an_engine(tmp_path, cuda, monkeypatch):
 def test_an_engine_that_is_no_classifier_is_refused(tmp_path, cuda, monkeypatch):
     artifact = build(two_inputs(tmp_path / "net.onnx"), targets="sm89")
     pretend(FakeTensorRT(rtx, cuda, artifact.onnx), "tensorrt-rtx", artifact.version, monkeypatch)
-    with pytest.raises(InvalidRequestError, match=r"not a classifier of images: its inputs are x float32\[N, 8\], mask"):
+    with pytest.raises(
+        InvalidRequestError, match=r"not a classifier of images: its inputs are x float32\[N, 8\], mask"
+    ):
         evaluate(artifact.path, dataset="digits")
     assert cuda._alive == set()
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,8 +109,8 @@ def build(
         gpu.check_precision(onnx.metadata["precision"], str(onnx.path))
     ranges = make_profiles(onnx, profiles, batch=None if gpu is None else gpu.build.batch)
     existing = find_existing(target, force=force)
-    with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as folder:
-        plan = Path(folder) / target.name
+    with _scratch_folder(target) as folder:
+        plan = folder / target.name
         answer = _run_worker(
             onnx,
             flavor=flavor.lower().replace("_", "-"),
@@ -125,12 +126,32 @@ def build(
         built = _artifact(target, plan, onnx, answer, options, ranges, why_built(existing, answer["request"]))
         _check_claim(onnx, built)
         write_sidecar(built, sidecar_of(plan))
-        try:
-            plan.replace(target)
-            sidecar_of(plan).replace(sidecar_of(target))
-        except OSError as error:
-            raise InvalidRequestError(f"{target} could not be written: {error.strerror or error}.") from error
+        _put(plan, target)
     return built
+
+
+@contextlib.contextmanager
+def _scratch_folder(target: Path) -> Iterator[Path]:
+    """A folder on the engine's own disk, so that what is finished in it can be renamed into place."""
+    try:
+        made = tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent)
+    except OSError as error:
+        raise InvalidRequestError(f"{target} could not be written: {error.strerror or error}.") from error
+    with made as folder:
+        yield Path(folder)
+
+
+def _put(plan: Path, target: Path) -> None:
+    """Rename a finished plan and its sidecar into place; a plan whose sidecar cannot follow is taken away again."""
+    try:
+        plan.replace(target)
+    except OSError as error:
+        raise InvalidRequestError(f"{target} could not be written: {error.strerror or error}.") from error
+    try:
+        sidecar_of(plan).replace(sidecar_of(target))
+    except OSError as error:
+        target.unlink(missing_ok=True)
+        raise InvalidRequestError(f"{sidecar_of(target)} could not be written: {error.strerror or error}.") from error
 
 
 def _current(artifact: OnnxArtifact | Path | str) -> OnnxArtifact:
