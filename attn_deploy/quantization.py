@@ -330,12 +330,14 @@ class _Quantizer:
             found = judge(model, optimize=True)
         except GraphError as error:
             return {"ran": False, "reason": str(error)[:300]}
+        if self._form.levels is None:  # it has no fp8 kernels, and what it makes of the pairs is its own affair
+            return {"ran": True, "usable": found.error <= max(LARGEST_ERROR, 2 * judged.error), **asdict(found)}
         if found.error > max(LARGEST_ERROR, 2 * judged.error):
             raise ParityError(
                 f"{self._owner}: the {self._form.word} file means an error of {judged.error:.1%}, and ONNX Runtime's "
                 f"kernels give {found.error:.1%}: the file would be wrong there."
             )
-        return {"ran": True, **asdict(found)}
+        return {"ran": True, "usable": True, **asdict(found)}
 
 
 def _plan(prepared: onnx.ModelProto, form: QuantFormat, owner: str) -> QuantPlan:
@@ -343,7 +345,7 @@ def _plan(prepared: onnx.ModelProto, form: QuantFormat, owner: str) -> QuantPlan
     if not plan.layers:
         reasons = "; ".join(dict.fromkeys(f"{y.operator}: {y.reason}" for y in plan.left[:3]))
         raise NothingToConvertError(
-            f"{owner}: the graph has no product with weights or of two activations"
+            f"{owner}: the graph has no product with weights"
             + (f" that can be quantized ({reasons})" if reasons else "")
             + f", so the file would be {form.word} in name only. Leave it in fp32, or use fp16."
         )

@@ -71,7 +71,11 @@ def _answers(judged: Mapping[str, Any]) -> str:
 
 
 def _ran(ran: Mapping[str, Any]) -> str:
-    return f"error {ran['error']:.2%} with its 8-bit kernels" if ran["ran"] else f"not run: {ran['reason']}"
+    if not ran["ran"]:
+        return f"not run: {ran['reason']}"
+    return f"error {ran['error']:.2%} with its 8-bit kernels" + (
+        "" if ran["usable"] else ": do not run this file there"
+    )
 
 
 def _place(entry: Mapping[str, Any]) -> str:

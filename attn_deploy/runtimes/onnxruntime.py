@@ -12,6 +12,9 @@ from attn_deploy.errors import GraphError, MissingDependencyError, ProviderError
 from attn_deploy.inputs import Arrays
 from attn_deploy.runtimes.base import RuntimeInfo
 
+# Kernels for CPUs without 8-bit dot products saturate in sums of pairs: errors of a third of the logits on such a CPU,
+# 0.034 with this. It changes nothing in graphs without Q/DQ pairs.
+EXACT_INT8 = {"session.x64quantprecision": "1"}
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -55,7 +58,7 @@ class OnnxRuntimeRunner:
         provider: cpu or cuda.
         threads: threads within an operator; 0 lets ONNX Runtime choose.
         optimize: graph optimisations; all by default, off to look for errors of the optimiser.
-        config: session configuration entries, such as ``{"session.x64quantprecision": "1"}``.
+        config: session configuration entries, over `EXACT_INT8`.
 
     Raises:
         ProviderError: if the session ended up on another provider than asked.
@@ -81,7 +84,8 @@ class OnnxRuntimeRunner:
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
         options.log_severity_level = 4  # its errors are raised, and told by us
-        for key, value in (config or {}).items():
+        entries = {**EXACT_INT8, **(config or {})}
+        for key, value in entries.items():
             options.add_session_config_entry(key, value)
         what = "the model" if isinstance(model, bytes) else str(model)
         try:
@@ -98,7 +102,7 @@ class OnnxRuntimeRunner:
         self._provider = found
         self._threads = threads
         self._optimize = optimize
-        self._config = dict(config or {})
+        self._config = entries
         self._binding = self._session.io_binding()
         self.input_names = [i.name for i in self._session.get_inputs()]
         self.output_names = [o.name for o in self._session.get_outputs()]

@@ -22,7 +22,6 @@ class QuantFormat:
         first_opset: the first whose QuantizeLinear has the type.
         levels: magnitudes that are told apart, zero among them; None where the steps are not equal.
         per_channel: whether weights have a scale for each output channel.
-        narrowest: the oldest GPU generation with products of this type, as a compute capability such as 89.
     """
 
     word: str
@@ -31,7 +30,6 @@ class QuantFormat:
     first_opset: int
     levels: int | None
     per_channel: bool
-    narrowest: int
 
     def scale(self, largest: NDArray[np.float64]) -> NDArray[np.float64]:
         """The scale of tensors with these largest magnitudes; 1 for one that is all zeros."""
@@ -47,8 +45,8 @@ class QuantFormat:
 
 # int8: -127..127, so that both signs have as many steps. e4m3: its largest finite value.
 FORMATS = {
-    "int8": QuantFormat("int8", ir.DataType.INT8, 127.0, 13, 128, True, 61),
-    "fp8": QuantFormat("fp8", ir.DataType.FLOAT8E4M3FN, 448.0, 19, None, False, 89),
+    "int8": QuantFormat("int8", ir.DataType.INT8, 127.0, 13, 128, True),
+    "fp8": QuantFormat("fp8", ir.DataType.FLOAT8E4M3FN, 448.0, 19, None, False),
 }
 
 
