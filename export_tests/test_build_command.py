@@ -24,6 +24,7 @@ from attn_deploy.engine.options import parse_size
 from attn_deploy.errors import InvalidRequestError, PrecisionError
 from attn_deploy.graph.artifact import read_onnx
 from export_tests.engine_graphs import convolution, deep, names_in
+from export_tests.engine_graphs import in_process as in_process
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'attn-deploy[rtx]'")
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,7 +37,8 @@ def invoke(*words: object) -> Any:
 # A device
 
 
-@pytest.mark.parametrize("name", ["rtx3060", "rtx5090"])
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("name", ["rtx5090"])
 def test_a_device_sets_target_workspace_and_batches(name, tmp_path):
     device = load_device(name)
     result = invoke(convolution(tmp_path / "net.onnx"), "--device", name, "--json")
@@ -51,6 +53,7 @@ def test_a_device_sets_target_workspace_and_batches(name, tmp_path):
     assert json.loads(again.stdout)["reused"] is True
 
 
+@pytest.mark.usefixtures("in_process")
 def test_what_is_said_beside_a_device_wins_or_is_refused(tmp_path):
     onnx_file = convolution(tmp_path / "net.onnx")
     engine = build(onnx_file, device="RTX 4090", workspace="64MiB", profiles="x:1x3x8x8")
@@ -61,6 +64,7 @@ def test_what_is_said_beside_a_device_wins_or_is_refused(tmp_path):
         build(onnx_file, device="rtx409")
 
 
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("name", ["h100", "h200", "jetson-orin-nano", "jetson-xavier-nx"])
 def test_a_device_that_the_library_cannot_build_for_is_refused(name, tmp_path):
     result = invoke(convolution(tmp_path / "net.onnx"), "--device", name, "--flavor", "tensorrt-rtx")
@@ -97,6 +101,7 @@ def test_every_device_is_completed():
 # A precision
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_file_is_converted_first_and_the_converted_file_stays(tmp_path):
     onnx_file = convolution(tmp_path / "net.onnx")
     result = invoke(onnx_file, "--precision", "fp16", "--target", "sm86", "--json")
@@ -110,6 +115,7 @@ def test_a_file_is_converted_first_and_the_converted_file_stays(tmp_path):
         build_model(typed, precision="bf16", targets="sm86")
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_file_is_quantized_first(tmp_path):
     onnx_file = convolution(tmp_path / "net.onnx")
     rng = np.random.default_rng(0)
@@ -169,6 +175,7 @@ def cached(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("option", CHANGES)
 def test_each_option_that_changes_is_named_as_the_reason(option, cached, tmp_path):
     for source in cached.iterdir():
@@ -191,6 +198,7 @@ def test_the_key_holds_everything_that_a_build_depends_on(cached):
     assert rebuild_command(engine.onnx, engine.path, engine.flavor, engine.options, engine.profiles)
 
 
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("key", ["version", "flavor"])
 def test_an_engine_of_another_library_is_built_again(key, cached, tmp_path):
     from attn_deploy.engine.artifact import EngineArtifact, write_sidecar

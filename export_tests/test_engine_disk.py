@@ -7,29 +7,20 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from attn_deploy import isolate
 from attn_deploy.engine import builder
 from attn_deploy.engine.artifact import read_engine, sidecar_of
 from attn_deploy.engine.builder import build
 from attn_deploy.errors import EngineBuildError, InvalidRequestError
 from export_tests.engine_graphs import convolution, fake_modules, names_in
+from export_tests.engine_graphs import in_process as in_process
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'attn-deploy[rtx]'")
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture
-def here() -> Iterator[None]:
-    """The build runs in this process, whose file operations can be made to fail."""
-    isolate.call_here(["attn_deploy.engine.worker:run"])
-    yield
-    isolate.call_here([])
 
 
 class Full:
@@ -70,7 +61,7 @@ def fill(monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".engine", ".json"], ids=["plan", "sidecar"])
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("in_process")
 def test_a_full_disk_leaves_nothing_behind(suffix, tmp_path, monkeypatch):
     onnx_file = convolution(tmp_path / "net.onnx")
     fill(monkeypatch, suffix)
@@ -82,7 +73,7 @@ def test_a_full_disk_leaves_nothing_behind(suffix, tmp_path, monkeypatch):
     assert names_in(tmp_path) == {"net.onnx"}
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("in_process")
 def test_an_engine_that_was_there_stays_usable(tmp_path, monkeypatch):
     onnx_file = convolution(tmp_path / "net.onnx")
     first = build(onnx_file, targets="sm86")
@@ -107,7 +98,7 @@ def test_no_room_for_the_folder_to_build_in(tmp_path, monkeypatch):
     assert names_in(tmp_path) == {"net.onnx"}
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("in_process")
 def test_a_sidecar_that_cannot_follow_takes_its_plan_along(tmp_path, monkeypatch):
     onnx_file = convolution(tmp_path / "net.onnx")
     real = Path.replace
