@@ -354,6 +354,37 @@ def test_what_the_runner_uses_is_in_the_real_libraries(built, library, cuda, tmp
         assert hasattr(real, name), f"{owner}.{name}"
 
 
+def test_cuda_python_takes_the_arguments_that_the_runner_gives(built, library, cuda, monkeypatch):
+    """Without a driver each call answers with an error code; an argument of a wrong kind would be a TypeError before that."""
+    runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
+    if find_gpu() is not None:
+        pytest.skip("this machine has a GPU, on which these addresses are none")
+    seen: dict[str, tuple[Any, ...]] = {}
+    real_call = Cuda.call
+
+    def call(self: Cuda, name: str, *arguments: Any) -> Any:
+        seen[name] = arguments
+        return real_call(self, name, *arguments)
+
+    monkeypatch.setattr(Cuda, "call", call)
+    runner = TensorRTRunner(built.path, cuda_graph=True)
+    run_once(runner, image(2, 3, 8, 8))
+    runner.elapsed_ms()
+    runner.close()
+    assert len(seen) == 19
+    enumerations = {
+        "cudaMemcpyAsync": (3, runtime.cudaMemcpyKind),
+        "cudaStreamBeginCapture": (1, runtime.cudaStreamCaptureMode),
+    }
+    for name, arguments in seen.items():
+        given = list(arguments)
+        if name in enumerations:
+            place, kind = enumerations[name]
+            given[place] = kind(given[place])
+        code = getattr(runtime, name)(*given)[0]
+        assert code.name in ("cudaErrorInsufficientDriver", "cudaErrorNoDevice"), name
+
+
 def test_what_the_runner_uses_is_in_tensorrt_8_5(built, cuda, copy, monkeypatch):
     """Against the names that TensorRT 8.5.3.1's own bindings have, listed from its wheel."""
     old = dataclasses.replace(built, path=copy, sidecar=sidecar_of(copy), flavor="tensorrt", version="8.5.3.1")
