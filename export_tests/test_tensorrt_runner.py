@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from attn_deploy.accuracy.engines import fitting_batch
@@ -250,6 +251,38 @@ def test_a_damaged_engine_is_refused_before_it_is_loaded(kind, copy, library):
     with pytest.raises(EngineMismatchError, match=r"cut short|no net\.engine\.json|was changed after"):
         TensorRTRunner(copy)
     assert library._logger is None
+
+
+@pytest.mark.parametrize("content", ["another graph", "no graph at all"])
+def test_a_stale_engine_is_refused_before_it_is_loaded(content, tmp_path, cuda, monkeypatch):
+    artifact = build(convolution(tmp_path / "net.onnx"), targets="sm89")
+    library = pretend(FakeTensorRT(rtx, cuda, artifact.onnx), "tensorrt-rtx", artifact.version, monkeypatch)
+    TensorRTRunner(artifact).close()
+    library._logger = None
+    if content == "another graph":
+        convolution(tmp_path / "net.onnx", seed=1)
+    else:
+        (tmp_path / "net.onnx").write_bytes(b"hello")
+    with pytest.raises(
+        EngineMismatchError, match=r"is stale: it was built from a net\.onnx .* Build it again: attn-deploy"
+    ):
+        TensorRTRunner(artifact)
+    assert library._logger is None
+    (tmp_path / "net.onnx").unlink()  # as on a device, where the engine comes alone
+    library._onnx = convolution(tmp_path / "elsewhere.onnx")
+    TensorRTRunner(artifact).close()
+
+
+def test_weights_in_another_file_make_an_engine_stale_too(tmp_path, cuda, monkeypatch):
+    model = onnx.load(convolution(tmp_path / "net.onnx"))
+    onnx.save(model, tmp_path / "net.onnx", save_as_external_data=True, location="net.data", size_threshold=0)
+    artifact = build(tmp_path / "net.onnx", targets="sm89")
+    pretend(FakeTensorRT(rtx, cuda, artifact.onnx), "tensorrt-rtx", artifact.version, monkeypatch)
+    TensorRTRunner(artifact).close()
+    with (tmp_path / "net.data").open("r+b") as file:
+        file.write(b"\x00\x00\x80\x3f")
+    with pytest.raises(EngineMismatchError, match="is stale"):
+        TensorRTRunner(artifact)
 
 
 def test_bad_inputs_are_refused_with_both_values(built, library):

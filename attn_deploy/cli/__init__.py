@@ -51,8 +51,8 @@ def _guard(command: Callable[..., None]) -> Callable[..., None]:
             if _debug or error.name not in _NOT_ON_DEVICES:
                 raise
             typer.echo(
-                f"error: this needs {error.name}, which is not installed: pip install attn-deploy. Without it (the extra "
-                "'device'), .onnx and .engine files can be built, inspected, profiled and evaluated.",
+                f"error: this needs {error.name}, which is not installed: pip install attn-deploy. Without it, "
+                ".onnx and .engine files can be built, inspected, profiled and evaluated.",
                 err=True,
             )
             raise typer.Exit(MissingDependencyError.exit_code) from error

@@ -40,7 +40,7 @@ class TensorRTRunner:
         device: index of the GPU.
 
     Raises:
-        EngineMismatchError: if engine, sidecar, library and GPU do not belong together.
+        EngineMismatchError: if engine, sidecar, ONNX file (where it is at hand), library and GPU do not belong together.
         MissingDependencyError: if the engine's library or cuda-python is not installed.
         NoDeviceError: if there is no GPU.
         DeviceError: if the library cannot load the engine.
@@ -61,6 +61,7 @@ class TensorRTRunner:
                 f"the specialization {specialization!r} is unknown; use one of {', '.join(SPECIALIZATIONS)}."
             )
         self.artifact = read_engine(engine.path if isinstance(engine, EngineArtifact) else engine)
+        self.artifact.check_fresh()
         self._flavor = load_flavor(flavor_spec(self.artifact.flavor))
         self.artifact.check_loadable(self._flavor.spec.name, self._flavor.version)
         self._gpu = self._find_gpu(device)
