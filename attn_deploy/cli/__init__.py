@@ -15,6 +15,7 @@ import typer
 from attn_deploy import __version__
 from attn_deploy.cli.build import build
 from attn_deploy.cli.convert import convert
+from attn_deploy.cli.diagnose import diagnose
 from attn_deploy.cli.doctor import doctor
 from attn_deploy.cli.evaluate import evaluate
 from attn_deploy.cli.export import export
@@ -96,6 +97,7 @@ def _root(
       attn-deploy export net.py:MyNet --input 1x3x224x224
       attn-deploy lint net.py:MyNet --opset 17 --target tensorrt-rtx
       attn-deploy build ghostmodule.onnx
+      attn-deploy diagnose net.py:MyNet --input 1x3x224x224 --precision fp16
       attn-deploy inspect ghostmodule.onnx
       attn-deploy profile ghostmodule
       attn-deploy matrix --models 'family:fusion' --opsets 13,17,20
@@ -115,6 +117,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "convert": convert,
     "quantize": quantize,
     "build": build,
+    "diagnose": diagnose,
     "inspect": inspect,
     "profile": profile,
     "train": train,

@@ -218,7 +218,9 @@ def _run_worker(
 def _death(error: WorkerError, phase: str, out_of_time: bool, onnx: OnnxArtifact) -> str:
     if out_of_time:
         return f"{error} It was at: {phase}. Give it more time with --timeout, or less to try with --opt-level."
-    advice = remedy_for("", onnx.operators) or "Build parts of the model to find the one that TensorRT cannot take."
+    advice = (
+        remedy_for("", onnx.operators) or f"'attn-deploy diagnose {onnx.path} --no-numbers' finds the part to blame."
+    )
     return f"{error} It was at: {phase}. No engine was written. {advice}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attn_deploy.diagnose.rules import rule
+from attn_deploy.diagnosis.rules import rule
 from attn_deploy.errors import InvalidRequestError, OpsetError
 
 MIN_OPSET, MAX_OPSET = 13, 25
