@@ -204,6 +204,7 @@ def _run_worker(
                 "options": options.to_dict(),
                 "profiles": [p.to_dict() for p in profiles],
                 "known": known,
+                "precision": onnx.metadata.get("precision", ""),
                 "log_level": LOG.getEffectiveLevel(),
             },
             what=f"building {onnx.path}",

@@ -40,6 +40,7 @@ def run(
     options: Mapping[str, Any],
     profiles: Sequence[Mapping[str, Any]],
     known: Mapping[str, Any] | None,
+    precision: str = "",
     log_level: int,
 ) -> dict[str, Any]:
     """Parse, build and write the plan to ``plan``, unless the request turns out to be ``known``.
@@ -62,7 +63,7 @@ def run(
     asked = BuildOptions.from_dict(dict(options))
     spec = choose_flavor(flavor, targets_given=bool(asked.targets), gpu_present=gpu is not None)
     library = load_flavor(spec)
-    settled = asked.resolved(library, gpu)
+    settled = asked.resolved(library, gpu, precision)
     request = {
         "onnx_sha256": onnx_sha256,
         "flavor": spec.name,
