@@ -121,7 +121,7 @@ def test_the_record_survives_its_file(record, tmp_path):
     record.write(tmp_path / "record.json")
     assert ProfileRecord.read(tmp_path / "record.json") == record
     data = json.loads((tmp_path / "record.json").read_text())
-    assert data["schema_version"] == 1
+    assert data["schema_version"] == 2
     assert data["rows"][1]["summary"]["p50_ms"] == record.rows[1].latency.p50_ms
     assert data["rows"][1]["summary"]["n"] == sum(map(len, data["rows"][1]["latency"]["rounds"]))
     assert data["environment"]["packages"]["torch"] == torch.__version__
