@@ -13,7 +13,7 @@ import onnx
 from onnx import numpy_helper
 
 from attn_deploy.engine.artifact import EngineArtifact, read_engine
-from attn_deploy.errors import GraphError, InvalidRequestError
+from attn_deploy.errors import InvalidRequestError
 from attn_deploy.graph.artifact import OnnxArtifact, check_model, describe, load_model
 from attn_deploy.graph.macs import Shape, node_macs
 from attn_deploy.graph.operators import all_nodes

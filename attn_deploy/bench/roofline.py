@@ -85,7 +85,8 @@ def speed_of_light(
     Args:
         device: its peaks, bandwidths and cost of a start.
         macs: multiply-accumulates of one run.
-        ideal_bytes: inputs, outputs and weights; ``unfused_bytes`` the tensors of every node.
+        ideal_bytes: inputs, outputs and weights.
+        unfused_bytes: the tensors of every node.
         measured_ms: median of one run.
         nodes: of the graph; None where their starts are not to be judged.
         precision: of the products. Where the device has no peak for it, fp32's is taken: it computes in that.

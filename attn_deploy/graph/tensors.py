@@ -15,7 +15,6 @@ from onnx.reference import ReferenceEvaluator
 from attn_deploy.errors import GraphError
 from attn_deploy.graph.macs import Shape
 
-
 _SIZES = 1024  # elements of a constant that may be sizes, axes, scales or a table, and no layer's weights
 _LARGEST = 1 << 20  # elements of a tensor that is computed here: sizes, masks and tables, not features
 
@@ -41,8 +40,7 @@ def infer_tensors(model: onnx.ModelProto, sizes: Mapping[str, Shape]) -> GraphTe
     """
     fixed = _skeleton(model)
     for value in fixed.graph.input:
-        for dim, extent in zip(value.type.tensor_type.shape.dim, sizes.get(value.name, ()), strict=False):
-            dim.dim_value = extent
+        _set_shape(value, sizes)
     for value in fixed.graph.output:
         value.type.tensor_type.ClearField("shape")
     made = [o for n in model.graph.node for o in n.output if o]
@@ -53,6 +51,18 @@ def infer_tensors(model: onnx.ModelProto, sizes: Mapping[str, Shape]) -> GraphTe
             break
         found = _inferred(fixed, model, sizes)
     return found
+
+
+def _set_shape(value: onnx.ValueInfoProto, sizes: Mapping[str, Shape]) -> None:
+    given, dims = sizes.get(value.name), value.type.tensor_type.shape.dim
+    if given is None:
+        return
+    fixed = [d.dim_value if d.HasField("dim_value") else None for d in dims]
+    if len(given) != len(fixed) or any(d not in (None, n) for d, n in zip(fixed, given, strict=True)):
+        told = ", ".join(d.dim_param or "?" if n is None else str(n) for d, n in zip(dims, fixed, strict=True))
+        raise GraphError(f"the graph does not take {value.name} {'x'.join(map(str, given))}: it takes ({told}).")
+    for dim, extent in zip(dims, given, strict=True):
+        dim.dim_value = extent
 
 
 def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -102,15 +112,17 @@ def _fold(fixed: onnx.ModelProto, shapes: Mapping[str, Shape]) -> bool:
 
     folded = False
     for node in fixed.graph.node:
-        if node.op_type == "Constant" or any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute):
-            if node.op_type == "Constant":
-                values.update(_computed(fixed, node, {}))
+        if node.op_type == "Constant":
+            values.update(_computed(fixed, node, {}))
+            continue
+        if any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute):
             continue
         if node.op_type == "Shape":
             if node.input[0] not in shapes:
                 continue
             # Only the extents are read: a stand-in without memory serves for the tensor.
-            inputs = {node.input[0]: np.broadcast_to(np.zeros((), np.float32), shapes[node.input[0]])}
+            stand_in: NDArray[np.generic] = np.broadcast_to(np.zeros((), np.float32), shapes[node.input[0]])
+            inputs = {node.input[0]: stand_in}
         else:
             given = {n: value(n) for n in node.input if n}
             if not given or any(v is None for v in given.values()):
@@ -137,7 +149,10 @@ def _computed(
     graph = helper.make_graph(
         [node],
         "one",
-        [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for n, v in inputs.items()],
+        [
+            helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+            for n, v in inputs.items()
+        ],
         [helper.make_empty_tensor_value_info(o) for o in node.output],
     )
     single = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,19 @@ PRECISIONS = {
 _BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "BOOL": 8}
 # Another view of the same bytes, or a few numbers about a shape: nothing has to move.
 _VIEWS = frozenset(
-    "Reshape Flatten Squeeze Unsqueeze Identity Shape Size Constant ConstantOfShape Range Dropout".split()
+    [
+        "Reshape",
+        "Flatten",
+        "Squeeze",
+        "Unsqueeze",
+        "Identity",
+        "Shape",
+        "Size",
+        "Constant",
+        "ConstantOfShape",
+        "Range",
+        "Dropout",
+    ]
 )
 
 
@@ -66,7 +78,7 @@ class GraphWork:
             between a DequantizeLinear and its constants counts as int8, which is what runtimes fuse it into.
         input_bytes, output_bytes, weight_bytes: what has to be read and written once, each in the graph's own types.
         unfused_bytes: what moves when every node reads its inputs from memory and writes its outputs to it.
-        nodes: nodes that are no views.
+        nodes: nodes that work on data: neither views nor sums of sizes.
         unknown: nodes whose shapes are not known; with any, the counts are lower bounds.
     """
 
@@ -127,6 +139,7 @@ def graph_work(graph: Path | str | onnx.ModelProto, shapes: Mapping[str, Shape])
             by_precision[_precision(tensors.types.get(source, 0))] += work.macs
     initializers = {i.name for i in model.graph.initializer}
     inputs = [i.name for i in model.graph.input if i.name not in initializers]
+    live = _live(model, inputs)
     unknown = [f"{w.operator} {w.node}".strip() for w in nodes if w.macs is None or w.bytes is None]
     return GraphWork(
         sha256=None if isinstance(graph, onnx.ModelProto) else sha256_of(Path(graph)),
@@ -137,7 +150,10 @@ def graph_work(graph: Path | str | onnx.ModelProto, shapes: Mapping[str, Shape])
         output_bytes=sum(_size(o.name, tensors) or 0 for o in model.graph.output if o.name in made),
         weight_bytes=_weights(model, tensors),
         unfused_bytes=sum(w.bytes or 0 for w in nodes),
-        nodes=sum(w.operator not in _VIEWS for w in nodes),
+        nodes=sum(
+            w.operator not in _VIEWS and not live.isdisjoint(n.output)
+            for n, w in zip(model.graph.node, nodes, strict=True)
+        ),
         unknown=tuple(unknown),
     )
 
@@ -173,6 +189,15 @@ def _nodes(model: onnx.ModelProto, tensors: GraphTensors) -> tuple[NodeWork, ...
             moved = None if None in sizes else sum(s or 0 for s in sizes)
         found.append(NodeWork(node.name, node.op_type, node_module(node), node_macs(node, tensors.shapes), moved))
     return tuple(found)
+
+
+def _live(model: onnx.ModelProto, inputs: Sequence[str]) -> set[str]:
+    """The tensors that depend on the values of the inputs, and not on their sizes alone."""
+    live = set(inputs)
+    for node in model.graph.node:
+        if node.op_type not in ("Shape", "Size") and not live.isdisjoint(node.input):
+            live.update(o for o in node.output if o)
+    return live
 
 
 def _weights(model: onnx.ModelProto, tensors: GraphTensors) -> int:
