@@ -21,7 +21,13 @@ DEVICES = Path(__file__).with_name("profiles") / "devices"
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
 
 _KEYS = {"name", "title", "kind", "memory_gib", "bandwidth_gbs", "compute_capability", "peaks_tflops", "precisions"}
-_MEASURED = {"processor", "caches", "launch_us", "threads"}  # of a CPU, as `attn-deploy doctor --measure` writes them
+_MEASURED = {
+    "processor",
+    "cores",
+    "caches",
+    "launch_us",
+    "threads",
+}  # of a CPU, as `attn-deploy doctor --measure` writes them
 _REQUIRED = ("name", "title", "kind", "precisions")
 
 
@@ -70,7 +76,7 @@ class DeviceProfile:
         bandwidth_gbs: memory bandwidth in 10^9 bytes a second; None if unknown.
         peaks_tflops: 10^12 operations a second by precision, dense; a multiply-accumulate counts as two.
         build: defaults of engine builds.
-        processor: of a CPU that was measured, as the system names it.
+        processor: of a CPU that was measured, as the system names it; ``cores``: threads that its peaks were reached with.
         caches: of its levels the MiB held and the bandwidth, smallest first; for a GPU none is published.
         launch_us: microseconds that starting one node of a graph costs; None if unknown.
         threads: limits with fewer threads than all, by their number.
@@ -86,12 +92,18 @@ class DeviceProfile:
     peaks_tflops: Mapping[str, float] = field(default_factory=dict)
     build: DeviceBuild = DeviceBuild()
     processor: str | None = None
+    cores: int | None = None
     caches: tuple[tuple[float, float], ...] = ()
     launch_us: float | None = None
     threads: Mapping[int, DeviceLimits] = field(default_factory=dict)
 
-    def limits(self, threads: int | None = None) -> DeviceLimits:
-        """The limits with so many threads: those measured with as many or the next larger number, else all."""
+    def limits(self, threads: int | None = None) -> DeviceLimits | None:
+        """The limits with so many threads: those measured with as many or the next larger number.
+
+        None where more threads are asked for than were measured; without a number, the limits of all.
+        """
+        if threads is not None and self.cores is not None and threads > self.cores:
+            return None
         enough = [n for n in sorted(self.threads) if threads is not None and n >= threads]
         if enough:
             return self.threads[enough[0]]
@@ -186,7 +198,7 @@ def _fault(data: Mapping[str, Any]) -> str:
     wrong = next((w for w in (_limits_fault(t) for t in (data, *_tables(data.get("threads", {})))) if w), "")
     if wrong:
         return wrong
-    numbers = {**{k: data[k] for k in ("memory_gib", "bandwidth_gbs", "launch_us") if k in data}, **peaks}
+    numbers = {**{k: data[k] for k in ("memory_gib", "bandwidth_gbs", "launch_us", "cores") if k in data}, **peaks}
     batch = build.get("batch", [1, 1, 1])
     faults = (
         (data["kind"] not in ("gpu", "cpu"), f"has the kind {data['kind']!r}; it is gpu or cpu"),

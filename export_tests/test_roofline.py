@@ -131,7 +131,7 @@ def test_limits_follow_the_number_of_threads(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(
         'name = "mine"\ntitle = "Mine"\nkind = "cpu"\nprecisions = ["fp32"]\nbandwidth_gbs = 30\n'
-        "caches = [[8, 60], [1, 200]]\nlaunch_us = 1.5\n[peaks_tflops]\nfp32 = 0.4\n"
+        "caches = [[8, 60], [1, 200]]\ncores = 4\nlaunch_us = 1.5\n[peaks_tflops]\nfp32 = 0.4\n"
         "[threads.1]\nbandwidth_gbs = 12\ncaches = [[0.5, 50]]\n[threads.1.peaks_tflops]\nfp32 = 0.1\n"
     )
     device = read_device(path)
@@ -140,6 +140,7 @@ def test_limits_follow_the_number_of_threads(tmp_path):
     assert [device.limits().bandwidth(n << 20) for n in (1, 8, 9)] == [200, 60, 30]
     work = graph_work(network(), {"x": (1, 3, 64, 64)})
     one, all_ = (graph_limit(work, device, 1.0, threads=n) for n in (1, 2))
+    assert graph_limit(work, device, 1.0, threads=5) is None, "nobody knows what five threads reach"
     assert one.compute_ms == pytest.approx(4 * all_.compute_ms)
 
 

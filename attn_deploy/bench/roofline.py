@@ -93,9 +93,11 @@ def speed_of_light(
         threads: on a CPU; the peaks of the profile with as many threads, or the nearest number that was measured.
 
     Returns:
-        None when the profile has neither a peak nor a bandwidth.
+        None when the profile has neither a peak nor a bandwidth, or was measured with fewer threads.
     """
     limits = device.limits(threads)
+    if limits is None:
+        return None
     peak = limits.peaks_tflops.get(precision, limits.peaks_tflops.get("fp32"))
     bandwidth = limits.bandwidth(ideal_bytes)
     if peak is None and bandwidth is None:
