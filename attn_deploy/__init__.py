@@ -43,6 +43,7 @@ _PUBLIC = {
     "list_models": "attn_deploy.registry",
     "load_official_state_dict": "attn_deploy.official",
     "profile": "attn_deploy.bench.profiler",
+    "quantize": "attn_deploy.quantization",
     "register": "attn_deploy.registry",
     "run_matrix": "attn_deploy.matrix.run",
     "simplify": "attn_deploy.conversion",
@@ -83,6 +84,7 @@ if TYPE_CHECKING:
     from attn_deploy.ops import fuse_conv_bn as fuse_conv_bn
     from attn_deploy.parity.report import ParityReport as ParityReport
     from attn_deploy.parity.verify import verify as verify
+    from attn_deploy.quantization import quantize as quantize
     from attn_deploy.registry import ModelSpec as ModelSpec
     from attn_deploy.registry import list_models as list_models
     from attn_deploy.registry import register as register

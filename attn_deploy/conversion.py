@@ -97,7 +97,7 @@ def convert(
     wanted = _opset(model, opset, precision, io)
     made = model
     if opset is not None or wanted != standard_opset(model):
-        made = _at_opset(source, model, wanted)
+        made = at_opset(source, model, wanted)
     if precision is not None:
         made = _in_half(source, model, made, precision, io, calibration)
     with atomic_path(target) as temporary:
@@ -123,7 +123,13 @@ def _opset(model: onnx.ModelProto, opset: int | None, precision: str | None, io:
     return wanted
 
 
-def _at_opset(source: Path, model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+def at_opset(source: Path, model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """The graph at another opset, after comparing both; ``source`` is its name in messages.
+
+    Raises:
+        OpsetError: if something in it has no equal there.
+        ParityError: if the converted graph gives other numbers.
+    """
     try:
         result = convert_opset(model, opset)
     except OpsetError as error:

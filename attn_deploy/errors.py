@@ -9,6 +9,7 @@
     ├── GraphError                a file is not a usable ONNX graph
     ├── ParityError               two runtimes disagree, or a result is NaN or infinite
     ├── PrecisionError            a precision cannot be had, or is not what was found in the graph
+    │   └── NothingToConvertError no operator of the graph can take the precision
     ├── EngineError
     │   ├── EngineBuildError      the builder or its parser refused the graph
     │   ├── EngineMismatchError   an engine does not belong to this flavor, version, device or ONNX file
@@ -72,6 +73,10 @@ class ParityError(AttnDeployError):
 
 class PrecisionError(AttnDeployError):
     """A precision cannot be had, or is not what was found in the graph."""
+
+
+class NothingToConvertError(PrecisionError):
+    """No operator of the graph can take the precision: the file would have it in name only."""
 
 
 class EngineError(AttnDeployError):

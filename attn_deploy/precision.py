@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 
 import attn_deploy
-from attn_deploy.errors import GraphError, PrecisionError
+from attn_deploy.errors import GraphError, NothingToConvertError, PrecisionError
 from attn_deploy.graph.artifact import METADATA_PREFIX
 from attn_deploy.graph.opset import standard_opset
 from attn_deploy.graph.precision import (
@@ -79,7 +79,8 @@ def to_half(
         by_range: keep nodes in fp32 whose measured values leave the range; off shows what the rules alone would give.
 
     Raises:
-        PrecisionError: if the fp32 graph itself gives NaN, or the half graph does, or nothing of it can be half.
+        NothingToConvertError: if nothing of the graph can be half.
+        PrecisionError: if the fp32 graph itself gives NaN, or the half graph does.
         ParityError: if the numbers are out of the tolerance of the type.
     """
     half = half_type(precision)
@@ -184,7 +185,7 @@ def _check_share(typed: TypedGraph, half: HalfType, plan: PrecisionPlan, owner: 
     if typed.half_nodes and (typed.products.get(half.name) or not typed.products):
         return
     reasons = collections.Counter(k.reason for k in plan.wide.values()).most_common(3)
-    raise PrecisionError(
+    raise NothingToConvertError(
         f"{owner}: no {'product' if typed.products else 'operator'} of the graph can be {half.word}, so the file would "
         f"be {half.word} in name only ({'; '.join(f'{n} nodes: {r}' for r, n in reasons)}). Use fp32"
         + (", or --precision bf16, which has the range of fp32." if half.word == "fp16" else ".")

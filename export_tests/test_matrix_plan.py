@@ -10,7 +10,7 @@ import pytest
 import attn_deploy
 from attn_deploy import registry
 from attn_deploy.errors import InvalidRequestError, UnknownModelError
-from attn_deploy.matrix import capability, keys
+from attn_deploy.matrix import keys
 from attn_deploy.matrix.cell import CellId
 from attn_deploy.matrix.options import MatrixOptions, parse_models, parse_opsets, parse_shard
 from attn_deploy.matrix.plan import expand_models, make_plan
@@ -87,14 +87,6 @@ def test_numbers_and_parts():
         MatrixOptions(opsets=(12,))
     with pytest.raises(InvalidRequestError, match="leaves out ort"):
         MatrixOptions(runtimes=("tensorrt-rtx",))
-
-
-def test_a_precision_that_is_not_there_is_grey_with_its_reason(monkeypatch):
-    monkeypatch.setattr(capability, "converter", lambda _: None)
-    plan = make_plan(options("se", precisions=("fp32", "fp16")))
-    assert [c.precision for g in plan.groups for c in g] == ["fp32"]
-    assert [(c.id.precision, c.status) for c in plan.skipped] == [("fp16", "skipped")]
-    assert "fp16 is not available in this version" in plan.skipped[0].reason
 
 
 def test_half_precision_is_a_cell_and_bf16_needs_its_opset():

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from attn_deploy.errors import InvalidRequestError
@@ -144,6 +145,16 @@ def enclosing(module: str) -> list[str]:
     """A module's path and those around it, outermost first: ``a.b`` is the model itself, ``a`` and ``a.b``."""
     parts = module.split(".") if module else []
     return ["", *(".".join(parts[: i + 1]) for i in range(len(parts)))]
+
+
+def middle(times: Sequence[float]) -> float:
+    """The mean of the middle half.
+
+    Profilers count in whole microseconds, too coarse for a median; a plain mean would hold every disturbance.
+    """
+    ordered = sorted(times)
+    quarter = len(ordered) // 4
+    return fmean(ordered[quarter : len(ordered) - quarter])
 
 
 def summed(layers: Iterable[LayerTime]) -> tuple[LayerTime, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx
 
-from attn_deploy.bench.layers import LayerReport, LayerTime, summed
+from attn_deploy.bench.layers import LayerReport, LayerTime, middle, summed
 from attn_deploy.errors import GraphError
 from attn_deploy.graph.artifact import load_model
 from attn_deploy.graph.work import node_module
@@ -106,22 +106,18 @@ def layers_of_trace(
             module=modules.get(name, ""),
             operator=operators[name],
             node=name,
-            microseconds=_middle(times, runs),
+            microseconds=_one_run(times, runs),
             known=name in modules,
         )
         for name, times in seen.items()
     )
 
 
-def _middle(times: list[float], runs: int) -> float:
-    """One run's time: the mean of the middle half of the runs.
-
-    The clock of the trace counts whole microseconds, too coarse for a median; a plain mean would hold every disturbance.
-    """
+def _one_run(times: list[float], runs: int) -> float:
+    """One run's time from those of all, the warm-up first."""
     each = max(1, len(times) // (_WARMUP + runs))  # a node that runs in parts has several events in a run
-    per_run = sorted(sum(times[i : i + each]) for i in range(min(_WARMUP * each, len(times) - each), len(times), each))
-    quarter = len(per_run) // 4
-    return statistics.fmean(per_run[quarter : len(per_run) - quarter])
+    start = min(_WARMUP * each, len(times) - each)
+    return middle([sum(times[i : i + each]) for i in range(start, len(times), each)])
 
 
 def _modules(original: onnx.ModelProto, optimized: onnx.ModelProto) -> dict[str, str]:

@@ -26,6 +26,7 @@ from attn_deploy.cli.list import list_
 from attn_deploy.cli.matrix import diff, matrix, merge
 from attn_deploy.cli.profile import profile
 from attn_deploy.cli.profiles import profiles
+from attn_deploy.cli.quantize import quantize
 from attn_deploy.cli.report import report
 from attn_deploy.cli.train import train
 from attn_deploy.cli.train_table import train_table
@@ -107,6 +108,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "export": export,
     "lint": lint,
     "convert": convert,
+    "quantize": quantize,
     "build": build,
     "inspect": inspect,
     "profile": profile,

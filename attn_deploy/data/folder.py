@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from attn_deploy.data.imageset import Images, ImageSet, Split
+from attn_deploy.data.imageset import Images, ImageSet, Split, stable_order
 from attn_deploy.errors import DatasetError, MissingDependencyError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm")
@@ -18,8 +18,14 @@ TEST_SHARE = 0.2  # of a folder that is not split by its owner
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which pretrained weights expect
 
 
-def load_folder(split: Split, folder: Path, *, side: int = SIDE) -> ImageSet:
+def load_folder(split: Split, folder: Path, *, side: int = SIDE, limit: int | None = None) -> ImageSet:
     """Images brought to ``side x side`` (shorter side resized, centre cut out); classes in the order of their names.
+
+    Args:
+        split: train or test.
+        folder: of class folders.
+        side: in pixels.
+        limit: read so many only, drawn from all classes.
 
     Raises:
         DatasetError: if there are no class folders, a class has no image, or an image cannot be read.
@@ -42,6 +48,31 @@ def load_folder(split: Split, folder: Path, *, side: int = SIDE) -> ImageSet:
         files = [(f, i) for i, c in enumerate(classes) for f in _images_in(folder / c) if _split_of(f, folder) == split]
     if not files:
         raise DatasetError(f"folder: the {split} split of {folder} has no image; add images, or train/ and test/.")
+    return _image_set(split, folder, classes, files, side, limit)
+
+
+def load_any_images(folder: Path, *, side: int = SIDE, limit: int | None = None) -> ImageSet:
+    """Images of a folder for calibration: with their classes where it has class folders, without where it has not.
+
+    Args:
+        folder: the folder.
+        side: in pixels.
+        limit: read so many only, drawn from all.
+
+    Raises:
+        DatasetError: if there is no image, or one cannot be read.
+        MissingDependencyError: if Pillow is not installed.
+    """
+    if len([p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]) > 1:
+        return load_folder("train", folder, side=side, limit=limit)
+    return _image_set("train", folder, ("unknown",), [(f, 0) for f in _images_in(folder)], side, limit)
+
+
+def _image_set(
+    split: Split, folder: Path, classes: tuple[str, ...], files: list[tuple[Path, int]], side: int, limit: int | None
+) -> ImageSet:
+    if limit is not None and limit < len(files):
+        files = [files[i] for i in sorted(stable_order(len(files), 0)[:limit])]
     return ImageSet(
         name="folder",
         split=split,

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from attn_deploy.conversion import convert
 from attn_deploy.errors import (
     AttnDeployError,
     DynamicAxisError,
@@ -22,9 +23,9 @@ from attn_deploy.errors import (
     InvalidRequestError,
     MissingDependencyError,
     NoDeviceError,
+    NothingToConvertError,
     OpsetError,
     ParityError,
-    PrecisionError,
 )
 from attn_deploy.exporters.options import ExportOptions
 from attn_deploy.exporters.pipeline import export_prepared
@@ -33,11 +34,11 @@ from attn_deploy.graph.artifact import OnnxArtifact, describe, load_model
 from attn_deploy.graph.operators import CONTROL_FLOW, all_nodes, unlisted_operators
 from attn_deploy.inputs import parse_inputs
 from attn_deploy.isolate import call_here
-from attn_deploy.matrix.capability import converter, missing_precision
 from attn_deploy.matrix.cell import FAILED, PASSED, SKIPPED, Cell, CellId, Check, skipped
 from attn_deploy.matrix.options import MatrixOptions
 from attn_deploy.matrix.plan import in_registry
 from attn_deploy.names import parse_name
+from attn_deploy.quantization import quantize
 
 DYNAMIC_AXES: Mapping[str, tuple[str, ...] | None] = {"none": (), "batch": ("N",), "all": None}
 _ENGINE_MODULES = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
@@ -103,7 +104,10 @@ def _make(
     checks.append(Check("export", PASSED, _made(artifact), round(time.perf_counter() - started, 3)))
     started = time.perf_counter()
     if cell.precision != "fp32":
-        artifact = _converted(cell, artifact, folder / f"model-{cell.precision}.onnx")
+        try:
+            artifact = _converted(cell, artifact, folder / f"model-{cell.precision}.onnx")
+        except NothingToConvertError as error:
+            return _short(str(error))
     found.update(_read_back(cell, prepared, artifact, checks))
     if cell.precision != "fp32":
         seconds = round(time.perf_counter() - started, 3)
@@ -143,10 +147,9 @@ def _made(artifact: OnnxArtifact) -> str:
 
 
 def _converted(cell: CellId, artifact: OnnxArtifact, path: Path) -> OnnxArtifact:
-    convert = converter(cell.precision)
-    if convert is None:
-        raise PrecisionError(missing_precision(cell.precision))
-    return convert(artifact, path)
+    if cell.precision == "int8":
+        return quantize(artifact, path)
+    return convert(artifact, path, precision=cell.precision)
 
 
 def _read_back(cell: CellId, prepared: PreparedModel, artifact: OnnxArtifact, checks: list[Check]) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 from attn_deploy import registry
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.matrix.capability import missing_precision
 from attn_deploy.matrix.cell import Cell, CellId, skipped
 from attn_deploy.matrix.options import BF16_FIRST_OPSET, TORCHSCRIPT_LAST_OPSET, MatrixOptions
 from attn_deploy.names import ModelName, parse_name
@@ -51,7 +50,7 @@ def make_plan(options: MatrixOptions, *, shard: tuple[int, int] = (1, 1)) -> Pla
         if position % shards != number - 1:
             continue
         for cell in _cells(name, options):
-            reason = missing_precision(cell.precision) or _does_not_apply(cell)
+            reason = _does_not_apply(cell)
             if reason:
                 grey.append(skipped(cell, reason))
             else:

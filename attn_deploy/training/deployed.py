@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import tempfile
 from collections.abc import Callable, Mapping
@@ -18,13 +16,10 @@ from attn_deploy.data import ImageSet, load_dataset
 from attn_deploy.errors import CheckpointError, ExportError
 from attn_deploy.exporters.pipeline import export
 from attn_deploy.files import sha256_of, write_atomic
+from attn_deploy.quantization import quantize
 
 SCHEMA_VERSION = 1
 CALIBRATION_IMAGES = 512
-QUANTIZER = "attn_deploy.graph.quantize"
-
-# From a float file to an int8 file, with normalised images to calibrate on.
-Quantizer = Callable[[Path, Path, ImageSet], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +50,6 @@ class Deployed:
         return self.correct / self.images
 
 
-def find_quantizer() -> Quantizer | None:
-    """What makes int8 files, in a version that has it: the one place where the table learns that it can."""
-    if importlib.util.find_spec(QUANTIZER) is None:
-        return None
-    found: Quantizer | None = getattr(importlib.import_module(QUANTIZER), "quantize_for_images", None)
-    return found
-
-
 def measure_deployed(
     run: Path,
     *,
@@ -70,7 +57,7 @@ def measure_deployed(
     seconds: float = 1.0,
     tell: Callable[[str], None] = lambda _: None,
 ) -> tuple[Deployed, ...]:
-    """The finished run exported and measured: fp32, and int8 where that can be made.
+    """The finished run exported and measured: fp32, and int8 calibrated on the training images.
 
     Raises:
         CheckpointError: if the run is not finished.
@@ -81,18 +68,21 @@ def measure_deployed(
         tell(f"exporting {run.name}")
         export(str(run / "model.safetensors"), path)
         found = [_measured(run, path, "fp32", data_dir, seconds, tell)]
-        quantizer = find_quantizer()
-        if quantizer is not None:
-            from attn_deploy.names import parse_name
-            from attn_deploy.trained import load_trained
-
-            trained = load_trained(parse_name(str(run / "model.safetensors")))
-            images = trained.prepared(load_dataset(trained.dataset, "train", data_dir=data_dir))
-            small = Path(folder) / "model-int8.onnx"
-            tell(f"quantizing {run.name}")
-            quantizer(path, small, images.balanced_sample(min(CALIBRATION_IMAGES, len(images))))
-            found.append(_measured(run, small, "int8", data_dir, seconds, tell))
+        images = _training_images(run, data_dir)
+        small = Path(folder) / "model-int8.onnx"
+        tell(f"quantizing {run.name}")
+        quantize(path, small, calibration=images, images=min(CALIBRATION_IMAGES, len(images)))
+        found.append(_measured(run, small, "int8", data_dir, seconds, tell))
     return tuple(found)
+
+
+def _training_images(run: Path, data_dir: Path | str | None) -> ImageSet:
+    """What the model was trained on, normalised as in training."""
+    from attn_deploy.names import parse_name
+    from attn_deploy.trained import load_trained
+
+    trained = load_trained(parse_name(str(run / "model.safetensors")))
+    return trained.prepared(load_dataset(trained.dataset, "train", data_dir=data_dir))
 
 
 def _measured(

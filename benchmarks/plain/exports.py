@@ -18,6 +18,7 @@ from attn_deploy.exporters.prepare import PreparedModel, prepare
 from attn_deploy.exporters.quiet import quiet_torch
 from attn_deploy.graph.artifact import check_model
 from attn_deploy.inputs import TensorInput, dynamic_symbols
+from attn_deploy.parity.tolerance import Tolerance
 from attn_deploy.parity.verify import compare
 from attn_deploy.runtimes.base import Runner
 from attn_deploy.runtimes.eager import EagerRunner
@@ -28,6 +29,7 @@ from .cases import Pair
 _ROOT = Path(__file__).resolve().parents[2]
 # The TorchScript exporter is what most public recipes call; the other one is asked where it refuses.
 ATTEMPTS = (("torchscript", 17, True), ("torchscript", 17, False), ("dynamo", 18, False))
+SAME_MATHS = Tolerance(rtol=1e-6, atol=1e-7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +41,19 @@ class Exported:
     opset: int
     dynamic: tuple[str, ...]
     nodes: int
+    inputs: tuple[TensorInput, ...]  # with the sizes that the plain formulation takes
 
 
 def check_modules_agree(pair: Pair) -> None:
-    """Compare both modules in eager mode, at the size of the pair.
+    """Compare both modules in float64, at the size of the pair: there the same maths is the same number.
+
+    In float32 both sides of an ill-conditioned block (iau3d) differ from float64 by amounts that vary from run to run.
 
     Raises:
-        ParityError: if they differ by more than rounding.
+        ParityError: if they differ by more than the rounding of float32 constants.
     """
-    zoo = _named(pair, pair.zoo.module)
-    report = compare(_eager(pair), zoo, pair.inputs, (), precise=partial(_eager, pair, exact=True))
+    zoo = _named(pair, pair.zoo.module, torch.float64)
+    report = compare(_eager(pair, exact=True), zoo, pair.inputs, (), tolerance=SAME_MATHS)
     report.raise_if_failed(f"{pair.name}, plain and zoo module")
 
 
@@ -72,7 +77,7 @@ def export_pair(pair: Pair) -> tuple[Exported, Exported, str]:
             said = str(error).replace(f"{_ROOT}/", "")[:200]  # records carry no path of the machine
             reasons.append(f"{exporter}, {axes} moving: {said}")
             continue
-        return plain, _export_zoo(pair, opset, dynamic), "; ".join(reasons)
+        return plain, _export_zoo(pair, plain), "; ".join(reasons)
     raise ExportError(f"{pair.name}: the plain formulation does not export: {'; '.join(reasons)}")
 
 
@@ -86,7 +91,7 @@ def _export_plain(pair: Pair, exporter: str, opset: int, dynamic: tuple[str, ...
         raise ExportError(f"{pair.name}, plain: onnxsim found its own result to differ from the original.")
     model = simplified.SerializeToString()
     _check_file(pair, model, prepared.inputs, dynamic, "plain")
-    return Exported(model, exporter, opset, dynamic, len(simplified.graph.node))
+    return Exported(model, exporter, opset, dynamic, len(simplified.graph.node), prepared.inputs)
 
 
 def _translate(prepared: PreparedModel, exporter: str, opset: int) -> onnx.ModelProto:
@@ -113,15 +118,16 @@ def _translate(prepared: PreparedModel, exporter: str, opset: int) -> onnx.Model
         return onnx.load(path)
 
 
-def _export_zoo(pair: Pair, opset: int, dynamic: tuple[str, ...]) -> Exported:
+def _export_zoo(pair: Pair, plain: Exported) -> Exported:
+    opset, dynamic = plain.opset, plain.dynamic
     prepared = prepare(pair.zoo, dynamic=dynamic)
     with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
         path = Path(folder, "zoo.onnx")
         # Verified below, against the plain module.
         artifact = export_prepared(prepared, path, ExportOptions(opset=opset, dynamic=dynamic, verify=False))
         model = path.read_bytes()
-    _check_file(pair, model, prepared.inputs, dynamic, "zoo")
-    return Exported(model, str(artifact.record["exporter"]), opset, dynamic, artifact.nodes)
+    _check_file(pair, model, plain.inputs, dynamic, "zoo")
+    return Exported(model, str(artifact.record["exporter"]), opset, dynamic, artifact.nodes, prepared.inputs)
 
 
 def _check_file(
@@ -129,7 +135,10 @@ def _check_file(
 ) -> None:
     """Compare a file with the plain module, at the traced size and, where axes move, at another."""
     file = OnnxRuntimeRunner(model)
-    report = compare(_eager(pair), file, inputs, dynamic, precise=partial(_eager, pair, exact=True), shapes=1)
+    try:
+        report = compare(_eager(pair), file, inputs, dynamic, precise=partial(_eager, pair, exact=True), shapes=1)
+    except RuntimeError as error:  # the plain formulation itself takes only some sizes
+        raise ExportError(f"{pair.name}: PyTorch runs it at no such size: {' '.join(str(error).split())}") from error
     report.raise_if_failed(f"{pair.name}, {which} file")
 
 

@@ -48,7 +48,8 @@ class SpatialGather(nn.Module):
         require_same_size("SpatialGather", feats=feats, logits=logits)
         logits = logits.flatten(2)
         regions = (logits if self.scale == 1 else logits * self.scale).softmax(2)
-        return feats.flatten(2).matmul(regions.transpose(1, 2)).unsqueeze(3)
+        # Regions on the left: kernels of a product waste less on 19 rows than on 19 columns.
+        return regions.matmul(feats.flatten(2).transpose(1, 2)).transpose(1, 2).unsqueeze(3)
 
 
 @register(

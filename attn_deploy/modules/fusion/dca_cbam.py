@@ -120,7 +120,8 @@ class DCACBAM(Fusible, nn.Module):
         pooled = [global_avg_pool(x), global_max_pool(x)]
         if previous is not None:
             previous = self.adapt(previous)
-            before = [global_avg_pool(previous), global_max_pool(previous)]
+            # Unlike reductions, these run in the blocked layout that ONNX Runtime's convolutions leave.
+            before = [F.adaptive_avg_pool2d(previous, 1), F.adaptive_max_pool2d(previous, 1)]
             joined = [self.mix[0] * own + self.mix[1] * other for own, other in zip(pooled, before, strict=True)]
             pooled = [self.mix_norm(j).relu() for j in joined]
         average, maximum = [self.expand(self.reduce(p).relu()) for p in pooled]

@@ -1,0 +1,77 @@
+"""``attn-deploy quantize``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attn_deploy.cli.completion import complete_model
+
+
+def quantize(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="An ONNX file in fp32 or fp16, or the name of a model, which is exported first.",
+            autocompletion=complete_model,
+        ),
+    ],
+    precision: Annotated[str, typer.Option(help="int8, or fp8 for sm89 and above.")] = "int8",
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            help="cifar10, digits, a folder of images, or an .npz with an array for each input. Default: what the "
+            "model was trained on, else noise."
+        ),
+    ] = None,
+    images: Annotated[int | None, typer.Option(help="Measure ranges on so many; 512 by default.")] = None,
+    method: Annotated[
+        str, typer.Option(help="minmax, entropy, percentile, or auto: all are tried, the best is taken.")
+    ] = "auto",
+    keep_accuracy: Annotated[
+        float | None,
+        typer.Option(help="Points of top-1 that may be lost; layers that cost more stay in float."),
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Side of the images of a folder, where the graph takes any.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where the data set is.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the choice of images.")] = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="File to write. Default: NAME-int8.onnx beside the model."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
+) -> None:
+    """Quantize a model's products to 8 bits, and judge the result on images that no range was measured on.
+
+    Q/DQ pairs, symmetric, as TensorRT and TensorRT-RTX build them. Where the result is worse than asked, the layers
+    that cause most of the error are found and left in float.
+
+    \b
+    Examples:
+      attn-deploy quantize model.onnx --calibration images/ --size 224
+      attn-deploy quantize runs/resnet8-se-digits-s0 --keep-accuracy 0.5
+      attn-deploy quantize model.onnx --calibration samples.npz --method entropy -o small.onnx
+      attn-deploy quantize model-fp16.onnx --calibration cifar10 --precision fp8
+    """
+    from attn_deploy.quantization import quantize as quantize_model
+    from attn_deploy.report.console import status
+    from attn_deploy.report.quantization import quantization_text
+
+    with status() as tell:
+        artifact = quantize_model(
+            model,
+            output,
+            precision=precision,
+            calibration=calibration,
+            images=images,
+            method=method,
+            keep_accuracy=keep_accuracy,
+            size=size,
+            data_dir=data_dir,
+            seed=seed,
+            progress=tell,
+        )
+    typer.echo(json.dumps(artifact.to_dict(), indent=1) if as_json else quantization_text(artifact))

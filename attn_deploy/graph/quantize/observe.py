@@ -1,0 +1,55 @@
+"""Which values the tensors of a graph take on calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import onnx
+import onnx_ir as ir
+
+from attn_deploy.graph.quantize.histogram import Histogram
+from attn_deploy.graph.quantize.layers import Layer
+
+# Tensors that are outputs at the same time: eight images of 64 x 112 x 112 are 26 MB each.
+AT_ONCE = 16
+
+
+def observed_tensors(model: ir.Model, layers: Sequence[Layer]) -> tuple[str, ...]:
+    """The names of the tensors that need a range, each once, in order of computation."""
+    nodes = {n.name: n for n in model.graph}
+    found: dict[str, None] = {}
+    for layer in layers:
+        for place in layer.activations:
+            value = nodes[layer.node].inputs[place]
+            if value is not None and value.name:
+                found[value.name] = None
+    return tuple(found)
+
+
+def probes(model: onnx.ModelProto, names: Sequence[str]) -> Iterator[tuple[onnx.ModelProto, tuple[str, ...]]]:
+    """Copies of a graph, each giving a group of tensors under names of its own.
+
+    Yields:
+        The graph, and the tensors in the order of its outputs.
+    """
+    for start in range(0, len(names), AT_ONCE):
+        group = tuple(names[start : start + AT_ONCE])
+        working = ir.from_proto(model)
+        values = {str(v.name): v for v in working.graph.inputs}
+        values |= {str(v.name): v for n in working.graph for v in n.outputs if v.name}
+        working.graph.outputs.clear()
+        for index, name in enumerate(group):
+            value = values[name]
+            output = ir.Value(name=f"attn_deploy_probe_{index}", type=ir.TensorType(_known(value)), shape=value.shape)
+            working.graph.append(ir.Node("", "Identity", [value], outputs=[output]))
+            working.graph.outputs.append(output)
+        yield ir.to_proto(working), group
+
+
+def _known(value: ir.Value) -> ir.DataType:
+    return ir.DataType.FLOAT if value.dtype is None else value.dtype
+
+
+def empty_histograms(names: Sequence[str]) -> dict[str, Histogram]:
+    """A histogram for each tensor."""
+    return {name: Histogram() for name in names}
