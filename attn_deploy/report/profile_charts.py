@@ -269,15 +269,17 @@ def layers(report: LayerReport) -> Figure:
         "pathbar": {"visible": True},
         "marker": {
             "colorscale": [[0, "#bcd6f5"], [0.25, "#6fa8e5"], [1, "#e2703a"]],
-            "colors": values,
+            "colors": [0.0, *values[1:]],  # the whole is no news
             "cmin": 0,
             "cmax": report.total_us,
         },
     }
+    # Names that do not fit are left out: hovering tells them.
+    layout = {"margin": {"l": 4, "r": 4, "t": 30, "b": 4}, "uniformtext": {"minsize": 11, "mode": "hide"}}
     depth = max((m.module.count(".") + 2 for m in report.modules if m.module), default=1)
     return {
         "data": [trace],
-        "layout": {"margin": {"l": 4, "r": 4, "t": 30, "b": 4}},
+        "layout": layout,
         "height": 90 + 42 * min(7, depth + 1),
     }
 
