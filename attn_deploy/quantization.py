@@ -345,7 +345,7 @@ def _plan(prepared: onnx.ModelProto, form: QuantFormat, owner: str) -> QuantPlan
     if not plan.layers:
         reasons = "; ".join(dict.fromkeys(f"{y.operator}: {y.reason}" for y in plan.left[:3]))
         raise NothingToConvertError(
-            f"{owner}: the graph has no product with weights or of two activations"
+            f"{owner}: the graph has no product with weights"
             + (f" that can be quantized ({reasons})" if reasons else "")
             + f", so the file would be {form.word} in name only. Leave it in fp32, or use fp16."
         )

@@ -5,17 +5,24 @@
 Each repeat takes all clocks in random order. A ratio of 1 is agreement; on a busy machine compare its distance from 1
 with the spread of the repeats of one and the same clock, which is printed too. torch.utils.benchmark is asked twice:
 for blocks of runs, as it does by itself, whose means hold every interruption by other processes, and for single runs.
+Where polygraphy is installed, its ONNX Runtime runner is the third opinion, on a session with the same threads. It feeds
+arrays and fetches them at each run, so it is put beside our end-to-end time.
+
+Exits with 1 when ours is more than 3 % from torch's single runs or from the bare loop.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.benchmark import Timer
@@ -25,11 +32,13 @@ from attn_deploy.bench.environment import describe_environment
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.parse import parse_size
 from attn_deploy.bench.subject import make_subject
-from attn_deploy.bench.timer import measure
-from attn_deploy.inputs import example_arrays
+from attn_deploy.bench.timer import EndToEnd, measure
+from attn_deploy.inputs import Arrays, example_arrays
 from attn_deploy.report.terminal import machine
 from attn_deploy.runtimes.eager import EagerRunner
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
+
+AGREEMENT = 0.03
 
 
 def torch_timer(module: torch.nn.Module, inputs: list[torch.Tensor], threads: int, *, blocks: bool) -> float:
@@ -57,7 +66,24 @@ def bare_loop(runner: OnnxRuntimeRunner) -> float:
     return statistics.median(taken) * 1e3
 
 
-def main() -> None:
+def polygraphy_timer(runner: OnnxRuntimeRunner, arrays: Arrays) -> float | None:
+    """Median milliseconds by polygraphy's runner; None where it is not installed."""
+    if importlib.util.find_spec("polygraphy") is None:
+        return None
+    from polygraphy.backend.onnxrt import OnnxrtRunner
+
+    taken = []
+    with OnnxrtRunner(runner._session) as other:
+        for _ in range(50):
+            other.infer(arrays)
+        end = time.perf_counter() + 1.0
+        while time.perf_counter() < end:
+            other.infer(arrays)
+            taken.append(other.last_inference_time())
+    return statistics.median(taken) * 1e3
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", default="cbam")
     parser.add_argument("--size", default="56x56")
@@ -78,7 +104,7 @@ def main() -> None:
     options = BenchOptions(threads=given.threads)
     tensors = [torch.from_numpy(a) for a in arrays.values()]
 
-    def ours(runners: dict[str, EagerRunner | OnnxRuntimeRunner], name: str) -> float:
+    def ours(runners: dict[str, Any], name: str) -> float:
         return measure(runners, options)[name].p50_ms
 
     clocks: dict[str, Callable[[], float]] = {
@@ -87,7 +113,10 @@ def main() -> None:
         "eager, torch single runs": lambda: torch_timer(subject.module, tensors, given.threads, blocks=False),
         "ort, ours alone": lambda: ours({"ort": ort}, "ort"),
         "ort, bare loop": lambda: bare_loop(ort),
+        "ort end to end, ours": lambda: ours({"ort": EndToEnd(ort, arrays)}, "ort"),
     }
+    if polygraphy_timer(ort, arrays) is not None:
+        clocks["ort end to end, polygraphy"] = lambda: polygraphy_timer(ort, arrays) or 0.0
     taken: dict[str, list[float]] = {n: [] for n in [*clocks, "eager, ours interleaved", "ort, ours interleaved"]}
     for _ in range(given.repeats):
         for name in random.sample([*clocks, "interleaved"], len(clocks) + 1):
@@ -100,13 +129,22 @@ def main() -> None:
 
     print(f"{given.model} {'x'.join(map(str, inputs[0].shape()))}, {given.threads} threads, {given.repeats} repeats")
     print(machine(describe_environment()))
-    reference = {"eager": "eager, torch single runs", "ort": "ort, bare loop"}
+    reference = {
+        "eager": "eager, torch single runs",
+        "ort": "ort, bare loop",
+        "ort end to end": "ort end to end, polygraphy" if len(clocks) > 6 else "ort end to end, ours",
+    }
+    far = []
     for name, values in sorted(taken.items()):
         other = statistics.median(taken[reference[name.split(",")[0]]])
         middle = statistics.median(values)
         spread = (max(values) - min(values)) / middle
         print(f"{name:26} p50 {middle:8.4f} ms   ratio {middle / other:6.3f}   spread of repeats {spread:5.1%}")
+        if name.endswith("ours alone") and abs(middle / other - 1) > AGREEMENT:
+            far.append(name)
+    print(f"more than {AGREEMENT:.0%} away: {', '.join(far)}" if far else f"ours agrees within {AGREEMENT:.0%}")
+    return 1 if far else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

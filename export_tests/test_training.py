@@ -393,42 +393,52 @@ def test_the_command_line(tiny, tmp_path):
 # the slow tier
 
 
+KILLED = """
+import sys
+from attn_deploy.training.recipe import recipe_for
+from attn_deploy.training.run import train
+
+print("ready", flush=True)
+train(
+    sys.argv[1], dataset="digits", recipe=recipe_for("digits", epochs=40), output=sys.argv[2], resume=True, threads=1,
+    progress=lambda at: print(at.epoch, flush=True),
+)
+"""
+
+
 @pytest.mark.slow
 def test_a_killed_run_ends_at_the_same_weights(tiny, tmp_path):
-    """SIGKILL at ten random moments; the run goes on each time."""
-    code = (
-        "import sys; from attn_deploy.training.run import train; from attn_deploy.training.recipe import recipe_for;"
-        "print('ready', flush=True);"
-        "train(sys.argv[1], dataset='digits', recipe=recipe_for('digits', epochs=40), output=sys.argv[2], resume=True, threads=1)"
-    )
+    """SIGKILL at ten random moments; the run goes on each time, from the epoch that it was in."""
 
-    def started(folder):
-        child = subprocess.Popen(
-            [sys.executable, "-c", code, tiny, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        child.stdout.readline()
-        return child
+    def started(folder, log):
+        with log.open("w") as out:
+            child = subprocess.Popen(
+                [sys.executable, "-c", KILLED, tiny, str(folder)], stdout=out, stderr=subprocess.DEVNULL
+            )
+        while not log.read_text() and child.poll() is None:
+            time.sleep(0.01)
+        return child, time.monotonic()
 
-    reference = started(tmp_path / "whole")
-    begun = time.monotonic()
+    def epochs(log):
+        return [int(line) for line in log.read_text().splitlines(keepends=True)[1:] if line.endswith("\n")]
+
+    reference, begun = started(tmp_path / "whole", tmp_path / "whole.log")
     assert reference.wait() == 0
     span = time.monotonic() - begun
-    reference.stdout.close()
-    generator = random.Random(1)
-    kills = 0
-    for _ in range(60):
-        child = started(tmp_path / "killed")
-        try:
-            child.wait(timeout=generator.uniform(0.05, 0.25) * span if kills < 10 else None)
-        except subprocess.TimeoutExpired:
-            child.send_signal(signal.SIGKILL)
-            child.wait()
-            kills += 1
-        finally:
-            child.stdout.close()
-        if child.returncode == 0:
-            break
-    assert kills >= 4, "the run was over before it could be killed"
+    generator, reached = random.Random(1), 0
+    for kill in range(10):  # ten shares of less than a tenth, so that the run cannot be over before
+        log = tmp_path / f"{kill}.log"
+        child, _ = started(tmp_path / "killed", log)
+        time.sleep(generator.uniform(0.03, 0.09) * span)
+        child.send_signal(signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL, "the run was over before it could be killed"
+        seen = epochs(log)
+        assert not seen or seen[0] >= reached, f"kill {kill}: more than the epoch in progress was lost"
+        reached = max([reached, *seen])
+    assert reached > 1, "the run never got anywhere"
+    child, _ = started(tmp_path / "killed", tmp_path / "last.log")
+    assert child.wait() == 0
+    assert epochs(tmp_path / "last.log")[0] >= reached
     assert_same_weights(tmp_path / "killed", tmp_path / "whole")
     left = sorted(p.name for p in (tmp_path / "killed").iterdir())
     assert left == ["model.safetensors", "record.json"]

@@ -154,9 +154,7 @@ def _import_compiler() -> object:
 def _ort_cpu(work: Work) -> Runner:
     from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
-    # Without it, processors that lack VNNI saturate int8 products, and the answers are wrong.
-    config = {"session.x64quantprecision": "1"} if work.precision == "int8" else None
-    return OnnxRuntimeRunner(_file(work, "ONNX Runtime"), provider="cpu", threads=work.threads, config=config)
+    return OnnxRuntimeRunner(_file(work, "ONNX Runtime"), provider="cpu", threads=work.threads)
 
 
 def _ort_cuda(work: Work) -> Runner:

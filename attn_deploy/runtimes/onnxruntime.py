@@ -26,6 +26,9 @@ SHAPE_OPERATORS = {
     *("Constant", "ConstantOfShape", "Identity", "Add", "Sub", "Mul", "Div", "Floor", "Ceil", "ReduceProd"),
     *("Min", "Max", "Where", "Equal", "Less", "Greater", "And", "Or", "Not"),
 }
+# Kernels for CPUs without 8-bit dot products saturate in sums of pairs: errors of a third of the logits on such a CPU,
+# 0.034 with this. It changes nothing in graphs without Q/DQ pairs.
+EXACT_INT8 = {"session.x64quantprecision": "1"}
 
 
 def import_onnxruntime() -> Any:
@@ -114,7 +117,7 @@ class OnnxRuntimeRunner:
         provider: cpu, cuda or tensorrt-rtx.
         threads: threads within an operator; 0 lets ONNX Runtime choose.
         optimize: graph optimisations; all by default, off to look for errors of the optimiser.
-        config: session configuration entries, such as ``{"session.x64quantprecision": "1"}``.
+        config: session configuration entries, over `EXACT_INT8`.
         provider_options: of the provider, such as ``{"use_tf32": "0"}``. With ``enable_cuda_graph`` outputs stay at
             fixed addresses, which the runner sees to.
 
@@ -145,7 +148,8 @@ class OnnxRuntimeRunner:
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
         options.log_severity_level = 4  # its errors are raised, and told by us
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        for key, value in (config or {}).items():
+        entries = {**EXACT_INT8, **(config or {})}
+        for key, value in entries.items():
             options.add_session_config_entry(key, value)
         self._provider_options = dict(provider_options or {})
         what = "the model" if isinstance(model, bytes) else str(model)
@@ -172,7 +176,7 @@ class OnnxRuntimeRunner:
         self._provider = found
         self._threads = threads
         self._optimize = optimize
-        self._config = dict(config or {})
+        self._config = entries
         self._binding = self._session.io_binding()
         self._fixed: list[Any] = []
         self.input_names = [i.name for i in self._session.get_inputs()]

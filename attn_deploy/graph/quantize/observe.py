@@ -19,10 +19,9 @@ def observed_tensors(model: ir.Model, layers: Sequence[Layer]) -> tuple[str, ...
     nodes = {n.name: n for n in model.graph}
     found: dict[str, None] = {}
     for layer in layers:
-        for place in layer.activations:
-            value = nodes[layer.node].inputs[place]
-            if value is not None and value.name:
-                found[value.name] = None
+        value = nodes[layer.node].inputs[0]
+        if value is not None and value.name:
+            found[value.name] = None
     return tuple(found)
 
 

@@ -61,11 +61,9 @@ def insert_pairs(
         if layer.node in without:
             continue
         node = nodes[layer.node]
-        for place in layer.activations:
-            value = _given(node, place)
-            node.replace_input_with(place, writer.activation(value, ranges[str(value.name)]))
-        if layer.weight is not None:
-            node.replace_input_with(layer.weight, writer.weights(_given(node, layer.weight), layer.axis))
+        value = _given(node, 0)
+        node.replace_input_with(0, writer.activation(value, ranges[str(value.name)]))
+        node.replace_input_with(1, writer.weights(_given(node, 1), layer.axis))
     writer.drop_unused()
     made = ir.to_proto(model)
     del made.graph.value_info[:]
@@ -84,14 +82,16 @@ def _given(node: ir.Node, place: int) -> ir.Value:
 
 
 class _Writer:
-    """Each tensor quantized once, for all who read it so."""
+    """Each activation quantized once, for all who read it so; weights once for each reader.
+
+    ONNX Runtime cannot load a file in which two products read one tensor of 8-bit weights.
+    """
 
     def __init__(self, model: ir.Model, form: QuantFormat) -> None:
         self.pairs, self.stored = 0, 0
         self._graph, self._form = model.graph, form
         self._workspace = Workspace(model)
         self._activations: dict[ir.Value, ir.Value] = {}
-        self._weights: dict[tuple[ir.Value, int | None], ir.Value] = {}
         self._replaced: list[ir.Value] = []
 
     def activation(self, value: ir.Value, largest: float) -> ir.Value:
@@ -136,9 +136,6 @@ class _Writer:
 
     def weights(self, value: ir.Value, axis: int | None) -> ir.Value:
         """The weights stored in the type, behind a DequantizeLinear."""
-        known = self._weights.get((value, axis))
-        if known is not None:
-            return known
         if value.const_value is None:
             raise PrecisionError(f"the weights {value.name!r} are not in the file, so they cannot be quantized.")
         dtype = _element_type(value)
@@ -166,7 +163,6 @@ class _Writer:
         self._graph.insert_before(self._graph[0], node)
         self.stored += 1
         self._replaced.append(value)
-        self._weights[value, axis] = restored
         return restored
 
     def drop_unused(self) -> None:
