@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "AccuracyResult": "attn_deploy.accuracy.result",
     "AttnDeployError": "attn_deploy.errors",
+    "Diagnosis": "attn_deploy.faults.record",
     "EngineArtifact": "attn_deploy.engine.artifact",
     "ExportOptions": "attn_deploy.exporters.options",
     "MatrixDiff": "attn_deploy.matrix.diff",
@@ -30,9 +31,10 @@ _PUBLIC = {
     "build": "attn_deploy.engine.builder",
     "convert": "attn_deploy.conversion",
     "create": "attn_deploy.models",
+    "diagnose": "attn_deploy.faults.diagnose",
     "diff_graphs": "attn_deploy.inspection",
     "evaluate": "attn_deploy.accuracy.evaluate",
-    "explain": "attn_deploy.diagnose.rules",
+    "explain": "attn_deploy.diagnosis.rules",
     "export": "attn_deploy.exporters.pipeline",
     "fold_bn": "attn_deploy.fusing",
     "fuse": "attn_deploy.fusing",
@@ -60,12 +62,14 @@ if TYPE_CHECKING:
     from attn_deploy.bench.record import ProfileRecord as ProfileRecord
     from attn_deploy.conversion import convert as convert
     from attn_deploy.conversion import simplify as simplify
-    from attn_deploy.diagnose.rules import explain as explain
+    from attn_deploy.diagnosis.rules import explain as explain
     from attn_deploy.engine.artifact import EngineArtifact as EngineArtifact
     from attn_deploy.engine.builder import build as build
     from attn_deploy.errors import AttnDeployError as AttnDeployError
     from attn_deploy.exporters.options import ExportOptions as ExportOptions
     from attn_deploy.exporters.pipeline import export as export
+    from attn_deploy.faults.diagnose import diagnose as diagnose
+    from attn_deploy.faults.record import Diagnosis as Diagnosis
     from attn_deploy.fusing import fold_bn as fold_bn
     from attn_deploy.fusing import fuse as fuse
     from attn_deploy.fusing import fuse_with_report as fuse_with_report

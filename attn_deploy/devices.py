@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from attn_deploy.errors import InvalidRequestError
+from attn_deploy.errors import InvalidRequestError, PrecisionError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -113,6 +113,19 @@ class DeviceProfile:
     def target(self) -> str | None:
         """The compute capability as a build target, such as ``sm89``; None for a CPU."""
         return None if self.compute_capability is None else "sm" + self.compute_capability.replace(".", "")
+
+    def check_precision(self, precision: str, what: str = "") -> None:
+        """Refuse a precision that the device does not compute in; ``what`` has it, for the message.
+
+        Raises:
+            PrecisionError: with the precisions that it has.
+        """
+        if precision not in self.precisions:
+            raise PrecisionError(
+                f"{what + ' is ' if what else ''}{precision}{'' if what else ' was asked for'}, and {self.title} computes "
+                f"in {', '.join(self.precisions)}. Choose among these, or another device.",
+                exit_code=2,
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""

@@ -13,6 +13,7 @@
     ├── EngineError
     │   ├── EngineBuildError      the builder or its parser refused the graph
     │   ├── EngineMismatchError   an engine does not belong to this flavor, version, device or ONNX file
+    │   ├── DeviceError           a call of CUDA, or a run on the GPU, failed
     │   └── NoDeviceError         a GPU is needed and there is none
     ├── ProviderError             work ran, or would run, on another provider than asked
     ├── DatasetError              a data set is missing, short or damaged
@@ -23,7 +24,7 @@
 
 A message says what happened with both values, where, and what to do. ``exit_code`` is what the command line returns:
 1 a check failed, 2 the request cannot be used, 3 something needed is not installed or no device is there. ``rule`` names
-the entry of `attn_deploy.diagnose.rules` that explains the failure, where one does.
+the entry of `attn_deploy.diagnosis.rules` that explains the failure, where one does.
 """
 
 from __future__ import annotations
@@ -89,6 +90,10 @@ class EngineBuildError(EngineError):
 
 class EngineMismatchError(EngineError):
     """An engine does not belong to this flavor, version, device or ONNX file."""
+
+
+class DeviceError(EngineError):
+    """A call of CUDA, or a run on the GPU, failed; the message has CUDA's name for it."""
 
 
 class NoDeviceError(EngineError):

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from attn_deploy.diagnose.examine import examine
-from attn_deploy.diagnose.finding import SEVERITIES, Finding
-from attn_deploy.diagnose.location import Place
-from attn_deploy.diagnose.modules import walk_modules
+from attn_deploy.diagnosis.examine import examine
+from attn_deploy.diagnosis.finding import SEVERITIES, Finding
+from attn_deploy.diagnosis.location import Place
+from attn_deploy.diagnosis.modules import walk_modules
 from attn_deploy.errors import ExportError, InvalidRequestError
 from attn_deploy.exporters.options import DEFAULT_OPSET, ExportOptions
 from attn_deploy.exporters.prepare import prepare

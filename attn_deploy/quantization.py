@@ -325,7 +325,7 @@ class _Quantizer:
         return alone[:high], best
 
     def _in_onnxruntime(self, model: onnx.ModelProto, judge: Judge, limit: Limit, judged: Judgement) -> dict[str, Any]:
-        """What ONNX Runtime's own 8-bit kernels give for the file, or why it has none."""
+        """What ONNX Runtime makes of the file with its optimisations, or why it cannot run it."""
         try:
             found = judge(model, optimize=True)
         except GraphError as error:
@@ -335,7 +335,7 @@ class _Quantizer:
         if found.error > max(LARGEST_ERROR, 2 * judged.error):
             raise ParityError(
                 f"{self._owner}: the {self._form.word} file means an error of {judged.error:.1%}, and ONNX Runtime's "
-                f"kernels give {found.error:.1%}: the file would be wrong there."
+                f"optimisations make {found.error:.1%} of it: the file would be wrong there."
             )
         return {"ran": True, "usable": True, **asdict(found)}
 

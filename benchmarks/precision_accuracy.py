@@ -125,10 +125,10 @@ def measure(run: Path, folder: Path, data_dir: Path | None) -> list[Row]:
 
 def _arithmetic(precision: str) -> str:
     if precision == "bf16":
-        return "float32, every result rounded to bf16"
+        return "In float32, every result rounded to bf16"
     if precision.startswith("fp8"):
-        return "float32 between pairs"
-    return "int8 kernels" if precision.startswith("int8") else "as ONNX Runtime runs it"
+        return "In float32 between pairs"
+    return "As ONNX Runtime runs the file on the CPU"
 
 
 def _result(artifact: OnnxArtifact, images: Any) -> AccuracyResult:
@@ -176,15 +176,22 @@ def as_markdown(record: dict[str, Any]) -> str:
             *(f"| {' | '.join(columns(r))} |" for r in rows),
             "",
             *(f"- {d}: {s}." for d, s in dict.fromkeys((r.dataset, r.source) for r in rows)),
-            "- Computed in ONNX Runtime on the CPU: "
-            + "; ".join(f"{p}: {a}" for p, a in dict.fromkeys((r.precision, r.arithmetic) for r in rows))
-            + ".",
-            "- int8 kernels run with session.x64quantprecision, without which they saturate on CPUs that have no 8-bit "
-            "dot product.",
+            *(f"- {a}: {', '.join(names)}." for a, names in _by_arithmetic(rows).items()),
+            "- Run with session.x64quantprecision, without which 8-bit kernels saturate on CPUs that have no 8-bit dot "
+            "product.",
             f"- {record['environment']['cpu']}; onnxruntime {packages['onnxruntime']}; {record['created']}.",
             "",
         ]
     )
+
+
+def _by_arithmetic(rows: Iterable[Row]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        names = found.setdefault(row.arithmetic, [])
+        if row.precision not in names:
+            names.append(row.precision)
+    return found
 
 
 def failures(rows: Iterable[Row]) -> list[str]:

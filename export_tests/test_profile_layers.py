@@ -194,3 +194,13 @@ def test_eager_kernels_on_a_gpu(uneven):
 def test_layers_survive_their_file(tmp_path):
     write_layers(tmp_path / "layers.json", [layer_report("a"), layer_report("b")])
     assert LayerReport.read_all(tmp_path / "layers.json") == (layer_report("a"), layer_report("b"))
+
+
+def test_an_engine_without_a_gpu_is_refused_before_it_is_built(tmp_path):
+    from attn_deploy.bench.layer_views import layer_views
+    from attn_deploy.bench.request import make_plan
+
+    found = layer_views(make_plan("eca", runtimes=["tensorrt-rtx", "compile"], threads=1), runs=1)
+    assert not found.reports
+    assert "GPU" in found.missing["tensorrt-rtx fp32"] or "not installed" in found.missing["tensorrt-rtx fp32"]
+    assert "compile has no per-layer view" in found.missing["compile fp32"]

@@ -95,4 +95,21 @@ def _view(bench: Bench, variant: Variant, inputs: tuple[TensorInput, ...], array
             runs=runs,
             config={"session.x64quantprecision": "1"} if precision == "int8" else None,
         )
-    raise AttnDeployError(f"{variant.runtime} has no per-layer view here; eager, ort-cpu and ort-cuda have one.")
+    if variant.runtime in ("tensorrt", "tensorrt-rtx"):
+        from attn_deploy.bench.engines import import_engine_library
+        from attn_deploy.bench.layers_tensorrt import engine_layers
+        from attn_deploy.engine.builder import build
+
+        import_engine_library(variant.runtime)  # refuses a machine without a GPU before minutes of building
+
+        made = Path(bench.files.made(inputs, variant.precision).path)
+        shapes = {i.name: i.shape() for i in inputs}
+        path = made.with_name(f"{made.stem}-{variant.runtime}-layers.engine")
+        exact = {n: (s, s, s) for n, s in shapes.items()}
+        engine = build(made, path, flavor=variant.runtime, profiles=exact, tf32=bench.tf32)
+        return engine_layers(
+            Path(engine.path), made, arrays, name=name, runtime=variant.runtime, precision=precision, runs=runs
+        )
+    raise AttnDeployError(
+        f"{variant.runtime} has no per-layer view here; eager, ort-cpu, ort-cuda and engines have one."
+    )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from attn_deploy.bench.layers import LayerTime, summed
+from attn_deploy.bench.layers import LayerReport, LayerTime, summed
+from attn_deploy.engine.flavors import flavor_spec, load_flavor
 from attn_deploy.engine.scopes import NodePlace, mentioned, read_places
+from attn_deploy.inputs import Arrays
 
 
 def profiled_layers(trt: Any, context: Any, run: Callable[[], None], onnx: Path, runs: int) -> tuple[LayerTime, ...]:
@@ -36,6 +40,68 @@ def profiled_layers(trt: Any, context: Any, run: Callable[[], None], onnx: Path,
     for _ in range(runs):
         run()
     return layers_of_report(reported, read_places(onnx), runs)
+
+
+def engine_layers(
+    engine: Path,
+    onnx: Path,
+    inputs: Arrays,
+    *,
+    name: str,
+    runtime: str,
+    precision: str = "fp32",
+    runs: int = 50,
+) -> LayerReport:
+    """Run an engine under TensorRT's profiler, and put each layer's time under the module that it came from.
+
+    Args:
+        engine: the plan file, with its sidecar beside it.
+        onnx: the file that it was built from.
+        inputs: arrays by input name.
+        name: of the model, for the report; ``runtime`` and ``precision`` too.
+        runtime: tensorrt or tensorrt-rtx.
+        precision: of the graph.
+        runs: that are profiled.
+
+    Raises:
+        NoDeviceError: if there is no GPU.
+        EngineMismatchError: if engine, sidecar, library and GPU do not belong together.
+    """
+    from attn_deploy.runtimes.tensorrt import TensorRTRunner
+
+    contexts: list[Any] = []
+
+    class Observed(TensorRTRunner):
+        def _create_context(self, specialization: str) -> Any:
+            contexts.append(super()._create_context(specialization))
+            return contexts[-1]
+
+    runner = Observed(engine)
+    try:
+        runner.prepare(inputs)
+        took: list[float] = []
+
+        def run() -> None:
+            started = time.perf_counter_ns()
+            runner.enqueue()
+            runner.synchronize()
+            took.append((time.perf_counter_ns() - started) / 1e3)
+
+        trt = load_flavor(flavor_spec(runtime)).trt
+        layers = profiled_layers(trt, contexts[0], run, onnx, runs)
+        info = runner.info
+    finally:
+        runner.close()
+    return LayerReport(
+        name=name,
+        runtime=runtime,
+        precision=precision,
+        shapes={n: tuple(a.shape) for n, a in inputs.items()},
+        source=f"{info.version} profiler",
+        runs=runs,
+        layers=layers,
+        whole_us=statistics.median(took[1:]),
+    )
 
 
 def layers_of_report(

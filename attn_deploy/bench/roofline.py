@@ -14,12 +14,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from attn_deploy.bench.environment import Environment
 from attn_deploy.bench.record import ProfileRecord, ProfileRow
 from attn_deploy.devices import DeviceProfile, list_devices, load_device, read_device
-from attn_deploy.graph.work import GraphWork
+
+if TYPE_CHECKING:
+    from attn_deploy.graph.work import GraphWork
 
 Bound = Literal["compute", "memory", "launch"]
 

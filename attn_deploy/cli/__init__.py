@@ -16,6 +16,7 @@ from attn_deploy import __version__
 from attn_deploy.cli.build import build
 from attn_deploy.cli.compare import compare
 from attn_deploy.cli.convert import convert
+from attn_deploy.cli.diagnose import diagnose
 from attn_deploy.cli.doctor import doctor
 from attn_deploy.cli.evaluate import evaluate
 from attn_deploy.cli.export import export
@@ -30,9 +31,10 @@ from attn_deploy.cli.quantize import quantize
 from attn_deploy.cli.report import report
 from attn_deploy.cli.train import train
 from attn_deploy.cli.train_table import train_table
-from attn_deploy.errors import AttnDeployError
+from attn_deploy.errors import AttnDeployError, MissingDependencyError
 
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
+_NOT_ON_DEVICES = ("torch", "onnxscript", "onnx_ir", "safetensors")  # requirements that a device does without
 
 _debug = False
 
@@ -49,6 +51,15 @@ def _guard(command: Callable[..., None]) -> Callable[..., None]:
                 raise
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(error.exit_code) from error
+        except ModuleNotFoundError as error:
+            if _debug or error.name not in _NOT_ON_DEVICES:
+                raise
+            typer.echo(
+                f"error: this needs {error.name}, which is not installed: pip install attn-deploy. Without it, "
+                ".onnx and .engine files can be built, inspected, profiled and evaluated.",
+                err=True,
+            )
+            raise typer.Exit(MissingDependencyError.exit_code) from error
         except KeyboardInterrupt as error:
             typer.echo("interrupted; nothing was left half-written.", err=True)
             raise typer.Exit(INTERRUPTED) from error
@@ -89,6 +100,7 @@ def _root(
       attn-deploy export net.py:MyNet --input 1x3x224x224
       attn-deploy lint net.py:MyNet --opset 17 --target tensorrt-rtx
       attn-deploy build ghostmodule.onnx
+      attn-deploy diagnose net.py:MyNet --input 1x3x224x224 --precision fp16
       attn-deploy inspect ghostmodule.onnx
       attn-deploy profile ghostmodule
       attn-deploy report server/ jetson/ -o report.html
@@ -110,6 +122,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "convert": convert,
     "quantize": quantize,
     "build": build,
+    "diagnose": diagnose,
     "inspect": inspect,
     "profile": profile,
     "report": report,

@@ -66,12 +66,19 @@ class BuildOptions:
         spec = flavor.spec
         unable = [
             (self.timing_cache is not None and not spec.has_timing_cache, "--timing-cache", "it keeps no timings"),
-            (self.version_compat and not spec.has_version_compat, "--version-compat", "its engines are of one version"),
             (
-                self.hardware_compat != "none" and not spec.has_hardware_compat,
-                "--hardware-compat",
-                "name the GPU generations with --target instead",
+                self.version_compat and not flavor.has_version_compat,
+                "--version-compat",
+                "its engines are of one version",
             ),
+            (
+                self.hardware_compat != "none" and not flavor.has_hardware_compat,
+                "--hardware-compat",
+                "name the GPU generations with --target instead"
+                if spec.has_aot
+                else "it came with version 8.6: build on the GPU that will run the engine",
+            ),
+            (self.opt_level is not None and not flavor.has_opt_level, "--opt-level", "it came with version 8.6"),
         ]
         for refused, option, reason in unable:
             if refused:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attn_deploy.diagnose.calls import record_calls
-from attn_deploy.diagnose.location import Place, place_of_error
-from attn_deploy.diagnose.rules import explain, rule
+from attn_deploy.diagnosis.calls import record_calls
+from attn_deploy.diagnosis.location import Place, place_of_error
+from attn_deploy.diagnosis.rules import explain, rule
 from attn_deploy.errors import ExportError
 from attn_deploy.inputs import TensorInput
 from attn_deploy.runtimes.eager import flatten_outputs

@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 from torch import nn
 
-from attn_deploy.diagnose.rules import explain
+from attn_deploy.diagnosis.rules import explain
 from attn_deploy.errors import (
     AttnDeployError,
     DynamicAxisError,

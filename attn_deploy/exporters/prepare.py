@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from attn_deploy.checkpoints import load_weights
-from attn_deploy.diagnose.examine import examine
-from attn_deploy.diagnose.finding import Finding
+from attn_deploy.diagnosis.examine import examine
+from attn_deploy.diagnosis.finding import Finding
 from attn_deploy.errors import DynamicAxisError, ExportError, InvalidRequestError
 from attn_deploy.exporters.axes import output_dims, with_multiples
 from attn_deploy.exporters.eager_checks import checked_run, refuse_batch_statistics, run_eager

@@ -16,8 +16,8 @@ import torch.fx.experimental._config as symbolic_config
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from attn_deploy.diagnose.location import Place, place_of_error
-from attn_deploy.diagnose.rules import explain, rule
+from attn_deploy.diagnosis.location import Place, place_of_error
+from attn_deploy.diagnosis.rules import explain, rule
 from attn_deploy.errors import DynamicAxisError, ExportError
 from attn_deploy.exporters.prepare import PreparedModel
 from attn_deploy.exporters.quiet import quiet_torch

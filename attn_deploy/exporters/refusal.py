@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from attn_deploy.diagnose.finding import Finding
-from attn_deploy.diagnose.location import Place
-from attn_deploy.diagnose.rules import Rule, explain, rule
+from attn_deploy.diagnosis.finding import Finding
+from attn_deploy.diagnosis.location import Place
+from attn_deploy.diagnosis.rules import Rule, explain, rule
 from attn_deploy.errors import AttnDeployError, ExportError
 
 if TYPE_CHECKING:

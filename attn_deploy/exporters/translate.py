@@ -10,9 +10,9 @@ from pathlib import Path
 import onnx
 import torch
 
-from attn_deploy.diagnose.finding import Finding
-from attn_deploy.diagnose.location import place_of_error, place_of_line
-from attn_deploy.diagnose.rules import explain
+from attn_deploy.diagnosis.finding import Finding
+from attn_deploy.diagnosis.location import place_of_error, place_of_line
+from attn_deploy.diagnosis.rules import explain
 from attn_deploy.errors import AttnDeployError, ExportError
 from attn_deploy.exporters import safe_forms
 from attn_deploy.exporters.options import DECOMPOSED_MAX_OPSET, DYNAMO_MIN_OPSET, TORCHSCRIPT_MAX_OPSET

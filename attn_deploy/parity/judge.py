@@ -128,7 +128,7 @@ class Judge:
 
         Args:
             model: the graph.
-            optimize: with ONNX Runtime's 8-bit kernels; else each pair is computed as the standard says.
+            optimize: as ONNX Runtime would run it; else each pair is computed as the standard says.
             batches: the first so many; all by default.
 
         Raises:

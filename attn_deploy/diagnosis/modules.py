@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from attn_deploy.diagnose.finding import Finding
-from attn_deploy.diagnose.location import Place, is_users
+from attn_deploy.diagnosis.finding import Finding
+from attn_deploy.diagnosis.location import Place, is_users
 
 _ADAPTIVE = (
     nn.AdaptiveAvgPool1d,

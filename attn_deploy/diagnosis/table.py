@@ -1,4 +1,4 @@
-"""The entries of the rules table, as plain data: see `attn_deploy.diagnose.rules` for what the fields mean."""
+"""The entries of the rules table, as plain data: see `attn_deploy.diagnosis.rules` for what the fields mean."""
 
 from __future__ import annotations
 
@@ -210,7 +210,8 @@ ENTRIES: tuple[dict[str, Any], ...] = (
     {
         "id": "wrong-numbers",
         "explanation": "the file gives other numbers than PyTorch",
-        "remedy": "Try the other --exporter, --no-simplify or --no-fuse to find the step, and 'attn-deploy lint' on the model.",
+        "remedy": "Try the other --exporter, --no-simplify or --no-fuse to find the step; 'attn-deploy diagnose' finds the "
+        "module.",
         "patterns": (r"disagree at",),
         "general": True,
     },

@@ -1,7 +1,7 @@
 """The known ways in which a model cannot be exported, each with its explanation and its remedy. No torch here.
 
 A rule is recognised in three ways: in the words of an error (`explain`), in the calls that a forward pass makes
-(`attn_deploy.diagnose.calls`), and in the source (`attn_deploy.diagnose.source`). All three speak through this table.
+(`attn_deploy.diagnosis.calls`), and in the source (`attn_deploy.diagnosis.source`). All three speak through this table.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from attn_deploy.diagnose.table import ENTRIES
+from attn_deploy.diagnosis.table import ENTRIES
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from attn_deploy.diagnose.examine import examine
-from attn_deploy.diagnose.rules import RULES, explain, rule
-from attn_deploy.diagnose.source import read_source
+from attn_deploy.diagnosis.examine import examine
+from attn_deploy.diagnosis.rules import RULES, explain, rule
+from attn_deploy.diagnosis.source import read_source
 from attn_deploy.errors import AttnDeployError, ExportError, InvalidRequestError, OpsetError
 from attn_deploy.exporters.options import ExportOptions
 from attn_deploy.exporters.pipeline import export

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from attn_deploy.diagnose.finding import Finding
-from attn_deploy.diagnose.location import Place, module_paths, place_here
+from attn_deploy.diagnosis.finding import Finding
+from attn_deploy.diagnosis.location import Place, module_paths, place_here
 
 # Of these rules a run tells what the source can only suspect.
 SEEN_IN_CALLS = frozenset(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from attn_deploy.diagnose.location import Place
-from attn_deploy.diagnose.rules import rule
+from attn_deploy.diagnosis.location import Place
+from attn_deploy.diagnosis.rules import rule
 
 SEVERITIES = ("error", "warning", "rewritten")
 
@@ -16,7 +16,7 @@ class Finding:
     """One thing that was found in a model.
 
     Attributes:
-        rule: id of the rule that it falls under (see `attn_deploy.diagnose.rules`).
+        rule: id of the rule that it falls under (see `attn_deploy.diagnosis.rules`).
         what: what was found, in words, with the values that matter.
         place: where.
         severity: ``error`` (the export fails), ``warning`` (it may, or the file holds for some sizes only) or

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from attn_deploy.diagnose.calls import SEEN_IN_CALLS, record_calls
-from attn_deploy.diagnose.finding import Finding
-from attn_deploy.diagnose.source import read_source
+from attn_deploy.diagnosis.calls import SEEN_IN_CALLS, record_calls
+from attn_deploy.diagnosis.finding import Finding
+from attn_deploy.diagnosis.source import read_source
 
 
 def examine(model: nn.Module, examples: Sequence[tuple[Tensor, ...]] = ()) -> tuple[Finding, ...]:

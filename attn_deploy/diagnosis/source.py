@@ -10,9 +10,9 @@ from pathlib import Path
 
 from torch import nn
 
-from attn_deploy.diagnose.finding import Finding
-from attn_deploy.diagnose.location import Place, is_users
-from attn_deploy.diagnose.scan import scan_function
+from attn_deploy.diagnosis.finding import Finding
+from attn_deploy.diagnosis.location import Place, is_users
+from attn_deploy.diagnosis.scan import scan_function
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 

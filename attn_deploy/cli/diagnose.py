@@ -1,0 +1,91 @@
+"""``attn-deploy diagnose``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attn_deploy.cli.completion import complete_model
+
+
+def diagnose(
+    model: Annotated[
+        str,
+        typer.Argument(help="An ONNX file, or a model: net.py:MyNet, resnet18+se ...", autocompletion=complete_model),
+    ],
+    precision: Annotated[
+        str | None, typer.Option(help="fp16, bf16, int8 or fp8: examine the conversion. Default: the graph as it is.")
+    ] = None,
+    target: Annotated[
+        str, typer.Option(help="tensorrt-rtx, tensorrt-rtx:sm75,sm86, tensorrt or onnxruntime.")
+    ] = "tensorrt-rtx",
+    against: Annotated[
+        str | None,
+        typer.Option(help="What is right: eager, onnxruntime (the fp32 graph), FILE.onnx, or a model in PyTorch."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="File for the smallest failing part. Default: NAME-failing.onnx."),
+    ] = None,
+    build: Annotated[bool, typer.Option("--build/--no-build", help="Ask what the target refuses.")] = True,
+    numbers: Annotated[bool, typer.Option("--numbers/--no-numbers", help="Ask where numbers go wrong.")] = True,
+    by_range: Annotated[
+        bool,
+        typer.Option(
+            "--by-range/--no-by-range", help="Keep in fp32 what leaves the half type's range, as export does."
+        ),
+    ] = True,
+    calibration: Annotated[
+        str | None,
+        typer.Option(help="What to measure and compare on: an .npz with an array for each input, cifar10 ..."),
+    ] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option("--input", help="[name:]1x3x224x224[:dtype] of each input; needed for a model of your own."),
+    ] = None,
+    dynamic: Annotated[str | None, typer.Option(help="Axes that move, as N,H,W, or none.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Checkpoint to load: .safetensors, .pth or .pt.")] = None,
+    opset: Annotated[int | None, typer.Option(help="13 to 25, for a model by name.")] = None,
+    exporter: Annotated[str, typer.Option(help="auto, dynamo or torchscript, for a model by name.")] = "auto",
+    timeout: Annotated[float, typer.Option(help="Seconds for each trial of the target.")] = 120.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
+) -> None:
+    """Say which module breaks the build, and which first gives wrong numbers. Exit code 1 if one does.
+
+    The smallest part that fails is written as an ONNX file, with an .npz of its inputs where numbers are the matter.
+
+    \b
+    Examples:
+      attn-deploy diagnose net.py:MyNet --input 1x3x224x224
+      attn-deploy diagnose net.py:MyNet --input 1x3x224x224 --precision fp16
+      attn-deploy diagnose model.onnx --no-numbers
+      attn-deploy diagnose model-int8.onnx --against model.onnx
+    """
+    from attn_deploy.faults.diagnose import diagnose as find
+    from attn_deploy.inputs import parse_axes, parse_inputs
+    from attn_deploy.report.diagnose import diagnosis_text
+
+    found = find(
+        model,
+        precision=precision,
+        target=target,
+        against=against,
+        output=output,
+        build=build,
+        numbers=numbers,
+        by_range=by_range,
+        calibration=calibration,
+        inputs=parse_inputs(shape) if shape else None,
+        dynamic=parse_axes(dynamic),
+        weights=weights,
+        opset=opset,
+        exporter=exporter,
+        timeout=timeout,
+        progress=lambda words: typer.echo(words, err=True),
+    )
+    typer.echo(json.dumps(found.to_dict(), indent=1) if as_json else diagnosis_text(found))
+    if not found.passed:
+        raise typer.Exit(1)
