@@ -291,6 +291,8 @@ def test_reports_are_written_in_the_form_of_their_suffix(tmp_path):
     assert ".html, .md, .csv, .json" in done.stderr
     done = CliRunner().invoke(app, ["report", str(tmp_path / "record.json")])
     assert "ort-cpu  int8" in done.stdout
+    done = CliRunner().invoke(app, ["report", str(tmp_path / "record.json"), "--json"])
+    assert json.loads(done.stdout) == json.loads((tmp_path / "out.json").read_text())
 
 
 # --- comparing -------------------------------------------------------------------------------------------------------

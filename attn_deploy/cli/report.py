@@ -17,6 +17,7 @@ def report(
     device: Annotated[
         str | None, typer.Option(help="Device profile of the speed of light: rtx4090, my.toml; found by default.")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON and nothing else.")] = False,
 ) -> None:
     """Put saved profiles together: a table here, or one page that opens anywhere without a network.
 
@@ -30,6 +31,7 @@ def report(
     from attn_deploy.bench.overview import overview
     from attn_deploy.devices import load_device
     from attn_deploy.report.profile_files import check_report, write_report
+    from attn_deploy.report.profile_tables import profile_json
     from attn_deploy.report.profile_text import known_text
 
     for path in output or ():
@@ -38,5 +40,7 @@ def report(
     for path in output or ():
         write_report(found, path)
         typer.echo(f"written: {path}", err=True)
-    if not output:
+    if as_json:
+        typer.echo(profile_json(found), nl=False)
+    elif not output:
         typer.echo(known_text(found))

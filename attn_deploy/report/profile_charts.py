@@ -116,7 +116,8 @@ def rounds(entries: Sequence[Entry]) -> Figure | None:
         medians = [float(m) / 1e6 for m in statistics.round_medians(entry.row.latency.rounds)]
         if len(medians) < 2:
             continue
-        changes = [100 * (m / entry.row.latency.p50_ms - 1) for m in medians]
+        middle = entry.row.latency.p50_ms
+        changes = [100 * (m / middle - 1) for m in medians]
         highest = max(highest, *map(abs, changes))
         traces.append(
             {

@@ -107,13 +107,14 @@ def speedups(found: Overview) -> Figure | None:
     lows = [e.row.speedup.interval.low for g in groups.values() for _, e in g if e.row.speedup is not None]
     highs = [e.row.speedup.interval.high for g in groups.values() for _, e in g if e.row.speedup is not None]
     baseline = next((r.record.baseline for r in found.runs if r.record.baseline), "the baseline")
+    each = {"dtick": 1, "range": [-0.8, len(models) - 0.2]}
     layout = {
         "xaxis": {
             "title": {"text": f"times as fast as {baseline}"},
             "type": "log",
             **log_ticks(min(lows, default=1), max(highs, default=1)),
         },
-        "yaxis": {"type": "category", "categoryorder": "array", "categoryarray": models[::-1], "dtick": 1},
+        "yaxis": {"type": "category", "categoryorder": "array", "categoryarray": models[::-1], **each},
         "shapes": [
             {"type": "line", "x0": 1, "x1": 1, "yref": "paper", "y0": 0, "y1": 1, "line": {"width": 1, "color": EVEN}}
         ],

@@ -57,13 +57,17 @@ COLUMNS = {
 }
 
 
-def flat_rows(found: Overview) -> list[dict[str, Any]]:
-    """One dictionary for each row, with the keys of `COLUMNS`; None where there is nothing to say."""
-    return [flat_row(found, entry) for entry in found.entries]
+def flat_rows(found: Overview, *, intervals: bool = False) -> list[dict[str, Any]]:
+    """One dictionary for each row, with the keys of `COLUMNS`; None where there is nothing to say.
+
+    Args:
+        found: the runs.
+        intervals: those of the medians too; a bootstrap of each row takes half a minute for a thousand.
+    """
+    return [_flat(found, entry, intervals) for entry in found.entries]
 
 
-def flat_row(found: Overview, entry: Entry) -> dict[str, Any]:
-    """One row of `flat_rows`."""
+def _flat(found: Overview, entry: Entry, intervals: bool) -> dict[str, Any]:
     run, row = found.runs[entry.run], entry.row
     options = run.record.options
     values: dict[str, Any] = dict.fromkeys(COLUMNS)
@@ -84,8 +88,10 @@ def flat_row(found: Overview, entry: Entry) -> dict[str, Any]:
     if row.info is not None:
         values |= {"provider": row.info.provider, "threads": row.info.threads, "version": row.info.version}
     if row.latency is not None:
-        interval = row.latency.median_interval_ms(options.confidence, options.seed)
-        values |= {"p50_low_ms": interval.low, "p50_high_ms": interval.high, "samples": row.latency.n}
+        if intervals:
+            interval = row.latency.median_interval_ms(options.confidence, options.seed)
+            values |= {"p50_low_ms": interval.low, "p50_high_ms": interval.high}
+        values["samples"] = row.latency.n
         values |= {f"p{q}_ms": row.latency.percentile_ms(q) for q in (50, 90, 95, 99) if row.latency.resolves(q)}
         values |= {"iqr_ms": row.latency.iqr_ms, "items_per_second": row.latency.throughput(row.batch)}
     values["device_p50_ms"] = row.device_time.p50_ms if row.device_time else None

@@ -39,7 +39,7 @@ def profile_csv(found: Overview) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(COLUMNS), lineterminator="\n")
     writer.writeheader()
-    for row in flat_rows(found):
+    for row in flat_rows(found, intervals=True):
         writer.writerow({k: "" if v is None else v for k, v in row.items()})
     return text.getvalue()
 
@@ -50,7 +50,7 @@ def profile_json(found: Overview) -> str:
         "schema_version": SCHEMA_VERSION,
         "kind": "profile report",
         "columns": COLUMNS,
-        "rows": flat_rows(found),
+        "rows": flat_rows(found, intervals=True),
         "means": [asdict(m) for m in found.means],
         "environments": {r.label: r.record.environment.to_dict() for r in found.runs},
     }
