@@ -38,6 +38,15 @@ class CalibrationData:
     labels: tuple[NDArray[np.int64], ...] | None
     identity: Mapping[str, str]
 
+    def whole(self) -> CalibrationData:
+        """All samples to measure on: for what judges nothing by samples that it has not seen."""
+        if self.held_out is self.batches:
+            return self
+        batches = (*self.batches, *self.held_out)
+        count = sum(len(next(iter(b.values()))) for b in batches)
+        identity = {k: v for k, v in self.identity.items() if k != "held_out"} | {"samples": str(count)}
+        return CalibrationData(batches, batches, None, identity)
+
 
 def load_calibration(
     source: str | Path | ImageSet | None,
@@ -118,8 +127,9 @@ def read_calibration(
     size = _batch_size(inputs, symbols, count)
     if count < size or count == 0:
         raise InvalidRequestError(f"{path} holds {count} samples, and the graph takes {size} at a time.")
-    identity = {"data": path.name, "sha256": sha256_of(path), "samples": str(count)}
-    return _parted(chosen, labels, size, min(count, images or count), identity)
+    identity = {"data": path.name, "sha256": sha256_of(path)}
+    moves = inputs[0].dims[0] in symbols
+    return _parted(chosen, labels, size, min(count, images or count), identity, moves=moves)
 
 
 def _noise(inputs: Sequence[TensorInput], symbols: Sequence[str]) -> CalibrationData:
@@ -150,34 +160,46 @@ def _from_images(
     arrays = {given.name: _fitting(Path(images.name), order.normalised(mixed), given, symbols)}
     labels = order.labels[mixed] if len(set(order.labels.tolist())) > 1 else None
     identity = {"data": images.name, "split": images.split, "source": images.source, "sha256": images.digest}
-    return _parted(arrays, labels, size, count, {**identity, "samples": str(count)})
+    return _parted(arrays, labels, size, count, identity, moves=given.dims[0] in symbols)
 
 
 def _parted(
-    arrays: Mapping[str, NDArray[Any]], labels: NDArray[Any] | None, size: int, count: int, identity: Mapping[str, str]
+    arrays: Mapping[str, NDArray[Any]],
+    labels: NDArray[Any] | None,
+    size: int,
+    count: int,
+    identity: Mapping[str, str],
+    *,
+    moves: bool,
 ) -> CalibrationData:
-    """The first ``count`` samples to measure on, the others held out, all in batches of ``size``."""
+    """The first ``count`` samples to measure on, the others held out, in batches of ``size``."""
     total = len(next(iter(arrays.values())))
     if count == total and total >= 2 * size:
         count = max(size, (3 * total // 4) // size * size)
-    measured, judged = range(0, count - size + 1, size), range(count, total - size + 1, size)
-    parted = len(judged) > 0
-    starts = judged if parted else measured
+    measured, judged = _spans(0, count, size, moves), _spans(count, total, size, moves)
+    batches = tuple(_batch(arrays, s) for s in measured)
+    chosen = judged or measured
     identity = {
         **identity,
-        "samples": str(len(measured) * size),
-        "held_out": str(len(judged) * size) if parted else "none: judged on the same samples",
+        "samples": str(sum(s.stop - s.start for s in measured)),
+        "held_out": str(sum(s.stop - s.start for s in judged)) if judged else "none: judged on the same samples",
     }
     return CalibrationData(
-        tuple(_batch(arrays, s, size) for s in measured),
-        tuple(_batch(arrays, s, size) for s in starts),
-        None if labels is None else tuple(np.asarray(labels[s : s + size], np.int64) for s in starts),
+        batches,
+        tuple(_batch(arrays, s) for s in judged) if judged else batches,
+        None if labels is None else tuple(np.asarray(labels[s], np.int64) for s in chosen),
         identity,
     )
 
 
-def _batch(arrays: Mapping[str, NDArray[Any]], start: int, size: int) -> Arrays:
-    return {n: np.ascontiguousarray(a[start : start + size]) for n, a in arrays.items()}
+def _spans(start: int, stop: int, size: int, moves: bool) -> list[slice]:
+    """Batches of ``size``; what is left over is one more, where the graph takes that."""
+    spans = [slice(s, min(s + size, stop)) for s in range(start, stop, size)]
+    return [s for s in spans if moves or s.stop - s.start == size]
+
+
+def _batch(arrays: Mapping[str, NDArray[Any]], span: slice) -> Arrays:
+    return {n: np.ascontiguousarray(a[span]) for n, a in arrays.items()}
 
 
 def _batch_size(inputs: Sequence[TensorInput], symbols: Sequence[str], count: int) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 
 import attn_deploy
-from attn_deploy.calibration import read_calibration
+from attn_deploy.calibration import load_calibration
 from attn_deploy.errors import GraphError, InvalidRequestError, OpsetError
 from attn_deploy.files import atomic_path, check_writable, write_atomic
 from attn_deploy.graph.artifact import METADATA_PREFIX, OnnxArtifact, check_model, load_model, read_onnx
@@ -69,7 +69,8 @@ def convert(
         opset: 13 to 25; the file holds exactly this. None: that of the source, raised to 22 for bf16.
         precision: fp16 or bf16; softmax, norms, reductions and what leaves the range stay in fp32.
         io: ``fp32`` keeps the types of inputs and outputs, ``same`` gives them the half type.
-        calibration: an ``.npz`` with an array for each input, on which the ranges are measured and the files compared too.
+        calibration: data on which the ranges are measured and the files compared too: an ``.npz`` with an array for each
+            input, or what else `attn_deploy.calibration.load_calibration` takes.
 
     Returns:
         What was read back from the finished file; ``metadata["conversion"]`` and ``metadata["typing"]`` tell how it was
@@ -152,7 +153,7 @@ def _in_half(
     """Type a graph, compared with the source file at sizes that move its axes, and on the calibration data."""
     before = OnnxRuntimeRunner(reference.SerializeToString(), optimize=False)
     inputs, symbols = runnable_inputs(reference, before)
-    given = None if calibration is None else read_calibration(Path(calibration), inputs, symbols)
+    given = None if calibration is None else load_calibration(calibration, inputs, symbols).whole()
     ramps = [example_arrays(inputs, sizes) for sizes in [{}, *verification_sizes(inputs, symbols)[:2]]]
 
     def judge(candidate: Runner, tolerance: Tolerance) -> ParityReport:

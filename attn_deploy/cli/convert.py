@@ -19,7 +19,8 @@ def convert(
         str, typer.Option(help="fp32: inputs and outputs keep their types; same: they are converted too.")
     ] = "fp32",
     calibration: Annotated[
-        Path | None, typer.Option(help="An .npz with an array of samples for each input: ranges are measured on it.")
+        str | None,
+        typer.Option(help="Data to measure ranges on: cifar10, digits, or an .npz with an array for each input."),
     ] = None,
     output: Annotated[
         Path | None,

@@ -200,8 +200,7 @@ def _calibration(given: Path | str | None, subject: Subject, reference: Referenc
         return None
     if reference is None:
         raise InvalidRequestError("--calibration gives data to compare on, and nothing is compared: name --against.")
-    data = load_calibration(given, reference.inputs, reference.dynamic)
-    return (*data.batches, *data.held_out)
+    return load_calibration(given, reference.inputs, reference.dynamic).whole().batches
 
 
 def _refused(

@@ -7,7 +7,8 @@ import importlib
 import os
 import shutil
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -43,8 +44,17 @@ def import_compiler() -> str:
     Raises:
         MissingDependencyError: as `find_compiler`.
     """
-    importlib.import_module("torch._inductor.compile_fx")
+    with _torch_quiet():
+        importlib.import_module("torch._inductor.compile_fx")
     return find_compiler()
+
+
+@contextlib.contextmanager
+def _torch_quiet() -> Iterator[None]:
+    """Without what torch's compiler says of torch's own code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
 
 
 class CompiledRunner(EagerRunner):
@@ -84,7 +94,8 @@ class CompiledRunner(EagerRunner):
         self._graphs = self._breaks = 0
         self._compiled_for: list[Any] = []
         self.build_seconds = 0.0
-        self._module = torch.compile(self._module, dynamic=False, mode=self._mode)  # type: ignore[assignment]
+        with _torch_quiet():
+            self._module = torch.compile(self._module, dynamic=False, mode=self._mode)  # type: ignore[assignment]
 
     @property
     def info(self) -> RuntimeInfo:
@@ -105,12 +116,14 @@ class CompiledRunner(EagerRunner):
         shapes = [(t.shape, t.dtype) for t in self._inputs]
         if shapes == self._compiled_for:
             return
-        from torch._dynamo.utils import counters
+        with _torch_quiet():
+            from torch._dynamo.utils import counters
 
         before = (counters["stats"]["unique_graphs"], sum(counters["graph_break"].values()))
         started = time.perf_counter()
-        self.enqueue()
-        self.synchronize()
+        with _torch_quiet():
+            self.enqueue()
+            self.synchronize()
         self.build_seconds += time.perf_counter() - started
         self._graphs = counters["stats"]["unique_graphs"] - before[0]
         self._breaks = sum(counters["graph_break"].values()) - before[1]

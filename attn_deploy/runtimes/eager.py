@@ -104,6 +104,8 @@ class EagerRunner:
     @torch.inference_mode()
     def enqueue(self) -> None:
         """Start one forward pass."""
+        if self._graph is None:
+            self._outputs = None  # its memory serves this run, as it does where a caller drops what he has read
         if self._events is None:
             self._outputs = self._module(*self._inputs)
             return
