@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from attn_deploy import registry
@@ -20,8 +21,9 @@ from attn_deploy.fillers import ModuleFiller
 from attn_deploy.inputs import TensorInput, fit_size, inputs_for_spec
 from attn_deploy.inputs import parse_inputs as parse_inputs
 from attn_deploy.names import ModelName, parse_name
-from attn_deploy.packages import from_package
+from attn_deploy.packages import from_package, is_trained
 from attn_deploy.registry import ModelSpec
+from attn_deploy.weights import enliven
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,26 @@ def resolve(name: str, arguments: Mapping[str, Any] | None = None) -> ResolvedMo
     inputs = inputs_for_spec(spec, {**_defaults(spec), **settings})
     model = ResolvedModel(parsed, module, inputs, spec.outputs, spec.dynamic, spec, settings)
     return model if filler is None else _with_slot(model, registry.get(filler.name), parsed.slot_arguments)
+
+
+def resolve_seeded(
+    name: str, arguments: Mapping[str, Any] | None = None, *, seed: int = 0, fresh: bool = True
+) -> ResolvedModel:
+    """As `resolve`, with weights that are the same in every process, and no parameter of a registry model at zero.
+
+    Args:
+        name: as `resolve`.
+        arguments: as `resolve`.
+        seed: of the weights.
+        fresh: whether the weights stay; False where a checkpoint is to be loaded.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        resolved = resolve(name, arguments)
+    package = resolved.name.package is not None and not is_trained(resolved.arguments)
+    if fresh and (resolved.spec is not None or package):  # those of a user's own file are left as they are
+        enliven(resolved.module, seed)
+    return resolved
 
 
 def resolve_module(module: nn.Module) -> ResolvedModel:

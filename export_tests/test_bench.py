@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from attn_deploy.bench.statistics import (
     pooled,
     throughput,
 )
-from attn_deploy.bench.timer import clock_overhead_ns, cold_start, measure
+from attn_deploy.bench.timer import EndToEnd, clock_overhead_ns, cold_start, measure, measure_both
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.inputs import example_arrays, parse_inputs
 from attn_deploy.runtimes.base import RuntimeInfo
@@ -118,6 +119,34 @@ def test_a_planted_tenth_is_found_on_a_drifting_machine(factor, verdict):
         )
     assert sum(f.verdict == verdict for f in found) >= 49
     assert np.median([f.speedup for f in found]) == pytest.approx(1 / factor, rel=0.02)
+
+
+@pytest.fixture(scope="module")
+def same_twice():
+    """100 pairs of one file timed twice in turn under random load, by ``benchmarks/same_twice.py --samples``."""
+    with np.load(Path(__file__).parent / "data" / "same_twice.npz") as file:
+        made = file["nanoseconds"].astype(np.float64)
+    assert made.shape == (100, 2, 20, 40)
+    return made
+
+
+def test_what_was_recorded_under_load_differs_in_no_pair_beyond_chance(same_twice):
+    verdicts = [compare_rounds(a, b, seed=i).verdict for i, (a, b) in enumerate(same_twice)]
+    assert verdicts.count("no difference") >= 95
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.1, "slower"), (1 / 1.1, "faster")])
+def test_a_tenth_planted_into_what_was_recorded_is_found(same_twice, factor, verdict):
+    found = [compare_rounds(a, factor * b, seed=i) for i, (a, b) in enumerate(same_twice)]
+    assert [f.verdict for f in found].count(verdict) >= 95
+    assert np.median([f.speedup for f in found]) == pytest.approx(1 / factor, rel=0.02)
+
+
+def test_the_recorded_load_was_no_idle_machine(same_twice):
+    """Medians of single rounds jump by more than the tenth that is looked for; only the comparison of pairs finds it."""
+    medians = np.median(same_twice, axis=3)
+    spread = medians.max(axis=2) / medians.min(axis=2)
+    assert np.median(spread) > 1.1
 
 
 @given(st.integers(0, 2**31))
@@ -304,6 +333,57 @@ def test_cold_start_is_apart():
     _, cold = cold_start(make, {}, clock=clock)
     assert cold.load_seconds == 3.0
     assert cold.first_run_seconds == pytest.approx(0.005007)
+
+
+class WithDeviceClock(Scripted):
+    """A runner whose device takes half of what the host waits."""
+
+    def elapsed_ms(self):
+        return self.durations(self.started) / 2e6
+
+
+def test_the_device_clock_stands_beside_the_hosts():
+    clock = Clock()
+    found = measure_both({"a": WithDeviceClock(clock, lambda n: 2_000_000)}, QUICK, clock=clock)["a"]
+    assert set(found.host.samples) == {2_000_000}
+    assert set(found.device.samples) == {1_000_000}
+    assert found.device.n == found.host.n
+    plain = measure_both({"a": Scripted(clock, lambda n: 2_000_000)}, QUICK, clock=clock)["a"]
+    assert plain.device is None
+
+
+def test_end_to_end_holds_upload_and_download():
+    clock = Clock()
+    inner = Scripted(clock, lambda n: 2_000_000)
+    found = measure_both({"a": EndToEnd(inner, {})}, QUICK, clock=clock)["a"]
+    assert set(found.host.samples) == {2_007_000}
+
+
+def test_a_build_is_not_load_time():
+    clock = Clock()
+
+    class Building(Scripted):
+        build_seconds = 2.0
+
+        def prepare(self, inputs):
+            clock.now += 1_000_000_000
+            self.build_seconds += 1.0
+
+    def make():
+        clock.now += 3_000_000_000
+        return Building(clock, lambda n: 5_000_000)
+
+    _, cold = cold_start(make, {}, clock=clock)
+    assert (cold.load_seconds, cold.build_seconds) == (1.0, 3.0)
+    assert cold.first_run_seconds == pytest.approx(0.005)
+
+
+def test_whose_turn_it_is_is_told():
+    clock, told = Clock(), []
+    runners = {n: Scripted(clock, lambda n: 1_000_000) for n in ("a", "b")}
+    measure_both(runners, QUICK, clock=clock, on_turn=told.append)
+    assert set(told) == {"a", "b"}
+    assert len(told) == 2 * (QUICK.rounds + 1)
 
 
 def test_a_real_runner():

@@ -121,7 +121,7 @@ def test_the_record_survives_its_file(record, tmp_path):
     record.write(tmp_path / "record.json")
     assert ProfileRecord.read(tmp_path / "record.json") == record
     data = json.loads((tmp_path / "record.json").read_text())
-    assert data["schema_version"] == 1
+    assert data["schema_version"] == 2
     assert data["rows"][1]["summary"]["p50_ms"] == record.rows[1].latency.p50_ms
     assert data["rows"][1]["summary"]["n"] == sum(map(len, data["rows"][1]["latency"]["rounds"]))
     assert data["environment"]["packages"]["torch"] == torch.__version__
@@ -341,7 +341,11 @@ def test_a_static_file_is_made_for_each_batch():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"runtimes": ["ort-gpu"]}, InvalidRequestError, r"'ort-gpu' is unknown.*Known runtimes: eager, ort-cpu"),
+        (
+            {"runtimes": ["ort-gpu"]},
+            InvalidRequestError,
+            r"'ort-gpu' is unknown.*Known runtimes: eager, compile, ort-cpu",
+        ),
         ({"runtimes": []}, InvalidRequestError, "no runtime"),
         ({"batch": (0,)}, InvalidRequestError, "batch size is 0"),
         ({"opset": 99}, OpsetError, "opset 99"),
@@ -428,7 +432,7 @@ def test_noise_is_named(record):
     )
     rows[1] = replace(rows[1], latency=restless, noise=restless.noise(0.1))
     shown = text_of(profile_report(replace(record, rows=tuple(rows))))
-    assert "ort-cpu, batch 1: noisy: the rounds' medians spread by" in shown
+    assert "ort-cpu fp32 b1 16x16: noisy: the rounds' medians spread by" in shown
     assert ", noisy" in next(line for line in shown.splitlines() if "│ ort-cpu" in line)
 
 

@@ -1,31 +1,71 @@
-"""The ONNX files that a profile times: the user's own, or exported for the occasion."""
+"""The ONNX files that a profile times: the user's own, or exported and converted for the occasion."""
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attn_deploy import errors
 from attn_deploy.bench.subject import Subject
+from attn_deploy.errors import AttnDeployError, MissingDependencyError, PrecisionError, WorkerError
+from attn_deploy.files import write_atomic
 from attn_deploy.inputs import TensorInput
 
 if TYPE_CHECKING:
     import onnx
 
-_PRECISIONS = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}  # by ONNX element type
-_COARSEST_FIRST = ("bfloat16", "float16", "float32", "float64")
+    from attn_deploy.data import ImageSet
+
+SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "int8", "float64": "fp64"}
+# By ONNX element type; int8 is how Q/DQ graphs hold their weights, uint8 how some of them do.
+_PRECISIONS = {1: "float32", 2: "int8", 3: "int8", 10: "float16", 11: "float64", 16: "bfloat16"}
+_COARSEST_FIRST = ("int8", "bfloat16", "float16", "float32", "float64")
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """One file, or why there is none.
+
+    Attributes:
+        asked: precision asked for; empty for the model as it is.
+        fixed: extents that are numbers in the file.
+        path: where it lies.
+        precision: found in its weights.
+        seconds: that it took to make; 0 for the user's own.
+        described: for the record.
+        error: class and message of what prevented it.
+    """
+
+    asked: str
+    fixed: Mapping[str, int]
+    path: str = ""
+    precision: str = ""
+    seconds: float = 0.0
+    described: Mapping[str, Any] | None = None
+    error: tuple[str, str] | None = None
+
+    def serves(self, inputs: Sequence[TensorInput], precision: str) -> bool:
+        """Whether it takes these inputs in this precision."""
+        return self.asked == precision and all(inputs[0].sizes.get(s, n) == n for s, n in self.fixed.items())
 
 
 class OnnxFiles:
-    """Gives the file for a shape, and makes it when there is none yet that moves that far.
+    """Gives the file for a shape and a precision, and makes it when there is none yet that moves that far.
+
+    What is made is noted in the folder, for the other processes of the same profile: one exports, all run it.
 
     Args:
         subject: what is profiled.
-        folder: where exported files go.
+        folder: where exported files go, and the note of them.
         opset: of exported files; None for the exporter's default.
         dynamic: symbols that move in exported files. None: all that a registry model allows, and the batch alone of a
             user's own model, of which nothing is known.
         progress: called with a few words at each step.
+        calibration: gives what int8 ranges are measured on.
     """
 
     def __init__(
@@ -36,93 +76,160 @@ class OnnxFiles:
         opset: int | None,
         dynamic: Sequence[str] | None,
         progress: Callable[[str], None],
+        calibration: Callable[[], str | ImageSet | None] = lambda: None,
     ) -> None:
+        self._calibration = calibration
         self._subject, self._folder, self._opset = subject, folder, opset
         if dynamic is None and subject.model is not None and subject.model.spec is None:
             dynamic = [s for s in subject.movable if s[0] == "N"]
         self._dynamic, self._tell = dynamic, progress
-        self._made: list[tuple[Path, Mapping[str, int]]] = []  # with the extents that are numbers in the file
-        self._descriptions: list[dict[str, Any]] = []
-        self._precisions: dict[Path, str] = {}
-        self._failure: Exception | None = None
+        self._raised: dict[int, Exception] = {}  # the errors themselves, where they were raised in this process
+        self._made = read_index(folder)
 
-    def path(self, inputs: tuple[TensorInput, ...]) -> Path:
-        """A file that takes these inputs.
+    def made(self, inputs: tuple[TensorInput, ...], precision: str = "") -> Made:
+        """A file that takes these inputs, in this precision.
 
         Raises:
-            ExportError, ParityError, MissingDependencyError: as `attn_deploy.export`.
+            ExportError, ParityError, PrecisionError, MissingDependencyError: as `attn_deploy.export`.
         """
-        given = self._subject.onnx
-        if given is not None:
-            if not self._descriptions:
-                self._describe(given, "given")
-            return given
-        sizes = inputs[0].sizes
-        for path, fixed in self._made:
-            if all(sizes[s] == n for s, n in fixed.items()):
-                return path
-        if self._failure is not None:
-            raise self._failure
+        for index, made in enumerate(self._made):
+            if made.serves(inputs, precision):
+                if made.error is not None:  # it would fail again at the next batch size, minutes later
+                    raise self._raised.get(index) or _error(made.error)
+                return made
+        started = time.perf_counter()
         try:
-            return self._export(inputs)
+            path, fixed, how = self._make(inputs, precision)
         except Exception as error:
-            self._failure = error  # it would fail again at the next batch size, minutes later
+            self._raised[len(self._made)] = error
+            if not isinstance(error, MissingDependencyError):
+                self._note(Made(precision, {}, error=(type(error).__name__, " ".join(str(error).split()))))
             raise
-
-    def precision(self, path: Path) -> str:
-        """The element type of the weights of a file that `path` gave; the least precise where there are several."""
-        return self._precisions[path]
+        seconds = 0.0 if path == self._subject.onnx else time.perf_counter() - started
+        return self._note(self._describe(path, fixed, how, precision, seconds))
 
     def described(self) -> tuple[Mapping[str, Any], ...]:
         """What was used, for the record."""
-        return tuple(self._descriptions)
+        return described_in(self._made)
 
-    def _export(self, inputs: tuple[TensorInput, ...]) -> Path:
-        from attn_deploy.exporters.options import DEFAULT_OPSET, ExportOptions
+    def _make(self, inputs: tuple[TensorInput, ...], precision: str) -> tuple[Path, dict[str, int], str]:
+        given = self._subject.onnx
+        if given is None:
+            return self._exported(inputs, precision)
+        if precision in ("", SHORT[weights_precision(_load(given))]):
+            return given, {}, "given"
+        source, made = given, self._folder / f"model-{precision}.onnx"
+        self._convert(source, made, precision)
+        return made, {}, f"converted to {precision} for this profile"
+
+    def _exported(self, inputs: tuple[TensorInput, ...], precision: str) -> tuple[Path, dict[str, int], str]:
+        if precision == "int8":
+            source = self.made(inputs, "fp32" if any(m.asked == "fp32" for m in self._made) else "")
+            path = self._folder / Path(source.path).name.replace("model", "model-int8")
+            self._convert(Path(source.path), path, precision)
+            return path, dict(source.fixed), "exported and quantized for this profile"
+        from attn_deploy.exporters.options import ExportOptions
         from attn_deploy.exporters.pipeline import export_prepared
         from attn_deploy.exporters.prepare import prepare
 
         model = self._subject.model
         if model is None:
             raise ValueError("a subject without a file has a model")
+        kind = precision or "fp32"
         options = ExportOptions(
-            opset=self._opset if self._opset is not None else DEFAULT_OPSET,
+            opset=self._opset if self._opset is not None else ExportOptions.default_opset(kind),
             dynamic=tuple(self._dynamic) if self._dynamic is not None else None,
+            precision=kind,
         )
-        self._tell("exporting the file to time")
-        prepared = prepare(model, inputs=inputs, dynamic=options.dynamic)
-        path = self._folder / f"model-{len(self._made)}.onnx"
+        self._tell(f"exporting the {kind} file to time")
+        prepared = prepare(model, inputs=inputs, dynamic=options.dynamic, narrow=kind == "fp16")
+        path = self._folder / f"model-{kind}-{len(self._made)}.onnx"
         export_prepared(prepared, path, options, progress=self._tell)
         fixed = {s: n for s, n in inputs[0].sizes.items() if s not in prepared.dynamic}
-        self._made.append((path, fixed))
-        self._describe(path, "exported for this profile")
-        return path
+        return path, fixed, "exported for this profile"
 
-    def _describe(self, path: Path, made: str) -> None:
-        from attn_deploy.graph.artifact import load_model, read_onnx
+    def _convert(self, source: Path, target: Path, precision: str) -> None:
+        self._tell(f"converting to {precision}")
+        if precision != "int8":
+            from attn_deploy.conversion import convert
+
+            convert(source, target, precision=precision)
+            return
+        from attn_deploy.quantization import quantize
+
+        quantize(source, target, precision=precision, calibration=self._calibration(), progress=self._tell)
+
+    def _describe(self, path: Path, fixed: dict[str, int], how: str, asked: str, seconds: float) -> Made:
+        from attn_deploy.graph.artifact import read_onnx
 
         artifact = read_onnx(path)
-        self._precisions[path] = weights_precision(load_model(path))
-        self._descriptions.append(
-            {
-                "path": str(path) if made == "given" else None,
-                "made": made,
-                "sha256": artifact.sha256,
-                "opset": artifact.opset,
-                "nodes": artifact.nodes,
-                "weights": self._precisions[path],
-                "dynamic_axes": list(artifact.dynamic_axes),
-                "exporter": artifact.metadata.get("exporter"),
-                "fused": [" ".join(map(str, f)) for f in artifact.record.get("fused", ())],
-            }
-        )
+        model = _load(path)
+        precision = weights_precision(model)
+        if asked not in ("", SHORT[precision]) and has_weights(model):
+            raise PrecisionError(f"{asked} was asked for, and the weights of the file that was made are {precision}.")
+        described = {
+            "path": str(path) if how == "given" else None,
+            "made": how,
+            "sha256": artifact.sha256,
+            "opset": artifact.opset,
+            "nodes": artifact.nodes,
+            "weights": precision,
+            "dynamic_axes": list(artifact.dynamic_axes),
+            "exporter": artifact.metadata.get("exporter"),
+            "fused": [" ".join(map(str, f)) for f in artifact.record.get("fused", ())],
+        }
+        return Made(asked, fixed, str(path.absolute()), precision, seconds, described)
+
+    def _note(self, made: Made) -> Made:
+        self._made.append(made)
+        write_atomic(self._folder / "index.json", json.dumps([asdict(m) for m in self._made], indent=1) + "\n")
+        return made
+
+
+def read_index(folder: Path) -> list[Made]:
+    """What was made in a folder, by this process or another."""
+    path = folder / "index.json"
+    if not path.is_file():
+        return []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return [Made(**{**m, "error": tuple(m["error"]) if m["error"] else None}) for m in found]
+
+
+def described_in(made: Sequence[Made]) -> tuple[Mapping[str, Any], ...]:
+    """The descriptions of those that were made."""
+    return tuple(m.described for m in made if m.described is not None)
 
 
 def weights_precision(model: onnx.ModelProto) -> str:
-    """The least precise floating-point type among the graph's weights; float32 for a graph that has none.
+    """The least precise type among the graph's weights; float32 for a graph that has none.
 
     A graph converted to half precision keeps softmax and norms in float32 and its inputs may be float32 too, so neither
-    the inputs nor a majority tells how exact its results can be. Scalars do not count: they are eps and scales.
+    the inputs nor a majority tells how exact its results can be. Scalars do not count: they are eps and scales. Integers
+    count where they are dequantized: elsewhere they are indices.
     """
-    held = {_PRECISIONS[i.data_type] for i in model.graph.initializer if i.data_type in _PRECISIONS and len(i.dims) > 1}
+    dequantized = {n.input[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
+    held = {
+        _PRECISIONS[i.data_type]
+        for i in model.graph.initializer
+        if i.data_type in _PRECISIONS and len(i.dims) > 1 and (i.data_type not in (2, 3) or i.name in dequantized)
+    }
     return next((p for p in _COARSEST_FIRST if p in held), "float32")
+
+
+def has_weights(model: onnx.ModelProto) -> bool:
+    """Whether the precision of a graph can be told from its weights."""
+    return any(i.data_type in _PRECISIONS and len(i.dims) > 1 for i in model.graph.initializer)
+
+
+def _load(path: Path) -> onnx.ModelProto:
+    from attn_deploy.graph.artifact import load_model
+
+    return load_model(path)
+
+
+def _error(noted: tuple[str, str]) -> Exception:
+    """An error that another process met, with its class where it is one of ours."""
+    kind = getattr(errors, noted[0], None)
+    if isinstance(kind, type) and issubclass(kind, AttnDeployError):
+        return kind(noted[1])
+    return WorkerError(f"{noted[0]}: {noted[1]}")

@@ -38,10 +38,31 @@ def parse_size(text: str) -> tuple[int, int]:
     Raises:
         InvalidRequestError: if the text cannot be read.
     """
-    match = re.fullmatch(r"([1-9]\d*)(?:[x,]([1-9]\d*))?", text.strip())
+    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text.strip())
     if match is None:
         raise InvalidRequestError(f"--size {text!r} cannot be read; write height and width, as in --size 224x224.")
     return int(match[1]), int(match[2] or match[1])
+
+
+def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:
+    """``32x32,224x224`` as heights and widths.
+
+    Raises:
+        InvalidRequestError: if one cannot be read.
+    """
+    return tuple(parse_size(word) for word in parse_words(text, "--size"))
+
+
+def parse_switch(text: str, option: str) -> tuple[bool, ...]:
+    """``off``, ``on`` or ``both`` as the settings to measure.
+
+    Raises:
+        InvalidRequestError: if it is none of these.
+    """
+    known = {"off": (False,), "on": (True,), "both": (False, True)}
+    if text not in known:
+        raise InvalidRequestError(f"{option} is {text!r}; use {', '.join(known)}.")
+    return known[text]
 
 
 def parse_dynamic(text: str) -> tuple[str, ...]:

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from attn_deploy.errors import InvalidRequestError
+from attn_deploy.errors import InvalidRequestError, NoDeviceError
+from attn_deploy.inputs import TensorInput
 from attn_deploy.runtimes.base import Runner
 
 if TYPE_CHECKING:
     from torch import nn
 
 REFERENCE = "eager"
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+TORCH_TYPES = {"": "float32", "fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +29,26 @@ class Work:
         onnx: the ONNX file; None when no runtime in the profile needs one.
         outputs: output names.
         threads: threads within an operator.
+        precision: fp32, fp16, bf16 or int8; empty for the model as it is. Files are in that precision already.
+        device: of torch: cpu or cuda.
+        inputs: the shapes that will be run; engines are built for them.
+        folder: where engines and caches go; None where nothing may be kept.
+        tf32: whether fp32 products may round their inputs to TF32, the same for every runtime.
+        cuda_graph: capture the work once and replay it.
+        keep: whether the module is left alone, by running a copy; otherwise it is the runner's to change.
     """
 
     module: nn.Module | None
     onnx: Path | None
     outputs: tuple[str, ...] | None
     threads: int
+    precision: str = ""
+    device: str = "cpu"
+    inputs: tuple[TensorInput, ...] = ()
+    folder: Path | None = None
+    tf32: bool = False
+    cuda_graph: bool = False
+    keep: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +62,7 @@ class Runtime:
             MissingDependencyError where it is not installed.
         needs: what it runs.
         provider: what `RuntimeInfo.provider` must be; None where any is right.
+        on: the devices it runs on: ``cpu``, ``gpu``, or ``torch``: the one that torch is told to use.
     """
 
     name: str
@@ -52,14 +70,7 @@ class Runtime:
     prerequisite: Callable[[], object]
     needs: Literal["module", "onnx"]
     provider: str | None = None
-
-
-def _eager(work: Work) -> Runner:
-    from attn_deploy.runtimes.eager import EagerRunner
-
-    if work.module is None:
-        raise InvalidRequestError("eager runs a PyTorch module, and an ONNX file is profiled; give the model's name.")
-    return EagerRunner(work.module, output_names=work.outputs, threads=work.threads)
+    on: Literal["cpu", "gpu", "torch"] = "gpu"
 
 
 def import_torch() -> object:
@@ -79,12 +90,109 @@ def import_torch() -> object:
     return torch
 
 
+def _module(work: Work, runtime: str) -> nn.Module:
+    if work.module is None:
+        raise InvalidRequestError(
+            f"{runtime} runs a PyTorch module, and an ONNX file is profiled; give the model's name."
+        )
+    if work.precision not in TORCH_TYPES:
+        raise InvalidRequestError(
+            f"{runtime} has no {work.precision}: quantized graphs run in the runtimes that take ONNX files."
+        )
+    return work.module
+
+
+def _file(work: Work, runtime: str) -> Path:
+    if work.onnx is None:
+        raise InvalidRequestError(f"{runtime} runs an ONNX file, and there is none.")
+    return work.onnx
+
+
+def _eager(work: Work) -> Runner:
+    module = _module(work, "eager")
+    import torch
+
+    from attn_deploy.runtimes.eager import EagerRunner
+
+    return EagerRunner(
+        module,
+        output_names=work.outputs,
+        device=work.device,
+        dtype=getattr(torch, TORCH_TYPES[work.precision]),
+        threads=work.threads,
+        tf32=work.tf32,
+        cuda_graph=work.cuda_graph,
+        keep=work.keep,
+    )
+
+
+def _compile(work: Work) -> Runner:
+    module = _module(work, "compile")
+    import torch
+
+    from attn_deploy.runtimes.compiled import CompiledRunner
+
+    return CompiledRunner(
+        module,
+        output_names=work.outputs,
+        device=work.device,
+        dtype=getattr(torch, TORCH_TYPES[work.precision]),
+        threads=work.threads,
+        tf32=work.tf32,
+        cuda_graph=work.cuda_graph,
+        keep=work.keep,
+    )
+
+
+def _import_compiler() -> object:
+    import_torch()
+    from attn_deploy.runtimes.compiled import import_compiler
+
+    return import_compiler()
+
+
 def _ort_cpu(work: Work) -> Runner:
     from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
-    if work.onnx is None:
-        raise InvalidRequestError("ONNX Runtime runs an ONNX file, and there is none.")
-    return OnnxRuntimeRunner(work.onnx, provider="cpu", threads=work.threads)
+    return OnnxRuntimeRunner(_file(work, "ONNX Runtime"), provider="cpu", threads=work.threads)
+
+
+def _ort_cuda(work: Work) -> Runner:
+    from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
+
+    options = {"use_tf32": str(int(work.tf32)), "enable_cuda_graph": str(int(work.cuda_graph))}
+    return OnnxRuntimeRunner(
+        _file(work, "ONNX Runtime"), provider="cuda", threads=work.threads, provider_options=options
+    )
+
+
+def _ort_rtx(work: Work) -> Runner:
+    from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
+
+    shapes = ",".join(f"{i.name}:{'x'.join(map(str, i.shape()))}" for i in work.inputs)
+    options = {f"nv_profile_{kind}_shapes": shapes for kind in ("min", "opt", "max")} if shapes else {}
+    options |= {"enable_cuda_graph": str(int(work.cuda_graph))}
+    return OnnxRuntimeRunner(
+        _file(work, "ONNX Runtime"), provider="tensorrt-rtx", threads=work.threads, provider_options=options
+    )
+
+
+def _tensorrt(flavor: str) -> Callable[[Work], Runner]:
+    def make(work: Work) -> Runner:
+        from attn_deploy.bench.engines import engine_runner
+
+        return engine_runner(_file(work, flavor), flavor, work)
+
+    return make
+
+
+def _library(flavor: str) -> Callable[[], object]:
+    def check() -> object:
+        from attn_deploy.bench.engines import import_engine_library
+
+        return import_engine_library(flavor)
+
+    return check
 
 
 def _import_onnxruntime() -> object:
@@ -93,11 +201,28 @@ def _import_onnxruntime() -> object:
     return import_onnxruntime()
 
 
+def _import_cuda_provider() -> object:
+    from attn_deploy.runtimes.onnxruntime import import_provider
+
+    return import_provider("cuda")
+
+
+def _import_rtx_provider() -> object:
+    from attn_deploy.runtimes.onnxruntime import import_rtx_provider
+
+    return import_rtx_provider()
+
+
 RUNTIMES = {
     r.name: r
     for r in (
-        Runtime("eager", _eager, import_torch, "module"),
-        Runtime("ort-cpu", _ort_cpu, _import_onnxruntime, "onnx", "CPUExecutionProvider"),
+        Runtime("eager", _eager, import_torch, "module", None, "torch"),
+        Runtime("compile", _compile, _import_compiler, "module", None, "torch"),
+        Runtime("ort-cpu", _ort_cpu, _import_onnxruntime, "onnx", "CPUExecutionProvider", "cpu"),
+        Runtime("ort-cuda", _ort_cuda, _import_cuda_provider, "onnx", "CUDAExecutionProvider"),
+        Runtime("ort-tensorrt-rtx", _ort_rtx, _import_rtx_provider, "onnx", "NvTensorRTRTXExecutionProvider"),
+        Runtime("tensorrt", _tensorrt("tensorrt"), _library("tensorrt"), "onnx"),
+        Runtime("tensorrt-rtx", _tensorrt("tensorrt-rtx"), _library("tensorrt-rtx"), "onnx"),
     )
 }
 
@@ -117,3 +242,48 @@ def choose_runtimes(names: Sequence[str]) -> tuple[Runtime, ...]:
             hint = f"; did you mean {close[0]!r}?" if close else "."
             raise InvalidRequestError(f"the runtime {name!r} is unknown{hint} Known runtimes: {known}.")
     return tuple(RUNTIMES[n] for n in dict.fromkeys(names))
+
+
+def choose_precisions(names: Sequence[str]) -> tuple[str, ...]:
+    """These precisions, without repetitions.
+
+    Raises:
+        InvalidRequestError: if there is none, or one is unknown.
+    """
+    for name in names:
+        if name not in PRECISIONS:
+            close = difflib.get_close_matches(name, PRECISIONS, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else "."
+            raise InvalidRequestError(f"the precision {name!r} is unknown{hint} Known: {', '.join(PRECISIONS)}.")
+    if not names:
+        raise InvalidRequestError(f"no precision was named; choose from {', '.join(PRECISIONS)}.")
+    return tuple(dict.fromkeys(names))
+
+
+def torch_device(asked: str, runtimes: Sequence[Runtime]) -> str:
+    """The device of the torch runtimes: on a machine with a GPU the GPU, unless all the others run on the CPU.
+
+    Args:
+        asked: auto, cpu or cuda.
+        runtimes: of the profile.
+
+    Raises:
+        InvalidRequestError: if it is none of these.
+        NoDeviceError: if cuda is asked for, and torch finds no CUDA device.
+    """
+    if asked not in ("auto", "cpu", "cuda"):
+        raise InvalidRequestError(f"the torch device is {asked!r}; use auto, cpu or cuda.")
+    others = [r for r in runtimes if r.on != "torch"]
+    if asked == "cpu" or len(others) == len(runtimes):
+        return "cpu"
+    if asked == "auto" and others and all(r.on == "cpu" for r in others):
+        return "cpu"
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    if asked == "cuda":
+        raise NoDeviceError("eager and compile were asked for on CUDA, and torch finds no CUDA device; use cpu.")
+    return "cpu"

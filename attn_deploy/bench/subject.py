@@ -103,6 +103,7 @@ def make_subject(
     inputs: Sequence[TensorInput] | None = None,
     onnx: Path | str | None = None,
     arguments: Mapping[str, Any] | None = None,
+    weights: Path | str | None = None,
 ) -> Subject:
     """The subject that a name, a module or a file stands for.
 
@@ -111,14 +112,17 @@ def make_subject(
         inputs: shapes, where they are not known or others are wanted.
         onnx: a file already made from the model.
         arguments: constructor arguments when ``model`` is a name.
+        weights: a checkpoint to load; one of `attn_deploy.train` must be of the model that is named.
 
     Raises:
-        InvalidRequestError: if the inputs are not known or do not fit, or the name cannot be used.
+        InvalidRequestError: if the inputs are not known or do not fit, or the name or the checkpoint cannot be used.
         GraphError: if the file cannot be read.
     """
     if isinstance(model, Path) or (isinstance(model, str) and model.lower().endswith(".onnx")):
+        if weights is not None:
+            raise InvalidRequestError(f"{model} holds its weights; leave --weights out, or name the model.")
         return _from_file(Path(model), inputs)
-    resolved = _resolve(model, arguments)
+    resolved = _resolve(model, arguments, weights)
     if resolved.inputs is None and inputs is None:
         raise InvalidRequestError(
             f"{resolved.name.text}: the shape of its input is not known; give it, as in --input 1x3x224x224 "
@@ -155,18 +159,42 @@ def _with_file(subject: Subject, path: Path) -> Subject:
     return replace(subject, inputs=renamed, onnx=path, outputs=tuple(o.name for o in artifact.outputs))
 
 
-def _resolve(model: str | nn.Module, arguments: Mapping[str, Any] | None) -> ResolvedModel:
+def _resolve(model: str | nn.Module, arguments: Mapping[str, Any] | None, weights: Path | str | None) -> ResolvedModel:
     from attn_deploy.bench.runtimes import import_torch
 
     import_torch()
-    from attn_deploy.models import ResolvedModel, resolve
-    from attn_deploy.names import ModelName
-    from attn_deploy.registry import DEFAULT_DYNAMIC
+    from attn_deploy.models import resolve_module, resolve_seeded
 
-    if isinstance(model, str):
-        return resolve(model, arguments)
-    name = type(model).__name__
-    return ResolvedModel(ModelName(name, name), model, None, None, DEFAULT_DYNAMIC, None)
+    if not isinstance(model, str):
+        if weights is not None:
+            raise InvalidRequestError("a module holds its weights; load the checkpoint into it before.")
+        return resolve_module(model)
+    if weights is None:
+        return resolve_seeded(model, arguments)
+    trained = _trained(model, Path(weights))
+    if trained is not None:
+        return trained
+    from attn_deploy.checkpoints import load_weights
+
+    resolved = resolve_seeded(model, arguments, fresh=False)
+    load_weights(resolved.module, weights, resolved.name.text)
+    return resolved
+
+
+def _trained(model: str, path: Path) -> ResolvedModel | None:
+    """The model with its weights, where the path is a checkpoint of `attn_deploy.train`."""
+    from attn_deploy.names import parse_name
+    from attn_deploy.trained import load_trained
+
+    name = parse_name(str(path)) if path.is_dir() else None
+    if name is None or name.checkpoint is None:
+        return None
+    found = load_trained(name)
+    if found.name != parse_name(model).text:
+        raise InvalidRequestError(
+            f"{path} was trained as {found.name}, and {model} was named; name that one, or the folder alone."
+        )
+    return found.resolved
 
 
 def _from_file(path: Path, inputs: Sequence[TensorInput] | None) -> Subject:
@@ -197,10 +225,11 @@ def _default_sizes(inputs: Sequence[TensorInput], movable: Sequence[str]) -> tup
     first = inputs[0]
     sizes = dict(first.sizes)
     plain = {"H": DEFAULT_SIZE[0], "W": DEFAULT_SIZE[1]}
+    image = len(inputs) == 1 and first.dims == ("N", 3, "H", "W")
     for symbol in movable:
         if symbol[0] == "N":
             sizes[symbol] = fit_size(1, symbol, first)
-        elif symbol[0] in plain and sizes[symbol] == DEFAULT_SIZES[symbol[0]]:
+        elif symbol[0] in plain and (image or sizes[symbol] == DEFAULT_SIZES[symbol[0]]):
             sizes[symbol] = fit_size(plain[symbol[0]], symbol, first)
     return tuple(replace(i, sizes={**i.sizes, **sizes}) for i in inputs)
 

@@ -12,14 +12,14 @@ import gc
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.record import ColdStart, LatencyResult
 from attn_deploy.inputs import Arrays
-from attn_deploy.runtimes.base import Runner
+from attn_deploy.runtimes.base import DeviceClock, Runner, RuntimeInfo
 
 Clock = Callable[[], int]
 
@@ -43,6 +43,15 @@ class _Turns:
     calls: int = 1
     count: int = 1
     rounds: list[list[float]] = field(default_factory=list)
+    device_rounds: list[list[float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Samples of one runner by the host's clock and, where its device has one, of the same runs by the device's."""
+
+    host: LatencyResult
+    device: LatencyResult | None
 
 
 def cold_start(
@@ -51,13 +60,15 @@ def cold_start(
     """Make a runner and run it once, both timed.
 
     Args:
-        make: makes the runner; libraries it needs should be imported before, or their import is in the load time.
+        make: makes the runner; libraries it needs should be imported before, or their import is in the load time. What
+            it builds or compiles it tells by ``build_seconds``, which is not in the other times.
         inputs: of the first run.
         clock: nanoseconds.
     """
     start = clock()
     runner = make()
     loaded = clock()
+    built = float(getattr(runner, "build_seconds", 0.0))  # an engine, made while the runner was
     try:
         runner.prepare(inputs)
         runner.enqueue()
@@ -65,18 +76,34 @@ def cold_start(
     except BaseException:
         runner.close()
         raise
-    return runner, ColdStart((loaded - start) / 1e9, (clock() - loaded) / 1e9)
+    ended = clock()
+    compiled = float(getattr(runner, "build_seconds", 0.0)) - built  # code, made for these inputs
+    load, first = (loaded - start) / 1e9 - built, (ended - loaded) / 1e9 - compiled
+    return runner, ColdStart(max(0.0, load), max(0.0, first), build_seconds=(built + compiled) or None)
 
 
 def measure(
     runners: Mapping[str, Runner], options: BenchOptions, *, clock: Clock = time.perf_counter_ns
 ) -> dict[str, LatencyResult | Exception]:
+    """As `measure_both`, by the host's clock alone."""
+    found = measure_both(runners, options, clock=clock)
+    return {n: m.host if isinstance(m, Measured) else m for n, m in found.items()}
+
+
+def measure_both(
+    runners: Mapping[str, Runner],
+    options: BenchOptions,
+    *,
+    clock: Clock = time.perf_counter_ns,
+    on_turn: Callable[[str], None] = lambda _: None,
+) -> dict[str, Measured | Exception]:
     """Time runners whose inputs are prepared, together.
 
     Args:
         runners: by name.
         options: settings.
         clock: nanoseconds.
+        on_turn: is told whose turn begins, outside of any sample.
 
     Returns:
         For each name its samples, or what it raised; one that fails does not end the others.
@@ -87,6 +114,7 @@ def measure(
     with _without_collector():
         for name, runner in runners.items():
             state = _Turns(runner)
+            on_turn(name)
             try:
                 _warm_up(state, options, clock)
             except Exception as error:  # a runtime raises what it likes, and its row says so
@@ -94,22 +122,23 @@ def measure(
                 continue
             _plan(state, options, overhead)
             turns[name] = state
-        _sample(turns, failed, options, clock)
-    results: dict[str, LatencyResult | Exception] = {}
-    for name in runners:
-        if name in failed:
-            results[name] = failed[name]
-            continue
-        state = turns[name]
-        results[name] = LatencyResult(
-            rounds=tuple(tuple(r) for r in state.rounds),
-            calls_per_sample=state.calls,
-            clock_overhead_ns=overhead,
-            warmup_runs=state.warmup_runs,
-            warmup_seconds=state.warmup_ns / 1e9,
-            steady=state.steady,
-        )
-    return results
+        _sample(turns, failed, options, clock, on_turn)
+    return {name: failed[name] if name in failed else _result(turns[name], overhead) for name in runners}
+
+
+def _result(state: _Turns, overhead: float) -> Measured:
+    host = LatencyResult(
+        rounds=tuple(tuple(r) for r in state.rounds),
+        calls_per_sample=state.calls,
+        clock_overhead_ns=overhead,
+        warmup_runs=state.warmup_runs,
+        warmup_seconds=state.warmup_ns / 1e9,
+        steady=state.steady,
+    )
+    if not any(state.device_rounds):
+        return Measured(host, None)
+    rounds = tuple(tuple(r) for r in state.device_rounds)
+    return Measured(host, replace(host, rounds=rounds, calls_per_sample=1, clock_overhead_ns=0.0))
 
 
 def clock_overhead_ns(clock: Clock = time.perf_counter_ns, repeats: int = 200) -> float:
@@ -173,7 +202,13 @@ def _plan(state: _Turns, options: BenchOptions, overhead: float) -> None:
     state.count = max(1, math.ceil(total / options.rounds))
 
 
-def _sample(turns: dict[str, _Turns], failed: dict[str, Exception], options: BenchOptions, clock: Clock) -> None:
+def _sample(
+    turns: dict[str, _Turns],
+    failed: dict[str, Exception],
+    options: BenchOptions,
+    clock: Clock,
+    on_turn: Callable[[str], None],
+) -> None:
     rng = np.random.default_rng(options.seed)
     start = clock()
     limit = options.max_seconds * 1e9 * max(1, len(turns))
@@ -182,6 +217,7 @@ def _sample(turns: dict[str, _Turns], failed: dict[str, Exception], options: Ben
             break
         for name in rng.permutation(sorted(turns)):
             state = turns[str(name)]
+            on_turn(str(name))
             try:
                 state.rounds.append(_turn(state, options, clock))
             except Exception as error:  # as in the warm-up
@@ -198,6 +234,8 @@ def _turn(state: _Turns, options: BenchOptions, clock: Clock) -> list[float]:
             enqueue()
             synchronize()
     samples: list[float] = []
+    device_samples: list[float] = []
+    elapsed_ms = device_clock(state.runner)
     calls, turn_ends = range(state.calls), clock() + options.max_seconds * 1e9 / options.rounds
     for _ in range(state.count):
         if state.calls == 1:
@@ -212,9 +250,57 @@ def _turn(state: _Turns, options: BenchOptions, clock: Clock) -> list[float]:
                 synchronize()
             after = clock()
         samples.append((after - before) / state.calls if state.calls > 1 else after - before)
+        if elapsed_ms is not None:
+            device_samples.append(elapsed_ms() * 1e6)  # of the last run of the sample
         if after > turn_ends:
             break
+    state.device_rounds.append(device_samples)
     return samples
+
+
+def device_clock(runner: Runner) -> Callable[[], float] | None:
+    """The clock of the runner's device; None where it has none."""
+    if isinstance(runner, DeviceClock) and getattr(runner, "has_device_clock", True):
+        return runner.elapsed_ms
+    return None
+
+
+class EndToEnd:
+    """A runner whose run is all that a caller waits for: upload, run and download.
+
+    Args:
+        inner: the runner.
+        inputs: uploaded anew for each run.
+    """
+
+    def __init__(self, inner: Runner, inputs: Arrays) -> None:
+        self._inner, self._inputs = inner, inputs
+
+    @property
+    def info(self) -> RuntimeInfo:
+        """What runs here."""
+        return self._inner.info
+
+    def prepare(self, inputs: Arrays) -> None:
+        """Keep ``inputs`` for the runs to come."""
+        self._inputs = inputs
+
+    def enqueue(self) -> None:
+        """Upload, and start one run."""
+        self._inner.prepare(self._inputs)
+        self._inner.enqueue()
+
+    def synchronize(self) -> None:
+        """Wait, and download."""
+        self._inner.synchronize()
+        self._inner.outputs()
+
+    def outputs(self) -> Arrays:
+        """The outputs by name."""
+        return self._inner.outputs()
+
+    def close(self) -> None:
+        """Nothing: the runner is another's to close."""
 
 
 @contextlib.contextmanager

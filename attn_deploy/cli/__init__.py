@@ -14,6 +14,7 @@ import typer
 
 from attn_deploy import __version__
 from attn_deploy.cli.build import build
+from attn_deploy.cli.compare import compare
 from attn_deploy.cli.convert import convert
 from attn_deploy.cli.diagnose import diagnose
 from attn_deploy.cli.doctor import doctor
@@ -25,7 +26,9 @@ from attn_deploy.cli.lint import lint
 from attn_deploy.cli.list import list_
 from attn_deploy.cli.matrix import diff, matrix, merge
 from attn_deploy.cli.profile import profile
+from attn_deploy.cli.profiles import profiles
 from attn_deploy.cli.quantize import quantize
+from attn_deploy.cli.report import report
 from attn_deploy.cli.train import train
 from attn_deploy.cli.train_table import train_table
 from attn_deploy.errors import AttnDeployError, MissingDependencyError
@@ -100,6 +103,8 @@ def _root(
       attn-deploy diagnose net.py:MyNet --input 1x3x224x224 --precision fp16
       attn-deploy inspect ghostmodule.onnx
       attn-deploy profile ghostmodule
+      attn-deploy report server/ jetson/ -o report.html
+      attn-deploy compare main/ branch/
       attn-deploy matrix --models 'family:fusion' --opsets 13,17,20
       attn-deploy train resnet8+se --dataset digits
       attn-deploy evaluate runs/resnet8-se-digits-s0 --runtime eager,ort-cpu
@@ -120,6 +125,9 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "diagnose": diagnose,
     "inspect": inspect,
     "profile": profile,
+    "report": report,
+    "compare": compare,
+    "profiles": profiles,
     "train": train,
     "evaluate": evaluate,
     "train-table": train_table,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,63 +18,182 @@ def profile(
         ),
     ],
     runtimes: Annotated[
-        str | None, typer.Option(help="Runtimes, separated by commas; all that apply by default.")
+        str | None,
+        typer.Option(
+            help="eager, compile, ort-cpu, ort-cuda, ort-tensorrt-rtx, tensorrt, tensorrt-rtx, separated by commas; "
+            "eager,ort-cpu by default."
+        ),
+    ] = None,
+    precisions: Annotated[
+        str | None, typer.Option(help="fp32, fp16, bf16, int8; the model as it is by default.")
     ] = None,
     batch: Annotated[str | None, typer.Option(help="Batch sizes, separated by commas; 1 by default.")] = None,
-    size: Annotated[str | None, typer.Option(help="Height and width, as 224x224; 32x32 by default.")] = None,
+    size: Annotated[str | None, typer.Option(help="Heights and widths, as 32x32,224x224; 32x32 by default.")] = None,
+    cuda_graph: Annotated[str, typer.Option(help="Replay CUDA graphs: off, on, or both.")] = "off",
     shape: Annotated[
         list[str] | None,
         typer.Option("--input", help="Shape of an input, as 1x3x224x224; once for each input."),
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads in every runtime; the usable cores by default.")] = None,
+    torch_device: Annotated[
+        str, typer.Option(help="Where eager and compile run: cpu, cuda, or auto: the GPU if there is one.")
+    ] = "auto",
+    tf32: Annotated[bool, typer.Option("--tf32/--no-tf32", help="Let fp32 products round to TF32 on GPUs.")] = False,
     seconds: Annotated[float, typer.Option(help="Timed seconds of each row, at least.")] = 1.0,
     opset: Annotated[int | None, typer.Option(help="Opset of the exported file.")] = None,
     dynamic: Annotated[str | None, typer.Option(help="Dynamic axes of the exported file, as N,H,W.")] = None,
     onnx: Annotated[Path | None, typer.Option(help="Time this file, already made from the model.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Checkpoint for the model.")] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help="For int8: digits, cifar10, a folder of images or an .npz.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Measure accuracy too, on digits, cifar10 or folder.")] = None,
+    images: Annotated[int | None, typer.Option(help="Test on the first so many.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where the images are.")] = None,
     seed: Annotated[int, typer.Option(help="Of inputs, order and intervals.")] = 0,
-    save: Annotated[Path | None, typer.Option(help="Write the record, all samples in it.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Folder of the run; or a .json file for the record alone.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder of --save.")] = False,
+    executor: Annotated[
+        str | None,
+        typer.Option(help="inline, processes (rows in processes of their own; default with --save DIR), or ray."),
+    ] = None,
+    memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure peak memory, with processes.")] = True,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Show too which modules and nodes the time of the first shape goes to.")
+    ] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds for the start of one row, with processes.")] = 1800.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record on standard output.")] = False,
 ) -> None:
     """Time a model in several runtimes with one clock, and check that they compute the same.
 
-    Exits with 1 when a row has no valid number; the table says why.
+    With --save DIR each row runs in processes of its own: a crash, a hang or a lack of memory costs that row, peak
+    memory is measured, Ctrl-C keeps what is done and --resume goes on. Exits with 1 when a row has no valid number; the
+    table says why.
 
     \b
     Examples:
       attn-deploy profile ghostmodule --batch 1,8
-      attn-deploy profile resnet18+se --size 224x224 --threads 4 --save se.json
+      attn-deploy profile resnet18+se --size 32x32,224x224 --threads 4 --save se
+      attn-deploy profile resnet18+se --runtimes eager,compile,ort-cpu --precisions fp32,int8 --save se --resume
+      attn-deploy profile runs/resnet8-se-digits-s0 --dataset digits --precisions fp32,fp16
+      attn-deploy profile resnet18+se --batch 1,8,64 --executor ray --save fleet
       attn-deploy profile net.py:MyNet --input 1x3x224x224 --runtimes eager,ort-cpu
+      attn-deploy profile resnet18+se --layers
       attn-deploy profile model.onnx --input 1x3x224x224 --json
     """
-    import attn_deploy
     from attn_deploy.bench.options import BenchOptions
-    from attn_deploy.bench.parse import parse_dynamic, parse_integers, parse_size, parse_words
-    from attn_deploy.files import check_writable
+    from attn_deploy.bench.parse import parse_dynamic, parse_integers, parse_sizes, parse_switch, parse_words
+    from attn_deploy.bench.plan import AccuracyPlan, plan_path
     from attn_deploy.inputs import parse_inputs
-    from attn_deploy.report.console import print_result, status
 
-    if save is not None:
-        check_writable(save)
-    options = BenchOptions(min_seconds=seconds, max_seconds=max(20.0, 5 * seconds), threads=threads, seed=seed)
-    with status() as tell:
+    request = {
+        "runtimes": parse_words(runtimes, "--runtimes") if runtimes is not None else None,
+        "precisions": parse_words(precisions, "--precisions") if precisions is not None else None,
+        "batch": parse_integers(batch, "--batch") if batch is not None else None,
+        "size": parse_sizes(size) if size is not None else None,
+        "cuda_graph": parse_switch(cuda_graph, "--cuda-graph"),
+        "torch_device": torch_device,
+        "tf32": tf32,
+        "options": BenchOptions(min_seconds=seconds, max_seconds=max(20.0, 5 * seconds), threads=threads, seed=seed),
+        "opset": opset,
+        "dynamic": parse_dynamic(dynamic) if dynamic is not None else None,
+        "inputs": parse_inputs(shape) if shape else None,
+        "weights": weights,
+        "onnx": onnx,
+        "calibration": calibration,
+        "accuracy": AccuracyPlan(dataset=dataset, images=images, data_dir=plan_path(data_dir)) if dataset else None,
+        "timeout": timeout,
+    }
+    if executor == "ray":
+        _on_a_cluster(model, request, save=save, resume=resume, memory=memory, as_json=as_json)
+    else:
+        _here(
+            model, request, save=save, resume=resume, memory=memory, executor=executor, layers=layers, as_json=as_json
+        )
+
+
+def _here(
+    model: str,
+    request: dict[str, Any],
+    *,
+    save: Path | None,
+    resume: bool,
+    memory: bool,
+    executor: str | None,
+    layers: bool,
+    as_json: bool,
+) -> None:
+    import attn_deploy
+    from attn_deploy.files import check_writable
+    from attn_deploy.report.console import print_result, profile_bar
+
+    alone = save if save is not None and save.suffix == ".json" else None
+    if alone is not None:
+        check_writable(alone)
+    with profile_bar() as bar:
         record = attn_deploy.profile(
             model,
-            runtimes=parse_words(runtimes, "--runtimes") if runtimes is not None else None,
-            batch=parse_integers(batch, "--batch") if batch is not None else None,
-            size=parse_size(size) if size is not None else None,
-            options=options,
-            opset=opset,
-            dynamic=parse_dynamic(dynamic) if dynamic is not None else None,
-            inputs=parse_inputs(shape) if shape else None,
-            onnx=onnx,
-            progress=tell,
+            **request,
+            save=None if alone is not None else save,
+            resume=resume,
+            memory=memory,
+            executor=executor,
+            progress=bar.tell,
+            on_step=bar.step,
         )
-    if save is not None:
-        record.write(save)
+    if alone is not None:
+        record.write(alone)
     if as_json:
         typer.echo(record.to_json(), nl=False)
     else:
         from attn_deploy.report.terminal import profile_report
 
         print_result(lambda width: profile_report(record, width))
+    if layers and not record.unfinished:
+        _show_layers(model, request, None if alone is not None else save, as_json=as_json)
+    if record.unfinished:
+        typer.echo(f"stopped; what is done is kept. Go on with --save {save} --resume.", err=True)
+        raise typer.Exit(130)
     raise typer.Exit(0 if record.passed else 1)
+
+
+def _show_layers(model: str, request: dict[str, Any], save: Path | None, *, as_json: bool) -> None:
+    from attn_deploy.bench.layer_views import layer_views
+    from attn_deploy.bench.request import make_plan
+    from attn_deploy.report.console import status
+    from attn_deploy.report.layers_text import layers_text
+
+    with status() as tell:
+        found = layer_views(make_plan(model, **request), save=save, progress=tell)
+    for report in found.reports:
+        typer.echo(f"\n{layers_text(report)}", err=as_json)  # with --json, standard output is the record's
+    for variant, why in found.missing.items():
+        typer.echo(f"{variant}: no per-layer view: {why}", err=True)
+
+
+def _on_a_cluster(
+    model: str, request: dict[str, Any], *, save: Path | None, resume: bool, memory: bool, as_json: bool
+) -> None:
+    import json
+
+    from attn_deploy.bench.fleet import profile_fleet
+    from attn_deploy.bench.request import make_plan
+    from attn_deploy.errors import InvalidRequestError
+    from attn_deploy.report.console import print_result, status
+    from attn_deploy.report.terminal import profile_report
+
+    if save is None:
+        raise InvalidRequestError(
+            "--executor ray measures on several machines; give a folder for them with --save DIR."
+        )
+    with status() as tell:
+        found = profile_fleet(make_plan(model, **request), save=save, resume=resume, memory=memory, progress=tell)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=1))
+    else:
+        for kind, record in found.records.items():
+            typer.echo(f"{kind}:")
+            print_result(lambda width, record=record: profile_report(record, width))  # type: ignore[misc]
+    for kind, why in found.failures.items():
+        typer.echo(f"{kind}: {why}", err=True)
+    raise typer.Exit(0 if found.passed else 1)

@@ -25,12 +25,10 @@ from attn_deploy.exporters.eager_checks import checked_run, refuse_batch_statist
 from attn_deploy.exporters.rewrite import rewrite as rewrite_model
 from attn_deploy.fusing import fuse_with_report
 from attn_deploy.inputs import TensorInput, dynamic_symbols, example_arrays, symbols_of, verification_sizes
-from attn_deploy.models import ResolvedModel, resolve, resolve_module
+from attn_deploy.models import ResolvedModel, resolve_module, resolve_seeded
 from attn_deploy.ops.bounded import half_range
-from attn_deploy.packages import is_trained
 from attn_deploy.parity.reference import EagerReference
 from attn_deploy.runtimes.eager import flatten_outputs, output_names
-from attn_deploy.weights import enliven
 
 
 @dataclass(slots=True)
@@ -127,7 +125,7 @@ def prepare(
     if isinstance(model, ResolvedModel):
         resolved = model
     elif isinstance(model, str):
-        resolved = _made(model, arguments, seed, fresh=weights is None)
+        resolved = resolve_seeded(model, arguments, seed=seed, fresh=weights is None)
     else:
         resolved = resolve_module(model)
     label = resolved.name.text
@@ -198,17 +196,6 @@ def _unlike_inputs(names: Sequence[str], inputs: Sequence[TensorInput]) -> tuple
     """Output names that no input has: a graph cannot hold two values of one name."""
     taken = {i.name for i in inputs}
     return tuple(f"{n}_out" if n in taken else n for n in names)
-
-
-def _made(name: str, arguments: Mapping[str, Any] | None, seed: int, *, fresh: bool) -> ResolvedModel:
-    """A model by name, with weights that are the same in every run; those of a user's own file are left as they are."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        resolved = resolve(name, arguments)
-    package = resolved.name.package is not None and not is_trained(resolved.arguments)
-    if fresh and (resolved.spec is not None or package):
-        enliven(resolved.module, seed)
-    return resolved
 
 
 def _inputs(resolved: ResolvedModel, given: Sequence[TensorInput] | None) -> tuple[TensorInput, ...]:

@@ -9,6 +9,13 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 WIDTH_OF_FILES = 160  # a pipe or a log has no width of its own
+_COLUMNS = (
+    TextColumn("{task.description}"),
+    BarColumn(),
+    TaskProgressColumn(),
+    TimeRemainingColumn(),
+    TextColumn("{task.fields[words]}"),
+)
 
 
 def print_result(render: Callable[[int], RenderableType]) -> None:
@@ -36,13 +43,39 @@ def step_bar(what: str) -> Iterator[Callable[[int, int, str], None]]:
     if not console.is_terminal:
         yield lambda step, steps, text: None
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[words]}"),
-    )
-    with Progress(*columns, console=console) as bar:
+    with Progress(*_COLUMNS, console=console) as bar:
         task = bar.add_task(what, total=None, words="")
         yield lambda step, steps, text: bar.update(task, completed=step, total=steps, words=text)
+
+
+class ProfileBar:
+    """A progress bar of the shapes of a profile, with the time that remains and what is being done.
+
+    Args:
+        bar: where to show it; None to be silent.
+    """
+
+    def __init__(self, bar: Progress | None) -> None:
+        self._bar = bar
+        self._task = bar.add_task("profile", total=None, words="") if bar is not None else None
+
+    def step(self, number: int, total: int, shape: str) -> None:
+        """Shape ``number`` of ``total`` begins."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=number, total=total, description=shape)
+
+    def tell(self, words: str) -> None:
+        """What is being done now."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, words=words)
+
+
+@contextlib.contextmanager
+def profile_bar() -> Iterator[ProfileBar]:
+    """A `ProfileBar` on standard error; silent where it is no terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield ProfileBar(None)
+        return
+    with Progress(*_COLUMNS, console=console, transient=True, refresh_per_second=4) as bar:
+        yield ProfileBar(bar)

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from attn_deploy.bench.environment import Environment
 from attn_deploy.bench.record import ProfileRecord, ProfileRow
+from attn_deploy.bench.roofline import SpeedOfLight, row_limits
 from attn_deploy.doctor import DoctorReport
 
 _MARKS = {"ok": "green", "invalid": "red", "failed": "red"}
@@ -56,12 +57,14 @@ def profile_report(record: ProfileRecord, width: int = 160) -> RenderableType:
 def _columns(record: ProfileRecord) -> list[_Column]:
     rows, options = record.rows, record.options
     several = len({r.batch for r in rows}) > 1
+    precisions, sizes = {r.precision for r in rows}, {r.size for r in rows}
     columns = [
         _Column("runtime", [r.runtime for r in rows], left=True),
         _Column("provider", [_provider(r) for r in rows], rank=3, left=True),
-        _Column("precision", [r.info.precision if r.info else "" for r in rows], rank=5, left=True),
+        _Column("precision", [_precision(r) for r in rows], rank=0 if len(precisions) > 1 else 5, left=True),
         _Column("threads", [str(r.info.threads or "") if r.info else "" for r in rows], rank=6),
         _Column("batch", [str(r.batch) for r in rows], rank=0 if several else 7),
+        _Column("size", ["x".join(map(str, r.size or ())) for r in rows], rank=0 if len(sizes) > 1 else 9),
         _Column("p50 ms", [_time(r, 50) for r in rows]),
         _Column(f"{options.confidence:.0%} interval", [_median_interval(r, record) for r in rows], rank=2),
         _Column("p90 ms", [_time(r, 90) for r in rows], rank=4),
@@ -70,10 +73,40 @@ def _columns(record: ProfileRecord) -> list[_Column]:
         _Column("items/s", [_count(r.latency.throughput(r.batch)) if r.latency else "" for r in rows], rank=1),
     ]
     if any(r.speedup for r in rows):
-        columns.append(_Column(f"vs {record.baseline}", [_speedup(r, record.baseline) for r in rows]))
+        columns.append(_Column(f"vs {record.baseline}", [_speedup(r, record) for r in rows]))
+    if any(r.device_time for r in rows):
+        columns.append(_Column("device ms", [_ms(r.device_time.p50_ms) if r.device_time else "" for r in rows], rank=1))
+    columns.append(_Column("end to end ms", [_ms(r.end_to_end.p50_ms) if r.end_to_end else "" for r in rows], rank=10))
+    if any(r.memory for r in rows):
+        columns.append(_Column("peak MiB", [_memory(r) for r in rows], rank=3))
+    if any(r.accuracy for r in rows):
+        columns.append(_Column("top-1", [f"{r.accuracy.top1:.2%}" if r.accuracy else "" for r in rows]))
+        columns.append(_Column("vs reference", [_agreement(r) for r in rows], rank=2))
+    limits = row_limits(record)
+    if limits:
+        columns.append(_Column("x floor", [_floor(limits.get(r.key)) for r in rows], rank=3))
     columns.append(_Column("max error", [_error(r) for r in rows], rank=1))
     columns.append(_Column("verdict", [_verdict(r) for r in rows], left=True))
     return columns
+
+
+def _precision(row: ProfileRow) -> str:
+    """What was found, or what was asked where nothing ran."""
+    return row.info.precision if row.info else row.precision
+
+
+def _memory(row: ProfileRow) -> str:
+    if row.memory is None:
+        return ""
+    device = f" + {row.memory.device / 2**20:,.0f} GPU" if row.memory.device else ""
+    return f"{row.memory.host / 2**20:,.0f}{device}"
+
+
+def _agreement(row: ProfileRow) -> str:
+    found = row.accuracy
+    if found is None or found.agreement is None or found.p_value is None:
+        return ""
+    return f"{found.agreement:.2%} same, p {found.p_value:.2g}"
 
 
 def _provider(row: ProfileRow) -> str:
@@ -93,11 +126,15 @@ def _median_interval(row: ProfileRow, record: ProfileRecord) -> str:
     return f"{_ms(found.low)} - {_ms(found.high)}"
 
 
-def _speedup(row: ProfileRow, baseline: str | None) -> str:
+def _speedup(row: ProfileRow, record: ProfileRecord) -> str:
     if row.speedup is None:
-        return "1" if row.runtime == baseline and row.latency is not None else ""
+        return "1" if row.runtime == record.baseline and row.latency is not None else ""
     found = row.speedup
     return f"{found.speedup:.2f}x ({found.interval.low:.2f} - {found.interval.high:.2f})"
+
+
+def _floor(limit: SpeedOfLight | None) -> str:
+    return f"{limit.multiple:.1f} ({limit.bound})" if limit is not None and limit.floor_ms > 0 else ""
 
 
 def _error(row: ProfileRow) -> str:
@@ -115,11 +152,24 @@ def _verdict(row: ProfileRow) -> str:
 
 
 def _problems(rows: Sequence[ProfileRow]) -> list[str]:
-    return [f"{r.runtime}, batch {r.batch}: {r.status}: {r.reason}" for r in rows if r.status != "ok"]
+    """One line for each reason, with the first row that has it."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row.status != "ok":
+            found.setdefault((row.status, row.reason), []).append(row.key)
+    return [
+        f"{keys[0]}{f' and {len(keys) - 1} more' if len(keys) > 1 else ''}: {status}: {reason}"
+        for (status, reason), keys in found.items()
+    ]
 
 
 def _doubts(record: ProfileRecord) -> list[str]:
-    lines = [f"{r.runtime}, batch {r.batch}: noisy: {r.noise}." for r in record.rows if r.noise]
+    lines = [f"{r.key}: noisy: {r.noise}." for r in record.rows if r.noise]
+    throttled = dict.fromkeys(why for r in record.rows if r.conditions for why in r.conditions.throttled)
+    if throttled:
+        lines.append(f"The GPU's clocks were held down ({', '.join(throttled)}): times are longer than they can be.")
+    if record.unfinished:
+        lines.append(f"The run was stopped: {record.unfinished} of its parts are still to be made.")
     threads, cores = record.options.threads or 0, record.environment.usable_cores
     if threads > cores:
         lines.append(
@@ -166,18 +216,36 @@ def _caption(record: ProfileRecord, dropped: Sequence[str]) -> list[str]:
             f"Max error is against {report.reference} at these shapes; allowed: rtol {report.rtol:g}, "
             f"atol {report.atol:g} * max(1, max|y|)."
         )
-    cold = [
-        f"{r.runtime} {r.cold.load_seconds * 1e3:.0f} + {r.cold.first_run_seconds * 1e3:.0f} ms"
-        for r in record.rows
-        if r.cold and r.batch == record.rows[0].batch
-    ]
+    first = record.rows[0] if record.rows else None
+    cold = [_cold(r) for r in record.rows if r.cold and first and (r.batch, r.size) == (first.batch, first.size)]
     if cold:
-        lines.append(f"Cold start, load + first run: {', '.join(cold)}.")
+        lines.append(f"Cold start in ms, load + first run: {', '.join(cold)}.")
+    tested = next((r.accuracy for r in record.rows if r.accuracy), None)
+    if tested:
+        lines.append(
+            f"Top-1 on {tested.images} images of {tested.dataset} ({tested.split}, sha256 {tested.sha256[:12]})."
+        )
+    floors = dict.fromkeys(x.device for x in row_limits(record).values())
+    if floors:
+        lines.append(
+            f"The floor is the least time that {', '.join(floors)} needs for the arithmetic and for moving inputs, outputs and "
+            "weights once."
+        )
     if dropped:
         lines.append(f"Left out for the width of the terminal: {', '.join(reversed(dropped))}.")
     if "attn-deploy" in packages:
         lines.append(f"attn-deploy {packages['attn-deploy']}, {record.created}.")
     return lines
+
+
+def _cold(row: ProfileRow) -> str:
+    cold = row.cold
+    if cold is None:
+        return ""
+    parts = [f"import {cold.import_seconds * 1e3:.0f} +"] if cold.import_seconds is not None else []
+    parts += [f"build {cold.build_seconds * 1e3:.0f} +"] if cold.build_seconds is not None else []
+    name = row.runtime if row.precision == "fp32" else f"{row.runtime} {row.precision}"
+    return " ".join([name, *parts, f"{cold.load_seconds * 1e3:.0f} + {cold.first_run_seconds * 1e3:.0f}"])
 
 
 def doctor_report(report: DoctorReport, width: int = 160) -> RenderableType:

@@ -18,15 +18,20 @@ class EagerRunner:
     """Runs a copy of an nn.Module in eval mode under ``inference_mode``.
 
     Args:
-        module: the model; left alone.
+        module: the model.
         output_names: names given to the outputs in order; by default y, or y0, y1, ...
         device: cpu or cuda.
         dtype: element type of parameters and floating-point inputs.
         threads: torch's intra-op threads while running; None leaves the process setting.
+        tf32: whether fp32 products on a GPU may round their inputs to TF32; None leaves the process setting.
+        cuda_graph: capture the forward pass at the first run on prepared inputs, and replay it from then on.
+        keep: run a copy, so that ``module`` is left alone.
 
     Raises:
-        NoDeviceError: if a CUDA device is asked for and there is none.
+        NoDeviceError: if a CUDA device is asked for and there is none, or a CUDA graph on a CPU.
     """
+
+    runtime = "eager"
 
     def __init__(
         self,
@@ -36,12 +41,24 @@ class EagerRunner:
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
         threads: int | None = None,
+        tf32: bool | None = None,
+        cuda_graph: bool = False,
+        keep: bool = True,
     ) -> None:
         if device.startswith("cuda") and not torch.cuda.is_available():
-            raise NoDeviceError("eager on CUDA was asked for, and torch finds no CUDA device; use --device cpu.")
+            raise NoDeviceError("torch was asked to run on CUDA, and finds no CUDA device; run it on the CPU.")
+        if cuda_graph and not device.startswith("cuda"):
+            raise NoDeviceError("a CUDA graph was asked for, and torch runs on the CPU here; leave it out.")
         self._device = torch.device(device)
         self._dtype = dtype
-        self._module = copy.deepcopy(module).eval().to(self._device, dtype)
+        self._cuda_graph = cuda_graph
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
+        if self._device.type == "cuda":
+            self._events = (_event(), _event())
+            if tf32 is not None:
+                torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+        self._module = (copy.deepcopy(module) if keep else module).eval().to(self._device, dtype)
         self._names = list(output_names) if output_names else None
         self._threads = threads
         self._inputs: list[Tensor] = []
@@ -58,9 +75,10 @@ class EagerRunner:
             settings |= {
                 "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
                 "tf32_conv": torch.backends.cudnn.allow_tf32,
+                "cuda_graph": self._cuda_graph,
             }
         return RuntimeInfo(
-            runtime="eager",
+            runtime=self.runtime,
             version=f"torch {torch.__version__}",
             provider=torch.cuda.get_device_name(self._device) if cuda else "CPU",
             precision=str(self._dtype).removeprefix("torch."),
@@ -70,31 +88,84 @@ class EagerRunner:
 
     def prepare(self, inputs: Arrays) -> None:
         """Move ``inputs`` to the device, in order; floating-point ones take the runner's element type."""
-        self._inputs = []
+        tensors = []
         for array in inputs.values():
             tensor = torch.tensor(array, device=self._device)  # a copy: a model may change its input in place
-            self._inputs.append(tensor.to(self._dtype) if tensor.is_floating_point() else tensor)
+            tensors.append(tensor.to(self._dtype) if tensor.is_floating_point() else tensor)
+        same = [(t.shape, t.dtype) for t in tensors] == [(t.shape, t.dtype) for t in self._inputs]
+        if self._graph is not None and same:  # a captured graph reads from the addresses that it was captured with
+            for kept, new in zip(self._inputs, tensors, strict=True):
+                kept.copy_(new)
+            return
+        self._inputs = tensors
+        if self._cuda_graph:
+            self._capture()
 
     @torch.inference_mode()
     def enqueue(self) -> None:
         """Start one forward pass."""
-        self._outputs = self._module(*self._inputs)
+        if self._graph is None:
+            self._outputs = None  # its memory serves this run, as it does where a caller drops what he has read
+        if self._events is None:
+            self._outputs = self._module(*self._inputs)
+            return
+        self._events[0].record()
+        if self._graph is not None:
+            self._graph.replay()
+        else:
+            self._outputs = self._module(*self._inputs)
+        self._events[1].record()
+
+    @torch.inference_mode()
+    def _capture(self) -> None:
+        self._graph = None
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):  # libraries allocate in their first runs, which must not be captured
+            for _ in range(3):
+                self._module(*self._inputs)
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._outputs = self._module(*self._inputs)
+        self._graph = graph
 
     def synchronize(self) -> None:
         """Wait for the device; nothing to wait for on a CPU."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 
+    @property
+    def has_device_clock(self) -> bool:
+        """Whether `elapsed_ms` can be asked: on a GPU."""
+        return self._events is not None
+
+    def elapsed_ms(self) -> float:
+        """Milliseconds that the last run took on the GPU; waits for its end.
+
+        Raises:
+            NoDeviceError: on a CPU.
+        """
+        if self._events is None:
+            raise NoDeviceError("torch runs on the CPU here, which has no clock of its own.")
+        self._events[1].synchronize()
+        return float(self._events[0].elapsed_time(self._events[1]))
+
     def outputs(self) -> Arrays:
-        """The outputs by name."""
+        """The outputs by name; bfloat16, which numpy lacks, as float32."""
         tensors = flatten_outputs(self._outputs)
         names = self._names or output_names(self._outputs)
-        return {n: t.detach().cpu().numpy() for n, t in zip(names, tensors, strict=True)}
+        wide = [t.float() if t.dtype == torch.bfloat16 else t for t in tensors]
+        return {n: t.detach().cpu().numpy() for n, t in zip(names, wide, strict=True)}
 
     def close(self) -> None:
         """Drop the model and its tensors."""
-        self._inputs, self._outputs = [], None
+        self._inputs, self._outputs, self._graph = [], None, None
         del self._module
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
 def flatten_outputs(outputs: Any) -> list[Tensor]:

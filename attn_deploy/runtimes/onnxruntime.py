@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import collections
 import importlib.metadata
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from attn_deploy.errors import GraphError, MissingDependencyError, ProviderError
+from attn_deploy.errors import GraphError, MissingDependencyError, NoDeviceError, ProviderError
 from attn_deploy.inputs import Arrays
 from attn_deploy.runtimes.base import RuntimeInfo
 
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
+}
+RUNTIMES = {"cpu": "ort-cpu", "cuda": "ort-cuda", "tensorrt-rtx": "ort-tensorrt-rtx"}
+# What ONNX Runtime puts on the CPU on purpose: arithmetic on shapes, whose results the CPU needs anyway.
+SHAPE_OPERATORS = {
+    *("Shape", "Size", "Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Reshape", "Expand", "Range", "Cast"),
+    *("Constant", "ConstantOfShape", "Identity", "Add", "Sub", "Mul", "Div", "Floor", "Ceil", "ReduceProd"),
+    *("Min", "Max", "Where", "Equal", "Less", "Greater", "And", "Or", "Not"),
+}
 # Kernels for CPUs without 8-bit dot products saturate in sums of pairs: errors of a third of the logits on such a CPU,
 # 0.034 with this. It changes nothing in graphs without Q/DQ pairs.
 EXACT_INT8 = {"session.x64quantprecision": "1"}
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 def import_onnxruntime() -> Any:
@@ -50,18 +63,67 @@ def _distribution() -> str:
     return f"onnxruntime {import_onnxruntime().__version__}"
 
 
+def import_provider(kind: str) -> Any:
+    """The onnxruntime module, in a build that has a provider.
+
+    Raises:
+        MissingDependencyError: if it is not installed, or was built without it.
+    """
+    ort = import_onnxruntime()
+    found = ort.get_available_providers()
+    if PROVIDERS[kind] not in found:
+        raise MissingDependencyError(
+            f"{PROVIDERS[kind]} is not part of the installed {_distribution()}, which has {', '.join(found)}: "
+            "uninstall it, then pip install 'attn-deploy[gpu]'."
+        )
+    return ort
+
+
+def import_rtx_provider() -> Any:
+    """ONNX Runtime with the TensorRT-RTX plugin registered.
+
+    Raises:
+        MissingDependencyError: if ONNX Runtime or the plugin is not installed.
+        NoDeviceError: if the plugin finds no GPU that it supports.
+    """
+    ort = import_onnxruntime()
+    try:
+        import onnxruntime_ep_nv_tensorrt_rtx as plugin
+    except ModuleNotFoundError as error:
+        if error.name != "onnxruntime_ep_nv_tensorrt_rtx":
+            raise
+        raise MissingDependencyError(
+            "the TensorRT-RTX provider of ONNX Runtime is not installed: pip install onnxruntime-ep-nv-tensorrt-rtx "
+            "(beside onnxruntime 1.24 or newer)."
+        ) from error
+    name = plugin.get_ep_name()
+    if not any(d.ep_name == name for d in ort.get_ep_devices()):
+        try:
+            ort.register_execution_provider_library(name, plugin.get_library_path())
+        except Exception as error:  # without a driver the library cannot be loaded
+            raise NoDeviceError(f"the TensorRT-RTX provider cannot be used here: {_first_line(error)}") from error
+    if not any(d.ep_name == name for d in ort.get_ep_devices()):
+        raise NoDeviceError(
+            "the TensorRT-RTX provider found no device: it needs an NVIDIA GPU of compute capability 8.6, 8.9 or 12."
+        )
+    return ort
+
+
 class OnnxRuntimeRunner:
     """Runs an ONNX model with inputs and outputs bound, so that a timed run copies nothing.
 
     Args:
         model: path, or the serialised model.
-        provider: cpu or cuda.
+        provider: cpu, cuda or tensorrt-rtx.
         threads: threads within an operator; 0 lets ONNX Runtime choose.
         optimize: graph optimisations; all by default, off to look for errors of the optimiser.
         config: session configuration entries, over `EXACT_INT8`.
+        provider_options: of the provider, such as ``{"use_tf32": "0"}``. With ``enable_cuda_graph`` outputs stay at
+            fixed addresses, which the runner sees to.
 
     Raises:
-        ProviderError: if the session ended up on another provider than asked.
+        ProviderError: if the session ended up on another provider than asked, or heavy operators of it did.
+        NoDeviceError: if there is no device for the plugin's provider.
         GraphError: if ONNX Runtime refuses the model.
         MissingDependencyError: if onnxruntime is not installed.
     """
@@ -74,9 +136,10 @@ class OnnxRuntimeRunner:
         threads: int = 0,
         optimize: bool = True,
         config: dict[str, str] | None = None,
+        provider_options: dict[str, str] | None = None,
     ) -> None:
-        ort = import_onnxruntime()
-        wanted = PROVIDERS[provider]
+        ort = import_rtx_provider() if provider == "tensorrt-rtx" else import_onnxruntime()
+        self._kind, wanted = provider, PROVIDERS[provider]
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -84,13 +147,24 @@ class OnnxRuntimeRunner:
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
         options.log_severity_level = 4  # its errors are raised, and told by us
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         entries = {**EXACT_INT8, **(config or {})}
         for key, value in entries.items():
             options.add_session_config_entry(key, value)
+        self._provider_options = dict(provider_options or {})
         what = "the model" if isinstance(model, bytes) else str(model)
+        source = model if isinstance(model, bytes) else str(model)
         try:
-            source = model if isinstance(model, bytes) else str(model)
-            self._session = ort.InferenceSession(source, options, providers=[wanted])
+            if provider == "tensorrt-rtx":
+                devices = [d for d in ort.get_ep_devices() if d.ep_name == wanted]
+                options.add_provider_for_devices(devices[:1], self._provider_options)
+                self._session = ort.InferenceSession(source, options)
+            else:
+                if provider == "cuda" and hasattr(ort, "preload_dlls"):
+                    ort.preload_dlls()
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", UserWarning)  # that a provider is missing is told below
+                    self._session = ort.InferenceSession(source, options, providers=[(wanted, self._provider_options)])
         except Exception as error:  # the binding raises a dozen classes of its own
             raise GraphError(f"ONNX Runtime cannot load {what}: {_first_line(error)}") from error
         found = self._session.get_providers()[0]
@@ -104,20 +178,43 @@ class OnnxRuntimeRunner:
         self._optimize = optimize
         self._config = entries
         self._binding = self._session.io_binding()
+        self._fixed: list[Any] = []
         self.input_names = [i.name for i in self._session.get_inputs()]
         self.output_names = [o.name for o in self._session.get_outputs()]
+        refuse_cpu(self.placement(), what)
+
+    def placement(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Nodes by provider, and operator types of those that are not on the provider asked for.
+
+        Both are empty where this version of ONNX Runtime does not tell.
+        """
+        if not hasattr(self._session, "get_provider_graph_assignment_info"):
+            return {}, {}
+        nodes: collections.Counter[str] = collections.Counter()
+        elsewhere: collections.Counter[str] = collections.Counter()
+        for part in self._session.get_provider_graph_assignment_info():
+            held = [n.op_type for n in part.get_nodes()]
+            nodes[part.ep_name] += len(held)
+            if part.ep_name != self._provider:
+                elsewhere.update(held)
+        return dict(nodes), dict(elsewhere)
 
     @property
     def info(self) -> RuntimeInfo:
         """What runs here."""
         kinds = sorted({i.type.removeprefix("tensor(").rstrip(")") for i in self._session.get_inputs()})
         return RuntimeInfo(
-            runtime="ort-cpu" if self._provider == PROVIDERS["cpu"] else "ort-cuda",
+            runtime=RUNTIMES[self._kind],
             version=_distribution(),
             provider=self._provider,
             precision=",".join("float32" if k == "float" else k for k in kinds),
-            threads=self._threads or None,
-            settings={"graph_optimization": "all" if self._optimize else "none", "io_binding": True, **self._config},
+            threads=(self._threads or None) if self._kind == "cpu" else None,
+            settings={
+                "graph_optimization": "all" if self._optimize else "none",
+                "io_binding": True,
+                **self._config,
+                **self._provider_options,
+            },
         )
 
     def prepare(self, inputs: Arrays) -> None:
@@ -129,7 +226,7 @@ class OnnxRuntimeRunner:
         if set(inputs) != set(self.input_names):
             raise GraphError(f"the model takes {self.input_names}, and was given {list(inputs)}.")
         ort = import_onnxruntime()
-        device = "cuda" if self._provider == PROVIDERS["cuda"] else "cpu"
+        device = "cpu" if self._kind == "cpu" else "cuda"
         self._binding.clear_binding_inputs()
         self._binding.clear_binding_outputs()
         for name, array in inputs.items():
@@ -137,6 +234,11 @@ class OnnxRuntimeRunner:
             self._binding.bind_ortvalue_input(name, value)
         for name in self.output_names:
             self._binding.bind_output(name, device)
+        if self._provider_options.get("enable_cuda_graph") == "1":
+            self.enqueue()  # the first run tells the outputs' sizes; from then on they stay where they are
+            self._fixed = self._binding.get_outputs()
+            for name, value in zip(self.output_names, self._fixed, strict=True):
+                self._binding.bind_ortvalue_output(name, value)
 
     def enqueue(self) -> None:
         """Start one run.
@@ -159,8 +261,25 @@ class OnnxRuntimeRunner:
 
     def close(self) -> None:
         """Drop the session."""
+        self._fixed = []
         del self._binding
         del self._session
+
+
+def refuse_cpu(placement: tuple[dict[str, int], dict[str, int]], what: str) -> None:
+    """Refuse a session whose provider left real work to the CPU; arithmetic on shapes may be there.
+
+    Raises:
+        ProviderError: naming the operators.
+    """
+    nodes, elsewhere = placement
+    heavy = {op: n for op, n in elsewhere.items() if op not in SHAPE_OPERATORS}
+    alone = bool(nodes) and sum(elsewhere.values()) == sum(nodes.values())
+    if heavy or alone:
+        told = ", ".join(f"{op} {n}" for op, n in sorted((heavy or elsewhere).items()))
+        raise ProviderError(
+            f"{what}: ran on CPU: {sum(elsewhere.values())} of {sum(nodes.values())} nodes, among them {told}."
+        )
 
 
 def _first_line(error: Exception) -> str:

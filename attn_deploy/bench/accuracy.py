@@ -1,0 +1,127 @@
+"""Accuracy beside latency: the same images through every runtime and precision of a profile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from attn_deploy.accuracy.predict import BATCH, run_dataset
+from attn_deploy.accuracy.result import AccuracyResult
+from attn_deploy.bench.evidence import AccuracyRow
+from attn_deploy.bench.group import Bench, reason_of, start
+from attn_deploy.bench.images import images_to_test
+from attn_deploy.bench.make import Begun, Maker, accuracy_variants
+from attn_deploy.bench.plan import ProfilePlan, Variant
+from attn_deploy.bench.row import ProfileRow
+from attn_deploy.errors import InvalidRequestError
+from attn_deploy.inputs import example_arrays
+
+if TYPE_CHECKING:
+    from attn_deploy.bench.store import ProfileStore
+
+
+def answers_of(plan: ProfilePlan, bench: Bench, variant: Variant) -> AccuracyResult:
+    """The plan's images through one variant.
+
+    Raises:
+        InvalidRequestError: if the model is no classifier of these images.
+        DatasetError: if the images cannot be had.
+        ParityError: if an output is NaN or infinite.
+    """
+    images = images_to_test(plan, has_module=bench.subject.module is not None, tell=bench.tell)
+    inputs = bench.subject.at(_batch(bench, len(images)), images.size)
+    if len(inputs) != 1 or len(inputs[0].shape()) != 4:
+        raise InvalidRequestError(
+            f"{bench.subject.name} is no classifier of images: it takes {', '.join(str(i.shape()) for i in inputs)}."
+        )
+    bench.tell(f"testing {variant.key} on {images.name}")
+    bench.trail(variant.key)
+    candidate = start(bench, variant, inputs, example_arrays(inputs, seed=plan.options.seed))
+    try:
+        return run_dataset(
+            candidate.runner,
+            images,
+            model=bench.subject.name,
+            input_name=inputs[0].name,
+            dtype=inputs[0].dtype,
+            fixed_batch=inputs[0].shape()[0],
+            progress=bench.tell,
+        )
+    finally:
+        candidate.runner.close()
+
+
+def _batch(bench: Bench, count: int) -> int | None:
+    """As many images at a time as `attn_deploy.evaluate` takes, where the batch may be chosen."""
+    return min(BATCH, count) if any(s[0] == "N" for s in bench.subject.movable) else None
+
+
+def accuracy_rows(
+    plan: ProfilePlan, maker: Maker, begun: Begun, rows: list[ProfileRow], store: ProfileStore | None
+) -> list[ProfileRow]:
+    """The rows with the accuracy of their runtime and precision.
+
+    A row whose variant could not be tested loses its number: a latency that was asked for with its accuracy is not given
+    without. What could not be tested on the reference is told by the rows as well.
+    """
+    found: dict[Variant, AccuracyResult] = {}
+    failed: dict[Variant, str] = {}
+    variants = accuracy_variants(plan, begun)
+    timed = {(r.runtime, r.precision) for r in rows if r.status == "ok"}
+    reference: AccuracyResult | None = None
+    for variant in variants:
+        if not _wanted(variant, timed) and variant is not variants[0]:
+            continue
+        result = store.read_accuracy(variant) if store is not None else None
+        if result is None:
+            try:
+                result = maker.accuracy(variant)
+            except Exception as error:  # as for latency: a runtime raises what it likes
+                failed[variant] = reason_of(error)
+                continue
+            result = replace(result, agreement=result.compared_with(reference) if reference is not None else None)
+            if store is not None:
+                store.write_accuracy(variant, result)
+        found[variant] = result
+        reference = reference or result
+    return [_with_accuracy(row, plan, found, failed) for row in rows]
+
+
+def _wanted(variant: Variant, timed: set[tuple[str, str]]) -> bool:
+    """Whether a row with a number needs this test. A file taken as it is may have turned out to be in any precision."""
+    return any(r == variant.runtime and variant.precision in ("", p) for r, p in timed)
+
+
+def _with_accuracy(
+    row: ProfileRow, plan: ProfilePlan, found: Mapping[Variant, AccuracyResult], failed: Mapping[Variant, str]
+) -> ProfileRow:
+    if row.status != "ok":
+        return row
+    variant = Variant(row.runtime, row.precision if plan.precisions != ("",) else "")
+    if variant in failed:
+        why = f"its accuracy could not be measured: {failed[variant]}"
+        return replace(row, status="invalid", reason=why, latency=None, speedup=None, device_time=None, end_to_end=None)
+    return replace(row, accuracy=accuracy_row(found[variant]))
+
+
+def accuracy_row(result: AccuracyResult) -> AccuracyRow:
+    """The few numbers of a test that stand beside a latency."""
+    made = AccuracyRow(
+        dataset=str(result.dataset["name"]),
+        split=str(result.dataset["split"]),
+        sha256=str(result.dataset["sha256"]),
+        images=result.count,
+        correct=result.correct,
+    )
+    if result.agreement is None:
+        return made
+    paired = result.agreement.paired
+    return replace(
+        made,
+        reference=result.agreement.reference,
+        same=result.agreement.same,
+        only_this=paired.only_first,
+        only_reference=paired.only_second,
+        p_value=paired.p_value,
+    )

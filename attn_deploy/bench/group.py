@@ -1,0 +1,355 @@
+"""One shape: all runtimes and precisions, checked against eager and timed in turn, in one process."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from attn_deploy.bench import statistics
+from attn_deploy.bench.conditions import machine_state
+from attn_deploy.bench.evidence import Conditions, GraphCost, Placement
+from attn_deploy.bench.files import SHORT, Made, OnnxFiles
+from attn_deploy.bench.latency import ColdStart
+from attn_deploy.bench.options import BenchOptions
+from attn_deploy.bench.plan import Variant, size_of
+from attn_deploy.bench.row import ProfileRow
+from attn_deploy.bench.runtimes import REFERENCE, RUNTIMES, Work
+from attn_deploy.bench.subject import Subject
+from attn_deploy.bench.timer import EndToEnd, Measured, cold_start, measure_both
+from attn_deploy.errors import (
+    AttnDeployError,
+    GraphError,
+    InvalidRequestError,
+    MissingDependencyError,
+    ParityError,
+    ProviderError,
+)
+from attn_deploy.graph.work import graph_work
+from attn_deploy.inputs import Arrays, TensorInput, example_arrays
+from attn_deploy.parity.tolerance import TOLERANCES
+from attn_deploy.parity.verify import compare
+from attn_deploy.runtimes.base import Runner, RuntimeInfo
+
+_END_TO_END_SHARE = 5  # of the time and of the samples that the runs themselves get
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A runner that ran once and is ready to be timed."""
+
+    runner: Runner
+    cold: ColdStart
+    outputs: Arrays
+    info: RuntimeInfo
+    placement: Placement | None
+    graph: GraphCost | None
+
+
+@dataclass(slots=True)
+class Bench:
+    """What all shapes of a profile share.
+
+    Attributes:
+        subject: what is profiled.
+        options: with the number of threads.
+        files: of the runtimes that run ONNX files.
+        device: of torch.
+        tf32: as `attn_deploy.bench.runtimes.Work`.
+        folder: for engines.
+        tell: is called with a few words at each step.
+        trail: is told which variant is about to run, so that a crash has a name.
+        keep: whether the module is used again after the runner is made.
+        missing: dependencies that rows lacked.
+    """
+
+    subject: Subject
+    options: BenchOptions
+    files: OnnxFiles
+    device: str = "cpu"
+    tf32: bool = False
+    folder: Path | None = None
+    tell: Callable[[str], None] = lambda _: None
+    trail: Callable[[str], None] = lambda _: None
+    keep: bool = True
+    missing: list[MissingDependencyError] = field(default_factory=list)
+
+    @property
+    def threads(self) -> int:
+        """Threads within an operator."""
+        return self.options.threads or 1
+
+
+def profile_group(bench: Bench, variants: Sequence[Variant], inputs: tuple[TensorInput, ...]) -> list[ProfileRow]:
+    """All rows of one shape, in the order of the variants."""
+    shapes = {i.name: i.shape() for i in inputs}
+    rows = {v.key: blank_row(v, inputs) for v in variants}
+    ready: dict[str, Candidate] = {}
+    with contextlib.ExitStack() as stack:
+        try:
+            arrays = example_arrays(inputs, seed=bench.options.seed)
+        except MemoryError as error:
+            return [replace(row, reason=f"the inputs do not fit in memory: {error}") for row in rows.values()]
+        for variant in variants:
+            bench.tell(f"loading {variant.key} for {_told(shapes)}")
+            bench.trail(variant.key)
+            try:
+                ready[variant.key] = candidate = start(bench, variant, inputs, arrays)
+                stack.callback(candidate.runner.close)
+            except Exception as error:
+                raise_if_request(error)
+                if isinstance(error, MissingDependencyError):
+                    bench.missing.append(error)
+                rows[variant.key] = refused(rows[variant.key], error)
+        for key, candidate in ready.items():
+            rows[key] = with_candidate(rows[key], candidate)
+        _check(bench, inputs, rows, ready, stack)
+        _time(bench, arrays, rows, ready)
+    baseline = next((r for r in rows.values() if r.runtime == REFERENCE and r.latency is not None), None)
+    return [_with_speedup(row, baseline, bench.options) for row in rows.values()]
+
+
+def blank_row(variant: Variant, inputs: tuple[TensorInput, ...]) -> ProfileRow:
+    """The row of a variant that did not run yet."""
+    return ProfileRow(
+        runtime=variant.runtime,
+        batch=inputs[0].shape()[0],
+        shapes={i.name: i.shape() for i in inputs},
+        status="failed",
+        precision=variant.precision or "fp32",
+        size=size_of(inputs),
+        cuda_graph=variant.cuda_graph,
+    )
+
+
+def with_candidate(row: ProfileRow, candidate: Candidate) -> ProfileRow:
+    """The row with what ran. A file that was taken as it is has the precision that it has."""
+    asked = row.precision
+    if candidate.graph is not None and asked == "fp32":
+        asked = SHORT.get(candidate.info.precision, asked)
+    return replace(
+        row,
+        precision=asked,
+        info=candidate.info,
+        cold=candidate.cold,
+        placement=candidate.placement,
+        graph=candidate.graph,
+    )
+
+
+def refused(row: ProfileRow, error: Exception) -> ProfileRow:
+    """The row of a variant that could not be started, with the reason."""
+    return replace(row, status="invalid" if isinstance(error, ProviderError) else "failed", reason=reason_of(error))
+
+
+def start(bench: Bench, variant: Variant, inputs: tuple[TensorInput, ...], arrays: Arrays) -> Candidate:
+    """Load a runtime and run it once.
+
+    Raises:
+        ProviderError: if it ran elsewhere than its entry says.
+        AttnDeployError: for what else keeps it from running; a runtime may raise others too.
+    """
+    runtime = RUNTIMES[variant.runtime]
+    runtime.prerequisite()
+    made = bench.files.made(inputs, variant.precision) if runtime.needs == "onnx" else None
+    work = Work(
+        module=bench.subject.module,
+        onnx=Path(made.path) if made is not None else None,
+        outputs=bench.subject.outputs,
+        threads=bench.threads,
+        precision=variant.precision or (SHORT[made.precision] if made is not None else ""),
+        device=bench.device,
+        inputs=inputs,
+        folder=bench.folder,
+        tf32=bench.tf32,
+        cuda_graph=variant.cuda_graph,
+        keep=bench.keep,
+    )
+    runner, cold = cold_start(functools.partial(runtime.make, work), arrays)
+    try:
+        info = runner.info
+        if runtime.provider is not None and info.provider != runtime.provider:
+            raise ProviderError(f"{runtime.name} ran on {info.provider}, and {runtime.provider} was asked for.")
+        outputs = runner.outputs()
+    except BaseException:
+        runner.close()
+        raise
+    if made is not None:  # a file may compute in another type than its inputs have
+        info = replace(info, precision=made.precision)
+        if made.seconds:
+            cold = replace(cold, build_seconds=(cold.build_seconds or 0.0) + made.seconds)
+    return Candidate(runner, cold, outputs, info, _placement(runner, info), _graph(made, inputs))
+
+
+def _placement(runner: Runner, info: RuntimeInfo) -> Placement | None:
+    tell = getattr(runner, "placement", None)
+    nodes, elsewhere = tell() if tell is not None else ({}, {})
+    return Placement(info.provider, nodes, elsewhere) if nodes else None
+
+
+def _graph(made: Made | None, inputs: tuple[TensorInput, ...]) -> GraphCost | None:
+    if made is None or made.described is None:
+        return None
+    found = GraphCost(made.described["sha256"], made.described["opset"], made.described["nodes"])
+    try:
+        work = graph_work(made.path, {i.name: i.shape() for i in inputs})
+    except GraphError:  # shapes that inference cannot follow leave the row without a floor, not without a time
+        return found
+    if work.unknown:
+        return found
+    return replace(found, macs=work.macs, bytes_ideal=work.bytes, bytes_unfused=work.unfused_bytes)
+
+
+def _check(
+    bench: Bench,
+    inputs: tuple[TensorInput, ...],
+    rows: dict[str, ProfileRow],
+    ready: dict[str, Candidate],
+    stack: contextlib.ExitStack,
+) -> None:
+    """Compare each candidate with eager at the shape that is about to be timed; drop those that disagree."""
+    module = bench.subject.module
+    references = [n for n in ready if rows[n].runtime == REFERENCE and rows[n].precision == "fp32"][:1]
+    others = [n for n in ready if n not in references]
+    for name in references if not others else []:
+        _refuse_not_finite(rows, ready, name)
+    if module is None:
+        for name in others:
+            _refuse_not_finite(rows, ready, name)
+        return
+    if not others:
+        return
+    from attn_deploy.runtimes.eager import EagerRunner
+
+    eager = functools.partial(EagerRunner, module, output_names=bench.subject.outputs, device=bench.device)
+    if references:
+        reference: Runner = ready[references[0]].runner
+    else:
+        reference = eager(threads=bench.threads)
+        stack.callback(reference.close)
+
+    def precise() -> Runner:
+        import torch
+
+        return eager(dtype=torch.float64, threads=bench.threads)
+
+    for name in others:
+        bench.tell(f"comparing {name} with eager")
+        bench.trail(name)
+        try:
+            report = compare(
+                reference,
+                ready[name].runner,
+                inputs,
+                (),
+                tolerance=TOLERANCES.get(ready[name].info.precision, TOLERANCES["float32"]),
+                precise=precise,
+                seed=bench.options.seed,
+            )
+        except Exception as error:  # eager itself raises what it likes
+            why = f"it could not be compared with eager: {reason_of(error)}"
+            rows[name] = replace(rows[name], status="invalid", reason=why)
+            del ready[name]
+            continue
+        rows[name] = replace(rows[name], parity=report)
+        try:
+            report.raise_if_failed(bench.subject.name)
+        except ParityError as error:
+            rows[name] = replace(rows[name], status="invalid", reason=str(error))
+            del ready[name]
+    for name in references:
+        _refuse_not_finite(rows, ready, name)
+
+
+def _refuse_not_finite(rows: dict[str, ProfileRow], ready: dict[str, Candidate], name: str) -> None:
+    """Nobody compares the reference, or a file without its model; NaN is wrong wherever it comes from."""
+    for output, values in ready[name].outputs.items():
+        if not np.isfinite(values.astype(np.float64)).all():
+            why = f"the output {output!r} is NaN or infinite"
+            rows[name] = replace(rows[name], status="invalid", reason=why)
+            del ready[name]
+            return
+
+
+def _time(bench: Bench, arrays: Arrays, rows: dict[str, ProfileRow], ready: dict[str, Candidate]) -> None:
+    for candidate in ready.values():
+        candidate.runner.prepare(arrays)  # the comparison has left other values there
+    if not ready:
+        return
+    bench.tell(f"timing {', '.join(ready)} at {_told(next(iter(rows.values())).shapes)}")
+    before = machine_state()
+    results = measure_both({n: c.runner for n, c in ready.items()}, bench.options, on_turn=bench.trail)
+    after = machine_state()
+    good: dict[str, Measured] = {}
+    for name, result in results.items():
+        rows[name] = replace(rows[name], conditions=Conditions(before, after))
+        if isinstance(result, Exception):
+            rows[name] = replace(rows[name], status="failed", reason=reason_of(result))
+        elif not _unchanged(ready[name].outputs, ready[name].runner.outputs()):
+            why = "the outputs of the last timed run are not those of the first run on the same inputs"
+            rows[name] = replace(rows[name], status="invalid", reason=why)
+        else:
+            good[name] = result
+    apart = _end_to_end(bench, arrays, {n: ready[n].runner for n in good})
+    for name, result in good.items():
+        noise = result.host.noise(bench.options.noise_limit)
+        whole = apart.get(name)
+        rows[name] = replace(
+            rows[name],
+            status="ok",
+            latency=result.host,
+            device_time=result.device,
+            end_to_end=whole.host if isinstance(whole, Measured) else None,
+            noise=noise,
+        )
+
+
+def _end_to_end(bench: Bench, arrays: Arrays, runners: Mapping[str, Runner]) -> dict[str, Measured | Exception]:
+    """Upload, run and download, after the runs alone, and with fewer samples: it is the lesser question."""
+    options = bench.options
+    fewer = replace(
+        options,
+        min_samples=max(options.rounds, options.min_samples // _END_TO_END_SHARE),
+        min_seconds=options.min_seconds / _END_TO_END_SHARE,
+        max_seconds=max(options.min_seconds, options.max_seconds / _END_TO_END_SHARE),
+        warmup_seconds=options.warmup_seconds / _END_TO_END_SHARE,
+    )
+    return measure_both({n: EndToEnd(r, arrays) for n, r in runners.items()}, fewer, on_turn=bench.trail)
+
+
+def _with_speedup(row: ProfileRow, baseline: ProfileRow | None, options: BenchOptions) -> ProfileRow:
+    if row.latency is None or baseline is None or baseline.latency is None or row.key == baseline.key:
+        return row
+    found = statistics.compare_rounds(
+        baseline.latency.rounds, row.latency.rounds, confidence=options.confidence, seed=options.seed
+    )
+    return replace(row, speedup=found)
+
+
+def raise_if_request(error: Exception) -> None:
+    """A request that cannot be used ends the profile; anything else is one row's trouble."""
+    if isinstance(error, AttnDeployError) and error.exit_code == 2 and not isinstance(error, InvalidRequestError):
+        raise error
+
+
+def _unchanged(first: Arrays, last: Arrays) -> bool:
+    """Whether the same inputs gave the same outputs before and after thousands of runs, but for the order of sums."""
+    return list(first) == list(last) and all(
+        a.shape == last[n].shape
+        and np.allclose(a, last[n], rtol=1e-3, atol=1e-3 * max(1.0, float(np.abs(a).max(initial=0))))
+        for n, a in first.items()
+    )
+
+
+def reason_of(error: Exception) -> str:
+    """An error in one line, for a row."""
+    text = " ".join(str(error).split()) or "no message"
+    return text if isinstance(error, AttnDeployError) else f"{type(error).__name__}: {text[:400]}"
+
+
+def _told(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join("x".join(map(str, s)) for s in shapes.values())

@@ -1,0 +1,172 @@
+"""A plan into rows, in this process: nothing is protected, and a debugger sees everything."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from attn_deploy.accuracy.result import AccuracyResult
+from attn_deploy.bench.files import OnnxFiles
+from attn_deploy.bench.group import Bench, profile_group
+from attn_deploy.bench.images import calibration_images
+from attn_deploy.bench.plan import ProfilePlan, Shape, Variant
+from attn_deploy.bench.row import ProfileRow
+from attn_deploy.bench.runtimes import choose_runtimes, torch_device
+from attn_deploy.bench.subject import make_subject
+from attn_deploy.errors import MissingDependencyError
+from attn_deploy.inputs import TensorInput
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What is known once the model was made.
+
+    Attributes:
+        name: of the model, for the record.
+        inputs: of each shape of the plan.
+        has_module: whether there is a PyTorch model to compare with.
+    """
+
+    name: str
+    inputs: Mapping[Shape, tuple[TensorInput, ...]]
+    has_module: bool
+
+
+class Maker(Protocol):
+    """Makes the rows of a plan."""
+
+    def begin(self) -> Begun:
+        """Make the model, and refuse what cannot be asked of it, before anything is timed."""
+        ...
+
+    def rows(self, inputs: tuple[TensorInput, ...]) -> list[ProfileRow]:
+        """The rows of one shape."""
+        ...
+
+    def accuracy(self, variant: Variant) -> AccuracyResult:
+        """The plan's images through one variant.
+
+        Raises:
+            AttnDeployError: if it cannot be had; another error where a runtime raises one.
+        """
+        ...
+
+    def files(self) -> tuple[Mapping[str, Any], ...]:
+        """Descriptions of the ONNX files that were used."""
+        ...
+
+    def missing(self) -> list[MissingDependencyError]:
+        """Dependencies that rows lacked, one for each such row."""
+        ...
+
+
+class InlineMaker:
+    """Makes the rows in this process.
+
+    Args:
+        plan: what to make.
+        folder: for files and engines.
+        model: the module, where there is no name for it.
+        tell: is called with a few words at each step.
+    """
+
+    def __init__(self, plan: ProfilePlan, folder: Path, *, model: nn.Module | None = None, tell: Tell) -> None:
+        self._plan, self._folder, self._model, self._tell = plan, folder, model, tell
+        self._bench: Bench | None = None
+
+    def begin(self) -> Begun:
+        """Make the model, and all shapes."""
+        plan = self._plan
+        bench = self._bench = make_bench(plan, self._folder, model=self._model, tell=self._tell)
+        return begun(plan, bench)
+
+    def rows(self, inputs: tuple[TensorInput, ...]) -> list[ProfileRow]:
+        """The rows of one shape."""
+        with torch_threads_kept():
+            return profile_group(self._made(), self._plan.variants, inputs)
+
+    def accuracy(self, variant: Variant) -> AccuracyResult:
+        """The plan's images through one variant."""
+        from attn_deploy.bench.accuracy import answers_of
+
+        with torch_threads_kept():
+            return answers_of(self._plan, self._made(), variant)
+
+    def files(self) -> tuple[Mapping[str, Any], ...]:
+        """Descriptions of the ONNX files that were used."""
+        return self._made().files.described()
+
+    def missing(self) -> list[MissingDependencyError]:
+        """Dependencies that rows lacked."""
+        return self._made().missing
+
+    def _made(self) -> Bench:
+        if self._bench is None:
+            raise RuntimeError("begin comes first")
+        return self._bench
+
+
+def make_bench(plan: ProfilePlan, folder: Path, *, model: nn.Module | None, tell: Tell) -> Bench:
+    """The model of a plan, ready to be run.
+
+    Raises:
+        InvalidRequestError: if the model, its inputs, its weights or its file cannot be used.
+        NoDeviceError: if torch is to run on CUDA, and there is no device.
+    """
+    subject = make_subject(
+        model if model is not None else plan.model,
+        inputs=plan.inputs,
+        onnx=plan.onnx,
+        arguments=plan.arguments or None,
+        weights=plan.weights,
+    )
+    files = OnnxFiles(
+        subject,
+        folder,
+        opset=plan.opset,
+        dynamic=plan.dynamic,
+        progress=tell,
+        calibration=lambda: calibration_images(plan, has_module=subject.module is not None, tell=tell),
+    )
+    device = torch_device(plan.torch_device, choose_runtimes(plan.runtimes))
+    return Bench(subject, plan.options, files, device=device, tf32=plan.tf32, folder=folder, tell=tell)
+
+
+def begun(plan: ProfilePlan, bench: Bench) -> Begun:
+    """All shapes of a plan: each is refused now, or none."""
+    inputs = {shape: bench.subject.at(shape.batch, shape.size) for shape in plan.shapes}
+    return Begun(bench.subject.name, inputs, bench.subject.module is not None)
+
+
+def default_runtimes(has_module: bool) -> tuple[str, ...]:
+    """What applies everywhere: eager where there is a module, and ONNX Runtime on the CPU."""
+    return ("eager", "ort-cpu") if has_module else ("ort-cpu",)
+
+
+@contextlib.contextmanager
+def torch_threads_kept() -> Iterator[None]:
+    """Torch's threads are the process's, and the caller may have chosen them."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch is not None else None
+    try:
+        yield
+    finally:
+        if torch is not None and before is not None:
+            torch.set_num_threads(before)
+
+
+def accuracy_variants(plan: ProfilePlan, begun: Begun) -> Sequence[Variant]:
+    """Each runtime and precision once, the reference first; it is added where it was not asked for."""
+    asked = dict.fromkeys(Variant(v.runtime, v.precision) for v in plan.variants)
+    eager = [v for v in asked if v.runtime == "eager" and v.precision in ("", "fp32")]
+    first = eager[:1] or ([Variant("eager", "")] if begun.has_module else [])
+    return [*first, *(v for v in asked if v not in first)]

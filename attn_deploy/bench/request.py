@@ -1,0 +1,102 @@
+"""From what a caller says to the plan of a profile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attn_deploy.bench.environment import usable_cores
+from attn_deploy.bench.make import default_runtimes
+from attn_deploy.bench.options import BenchOptions
+from attn_deploy.bench.plan import AccuracyPlan, ProfilePlan, Size, plan_path
+from attn_deploy.bench.runtimes import choose_precisions
+from attn_deploy.errors import InvalidRequestError
+from attn_deploy.inputs import TensorInput
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def make_plan(
+    model: str | Path | nn.Module,
+    *,
+    runtimes: Sequence[str] | None = None,
+    precisions: Sequence[str] | None = None,
+    batch: Sequence[int] | None = None,
+    size: Size | Sequence[Size] | None = None,
+    cuda_graph: bool | Sequence[bool] = False,
+    threads: int | None = None,
+    torch_device: str = "auto",
+    tf32: bool = False,
+    options: BenchOptions | None = None,
+    opset: int | None = None,
+    dynamic: Sequence[str] | None = None,
+    inputs: Sequence[TensorInput] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    weights: Path | str | None = None,
+    onnx: Path | str | None = None,
+    calibration: Path | str | None = None,
+    accuracy: AccuracyPlan | str | None = None,
+    timeout: float = 1800.0,
+    memory_limit: int | None = None,
+) -> ProfilePlan:
+    """The plan that `attn_deploy.profile` makes of the same arguments.
+
+    Raises:
+        InvalidRequestError: if a runtime, a precision or an option is unknown.
+    """
+    settings = options or BenchOptions()
+    is_file = isinstance(model, (str, Path)) and str(model).lower().endswith(".onnx")
+    return ProfilePlan(
+        model=_model(model),
+        runtimes=tuple(dict.fromkeys(runtimes)) if runtimes is not None else default_runtimes(not is_file),
+        precisions=choose_precisions(precisions) if precisions is not None else ("",),
+        cuda_graphs=tuple(dict.fromkeys([cuda_graph] if isinstance(cuda_graph, bool) else cuda_graph)),
+        batches=tuple(dict.fromkeys(batch)) if batch else (None,),
+        sizes=_sizes(size),
+        options=settings if threads is None else replace(settings, threads=threads),
+        torch_device=torch_device,
+        tf32=tf32,
+        inputs=tuple(inputs) if inputs is not None else None,
+        arguments=dict(arguments or {}),
+        onnx=plan_path(onnx),
+        weights=plan_path(weights),
+        opset=opset,
+        dynamic=tuple(dynamic) if dynamic is not None else None,
+        calibration=_calibration(calibration),
+        accuracy=AccuracyPlan(dataset=accuracy) if isinstance(accuracy, str) else accuracy,
+        timeout=timeout,
+        memory_limit=memory_limit,
+    )
+
+
+def with_threads(plan: ProfilePlan) -> ProfilePlan:
+    """The plan with the threads of this machine, where it names none."""
+    return replace(plan, options=replace(plan.options, threads=plan.options.threads or usable_cores()))
+
+
+def _model(model: str | Path | nn.Module) -> str:
+    """The model as another process finds it; the class of a module, for which there is none."""
+    if isinstance(model, Path):
+        return str(model)
+    return model if isinstance(model, str) else type(model).__name__
+
+
+def _calibration(given: Path | str | None) -> str | None:
+    """A path as another process finds it, or the name of a data set."""
+    if given is None:
+        return None
+    return plan_path(given) if Path(given).exists() else str(given)
+
+
+def _sizes(size: Size | Sequence[Size] | None) -> tuple[Size | None, ...]:
+    if size is None:
+        return (None,)
+    if len(size) == 2 and all(isinstance(n, int) for n in size):
+        return ((size[0], size[1]),)  # type: ignore[return-value]
+    made = tuple(dict.fromkeys((s[0], s[1]) for s in size))  # type: ignore[index]
+    if not made:
+        raise InvalidRequestError("no size was given; give height and width, such as (32, 32).")
+    return made

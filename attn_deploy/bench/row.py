@@ -1,0 +1,130 @@
+"""One runtime at one shape and precision: a number with its evidence, or the reason why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from attn_deploy.bench import statistics
+from attn_deploy.bench.evidence import AccuracyRow, Conditions, GraphCost, MemoryPeak, Placement, conditions_from_dict
+from attn_deploy.bench.latency import ColdStart, LatencyResult
+from attn_deploy.bench.options import BenchOptions
+from attn_deploy.bench.statistics import Comparison
+from attn_deploy.parity.report import ParityCase, ParityReport
+from attn_deploy.runtimes.base import RuntimeInfo
+
+Status = Literal["ok", "invalid", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileRow:
+    """One runtime at one shape and precision.
+
+    Attributes:
+        runtime: as asked.
+        batch: items in one run.
+        shapes: input shapes by name.
+        status: ``ok``; ``invalid``: it ran, and the result must not be used; ``failed``: it did not run.
+        reason: why, unless ok.
+        info: what ran, as found; ``info.precision`` is the precision found.
+        cold: load and first run.
+        latency: samples by the host clock around ``enqueue`` and ``synchronize``, inputs resident; None unless ok.
+        parity: comparison with eager at exactly these shapes; None where there is no eager model, or it is that.
+        speedup: against the baseline row of the same shape, when both are ok.
+        noise: why the median is doubtful, or an empty string.
+        precision: as asked: fp32, fp16, bf16 or int8.
+        size: height and width of the first image input; None where there is none.
+        cuda_graph: whether the runs were asked to be replays of a captured CUDA graph.
+        device_time: the same runs by events on the device; None where there is none.
+        end_to_end: upload, run and download by the host clock; None where it was not timed.
+        placement: nodes by provider, where the runtime tells.
+        memory: peaks; None where rows were not given processes of their own.
+        accuracy: on the data set asked for; None where none was.
+        conditions: clocks, load and temperature before and after.
+        graph: the ONNX graph behind the row, and what it must do at these shapes; None where a module ran.
+    """
+
+    runtime: str
+    batch: int
+    shapes: Mapping[str, tuple[int, ...]]
+    status: Status
+    reason: str = ""
+    info: RuntimeInfo | None = None
+    cold: ColdStart | None = None
+    latency: LatencyResult | None = None
+    parity: ParityReport | None = None
+    speedup: Comparison | None = None
+    noise: str = ""
+    precision: str = "fp32"
+    size: tuple[int, int] | None = None
+    cuda_graph: bool = False
+    device_time: LatencyResult | None = None
+    end_to_end: LatencyResult | None = None
+    placement: Placement | None = None
+    memory: MemoryPeak | None = None
+    accuracy: AccuracyRow | None = None
+    conditions: Conditions | None = None
+    graph: GraphCost | None = None
+
+    @property
+    def key(self) -> str:
+        """What tells the row from the others of a record, such as ``ort-cpu fp32 b8 32x32``."""
+        words = [self.runtime, self.precision, f"b{self.batch}"]
+        words += [f"{self.size[0]}x{self.size[1]}"] if self.size else []
+        return " ".join(words + ["cuda-graph"] * self.cuda_graph)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ProfileRow:
+        """The inverse of ``dataclasses.asdict``; what a record of an earlier version lacks has its default."""
+        given = {f.name: data[f.name] for f in fields(cls) if f.name in data}
+        for name, read in _PARTS.items():
+            if given.get(name) is not None:
+                given[name] = read(given[name])
+        return cls(**{**given, "shapes": _shapes(given["shapes"])})
+
+
+def summary(row: ProfileRow, options: BenchOptions) -> dict[str, Any] | None:
+    """The numbers of a row; None when it has none. Times in milliseconds."""
+    latency = row.latency
+    if latency is None:
+        return None
+    return {
+        "n": latency.n,
+        "mean_ms": latency.mean_ms,
+        **{f"p{q}_ms": latency.percentile_ms(q) for q in (50, 90, 95, 99)},
+        "iqr_ms": latency.iqr_ms,
+        "median_interval_ms": asdict(latency.median_interval_ms(options.confidence, options.seed)),
+        "coefficient_of_variation": latency.coefficient_of_variation,
+        "round_variation": latency.round_variation,
+        "drift": latency.drift,
+        "items_per_second": latency.throughput(row.batch),
+        "device_p50_ms": row.device_time.p50_ms if row.device_time else None,
+        "end_to_end_p50_ms": row.end_to_end.p50_ms if row.end_to_end else None,
+    }
+
+
+def _shapes(data: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {n: tuple(s) for n, s in data.items()}
+
+
+def _parity(data: Mapping[str, Any]) -> ParityReport:
+    cases = tuple(ParityCase(**{**c, "shapes": _shapes(c["shapes"])}) for c in data["cases"])
+    return ParityReport(data["reference"], data["candidate"], data["rtol"], data["atol"], cases)
+
+
+_PARTS: Mapping[str, Callable[[Any], Any]] = {
+    "info": lambda d: RuntimeInfo(**d),
+    "cold": lambda d: ColdStart(**d),
+    "latency": LatencyResult.from_dict,
+    "parity": _parity,
+    "speedup": statistics.comparison_from_dict,
+    "size": tuple,
+    "device_time": LatencyResult.from_dict,
+    "end_to_end": LatencyResult.from_dict,
+    "placement": lambda d: Placement(**d),
+    "memory": lambda d: MemoryPeak(**d),
+    "accuracy": lambda d: AccuracyRow(**d),
+    "conditions": conditions_from_dict,
+    "graph": lambda d: GraphCost(**d),
+}
