@@ -80,6 +80,7 @@ PACKAGES = (
         "TensorRT engines",
         "tensorrt",
     ),
+    Package("cuda.bindings", ("cuda-python", "cuda-bindings"), "12", "attn-deploy[device]", "running engines"),
 )
 
 

@@ -13,6 +13,7 @@
     ├── EngineError
     │   ├── EngineBuildError      the builder or its parser refused the graph
     │   ├── EngineMismatchError   an engine does not belong to this flavor, version, device or ONNX file
+    │   ├── DeviceError           a call of CUDA, or a run on the GPU, failed
     │   └── NoDeviceError         a GPU is needed and there is none
     ├── ProviderError             work ran, or would run, on another provider than asked
     ├── DatasetError              a data set is missing, short or damaged
@@ -89,6 +90,10 @@ class EngineBuildError(EngineError):
 
 class EngineMismatchError(EngineError):
     """An engine does not belong to this flavor, version, device or ONNX file."""
+
+
+class DeviceError(EngineError):
+    """A call of CUDA, or a run on the GPU, failed; the message has CUDA's name for it."""
 
 
 class NoDeviceError(EngineError):

@@ -13,11 +13,12 @@ import onnx
 from onnx import numpy_helper
 
 from attn_deploy.engine.artifact import EngineArtifact, read_engine
-from attn_deploy.errors import GraphError, InvalidRequestError
+from attn_deploy.errors import InvalidRequestError
 from attn_deploy.graph.artifact import OnnxArtifact, check_model, describe, load_model
 from attn_deploy.graph.macs import Shape, node_macs
 from attn_deploy.graph.operators import all_nodes
 from attn_deploy.graph.scopes import NAME_SCOPES, module_path
+from attn_deploy.graph.tensors import infer_tensors
 from attn_deploy.inputs import TensorInput, fit_size
 from attn_deploy.parity.graphs import graph_inputs
 
@@ -183,32 +184,12 @@ def _sizes(model: onnx.ModelProto, artifact: OnnxArtifact, inputs: Sequence[Tens
     return {v.name: given[v.name] for v in artifact.inputs}
 
 
-def _inferred(model: onnx.ModelProto, sizes: Mapping[str, Shape]) -> tuple[dict[str, Shape], dict[str, int]]:
+def _inferred(model: onnx.ModelProto, sizes: Mapping[str, Shape]) -> tuple[Mapping[str, Shape], dict[str, int]]:
     """Shapes of all tensors at the given input sizes, and the results of nodes by element type."""
-    fixed = onnx.ModelProto()
-    fixed.CopyFrom(model)
-    for value in fixed.graph.input:
-        for dim, extent in zip(value.type.tensor_type.shape.dim, sizes.get(value.name, ()), strict=False):
-            dim.dim_value = extent
-    del fixed.graph.value_info[:]
-    for value in fixed.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    try:
-        inferred = onnx.shape_inference.infer_shapes(fixed, data_prop=True, strict_mode=True).graph
-    except onnx.shape_inference.InferenceError as error:
-        told = ", ".join(f"{n} {'x'.join(map(str, s))}" for n, s in sizes.items())
-        raise GraphError(
-            f"the graph does not take {told}: {str(error).splitlines()[0]} Give other sizes with --input."
-        ) from error
-    shapes = {i.name: tuple(i.dims) for i in model.graph.initializer}
-    for value in (*inferred.input, *inferred.value_info, *inferred.output):
-        tensor = value.type.tensor_type
-        if tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim):
-            shapes[value.name] = tuple(int(d.dim_value) for d in tensor.shape.dim)
-    made = {o for n in model.graph.node for o in n.output}
-    results = [v for v in (*inferred.value_info, *inferred.output) if v.name in made]
-    counted = collections.Counter(_dtype(v.type.tensor_type.elem_type) for v in results)
-    return shapes, dict(sorted(counted.items()))
+    found = infer_tensors(model, sizes)
+    made = dict.fromkeys(o for n in model.graph.node for o in n.output if o)
+    counted = collections.Counter(_dtype(found.types[o]) for o in made if o in found.types)
+    return found.shapes, dict(sorted(counted.items()))
 
 
 def _products(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> tuple[tuple[NodeCost, ...], tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
+from attn_deploy import isolate
 
 FLOAT, HALF, INT64 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64
 
@@ -109,6 +112,25 @@ def baked_batch(path: Path) -> Path:
     """Declares a dynamic batch and reshapes to batch 2."""
     nodes = [node("Reshape", ["x", "shape"], ["y"], module="head.flatten")]
     return save(path, nodes, [("x", FLOAT, ["N", 8])], [("y", FLOAT, ["N", 8])], {"shape": np.array([2, 8])})
+
+
+def classifier(path: Path) -> Path:
+    """Ten scores for an image: channel means times a matrix."""
+    weight = np.random.default_rng(0).standard_normal((3, 10)).astype(np.float32)
+    nodes = [
+        node("GlobalAveragePool", ["image"], ["p"]),
+        node("Flatten", ["p"], ["f"]),
+        node("Gemm", ["f", "w"], ["y"]),
+    ]
+    return save(path, nodes, [("image", FLOAT, ["N", 3, 32, 32])], [("y", FLOAT, ["N", 10])], {"w": weight}, opset=17)
+
+
+@pytest.fixture
+def in_process() -> Iterator[None]:
+    """Builds run in this process: a child's start costs more than a small engine, and files can be made to fail here."""
+    isolate.call_here(["attn_deploy.engine.worker:run"])
+    yield
+    isolate.call_here([])
 
 
 def names_in(folder: Path) -> set[str]:

@@ -26,7 +26,7 @@ from attn_deploy.accuracy.predict import run_dataset
 from attn_deploy.accuracy.result import AccuracyResult
 from attn_deploy.cli import app
 from attn_deploy.data import load_dataset
-from attn_deploy.errors import CheckpointError, GraphError, InvalidRequestError, NoDeviceError, ParityError
+from attn_deploy.errors import CheckpointError, EngineMismatchError, GraphError, InvalidRequestError, ParityError
 from attn_deploy.inputs import parse_inputs
 from attn_deploy.runtimes.eager import EagerRunner
 from attn_deploy.training.recipe import recipe_for
@@ -152,7 +152,7 @@ def test_disagreement_is_seen(trained, results):
         run_dataset(EagerRunner(module), digits, model="broken", input_name="image")
 
 
-def test_what_cannot_be_tested(trained, exported, tmp_path, monkeypatch):
+def test_what_cannot_be_tested(trained, exported, tmp_path):
     with pytest.raises(CheckpointError, match="expected the folder of a training run"):
         attn_deploy.evaluate("resnet8")
     with pytest.raises(GraphError, match="there is no file"):
@@ -164,8 +164,7 @@ def test_what_cannot_be_tested(trained, exported, tmp_path, monkeypatch):
     with pytest.raises(InvalidRequestError, match="the runtime 'ort' is unknown"):
         attn_deploy.evaluate(trained, runtimes=("ort",))
     (tmp_path / "model.engine").write_bytes(b"plan")
-    monkeypatch.setattr("attn_deploy.engine.device.find_gpu", lambda: None)
-    with pytest.raises(NoDeviceError, match="needs an NVIDIA GPU"):
+    with pytest.raises(EngineMismatchError, match=r"has no model\.engine\.json beside it"):
         attn_deploy.evaluate(tmp_path / "model.engine", dataset="digits")
     odd = tmp_path / "odd.onnx"
     attn_deploy.export("se:channels=3,reduction=1", odd)

@@ -197,7 +197,10 @@ def test_an_fp8_file_is_for_the_gpus_that_have_it(exported, tmp_path):
     found = evidence(artifact)
     assert found["judged"]["error"] < 0.1
     assert not found["onnxruntime"]["ran"] or "usable" in found["onnxruntime"]
-    assert build(artifact, targets="sm89,sm120").precision == "fp8+fp32"
+    engine = build(artifact)
+    assert (engine.precision, engine.targets) == ("fp8+fp32", ("sm89", "sm120"))
+    with pytest.raises(PrecisionError, match=r"in fp8, which GPUs have from sm89 on, .* asked for sm86"):
+        build(artifact, targets="sm86,sm89")
 
 
 def test_a_file_in_fp16_keeps_it_around_the_pairs(tmp_path):

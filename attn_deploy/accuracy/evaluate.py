@@ -16,7 +16,7 @@ from attn_deploy.bench.environment import command_line, describe_environment, us
 from attn_deploy.bench.runtimes import RUNTIMES, Work, choose_runtimes, import_torch
 from attn_deploy.data import ImageSet, load_dataset
 from attn_deploy.data.imageset import Split
-from attn_deploy.errors import CheckpointError, GraphError, InvalidRequestError, NoDeviceError
+from attn_deploy.errors import CheckpointError, GraphError, InvalidRequestError
 from attn_deploy.runtimes.base import Runner
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def evaluate(
         InvalidRequestError: if a request cannot be used: no data set named, classes that differ ...
         CheckpointError, GraphError: if the model cannot be read.
         DatasetError: if the images cannot be had.
+        EngineMismatchError: if an engine is not for the library and the GPU here.
         NoDeviceError: if an engine is to run and there is no device for it.
         ParityError: if an output is NaN or infinite.
     """
@@ -81,6 +82,8 @@ def evaluate(
     names = tuple(runtimes) if runtimes is not None else _default_runtimes(subject)
     if not isinstance(subject, Path) or subject.suffix != ".engine":
         choose_runtimes(names)
+    elif runtimes is not None and not set(names) <= {"tensorrt", "tensorrt-rtx"}:
+        raise InvalidRequestError(f"{subject} is an engine, which runs in its own library: leave out --runtime.")
     known = None if isinstance(subject, Path) else subject.dataset
     if dataset is None and known is None:
         raise InvalidRequestError(f"{model} does not say what it was trained on; name the data set: --dataset cifar10.")
@@ -90,7 +93,7 @@ def evaluate(
     results: list[AccuracyResult] = []
     with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
         for name in names:
-            with _opened(subject, name, Path(folder), cores, tell) as job:
+            with _opened(subject, name, Path(folder), cores, batch, tell) as job:
                 result = run_dataset(
                     job.runner,
                     prepared,
@@ -171,18 +174,20 @@ def _reference(
 
 
 @contextlib.contextmanager
-def _opened(subject: TrainedModel | Path, runtime: str, folder: Path, threads: int, tell: Progress) -> Iterator[_Job]:
-    job = _job(subject, runtime, folder, threads, tell)
+def _opened(
+    subject: TrainedModel | Path, runtime: str, folder: Path, threads: int, batch: int, tell: Progress
+) -> Iterator[_Job]:
+    job = _job(subject, runtime, folder, threads, batch, tell)
     try:
         yield job
     finally:
         job.runner.close()
 
 
-def _job(subject: TrainedModel | Path, runtime: str, folder: Path, threads: int, tell: Progress) -> _Job:
+def _job(subject: TrainedModel | Path, runtime: str, folder: Path, threads: int, batch: int, tell: Progress) -> _Job:
     if isinstance(subject, Path):
         if subject.suffix == ".engine":
-            return _engine_job(subject)
+            return _engine_job(subject, batch)
         if RUNTIMES[runtime].needs != "onnx":
             raise InvalidRequestError(
                 f"{runtime} runs a PyTorch model, and {subject} is a file; use --runtime ort-cpu."
@@ -221,20 +226,9 @@ def _file_job(path: Path, runtime: str, threads: int) -> _Job:
     return _Job(runner, taken.name, dtype, count if isinstance(count, int) else None)
 
 
-def _engine_job(path: Path) -> _Job:
-    """What runs an engine, when a runtime for engines is in the table.
+def _engine_job(path: Path, batch: int) -> _Job:
+    from attn_deploy.accuracy.engines import open_classifier
 
-    Raises:
-        NoDeviceError: where there is no CUDA device, or no such runtime.
-    """
-    from attn_deploy.engine.device import find_gpu
-
-    if find_gpu() is None:
-        raise NoDeviceError(
-            f"{path} is a TensorRT engine, which needs an NVIDIA GPU, and there is none here; test the .onnx file that "
-            "it was built from in ONNX Runtime instead."
-        )
-    entry = RUNTIMES.get("tensorrt")
-    if entry is None:
-        raise NoDeviceError(f"{path}: this version of attn-deploy has no runtime for engines; test the .onnx file.")
-    return _Job(entry.make(Work(None, path, None, 1)), "image")
+    runner, size = open_classifier(path, batch)
+    taken = runner.artifact.inputs[0]
+    return _Job(runner, taken.name, taken.dtype, size)

@@ -21,7 +21,15 @@ from attn_deploy.bench.row import ProfileRow
 from attn_deploy.bench.runtimes import REFERENCE, RUNTIMES, Work
 from attn_deploy.bench.subject import Subject
 from attn_deploy.bench.timer import EndToEnd, Measured, cold_start, measure_both
-from attn_deploy.errors import AttnDeployError, InvalidRequestError, MissingDependencyError, ParityError, ProviderError
+from attn_deploy.errors import (
+    AttnDeployError,
+    GraphError,
+    InvalidRequestError,
+    MissingDependencyError,
+    ParityError,
+    ProviderError,
+)
+from attn_deploy.graph.work import graph_work
 from attn_deploy.inputs import Arrays, TensorInput, example_arrays
 from attn_deploy.parity.tolerance import TOLERANCES
 from attn_deploy.parity.verify import compare
@@ -174,7 +182,7 @@ def start(bench: Bench, variant: Variant, inputs: tuple[TensorInput, ...], array
         info = replace(info, precision=made.precision)
         if made.seconds:
             cold = replace(cold, build_seconds=(cold.build_seconds or 0.0) + made.seconds)
-    return Candidate(runner, cold, outputs, info, _placement(runner, info), _graph(made))
+    return Candidate(runner, cold, outputs, info, _placement(runner, info), _graph(made, inputs))
 
 
 def _placement(runner: Runner, info: RuntimeInfo) -> Placement | None:
@@ -183,10 +191,17 @@ def _placement(runner: Runner, info: RuntimeInfo) -> Placement | None:
     return Placement(info.provider, nodes, elsewhere) if nodes else None
 
 
-def _graph(made: Made | None) -> GraphCost | None:
+def _graph(made: Made | None, inputs: tuple[TensorInput, ...]) -> GraphCost | None:
     if made is None or made.described is None:
         return None
-    return GraphCost(made.described["sha256"], made.described["opset"], made.described["nodes"])
+    found = GraphCost(made.described["sha256"], made.described["opset"], made.described["nodes"])
+    try:
+        work = graph_work(made.path, {i.name: i.shape() for i in inputs})
+    except GraphError:  # shapes that inference cannot follow leave the row without a floor, not without a time
+        return found
+    if work.unknown:
+        return found
+    return replace(found, macs=work.macs, bytes_ideal=work.bytes, bytes_unfused=work.unfused_bytes)
 
 
 def _check(

@@ -14,6 +14,7 @@ import typer
 
 from attn_deploy import __version__
 from attn_deploy.cli.build import build
+from attn_deploy.cli.compare import compare
 from attn_deploy.cli.convert import convert
 from attn_deploy.cli.diagnose import diagnose
 from attn_deploy.cli.doctor import doctor
@@ -25,12 +26,15 @@ from attn_deploy.cli.lint import lint
 from attn_deploy.cli.list import list_
 from attn_deploy.cli.matrix import diff, matrix, merge
 from attn_deploy.cli.profile import profile
+from attn_deploy.cli.profiles import profiles
 from attn_deploy.cli.quantize import quantize
+from attn_deploy.cli.report import report
 from attn_deploy.cli.train import train
 from attn_deploy.cli.train_table import train_table
-from attn_deploy.errors import AttnDeployError
+from attn_deploy.errors import AttnDeployError, MissingDependencyError
 
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
+_NOT_ON_DEVICES = ("torch", "onnxscript", "onnx_ir", "safetensors")  # requirements that a device does without
 
 _debug = False
 
@@ -47,6 +51,15 @@ def _guard(command: Callable[..., None]) -> Callable[..., None]:
                 raise
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(error.exit_code) from error
+        except ModuleNotFoundError as error:
+            if _debug or error.name not in _NOT_ON_DEVICES:
+                raise
+            typer.echo(
+                f"error: this needs {error.name}, which is not installed: pip install attn-deploy. Without it, "
+                ".onnx and .engine files can be built, inspected, profiled and evaluated.",
+                err=True,
+            )
+            raise typer.Exit(MissingDependencyError.exit_code) from error
         except KeyboardInterrupt as error:
             typer.echo("interrupted; nothing was left half-written.", err=True)
             raise typer.Exit(INTERRUPTED) from error
@@ -90,6 +103,8 @@ def _root(
       attn-deploy diagnose net.py:MyNet --input 1x3x224x224 --precision fp16
       attn-deploy inspect ghostmodule.onnx
       attn-deploy profile ghostmodule
+      attn-deploy report server/ jetson/ -o report.html
+      attn-deploy compare main/ branch/
       attn-deploy matrix --models 'family:fusion' --opsets 13,17,20
       attn-deploy train resnet8+se --dataset digits
       attn-deploy evaluate runs/resnet8-se-digits-s0 --runtime eager,ort-cpu
@@ -110,6 +125,9 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "diagnose": diagnose,
     "inspect": inspect,
     "profile": profile,
+    "report": report,
+    "compare": compare,
+    "profiles": profiles,
     "train": train,
     "evaluate": evaluate,
     "train-table": train_table,

@@ -6,15 +6,14 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attn_deploy.cli.completion import complete_model
+from attn_deploy.cli.completion import complete_device, complete_model
 
 if TYPE_CHECKING:
     from attn_deploy.engine.progress import Progress
-    from attn_deploy.graph.artifact import OnnxArtifact
 
 
 def build(
@@ -27,7 +26,22 @@ def build(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Engine file. Default: the ONNX file's name with .engine.")
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="fp32, fp16, bf16, int8 or fp8: the graph is exported, converted or quantized first."),
+    ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(help="For int8 and fp8: cifar10, digits, a folder of images or an .npz (see quantize)."),
+    ] = None,
     flavor: Annotated[str, typer.Option(help="auto, tensorrt or tensorrt-rtx.")] = "auto",
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="A device, such as rtx4090: sets target, workspace and batch.",
+            autocompletion=complete_device,
+        ),
+    ] = None,
     target: Annotated[
         str | None, typer.Option(help="Compute capabilities (tensorrt-rtx). Default: sm86,sm89,sm120.")
     ] = None,
@@ -49,60 +63,50 @@ def build(
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds until the build is ended.")] = 7200.0,
     force: Annotated[bool, typer.Option("--force", help="Build even if the engine is up to date.")] = False,
-    precision: Annotated[str | None, typer.Option(hidden=True)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
 ) -> None:
     """Build a TensorRT engine, and a JSON file beside it that says what it is.
 
-    TensorRT-RTX builds without a GPU, for any of its targets. Precision is a property of the ONNX graph: convert or
-    quantize that first. An engine that is up to date is not built again.
+    TensorRT-RTX builds without a GPU, for any of its targets. The precision is that of the ONNX graph; --precision
+    gives it one first and keeps that file. An engine that is up to date is not built again.
 
     \b
     Examples:
       attn-deploy build model.onnx
       attn-deploy build model.onnx -o out.engine --target sm86,sm89
       attn-deploy build model.onnx --profile x:1x3x32x32,8x3x32x32,32x3x32x32
+      attn-deploy build model.onnx --device rtx4090 --precision int8 --calibration images/
+      attn-deploy build resnet18+se --precision fp16
       attn-deploy build ghostmodule --json
     """
-    from attn_deploy.engine.builder import build as build_engine
-    from attn_deploy.engine.request import check_request
+    from attn_deploy.building import build_model
     from attn_deploy.report.engine import engine_text
 
-    settings: dict[str, Any] = {
-        "flavor": flavor,
-        "targets": target,
-        "tf32": tf32,
-        "workspace": workspace,
-        "opt_level": opt_level,
-        "hardware_compat": hardware_compat,
-        "version_compat": version_compat,
-        "timing_cache": timing_cache,
-        "timeout": timeout,
-        "precision": precision,
-    }
-    check_request(output, **settings)  # an export may take a minute, so what is wrong anyway is said before it
     with _progress_bar() as (tell, on_progress):
-        artifact = build_engine(
-            _source(model, output, tell),
+        artifact = build_model(
+            model,
             output,
-            profiles=profile or (),
-            force=force,
+            precision=precision,
+            calibration=calibration,
+            progress=tell,
             on_progress=on_progress,
-            **settings,
+            profiles=profile or (),
+            flavor=flavor,
+            targets=target,
+            device=device,
+            tf32=tf32,
+            workspace=workspace,
+            opt_level=opt_level,
+            hardware_compat=hardware_compat,
+            version_compat=version_compat,
+            timing_cache=timing_cache,
+            timeout=timeout,
+            force=force,
         )
     if as_json:
         typer.echo(json.dumps(artifact.to_dict(), indent=1))
     else:
         typer.echo(engine_text(artifact))
-
-
-def _source(model: str, output: Path | None, tell: Callable[[str], None]) -> OnnxArtifact | Path:
-    path = Path(model)
-    if path.suffix == ".onnx" or path.is_file():
-        return path
-    from attn_deploy.exporters.pipeline import export
-
-    return export(model, None if output is None else output.with_suffix(".onnx"), progress=tell)
 
 
 @contextlib.contextmanager

@@ -18,3 +18,10 @@ def complete_model(incomplete: str) -> list[tuple[str, str]]:
 def complete_family(incomplete: str) -> list[str]:
     """Families that begin with what was typed."""
     return sorted({s.family for s in registry.list_models() if s.family.startswith(incomplete)})
+
+
+def complete_device(incomplete: str) -> list[str]:
+    """Device profiles that begin with what was typed."""
+    from attn_deploy.devices import list_devices
+
+    return [d for d in list_devices() if d.startswith(incomplete)]

@@ -3,23 +3,44 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from attn_deploy.errors import InvalidRequestError
+
 
 def doctor(
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure what this processor can reach, for speed-of-light figures.")
+    ] = False,
+    threads: Annotated[
+        str | None, typer.Option(help="Threads to measure with, as 1,4; one and all by default.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="File of the measured profile; the user's settings by default."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON and nothing else.")] = False,
 ) -> None:
     """Show what is installed and works, and the pip line for what is missing.
 
-    Exits with 1 when something that is installed is broken.
+    Exits with 1 when something that is installed is broken. With --measure: the highest arithmetic and memory bandwidth
+    that short loads reach here, which later profiles on this machine are compared with.
 
     \b
     Examples:
       attn-deploy doctor
       attn-deploy doctor --json
+      attn-deploy doctor --measure
+      attn-deploy doctor --measure --threads 1 -o my-server.toml
     """
+    if measure:
+        _measure(threads, output, as_json)
+        return
+    if threads is not None or output is not None:
+        raise InvalidRequestError("--threads and --output belong to --measure; add it, or leave them out.")
     from attn_deploy.doctor import diagnose
     from attn_deploy.report.console import print_result, status
     from attn_deploy.report.terminal import doctor_report
@@ -31,3 +52,20 @@ def doctor(
     else:
         print_result(lambda width: doctor_report(report, width))
     raise typer.Exit(0 if report.healthy else 1)
+
+
+def _measure(threads: str | None, output: Path | None, as_json: bool) -> None:
+    from attn_deploy.bench.capability import measure_cpu, write_profile
+    from attn_deploy.bench.parse import parse_integers
+    from attn_deploy.bench.roofline import measured_profile
+    from attn_deploy.report.capability import capability_text
+    from attn_deploy.report.console import status
+
+    path = output or measured_profile()
+    with status() as tell:
+        device = measure_cpu(
+            name=path.stem, threads=parse_integers(threads, "--threads") if threads else None, progress=tell
+        )
+    write_profile(device, path, make_folder=output is None)
+    typer.echo(json.dumps(device.to_dict(), indent=1) if as_json else capability_text(device))
+    typer.echo(f"written: {path}", err=True)

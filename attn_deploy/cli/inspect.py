@@ -25,6 +25,8 @@ def inspect(
 ) -> None:
     """Say what a file holds: operators, types, shapes, parameters and MACs of a graph; the facts of an engine.
 
+    With a GPU that can load the engine, its layers after fusion are listed with the types that they write.
+
     \b
     Examples:
       attn-deploy inspect model.onnx --input x:1x64x32x32
@@ -32,6 +34,7 @@ def inspect(
       attn-deploy inspect --diff model.onnx model-fp16.onnx
     """
     from attn_deploy.engine.artifact import EngineArtifact
+    from attn_deploy.engine.kernels import read_kernels
     from attn_deploy.errors import InvalidRequestError
     from attn_deploy.inputs import parse_inputs
     from attn_deploy.inspection import diff_graphs
@@ -46,7 +49,9 @@ def inspect(
         typer.echo(json.dumps([dataclasses.asdict(d) for d in found], indent=1) if as_json else diff_text(found))
         raise typer.Exit(1 if found else 0)
     report = inspect_file(files[0], inputs=parse_inputs(shape) if shape else None)
-    if as_json:
-        typer.echo(json.dumps(report.to_dict(), indent=1))
+    if isinstance(report, EngineArtifact):
+        kernels = read_kernels(report)
+        data = {**report.to_dict(), "layers": kernels.to_dict()}
+        typer.echo(json.dumps(data, indent=1) if as_json else engine_text(report, kernels))
     else:
-        typer.echo(engine_text(report) if isinstance(report, EngineArtifact) else graph_text(report))
+        typer.echo(json.dumps(report.to_dict(), indent=1) if as_json else graph_text(report))

@@ -58,6 +58,9 @@ def profile(
         typer.Option(help="inline, processes (rows in processes of their own; default with --save DIR), or ray."),
     ] = None,
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure peak memory, with processes.")] = True,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Show too which modules and nodes the time of the first shape goes to.")
+    ] = False,
     timeout: Annotated[float, typer.Option(help="Seconds for the start of one row, with processes.")] = 1800.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record on standard output.")] = False,
 ) -> None:
@@ -75,6 +78,7 @@ def profile(
       attn-deploy profile runs/resnet8-se-digits-s0 --dataset digits --precisions fp32,fp16
       attn-deploy profile resnet18+se --batch 1,8,64 --executor ray --save fleet
       attn-deploy profile net.py:MyNet --input 1x3x224x224 --runtimes eager,ort-cpu
+      attn-deploy profile resnet18+se --layers
       attn-deploy profile model.onnx --input 1x3x224x224 --json
     """
     from attn_deploy.bench.options import BenchOptions
@@ -103,7 +107,9 @@ def profile(
     if executor == "ray":
         _on_a_cluster(model, request, save=save, resume=resume, memory=memory, as_json=as_json)
     else:
-        _here(model, request, save=save, resume=resume, memory=memory, executor=executor, as_json=as_json)
+        _here(
+            model, request, save=save, resume=resume, memory=memory, executor=executor, layers=layers, as_json=as_json
+        )
 
 
 def _here(
@@ -114,6 +120,7 @@ def _here(
     resume: bool,
     memory: bool,
     executor: str | None,
+    layers: bool,
     as_json: bool,
 ) -> None:
     import attn_deploy
@@ -142,10 +149,26 @@ def _here(
         from attn_deploy.report.terminal import profile_report
 
         print_result(lambda width: profile_report(record, width))
+    if layers and not record.unfinished:
+        _show_layers(model, request, None if alone is not None else save, as_json=as_json)
     if record.unfinished:
         typer.echo(f"stopped; what is done is kept. Go on with --save {save} --resume.", err=True)
         raise typer.Exit(130)
     raise typer.Exit(0 if record.passed else 1)
+
+
+def _show_layers(model: str, request: dict[str, Any], save: Path | None, *, as_json: bool) -> None:
+    from attn_deploy.bench.layer_views import layer_views
+    from attn_deploy.bench.request import make_plan
+    from attn_deploy.report.console import status
+    from attn_deploy.report.layers_text import layers_text
+
+    with status() as tell:
+        found = layer_views(make_plan(model, **request), save=save, progress=tell)
+    for report in found.reports:
+        typer.echo(f"\n{layers_text(report)}", err=as_json)  # with --json, standard output is the record's
+    for variant, why in found.missing.items():
+        typer.echo(f"{variant}: no per-layer view: {why}", err=True)
 
 
 def _on_a_cluster(

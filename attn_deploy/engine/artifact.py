@@ -160,6 +160,29 @@ class EngineArtifact:
         if target is not None and not self._runs_on(target):
             raise self._mismatch(f"runs on {', '.join(self.targets)}, and the GPU here is {target}")
 
+    def check_fresh(self) -> None:
+        """Refuse an engine whose ONNX file has changed since; one whose file is elsewhere, as on a device, is taken.
+
+        Raises:
+            EngineMismatchError: with both hashes and the rebuild command.
+        """
+        source = self.onnx if self.onnx.is_absolute() else self.path.parent / self.onnx.name
+        if not source.is_file() or sha256_of(source) == self.onnx_sha256:
+            return
+        from google.protobuf.message import DecodeError
+
+        from attn_deploy.engine.fingerprint import onnx_sha256
+
+        try:
+            found = onnx_sha256(source)
+        except (DecodeError, OSError):  # no graph any more, or without its weights
+            found = sha256_of(source)
+        if found != self.onnx_sha256:
+            raise self._mismatch(
+                f"is stale: it was built from a {source.name} with the SHA-256 {self.onnx_sha256[:12]}..., and that file "
+                f"has {found[:12]}... now"
+            )
+
     def _runs_on(self, target: str) -> bool:
         ampere_plus = self.options.hardware_compat == "ampere-plus"
         return target in self.targets or (ampere_plus and int(target.removeprefix("sm")) >= _AMPERE)

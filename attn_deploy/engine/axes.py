@@ -13,7 +13,7 @@ from attn_deploy.registry import evaluate
 Extents = tuple[int, int, int]
 """Least extent, the one to optimize for, and the largest."""
 
-_BATCH: Extents = (1, 8, 32)
+BATCH: Extents = (1, 8, 32)
 _SPATIAL: Extents = (32, 224, 448)
 _OTHER: Extents = (1, 64, 512)
 
@@ -45,21 +45,21 @@ def extents_of(dim: int | str, table: Mapping[str, Extents]) -> Extents:
     return low, best, high
 
 
-def usual_extents(onnx: OnnxArtifact) -> dict[str, Extents]:
+def usual_extents(onnx: OnnxArtifact, batch: Extents = BATCH) -> dict[str, Extents]:
     """Extents of every symbol of the inputs: around the sizes that the exporter ran, or what such axes usually are."""
     table: dict[str, Extents] = {}
     ran = _sizes_ran(onnx)
     for tensor in onnx.inputs:
         for axis, dim in enumerate(named_axes(tensor)):
             for symbol in symbols_of(dim):
-                table.setdefault(symbol, _usual(symbol, axis, len(tensor.shape), ran.get(symbol, [])))
+                table.setdefault(symbol, _usual(symbol, axis, len(tensor.shape), ran.get(symbol, []), batch))
     return table
 
 
-def _usual(symbol: str, axis: int, rank: int, ran: list[int]) -> Extents:
+def _usual(symbol: str, axis: int, rank: int, ran: list[int], batch: Extents) -> Extents:
     word = symbol.lower()
     if axis == 0 or word == "n" or word.startswith("batch"):
-        return _BATCH
+        return batch
     if ran:  # what all sizes that ran are a multiple of may be what the model needs
         traced, step = ran[0], math.gcd(*ran)
         half = -(-traced // 2 // step) * step

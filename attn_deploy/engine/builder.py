@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from attn_deploy.engine.options import BuildOptions
 from attn_deploy.engine.profile import GivenProfile, Profile, make_profiles
 from attn_deploy.engine.progress import Event, Progress, ProgressTree
 from attn_deploy.engine.remedies import remedy_for
-from attn_deploy.engine.request import check_request, find_existing, why_built
+from attn_deploy.engine.request import check_request, find_existing, load_gpu, why_built
 from attn_deploy.errors import EngineBuildError, InvalidRequestError, PrecisionError, WorkerError
 from attn_deploy.files import check_writable, sha256_of
 from attn_deploy.graph.artifact import OnnxArtifact, TensorInfo, read_onnx
@@ -35,6 +36,7 @@ def build(
     *,
     flavor: str = "auto",
     targets: str | Sequence[str] | None = None,
+    device: str | None = None,
     profiles: GivenProfile | Iterable[GivenProfile] = (),
     tf32: bool = False,
     workspace: int | str | None = None,
@@ -57,6 +59,8 @@ def build(
         path: the engine file; by default ``<onnx stem>.engine`` beside the ONNX file. ``<path>.json`` comes with it.
         flavor: ``tensorrt``, ``tensorrt-rtx``, or ``auto``: TensorRT where it is installed and has a GPU, else TensorRT-RTX.
         targets: compute capabilities for TensorRT-RTX, such as ``"sm86,sm89"``; TensorRT builds for the GPU at hand.
+        device: a device profile (see `attn_deploy.devices`) in place of ``targets``; it brings the scratch memory limit
+            and the batch sizes of derived profiles too.
         profiles: shape ranges, see `make_profiles`; by default derived from the dynamic axes.
         tf32: allow fp32 products to round their inputs to TF32. Off, so that fp32 means fp32.
         workspace: scratch memory limit, in bytes or as ``"1GiB"``.
@@ -70,8 +74,8 @@ def build(
         on_progress: is told how far the build is.
 
     Raises:
-        PrecisionError: if a precision is asked for: it is a property of the graph; or if the network's is not the one
-            that the ONNX file claims.
+        PrecisionError: if a precision is asked for: it is a property of the graph; if the network's is not the one that
+            the ONNX file claims; or if the device has it not.
         GraphError: if the file is not a sound ONNX graph.
         InvalidRequestError: if an option, profile or path cannot be used.
         MissingDependencyError: if the TensorRT library is not installed.
@@ -83,6 +87,7 @@ def build(
         path,
         flavor=flavor,
         targets=targets,
+        device=device,
         tf32=tf32,
         workspace=workspace,
         opt_level=opt_level,
@@ -99,10 +104,13 @@ def build(
             f"the engine {target} would overwrite the ONNX file that it is made from; name another."
         )
     check_writable(target)
-    ranges = make_profiles(onnx, profiles)
+    gpu = None if device is None else load_gpu(device)
+    if gpu is not None and "precision" in onnx.metadata:
+        gpu.check_precision(onnx.metadata["precision"], str(onnx.path))
+    ranges = make_profiles(onnx, profiles, batch=None if gpu is None else gpu.build.batch)
     existing = find_existing(target, force=force)
-    with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as folder:
-        plan = Path(folder) / target.name
+    with _scratch_folder(target) as folder:
+        plan = folder / target.name
         answer = _run_worker(
             onnx,
             flavor=flavor.lower().replace("_", "-"),
@@ -118,12 +126,32 @@ def build(
         built = _artifact(target, plan, onnx, answer, options, ranges, why_built(existing, answer["request"]))
         _check_claim(onnx, built)
         write_sidecar(built, sidecar_of(plan))
-        try:
-            plan.replace(target)
-            sidecar_of(plan).replace(sidecar_of(target))
-        except OSError as error:
-            raise InvalidRequestError(f"{target} could not be written: {error.strerror or error}.") from error
+        _put(plan, target)
     return built
+
+
+@contextlib.contextmanager
+def _scratch_folder(target: Path) -> Iterator[Path]:
+    """A folder on the engine's own disk, so that what is finished in it can be renamed into place."""
+    try:
+        made = tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent)
+    except OSError as error:
+        raise InvalidRequestError(f"{target} could not be written: {error.strerror or error}.") from error
+    with made as folder:
+        yield Path(folder)
+
+
+def _put(plan: Path, target: Path) -> None:
+    """Rename a finished plan and its sidecar into place; a plan whose sidecar cannot follow is taken away again."""
+    try:
+        plan.replace(target)
+    except OSError as error:
+        raise InvalidRequestError(f"{target} could not be written: {error.strerror or error}.") from error
+    try:
+        sidecar_of(plan).replace(sidecar_of(target))
+    except OSError as error:
+        target.unlink(missing_ok=True)
+        raise InvalidRequestError(f"{sidecar_of(target)} could not be written: {error.strerror or error}.") from error
 
 
 def _current(artifact: OnnxArtifact | Path | str) -> OnnxArtifact:
@@ -176,6 +204,7 @@ def _run_worker(
                 "options": options.to_dict(),
                 "profiles": [p.to_dict() for p in profiles],
                 "known": known,
+                "precision": onnx.metadata.get("precision", ""),
                 "log_level": LOG.getEffectiveLevel(),
             },
             what=f"building {onnx.path}",

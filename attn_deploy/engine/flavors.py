@@ -1,7 +1,8 @@
 """The TensorRT libraries behind one adapter, and what each of them can do.
 
-Capabilities are data, measured on the libraries, because the bindings do not tell: TensorRT-RTX has the version
-compatibility flag and then fails to build with it, and has a timing cache that does nothing.
+Some capabilities are data, measured on the libraries, because the bindings do not tell: TensorRT-RTX has the version
+compatibility flag and then fails to build with it, and has a timing cache that does nothing. Others are asked of the
+module, because releases of one library differ: TensorRT 8.5 has neither strong typing nor a progress monitor.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from types import ModuleType
 from typing import Any
 
 from attn_deploy.errors import EngineError, InvalidRequestError, MissingDependencyError
+
+_NEEDED = "num_io_tensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +88,40 @@ class Flavor:
         return f"{self.spec.title} {self.version}"
 
     @property
+    def strongly_typed(self) -> bool:
+        """Whether the precision of a layer is what the ONNX graph says; if not, flags permit precisions."""
+        return hasattr(self.trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+
+    @property
     def network_flags(self) -> int:
-        """Strongly typed: the precision of a layer is what the ONNX graph says."""
-        return 1 << int(self.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        """How networks are created: strongly typed where that exists, else with an explicit batch axis, as ONNX has it."""
+        kinds = self.trt.NetworkDefinitionCreationFlag
+        return 1 << int(kinds.STRONGLY_TYPED if self.strongly_typed else kinds.EXPLICIT_BATCH)
+
+    @property
+    def has_version_compat(self) -> bool:
+        """Whether engines can be made that later versions load."""
+        return self.spec.has_version_compat and hasattr(self.trt.BuilderFlag, "VERSION_COMPATIBLE")
+
+    @property
+    def has_hardware_compat(self) -> bool:
+        """Whether engines can be made that other GPU generations load."""
+        return self.spec.has_hardware_compat and hasattr(self.trt, "HardwareCompatibilityLevel")
+
+    @property
+    def has_opt_level(self) -> bool:
+        """Whether build time can be traded for the engine's speed."""
+        return hasattr(self.trt.IBuilderConfig, "builder_optimization_level")
+
+    @property
+    def has_progress(self) -> bool:
+        """Whether a build tells how far it is, and can be cancelled from inside."""
+        return hasattr(self.trt, "IProgressMonitor")
+
+    @property
+    def has_runtime_cache(self) -> bool:
+        """Whether kernels are compiled when an engine runs, and can be kept in a file."""
+        return hasattr(self.trt, "IRuntimeCache")
 
     @property
     def known_targets(self) -> tuple[str, ...]:
@@ -157,10 +191,13 @@ def load_flavor(spec: FlavorSpec) -> Flavor:
     """
     trt = _import(spec)
     version = str(getattr(trt, "__version__", "of unknown version"))
-    if not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
+    kinds = trt.NetworkDefinitionCreationFlag
+    if not (hasattr(kinds, "STRONGLY_TYPED") or hasattr(kinds, "EXPLICIT_BATCH")) or not hasattr(
+        trt.ICudaEngine, _NEEDED
+    ):
         raise EngineError(
-            f"{spec.title} {version} cannot build strongly typed networks, in which the ONNX graph decides every "
-            "precision; version 10 or later can. Upgrade it, or use --flavor tensorrt-rtx.",
+            f"{spec.title} {version} is too old: engines are addressed by tensor names, which 8.5 brought. Upgrade it, or "
+            "use --flavor tensorrt-rtx.",
             exit_code=3,
         )
     return Flavor(spec, trt, version)

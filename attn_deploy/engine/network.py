@@ -29,7 +29,7 @@ DTYPES = {
     "BOOL": "bool",
 }
 _WORDS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float8_e4m3fn": "fp8", "float4_e2m1fn": "fp4"}
-_HEAVY = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY", "EINSUM", "ATTENTION_INPUT")
+_HEAVY = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY", "FULLY_CONNECTED", "EINSUM", "ATTENTION_INPUT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +90,25 @@ def precision_word(compute: Mapping[str, int], layers: Mapping[str, int]) -> str
     return "+".join(_WORDS.get(k, k) for k, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))) or "none"
 
 
-def summarise(network: Any, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo]) -> NetworkSummary:
-    """Count a network's layers; ``inputs`` and ``outputs`` of the ONNX graph name its symbolic axes."""
+def summarise(
+    network: Any,
+    inputs: Sequence[TensorInfo],
+    outputs: Sequence[TensorInfo],
+    types: Mapping[str, str] | None = None,
+) -> NetworkSummary:
+    """Count a network's layers.
+
+    Args:
+        network: the parsed network.
+        inputs: those of the ONNX graph, which name the symbolic axes.
+        outputs: those of the ONNX graph.
+        types: element types by tensor name, which a weakly typed network itself does not know.
+    """
+    known = types or {}
+
+    def kind(tensor: Any) -> str:
+        return known.get(tensor.name) or dtype_name(tensor.dtype)
+
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     producers = {layer.get_output(k).name: layer for layer in layers for k in range(layer.num_outputs)}
     firsts = [layer.get_output(0) for layer in layers if layer.num_outputs]
@@ -99,8 +116,8 @@ def summarise(network: Any, inputs: Sequence[TensorInfo], outputs: Sequence[Tens
     return NetworkSummary(
         layers=len(layers),
         layer_types=_counted(layer.type.name for layer in layers),
-        layer_dtypes=_counted(dtype_name(t.dtype) for t in firsts),
-        compute_dtypes=_counted(_multiplied(layer, producers) for layer in heavy),
+        layer_dtypes=_counted(kind(t) for t in firsts),
+        compute_dtypes=_counted(kind(_multiplied(layer, producers)) for layer in heavy),
         inputs=tuple(_tensor(network.get_input(i), inputs) for i in range(network.num_inputs)),
         outputs=tuple(_tensor(network.get_output(i), outputs) for i in range(network.num_outputs)),
     )
@@ -112,12 +129,13 @@ def dtype_name(dtype: Any) -> str:
     return DTYPES.get(name, name.lower())
 
 
-def _multiplied(layer: Any, producers: Mapping[str, Any]) -> str:
+def _multiplied(layer: Any, producers: Mapping[str, Any]) -> Any:
+    """The tensor whose type a product is made in."""
     tensor = layer.get_input(0)
     producer = producers.get(tensor.name)
     if producer is not None and producer.type.name == "DEQUANTIZE":
         tensor = producer.get_input(0)
-    return dtype_name(tensor.dtype)
+    return tensor
 
 
 def _tensor(tensor: Any, declared: Sequence[TensorInfo]) -> EngineTensor:

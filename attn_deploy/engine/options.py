@@ -9,9 +9,10 @@ from typing import Any
 
 from attn_deploy.engine.device import Gpu
 from attn_deploy.engine.flavors import Flavor
-from attn_deploy.errors import InvalidRequestError, NoDeviceError
+from attn_deploy.errors import InvalidRequestError, NoDeviceError, PrecisionError
 
 HARDWARE_COMPAT = {"none": "NONE", "ampere-plus": "AMPERE_PLUS", "same-capability": "SAME_COMPUTE_CAPABILITY"}
+FIRST_CAPABILITY = {"fp8": 89}  # the first GPU generation that multiplies a type, where that is not all of them
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 
 
@@ -56,35 +57,52 @@ class BuildOptions:
         """The options that ``to_dict`` wrote."""
         return cls(**{**data, "targets": tuple(data["targets"])})
 
-    def resolved(self, flavor: Flavor, gpu: Gpu | None) -> BuildOptions:
+    def resolved(self, flavor: Flavor, gpu: Gpu | None, precision: str = "") -> BuildOptions:
         """These options as the flavor will meet them, targets filled in.
+
+        Args:
+            flavor: the library.
+            gpu: of this machine.
+            precision: what the ONNX file says that it is in; decides which GPUs can run it.
 
         Raises:
             InvalidRequestError: if the flavor cannot do what is asked.
+            PrecisionError: if a target lacks the precision.
             NoDeviceError: if a GPU is needed and there is none.
         """
         spec = flavor.spec
         unable = [
             (self.timing_cache is not None and not spec.has_timing_cache, "--timing-cache", "it keeps no timings"),
-            (self.version_compat and not spec.has_version_compat, "--version-compat", "its engines are of one version"),
             (
-                self.hardware_compat != "none" and not spec.has_hardware_compat,
-                "--hardware-compat",
-                "name the GPU generations with --target instead",
+                self.version_compat and not flavor.has_version_compat,
+                "--version-compat",
+                "its engines are of one version",
             ),
+            (
+                self.hardware_compat != "none" and not flavor.has_hardware_compat,
+                "--hardware-compat",
+                "name the GPU generations with --target instead"
+                if spec.has_aot
+                else "it came with version 8.6: build on the GPU that will run the engine",
+            ),
+            (self.opt_level is not None and not flavor.has_opt_level, "--opt-level", "it came with version 8.6"),
         ]
         for refused, option, reason in unable:
             if refused:
                 raise InvalidRequestError(f"{flavor} has no use for {option}: {reason}. Leave the option out.")
         if not spec.has_aot:
-            return self._on_this_gpu(flavor, gpu)
-        targets = tuple(_current(gpu) if t == "current" else t for t in self.targets) or spec.default_targets
+            made = self._on_this_gpu(flavor, gpu)
+            _check_targets(made.targets, precision)
+            return made
+        targets = tuple(_current(gpu) if t == "current" else t for t in self.targets)
+        targets = targets or tuple(t for t in spec.default_targets if not _lacks(t, precision))
         unknown = [t for t in targets if t not in flavor.known_targets]
         if unknown:
             raise InvalidRequestError(
                 f"{flavor} cannot build for {', '.join(unknown)}; it builds for {', '.join(flavor.known_targets)}. "
                 "Choose among these, or build on that GPU with --flavor tensorrt."
             )
+        _check_targets(targets, precision)
         return replace(self, targets=tuple(dict.fromkeys(targets)))
 
     def _on_this_gpu(self, flavor: Flavor, gpu: Gpu | None) -> BuildOptions:
@@ -99,6 +117,21 @@ class BuildOptions:
                 "or use --flavor tensorrt-rtx."
             )
         return replace(self, targets=(gpu.target,))
+
+
+def _lacks(target: str, precision: str) -> bool:
+    return int(target.removeprefix("sm")) < FIRST_CAPABILITY.get(precision, 0)
+
+
+def _check_targets(targets: Iterable[str], precision: str) -> None:
+    lacking = [t for t in targets if _lacks(t, precision)]
+    if lacking:
+        least = FIRST_CAPABILITY[precision]
+        raise PrecisionError(
+            f"the graph is in {precision}, which GPUs have from sm{least} on, and the engine is asked for "
+            f"{', '.join(lacking)}: leave these out of --target, or quantize to int8.",
+            exit_code=2,
+        )
 
 
 def _current(gpu: Gpu | None) -> str:

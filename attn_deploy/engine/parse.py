@@ -10,6 +10,7 @@ from attn_deploy.engine.flavors import Flavor
 from attn_deploy.engine.logger import logger_for
 from attn_deploy.engine.remedies import remedy_for
 from attn_deploy.engine.scopes import NodePlace, read_places
+from attn_deploy.engine.weak_typing import NEWEST_OPSET, GraphTypes, check_types, read_types
 from attn_deploy.errors import EngineBuildError, EngineError
 
 
@@ -44,18 +45,23 @@ class ParsedNetwork:
     network: Any
     parser: Any
     places: tuple[NodePlace, ...]
+    types: GraphTypes | None  # for libraries that do not take them from the graph themselves
 
 
 def parse_onnx(flavor: Flavor, path: Path) -> ParsedNetwork:
-    """Parse an ONNX file into a strongly typed network.
+    """Parse an ONNX file into a network, strongly typed where the library has that.
 
     Raises:
-        EngineBuildError: naming each refused node, its operator and its module.
+        EngineBuildError: naming each refused node, its operator and its module; or the element types that the library
+            has not.
         EngineError: if the library makes no builder.
     """
     trt = flavor.trt
     logger = logger_for(trt)
     logger.clear()
+    types = None if flavor.strongly_typed else read_types(path)
+    if types is not None:
+        check_types(types, flavor, path)
     try:
         builder = trt.Builder(logger)
     except TypeError as error:  # what the bindings make of a null pointer
@@ -65,20 +71,25 @@ def parse_onnx(flavor: Flavor, path: Path) -> ParsedNetwork:
     network = builder.create_network(flavor.network_flags)
     parser = trt.OnnxParser(network, logger)
     places = read_places(path)
-    parsed = ParsedNetwork(flavor, logger, builder, network, parser, places)
+    parsed = ParsedNetwork(flavor, logger, builder, network, parser, places, types)
     if not parser.parse_from_file(str(path)):
         issues = tuple(_issue(parser.get_error(i), places) for i in range(parser.num_errors))
-        raise EngineBuildError(
-            _refusal(flavor, path, issues, tuple(logger.errors), _also_unknown(parser, places, issues))
-        )
+        text = _refusal(flavor, path, issues, tuple(logger.errors), _also_unknown(parser, places, issues))
+        if types is not None and types.opset > NEWEST_OPSET:
+            text += (
+                f" The file has opset {types.opset}, and this parser knows {NEWEST_OPSET} at most: export it with "
+                f"--opset {NEWEST_OPSET}, or 'attn-deploy convert {path} --opset {NEWEST_OPSET}'."
+            )
+        raise EngineBuildError(text)
     return parsed
 
 
 def _issue(error: Any, places: tuple[NodePlace, ...]) -> ParseIssue:
     index = int(error.node())
-    functions = tuple(error.local_function_stack())
+    known = hasattr(error, "node_name")  # before TensorRT 10 there was the index alone
+    functions = tuple(error.local_function_stack()) if known else ()
     place = places[index] if 0 <= index < len(places) and not functions else NodePlace("", "", "")
-    name, operator = str(error.node_name()), str(error.node_operator())
+    name, operator = (str(error.node_name()), str(error.node_operator())) if known else ("", "")
     if (name or operator) and (name, operator) != (place.name, place.operator):
         place = next((p for p in places if p.name == name and name), NodePlace(name, operator, place.module))
     return ParseIssue(place, error.code().name, " ".join(str(error.desc()).split()), functions)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from attn_deploy.engine.axes import Extents, extents_of, named_axes, symbols_of, usual_extents
+from attn_deploy.engine.axes import BATCH, Extents, extents_of, named_axes, symbols_of, usual_extents
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.graph.artifact import OnnxArtifact, TensorInfo
 
@@ -59,7 +59,9 @@ class Profile:
         return cls(tuple(ShapeRange(n, *(tuple(int(d) for d in s) for s in shapes)) for n, shapes in data.items()))
 
 
-def make_profiles(onnx: OnnxArtifact, given: GivenProfile | Iterable[GivenProfile] = ()) -> tuple[Profile, ...]:
+def make_profiles(
+    onnx: OnnxArtifact, given: GivenProfile | Iterable[GivenProfile] = (), *, batch: Extents | None = None
+) -> tuple[Profile, ...]:
     """The profiles of a build: what the user gave, checked against the graph, or else one derived from its axes.
 
     Args:
@@ -67,6 +69,7 @@ def make_profiles(onnx: OnnxArtifact, given: GivenProfile | Iterable[GivenProfil
         given: texts ``NAME:MIN,OPT,MAX`` (an input that comes again begins the next profile), or mappings from input
             names to three shapes (each one whole profile). An input that is left out gets its range from the axes that
             it shares with the others.
+        batch: least, best and largest batch of a profile that is derived; None for what is usual.
 
     Returns:
         The profiles; none for a graph without dynamic axes.
@@ -77,7 +80,7 @@ def make_profiles(onnx: OnnxArtifact, given: GivenProfile | Iterable[GivenProfil
     drafts = _drafts([given] if isinstance(given, (str, Mapping)) else given)
     dynamic = [i for i in onnx.inputs if any(not isinstance(d, int) for d in i.shape)]
     if not drafts:
-        return (Profile(_ranges(dynamic, usual_extents(onnx))),) if dynamic else ()
+        return (Profile(_ranges(dynamic, usual_extents(onnx, batch or BATCH))),) if dynamic else ()
     profiles = tuple(_complete(onnx, draft, dynamic) for draft in drafts)
     return profiles if dynamic else ()
 

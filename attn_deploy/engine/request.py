@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attn_deploy.devices import DeviceProfile, load_device
 from attn_deploy.engine.artifact import EngineArtifact, read_engine
 from attn_deploy.engine.flavors import check_installed
 from attn_deploy.engine.options import BuildOptions, parse_size, parse_targets
@@ -32,6 +33,7 @@ def check_request(
     *,
     flavor: str = "auto",
     targets: str | Sequence[str] | None = None,
+    device: str | None = None,
     tf32: bool = False,
     workspace: int | str | None = None,
     opt_level: int | None = None,
@@ -52,15 +54,25 @@ def check_request(
         raise PrecisionError(
             f"precision {precision!r} cannot be asked of the engine builder: engines are strongly typed, so the ONNX "
             f"graph decides. Convert the graph first: attn-deploy convert MODEL.onnx --precision {precision} (or "
-            "'attn-deploy quantize' for int8), then build the result.",
+            "'attn-deploy quantize' for int8), then build the result; 'attn-deploy build --precision' does both.",
             exit_code=2,
         )
     if timeout <= 0:
         raise InvalidRequestError(f"a time limit of {timeout} s leaves no time to build; give more than 0.")
+    given = parse_targets(targets)
+    limit = parse_size(workspace)
+    if device is not None:
+        profile = load_gpu(device)
+        if given:
+            raise InvalidRequestError(
+                f"the device {profile.name} is {profile.target}, and --target {','.join(given)} was given too: leave out one."
+            )
+        given = parse_targets(profile.target)
+        limit = parse_size(profile.build.workspace) if limit is None else limit
     options = BuildOptions(
-        targets=parse_targets(targets),
+        targets=given,
         tf32=tf32,
-        workspace=parse_size(workspace),
+        workspace=limit,
         opt_level=opt_level,
         hardware_compat=hardware_compat,
         version_compat=version_compat,
@@ -71,6 +83,20 @@ def check_request(
         if output is not None:
             check_writable(Path(output))
     return options
+
+
+def load_gpu(name: str) -> DeviceProfile:
+    """The profile of a device that engines can be built for.
+
+    Raises:
+        InvalidRequestError: if it is unknown, or a CPU.
+    """
+    profile = load_device(name)
+    if profile.target is None:
+        raise InvalidRequestError(
+            f"the device {profile.name} is a CPU, and engines run on NVIDIA GPUs: name one of these."
+        )
+    return profile
 
 
 def find_existing(target: Path, *, force: bool) -> Existing:

@@ -12,13 +12,15 @@ from typing import Any
 from attn_deploy.engine.device import find_gpu
 from attn_deploy.engine.flavors import Flavor, choose_flavor, load_flavor
 from attn_deploy.engine.logger import logger_for
-from attn_deploy.engine.network import NetworkSummary, summarise
+from attn_deploy.engine.network import summarise
 from attn_deploy.engine.options import HARDWARE_COMPAT, BuildOptions
 from attn_deploy.engine.parse import ParsedNetwork, parse_onnx
 from attn_deploy.engine.profile import Profile
 from attn_deploy.engine.progress import monitor_for
 from attn_deploy.engine.remedies import remedy_for
 from attn_deploy.engine.scopes import mentioned
+from attn_deploy.engine.tactics import drop_missing_sources
+from attn_deploy.engine.weak_typing import permit
 from attn_deploy.errors import EngineBuildError, InvalidRequestError
 from attn_deploy.files import write_atomic
 from attn_deploy.graph.artifact import TensorInfo
@@ -38,6 +40,7 @@ def run(
     options: Mapping[str, Any],
     profiles: Sequence[Mapping[str, Any]],
     known: Mapping[str, Any] | None,
+    precision: str = "",
     log_level: int,
 ) -> dict[str, Any]:
     """Parse, build and write the plan to ``plan``, unless the request turns out to be ``known``.
@@ -60,7 +63,7 @@ def run(
     asked = BuildOptions.from_dict(dict(options))
     spec = choose_flavor(flavor, targets_given=bool(asked.targets), gpu_present=gpu is not None)
     library = load_flavor(spec)
-    settled = asked.resolved(library, gpu)
+    settled = asked.resolved(library, gpu, precision)
     request = {
         "onnx_sha256": onnx_sha256,
         "flavor": spec.name,
@@ -75,14 +78,15 @@ def run(
     start = time.perf_counter()
     parsed = parse_onnx(library, Path(onnx))
     _refuse_shape_inputs(parsed, onnx)
-    summary = summarise(parsed.network, _tensors(inputs), _tensors(outputs))
+    types = None if parsed.types is None else parsed.types.tensors
+    summary = summarise(parsed.network, _tensors(inputs), _tensors(outputs), types)
     parse_seconds = time.perf_counter() - start
     start = time.perf_counter()
-    _build(parsed, settled, [Profile.from_dict(p) for p in profiles], Path(plan), onnx, summary, send)
+    notes = _build(parsed, settled, [Profile.from_dict(p) for p in profiles], Path(plan), onnx, send)
     return {
         "request": request,
         "summary": summary.to_dict(),
-        "warnings": [" ".join(w.split()) for w in parsed.logger.warnings][:50],
+        "warnings": [*notes, *(" ".join(w.split()) for w in parsed.logger.warnings)][:50],
         "parse_seconds": parse_seconds,
         "build_seconds": time.perf_counter() - start,
     }
@@ -118,18 +122,28 @@ def _build(
     profiles: Sequence[Profile],
     plan: Path,
     onnx: str,
-    summary: NetworkSummary,
     send: Send,
-) -> None:
+) -> tuple[str, ...]:
+    """Build and write the plan; what the builder was told beyond the options is returned in words."""
     flavor, trt = parsed.flavor, parsed.flavor.trt
     config = parsed.builder.create_builder_config()
     _configure(config, flavor, options)
+    dropped = drop_missing_sources(config, trt)
+    notes = (
+        f"built without the kernels of {', '.join(dropped)}, whose libraries are not here" if dropped else "",
+        "" if parsed.types is None else permit(config, parsed.network, trt, parsed.types),
+    )
     for profile in profiles:
         _add_profile(parsed, config, profile, onnx)
-    monitor = monitor_for(trt, send)
-    config.progress_monitor = monitor
+    monitor = monitor_for(trt, send) if flavor.has_progress else None
+    if monitor is not None:
+        config.progress_monitor = monitor
+    else:
+        send({"event": "start", "phase": "Building engine", "parent": None, "steps": 1})
     cache = _load_timings(config, flavor, options)
     engine = parsed.builder.build_serialized_network(parsed.network, config)
+    if monitor is None:
+        send({"event": "finish", "phase": "Building engine"})
     inconsistent = [w for w in parsed.logger.warnings if "not self-consistent" in w]
     if engine is None or inconsistent:
         # A plan whose own profile does not fit its graph is built with a warning, and fails at run time.
@@ -143,10 +157,12 @@ def _build(
         raise InvalidRequestError(
             f"{error.filename or plan} could not be written: {error.strerror or error}."
         ) from error
+    return tuple(n for n in notes if n)
 
 
 def _configure(config: Any, flavor: Flavor, options: BuildOptions) -> None:
     trt = flavor.trt
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that the engine can tell its kernels' precision
     (config.set_flag if options.tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
     if options.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)

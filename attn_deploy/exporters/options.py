@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from attn_deploy.diagnosis.rules import rule
 from attn_deploy.errors import InvalidRequestError, OpsetError
-from attn_deploy.graph.precision.types import half_type
 
 MIN_OPSET, MAX_OPSET = 13, 25
 DEFAULT_OPSET = 20
@@ -67,6 +66,10 @@ class ExportOptions:
         if self.exporter not in EXPORTERS:
             raise InvalidRequestError(f"exporter {self.exporter!r} is unknown: choose {', '.join(EXPORTERS)}.")
         if self.precision != "fp32":
+            from attn_deploy.graph.precision.types import (
+                half_type,  # needs onnx_ir, and a device without it asks for opsets
+            )
+
             half_type(self.precision).check(self.io, self.opset)
             if not self.verify:
                 raise InvalidRequestError(
@@ -93,7 +96,11 @@ class ExportOptions:
     @staticmethod
     def default_opset(precision: str) -> int:
         """The opset of a file for which none was asked: the least, from the usual one up, that has the precision."""
-        return DEFAULT_OPSET if precision == "fp32" else max(DEFAULT_OPSET, half_type(precision).first_opset)
+        if precision == "fp32":
+            return DEFAULT_OPSET
+        from attn_deploy.graph.precision.types import half_type
+
+        return max(DEFAULT_OPSET, half_type(precision).first_opset)
 
     def exporter_order(self) -> tuple[str, ...]:
         """The exporters to try, in order."""

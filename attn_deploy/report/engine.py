@@ -8,10 +8,11 @@ from attn_deploy.report.text import rows_text
 
 if TYPE_CHECKING:
     from attn_deploy.engine.artifact import EngineArtifact
+    from attn_deploy.engine.kernels import EngineKernels
 
 
-def engine_text(artifact: EngineArtifact) -> str:
-    """What an engine is, and what it was made from."""
+def engine_text(artifact: EngineArtifact, kernels: EngineKernels | None = None) -> str:
+    """What an engine is, what it was made from, and its layers if they were asked for."""
     network = artifact.network
     compute = ", ".join(f"{n} in {dtype}" for dtype, n in network.compute_dtypes.items())
     tf32 = "on" if artifact.options.tf32 else "off"
@@ -29,5 +30,15 @@ def engine_text(artifact: EngineArtifact) -> str:
         ("build time", f"{artifact.parse_seconds + artifact.build_seconds:.2f} s"),
         ("warnings", "\n".join(artifact.warnings)),
         ("sha256", artifact.sha256),
+        ("layers", "" if kernels is None else _layers(kernels)),
     ]
     return rows_text([(k, v) for k, v in rows if v])
+
+
+def _layers(found: EngineKernels) -> str:
+    """The layers after fusion, or a line that says why they are not listed."""
+    if found.note:
+        return f"not listed: {found.note}"
+    counts = ", ".join(f"{n} write {kind}" for kind, n in found.by_type.items())
+    lines = (f"{'+'.join(dict.fromkeys(k.outputs)) or '?'} {k.kind} {k.name}" for k in found.kernels)
+    return "\n".join([f"{len(found.kernels)} after fusion: {counts or 'types unknown'}", *lines])

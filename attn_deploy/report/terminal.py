@@ -11,6 +11,7 @@ from rich.text import Text
 
 from attn_deploy.bench.environment import Environment
 from attn_deploy.bench.record import ProfileRecord, ProfileRow
+from attn_deploy.bench.roofline import SpeedOfLight, row_limits
 from attn_deploy.doctor import DoctorReport
 
 _MARKS = {"ok": "green", "invalid": "red", "failed": "red"}
@@ -81,6 +82,9 @@ def _columns(record: ProfileRecord) -> list[_Column]:
     if any(r.accuracy for r in rows):
         columns.append(_Column("top-1", [f"{r.accuracy.top1:.2%}" if r.accuracy else "" for r in rows]))
         columns.append(_Column("vs reference", [_agreement(r) for r in rows], rank=2))
+    limits = row_limits(record)
+    if limits:
+        columns.append(_Column("x floor", [_floor(limits.get(r.key)) for r in rows], rank=3))
     columns.append(_Column("max error", [_error(r) for r in rows], rank=1))
     columns.append(_Column("verdict", [_verdict(r) for r in rows], left=True))
     return columns
@@ -127,6 +131,10 @@ def _speedup(row: ProfileRow, record: ProfileRecord) -> str:
         return "1" if row.runtime == record.baseline and row.latency is not None else ""
     found = row.speedup
     return f"{found.speedup:.2f}x ({found.interval.low:.2f} - {found.interval.high:.2f})"
+
+
+def _floor(limit: SpeedOfLight | None) -> str:
+    return f"{limit.multiple:.1f} ({limit.bound})" if limit is not None and limit.floor_ms > 0 else ""
 
 
 def _error(row: ProfileRow) -> str:
@@ -216,6 +224,12 @@ def _caption(record: ProfileRecord, dropped: Sequence[str]) -> list[str]:
     if tested:
         lines.append(
             f"Top-1 on {tested.images} images of {tested.dataset} ({tested.split}, sha256 {tested.sha256[:12]})."
+        )
+    floors = dict.fromkeys(x.device for x in row_limits(record).values())
+    if floors:
+        lines.append(
+            f"The floor is the least time that {', '.join(floors)} needs for the arithmetic and for moving inputs, outputs and "
+            "weights once."
         )
     if dropped:
         lines.append(f"Left out for the width of the terminal: {', '.join(reversed(dropped))}.")

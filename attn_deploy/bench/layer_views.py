@@ -1,0 +1,115 @@
+"""The per-layer views of a profile: each runtime that can tell, at the plan's first shape."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attn_deploy.bench.layers import LAYERS_NAME, LayerReport, write_layers
+from attn_deploy.bench.make import begun, make_bench
+from attn_deploy.bench.plan import ProfilePlan, Variant
+from attn_deploy.bench.request import with_threads
+from attn_deploy.errors import AttnDeployError
+from attn_deploy.inputs import Arrays, TensorInput, example_arrays
+
+if TYPE_CHECKING:
+    from attn_deploy.bench.group import Bench
+
+RUNS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class LayerViews:
+    """The views that were made, and why others were not, by variant."""
+
+    reports: tuple[LayerReport, ...]
+    missing: dict[str, str]
+
+
+def layer_views(
+    plan: ProfilePlan, *, save: Path | None = None, runs: int = RUNS, progress: Callable[[str], None] | None = None
+) -> LayerViews:
+    """Profile the layers of every runtime and precision of a plan, at its first shape.
+
+    Args:
+        plan: what is profiled.
+        save: the folder of its run: files that were exported there are used again, and the views are written beside the
+            record, where reports find them.
+        runs: of each runtime.
+        progress: called with a few words at each step.
+
+    Raises:
+        InvalidRequestError: if the model or its inputs cannot be used.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = save / "files" if save is not None else Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        plan = with_threads(plan)
+        tell = progress or (lambda _: None)
+        bench = make_bench(plan, folder, model=None, tell=tell)
+        inputs = next(iter(begun(plan, bench).inputs.values()))
+        arrays = example_arrays(inputs, seed=plan.options.seed)
+        reports, missing = [], {}
+        for variant in plan.variants:
+            tell(f"profiling the layers of {variant.key}")
+            try:
+                reports.append(_view(bench, variant, inputs, arrays, runs))
+            except AttnDeployError as error:
+                missing[variant.key] = " ".join(str(error).split())
+    if save is not None and reports:
+        write_layers(save / LAYERS_NAME, reports)
+    return LayerViews(tuple(reports), missing)
+
+
+def _view(bench: Bench, variant: Variant, inputs: tuple[TensorInput, ...], arrays: Arrays, runs: int) -> LayerReport:
+    name, precision = bench.subject.name, variant.precision or "fp32"
+    if variant.runtime == "eager" and bench.subject.module is not None:
+        import torch
+
+        from attn_deploy.bench.layers_torch import torch_layers
+
+        kinds = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+        return torch_layers(
+            bench.subject.module,
+            arrays,
+            name=name,
+            device=bench.device,
+            dtype=kinds[precision],
+            precision=precision,
+            threads=bench.threads,
+            runs=runs,
+        )
+    if variant.runtime in ("ort-cpu", "ort-cuda"):
+        from attn_deploy.bench.layers_onnxruntime import onnxruntime_layers
+
+        return onnxruntime_layers(
+            bench.files.made(inputs, variant.precision).path,
+            arrays,
+            name=name,
+            precision=precision,
+            provider=variant.runtime.removeprefix("ort-"),
+            threads=bench.threads,
+            runs=runs,
+            config={"session.x64quantprecision": "1"} if precision == "int8" else None,
+        )
+    if variant.runtime in ("tensorrt", "tensorrt-rtx"):
+        from attn_deploy.bench.engines import import_engine_library
+        from attn_deploy.bench.layers_tensorrt import engine_layers
+        from attn_deploy.engine.builder import build
+
+        import_engine_library(variant.runtime)  # refuses a machine without a GPU before minutes of building
+
+        made = Path(bench.files.made(inputs, variant.precision).path)
+        shapes = {i.name: i.shape() for i in inputs}
+        path = made.with_name(f"{made.stem}-{variant.runtime}-layers.engine")
+        exact = {n: (s, s, s) for n, s in shapes.items()}
+        engine = build(made, path, flavor=variant.runtime, profiles=exact, tf32=bench.tf32)
+        return engine_layers(
+            Path(engine.path), made, arrays, name=name, runtime=variant.runtime, precision=precision, runs=runs
+        )
+    raise AttnDeployError(
+        f"{variant.runtime} has no per-layer view here; eager, ort-cpu, ort-cuda and engines have one."
+    )

@@ -1,0 +1,35 @@
+"""``attn-deploy compare``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def compare(
+    before: Annotated[Path, typer.Argument(help="The earlier profile: a record, or a folder of them.")],
+    after: Annotated[Path, typer.Argument(help="The later profile.")],
+    threshold: Annotated[float, typer.Option(help="Changes of time up to this fraction count as none.")] = 0.05,
+    alpha: Annotated[float, typer.Option(help="Probability below which a difference in accuracy is one.")] = 0.05,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the changes as JSON and nothing else.")] = False,
+) -> None:
+    """Say what changed beyond noise between two profiles; exits with 1 when something got worse.
+
+    Worse is: slower with the whole interval beyond the threshold, a row that had a number and has none, an accuracy that
+    McNemar's test tells from the old one.
+
+    \b
+    Examples:
+      attn-deploy compare main/ branch/
+      attn-deploy compare old.json new.json --threshold 0.1 --json
+    """
+    from attn_deploy.bench.collection import read_runs
+    from attn_deploy.bench.compare import compare_runs
+    from attn_deploy.report.profile_text import diff_text
+
+    found = compare_runs(read_runs([before]), read_runs([after]), threshold=threshold, alpha=alpha)
+    typer.echo(json.dumps(found.to_dict(), indent=1) if as_json else diff_text(found))
+    raise typer.Exit(1 if found.regressions else 0)

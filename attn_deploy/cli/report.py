@@ -1,0 +1,46 @@
+"""``attn-deploy report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Folders or files of saved profiles, of one machine or many.")],
+    output: Annotated[
+        list[Path] | None,
+        typer.Option("-o", "--output", help="File to write: .html, .md, .csv or .json; once for each."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device profile of the speed of light: rtx4090, my.toml; found by default.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON and nothing else.")] = False,
+) -> None:
+    """Put saved profiles together: a table here, or one page that opens anywhere without a network.
+
+    \b
+    Examples:
+      attn-deploy report runs/se
+      attn-deploy report server/ jetson/ -o report.html
+      attn-deploy report runs/ -o report.md -o rows.csv
+    """
+    from attn_deploy.bench.collection import read_runs
+    from attn_deploy.bench.overview import overview
+    from attn_deploy.devices import load_device
+    from attn_deploy.report.profile_files import check_report, write_report
+    from attn_deploy.report.profile_tables import profile_json
+    from attn_deploy.report.profile_text import known_text
+
+    for path in output or ():
+        check_report(path)
+    found = overview(read_runs(folders), load_device(device) if device is not None else None)
+    for path in output or ():
+        write_report(found, path)
+        typer.echo(f"written: {path}", err=True)
+    if as_json:
+        typer.echo(profile_json(found), nl=False)
+    elif not output:
+        typer.echo(known_text(found))

@@ -1,0 +1,62 @@
+"""Changes between profiles, and what is known of them, as plain text. No rich."""
+
+from __future__ import annotations
+
+from attn_deploy.bench.compare import ProfileDiff
+from attn_deploy.bench.overview import Overview
+from attn_deploy.report.profile_rows import flat_rows, mean_text, told, used
+
+KNOWN = (
+    "machine", "model", "runtime", "precision", "batch", "size", "p50_ms", "p99_ms", "items_per_second", "speedup", "verdict",
+    "top1", "floor_multiple", "bound",
+)  # fmt: skip
+TITLES = {
+    "p50_ms": "p50 ms",
+    "p99_ms": "p99 ms",
+    "items_per_second": "items/s",
+    "floor_multiple": "x floor",
+    "top1": "top-1",
+}
+NUMBERS = frozenset(("batch", "p50_ms", "p99_ms", "items_per_second", "speedup", "top1", "floor_multiple"))
+
+
+def diff_text(found: ProfileDiff) -> str:
+    """One line for each change, then the counts."""
+    lines = [
+        f"{'regression' if c.regression else 'better':<11} {c.model}: {c.key}: {c.kind}, {c.before} -> {c.after} ({c.detail})"
+        for c in found.changes
+    ]
+    lines += [f"undecided   {row}: too few rounds" for row in found.undecided]
+    lines += [f"removed     {len(found.removed)} rows, such as {found.removed[0]}"] if found.removed else []
+    lines += [f"added       {len(found.added)} rows, such as {found.added[0]}"] if found.added else []
+    lines += [f"note        {note}" for note in found.notes]
+    count, better = len(found.regressions), len(found.changes) - len(found.regressions)
+    lines.append(
+        f"{count} regression{'s' * (count != 1)}, {better} for the better, {found.same} rows without a change beyond noise "
+        f"and {found.threshold:.0%}."
+    )
+    return "\n".join(lines)
+
+
+def known_text(found: Overview) -> str:
+    """A table of the rows that have a number, columns that are the same everywhere named once above it."""
+    rows = [r for r in flat_rows(found) if r["status"] == "ok"]
+    if not rows:
+        return "No row has a number."
+    columns = used(rows, KNOWN)
+    constant = [c for c in ("machine", "model") if c in columns and len({r[c] for r in rows}) == 1]
+    columns = [c for c in columns if c not in constant]
+    heads = [TITLES.get(c, c) for c in columns]
+    cells = [[told(c, r) for c in columns] for r in rows]
+    widths = [max(len(h), *(len(line[i]) for line in cells)) for i, h in enumerate(heads)]
+
+    def line(values: list[str]) -> str:
+        return "  ".join(
+            v.rjust(w) if c in NUMBERS else v.ljust(w) for v, w, c in zip(values, widths, columns, strict=True)
+        ).rstrip()
+
+    lines = [f"{c}: {rows[0][c]}" for c in constant]
+    lines += [line(heads), *(line(c) for c in cells)]
+    several = len({r.machine for r in found.runs}) > 1
+    lines += [""] * bool(found.means) + [mean_text(m, several) + "." for m in found.means]
+    return "\n".join(lines)

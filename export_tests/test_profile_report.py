@@ -1,0 +1,440 @@
+"""Reports over profile records: files, the page in a real browser, comparisons, the library, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from attn_deploy.bench import library
+from attn_deploy.bench.collection import named_runs, read_runs
+from attn_deploy.bench.compare import compare_runs, mcnemar_bound
+from attn_deploy.bench.layers import write_layers
+from attn_deploy.bench.overview import overview
+from attn_deploy.cli import app
+from attn_deploy.errors import InvalidRequestError, MissingDependencyError
+from attn_deploy.report import profile_html as page_module
+from attn_deploy.report.profile_html import profile_html
+from attn_deploy.report.profile_tables import profile_csv, profile_json, profile_markdown
+
+from .profile_records import CPU, GPU, accuracy, failed, full, latency, layer_report, record, row
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+in_a_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed: apt-get install chromium")
+BLUE = (0x2F, 0x7F, 0xD6)  # of ort-cpu
+OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND"
+
+
+def runs_of(*records):
+    return named_runs([(Path(f"{i}/record.json"), r, ()) for i, r in enumerate(records)])
+
+
+@pytest.fixture(scope="module")
+def one():
+    return overview(named_runs([(Path("record.json"), full(), (layer_report(),))]))
+
+
+@pytest.fixture(scope="module")
+def many():
+    made = [full(n, seed=i, scale=0.1 * (i + 1)) for i, n in enumerate(("se", "cbam", "psp"))]
+    made.append(record(row("eager", 1.0), row("tensorrt", 0.2, precision="fp16"), name="se", environment=GPU))
+    return overview(runs_of(*made))
+
+
+def chromium(folder, page, *options, fragment="", size="1280,2400"):
+    path = folder / "page.html"
+    path.write_text(page, encoding="utf-8")
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        f"--user-data-dir={folder}/profile",
+        OFFLINE,
+    ]
+    flags += ["--virtual-time-budget=3000", f"--window-size={size}"]
+    done = subprocess.run(
+        [BROWSER, *flags, *options, path.as_uri() + fragment], capture_output=True, text=True, timeout=180, check=True
+    )
+    return done.stdout
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_csv_holds_every_row_with_its_numbers_in_full(one):
+    rows = list(csv.DictReader(io.StringIO(profile_csv(one))))
+    assert len(rows) == len(one.entries) == 18
+    for entry, found in zip(one.entries, rows, strict=True):
+        made = entry.row
+        assert (found["runtime"], found["precision"], int(found["batch"])) == (made.runtime, made.precision, made.batch)
+        if made.latency:
+            assert float(found["p50_ms"]) == made.latency.p50_ms
+            assert float(found["top1"]) == made.accuracy.top1
+            assert float(found["floor_multiple"]) == entry.limit.multiple
+        else:
+            assert found["p50_ms"] == ""
+            assert found["reason"] == made.reason
+
+
+def test_json_has_rows_means_and_machines(many):
+    data = json.loads(profile_json(many))
+    assert len(data["rows"]) == len(many.entries)
+    assert set(data["environments"]) == {r.label for r in many.runs}
+    mean = next(m for m in data["means"] if m["runtime"] == "ort-cpu" and m["precision"] == "int8" and m["batch"] == 8)
+    speedups = [
+        e.row.speedup.speedup
+        for e in many.entries
+        if (e.row.runtime, e.row.precision, e.row.batch) == ("ort-cpu", "int8", 8)
+    ]
+    assert mean["models"] == len(speedups) == 3
+    assert mean["mean"] == pytest.approx(float(np.exp(np.mean(np.log(speedups)))))
+    assert mean["interval"]["low"] <= mean["mean"] <= mean["interval"]["high"]
+
+
+def test_markdown_says_why_a_row_has_no_number(one):
+    text = profile_markdown(one)
+    assert "| ort-cpu | int8 | 1 | 32x32 |" in text
+    assert "no C++ compiler: <g++> is not installed" in text
+    assert "ran on CPU & not where it was asked" in text
+    widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
+    assert len(widths) == 1, "every line of the table has its columns"
+
+
+# --- the front and the limits ----------------------------------------------------------------------------------------
+
+
+def test_the_front_holds_what_nothing_beats():
+    rows = (
+        row("eager", 4.0, accuracy=accuracy(0.9, reference="")),
+        row("ort-cpu", 2.0, accuracy=accuracy(0.9)),
+        row("ort-cpu", 1.0, precision="int8", accuracy=accuracy(0.8)),
+        row("compile", 1.5, accuracy=accuracy(0.75)),
+    )
+    found = overview(runs_of(record(*rows)))
+    assert [e.on_front for e in found.entries] == [False, True, True, False]
+    other = overview(runs_of(record(*rows), record(*rows, environment=GPU)))
+    assert sum(e.on_front for e in other.entries) == 4, "each machine has its own front"
+
+
+def test_rows_without_a_graph_take_the_limit_of_the_exported_one(one):
+    limits = {e.row.key: e.limit for e in one.entries if e.limit}
+    eager, exported = limits["eager fp32 b8 32x32"], limits["ort-cpu fp32 b8 32x32"]
+    assert eager.floor_ms == exported.floor_ms > 0
+    assert eager.device == "generic-x86"
+    assert limits["ort-cpu int8 b8 32x32"].floor_ms < exported.floor_ms
+
+
+def test_another_processor_has_no_floor_unless_a_device_is_named():
+    from attn_deploy.devices import load_device
+
+    runs = runs_of(record(row("eager", 1.0), row("ort-cpu", 1.0), environment=replace(CPU, cpu="Another 9000")))
+    assert not any(e.limit for e in overview(runs).entries)
+    assert all(e.limit for e in overview(runs, load_device("generic-x86")).entries)
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_needs_nothing_from_elsewhere(one):
+    page = profile_html(one)
+    own = page.replace(page_module.plotly_script(), "")
+    assert len(own) < 120_000
+    assert not re.findall(r"""(?:src|href)\s*=|url\(|@import|https?://""", own)
+    assert page.count("</script>") == 3, "no text can end a script"
+    assert "&lt;g++&gt;" in own
+
+
+READ = """<script>{
+const read = [...document.querySelectorAll(".chart")].filter(c => c.data).map(c => [c.id, c.data.map(t => ({type: t.type,
+  name: t.name, x: t.x && [...t.x], y: t.y && [...t.y], median: t.median && [...t.median], values: t.values && [...t.values]}))]);
+const rows = [...document.querySelectorAll("#rows tbody tr")];
+const cells = rows.map(r => [r.dataset.key, r.hidden, [...r.cells].map(c => c.dataset.v)]);
+const heads = [...document.querySelectorAll("#rows th")].map(h => h.textContent);
+document.body.append(Object.assign(document.createElement("pre"), {id: "read", textContent: JSON.stringify({read, cells, heads,
+  wide: document.documentElement.scrollWidth - innerWidth})}));
+}</script></body>"""
+
+
+def read_page(folder, page, **settings):
+    dom = chromium(folder, page.replace("</body>", READ), "--dump-dom", **settings)
+    return json.loads(html.unescape(re.search(r'<pre id="read">(.*?)</pre>', dom, re.DOTALL)[1]))
+
+
+@in_a_browser
+def test_the_numbers_of_the_page_are_those_of_the_record(tmp_path, one):
+    found = read_page(tmp_path, profile_html(one), size="500,900")
+    assert found["wide"] <= 0, "nothing stands over the edge of a narrow screen"
+    timed = {e.row.key: e for e in one.entries if e.row.latency}
+    cells = {key: dict(zip(found["heads"], values, strict=True)) for key, _, values in found["cells"]}
+    assert set(cells) == set(timed)
+    for key, entry in timed.items():
+        assert float(cells[key]["p50 ms"]) == entry.row.latency.p50_ms
+        assert float(cells[key]["p99 ms"]) == entry.row.latency.percentile_ms(99)
+        assert float(cells[key]["top-1"]) == entry.row.accuracy.top1
+        assert float(cells[key]["times the floor"]) == entry.limit.multiple
+        if entry.row.speedup:
+            assert float(cells[key]["speed-up"]) == entry.row.speedup.speedup
+    charts = dict(found["read"])
+    boxes = [t for t in charts["distribution-0-0"] if t["type"] == "box"]
+    first = [e for e in timed.values() if (e.row.batch, e.row.size) == (1, (32, 32))]
+    assert [t["median"][0] for t in boxes] == [e.row.latency.p50_ms for e in first]
+    assert charts["light-0"][0]["x"] == pytest.approx([100 / e.limit.multiple for e in timed.values()])
+    dots = [(x, y) for t in charts["accuracy"] if t["name"] != "front" for x, y in zip(t["x"], t["y"], strict=True)]
+    assert sorted(dots) == sorted(
+        (e.row.latency.p50_ms / e.row.batch, 100 * e.row.accuracy.top1) for e in timed.values()
+    )
+    assert charts["layers-0-0"][0]["values"][0] == one.runs[0].layers[0].total_us
+    assert {"batches-0", "sizes-0", "rounds-0"} <= set(charts)
+
+
+@in_a_browser
+def test_the_page_shows_its_charts(tmp_path, one):
+    page = profile_html(one)
+    chromium(tmp_path, page, f"--screenshot={tmp_path}/page.png")
+    with Image.open(tmp_path / "page.png") as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    assert int((pixels == np.array(BLUE)).all(axis=2).sum()) > 2000, "the bars of ort-cpu are drawn"
+
+
+@in_a_browser
+def test_a_run_of_many_is_chosen_by_its_address(tmp_path, many):
+    page = profile_html(many)
+    index = next(i for i, r in enumerate(many.runs) if r.record.name == "psp")
+    chosen = read_page(tmp_path, page, fragment=f"#run-{index}")
+    assert not {c for c, _ in chosen["read"]} & {"accuracy", "speedups"}, "those of all models are out of the way"
+    assert {c for c, _ in chosen["read"]} >= {f"light-{index}", f"rounds-{index}", f"batches-{index}"}
+    assert sum(not hidden for _, hidden, _ in chosen["cells"]) == sum(e.row.latency is not None for e in many.of(index))
+
+
+def test_without_plotly_the_page_names_the_extra(one, monkeypatch):
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    with pytest.raises(MissingDependencyError, match=r"attn-deploy\[report\]"):
+        profile_html(one)
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def test_folders_are_read_with_what_stands_beside_the_record(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    full("se").write(tmp_path / "a" / "record.json")
+    write_layers(tmp_path / "a" / "layers.json", [layer_report("se")])
+    full("cbam").write(tmp_path / "b" / "record.json")
+    runs = read_runs([tmp_path, tmp_path / "a" / "record.json"])
+    assert [r.label for r in runs] == ["cbam", "se"], "a record that is named twice is there once"
+    assert runs[1].layers == (layer_report("se"),)
+    twice = read_runs([tmp_path / "a"]) + read_runs([tmp_path / "a"])
+    labels = [r.label for r in named_runs([(r.path, r.record, ()) for r in twice])]
+    assert labels[0].startswith("se · 2026-11-23")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "holds no profile record"),
+        ({"record.json": "{"}, r"record\.json.*is not JSON"),
+        ({"record.json": '{"schema_version": 99}'}, r"record\.json.*schema version 99"),
+        ({"record.json": '{"schema_version": 2, "name": "x"}'}, r"record\.json.*not a profile record"),
+        ({"other.json": '{"title": "another benchmark"}'}, "holds no profile record"),
+        ({"half.json": '{"schema_version": 2, "na'}, r"half\.json cannot be read as JSON"),
+    ],
+)
+def test_folders_that_cannot_be_read_say_so_with_the_file(tmp_path, files, message):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    done = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert done.exit_code == 2
+    assert re.search(message, done.stderr), done.stderr
+
+
+def test_broken_layers_and_missing_folders_are_refused(tmp_path):
+    with pytest.raises(InvalidRequestError, match="does not exist"):
+        read_runs([tmp_path / "nowhere"])
+    full().write(tmp_path / "record.json")
+    for text in (
+        "{",
+        '{"schema_version": 9, "reports": []}',
+        '{"schema_version": 1}',
+        '{"schema_version": 1, "reports": [3]}',
+    ):
+        (tmp_path / "layers.json").write_text(text)
+        with pytest.raises(InvalidRequestError, match=r"layers\.json"):
+            read_runs([tmp_path])
+    record().write(tmp_path / "record.json")
+    with pytest.raises(InvalidRequestError, match="no rows"):
+        read_runs([tmp_path])
+
+
+def test_reports_are_written_in_the_form_of_their_suffix(tmp_path):
+    full().write(tmp_path / "record.json")
+    targets = [tmp_path / f"out{s}" for s in (".html", ".md", ".csv", ".json")]
+    arguments = [a for t in targets for a in ("-o", str(t))]
+    done = CliRunner().invoke(app, ["report", str(tmp_path / "record.json"), *arguments])
+    assert done.exit_code == 0, done.output
+    assert all(t.stat().st_size > 1000 for t in targets)
+    done = CliRunner().invoke(app, ["report", str(tmp_path / "record.json"), "-o", str(tmp_path / "out.pdf")])
+    assert done.exit_code == 2
+    assert ".html, .md, .csv, .json" in done.stderr
+    done = CliRunner().invoke(app, ["report", str(tmp_path / "record.json")])
+    assert "ort-cpu  int8" in done.stdout
+    done = CliRunner().invoke(app, ["report", str(tmp_path / "record.json"), "--json"])
+    assert json.loads(done.stdout) == json.loads((tmp_path / "out.json").read_text())
+
+
+# --- comparing -------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_again_is_no_change():
+    before, after = (runs_of(record(row("eager", 5.0, seed=s), row("ort-cpu", 3.0, seed=s + 50))) for s in (0, 1))
+    found = compare_runs(before, after)
+    assert not found.changes
+    assert found.same == 2
+    assert not found.notes
+
+
+@pytest.mark.parametrize(("factor", "kind"), [(1.1, "slower"), (1 / 1.1, "faster"), (1.02, None)])
+def test_a_change_of_time_is_found_with_its_size(factor, kind):
+    before = runs_of(record(row("ort-cpu", 3.0, seed=0)))
+    found = compare_runs(before, runs_of(record(row("ort-cpu", 3.0 * factor, seed=1))))
+    assert [c.kind for c in found.changes] == ([kind] if kind else [])
+    if kind:
+        assert found.changes[0].ratio == pytest.approx(factor, rel=0.02)
+        assert found.changes[0].regression == (kind == "slower")
+    assert compare_runs(before, runs_of(record(row("ort-cpu", 3.0 * factor, seed=1))), threshold=0.3).same == 1
+
+
+def test_rows_that_break_and_repair_are_told_with_the_reason():
+    good, bad = (
+        record(row("eager", 1.0), row("ort-cpu", 1.0)),
+        record(row("eager", 1.0), failed("ort-cpu", "no provider")),
+    )
+    found = compare_runs(runs_of(good), runs_of(bad))
+    assert [(c.kind, c.detail) for c in found.regressions] == [("broken", "no provider")]
+    found = compare_runs(runs_of(bad), runs_of(good))
+    assert [c.kind for c in found.changes] == ["repaired"]
+    assert not found.regressions
+
+
+def test_too_few_rounds_are_undecided():
+    def short(ms):
+        return runs_of(record(row("ort-cpu", ms, latency=latency(ms, rounds=4))))
+
+    found = compare_runs(short(3.0), short(6.0))
+    assert found.undecided == ("resnet18+se: ort-cpu fp32 b1 32x32",)
+    assert not found.changes
+
+
+def test_an_accuracy_that_fell_is_a_regression():
+    def at(top1, **changes):
+        return runs_of(record(row("ort-cpu", 1.0, accuracy=replace(accuracy(top1, images=1000), **changes))))
+
+    assert [c.kind for c in compare_runs(at(0.95), at(0.80)).regressions] == ["less accurate"]
+    assert not compare_runs(at(0.95), at(0.949)).changes
+    other = compare_runs(at(0.95), at(0.80, sha256="e" * 64))
+    assert not other.changes
+    assert any("different images" in n for n in other.notes)
+
+
+def test_the_bound_on_mcnemar_is_never_below_the_test_itself():
+    """Draw answers of two models and a reference; the bound knows the counts alone, the test every answer."""
+    from attn_deploy.accuracy.metrics import mcnemar
+
+    rng = np.random.default_rng(0)
+    closest = []
+    for _ in range(200):
+        reference = rng.random(400) < 0.9
+        rights = [reference ^ (rng.random(400) < rate) for rate in rng.uniform(0, 0.1, 2)]
+        rows = [
+            replace(
+                accuracy(0.5, images=400),
+                correct=int(right.sum()),
+                only_reference=int((reference & ~right).sum()),
+                only_this=int((right & ~reference).sum()),
+            )
+            for right in rights
+        ]
+        bound, exact = mcnemar_bound(*rows), mcnemar(*rights).p_value
+        assert bound >= exact * (1 - 1e-9)
+        closest.append(bound - exact)
+    assert min(closest) < 0.05, "the bound can decide"
+
+
+def test_compare_exits_with_1_on_a_regression_and_2_without_common_rows(tmp_path):
+    files = {
+        "old": record(row("eager", 5.0), row("ort-cpu", 3.0, seed=1)),
+        "new": record(row("eager", 5.0, seed=2), row("ort-cpu", 4.0, seed=3)),
+        "other": record(row("eager", 5.0), name="cbam"),
+    }
+    for name, made in files.items():
+        made.write(tmp_path / f"{name}.json")
+    old, new, other = (str(tmp_path / f"{n}.json") for n in files)
+    done = CliRunner().invoke(app, ["compare", old, new])
+    assert done.exit_code == 1
+    assert "regression  resnet18+se: ort-cpu fp32 b1 32x32: slower" in done.stdout
+    assert json.loads(CliRunner().invoke(app, ["compare", old, new, "--json"]).stdout)["passed"] is False
+    assert CliRunner().invoke(app, ["compare", old, old]).exit_code == 0
+    assert CliRunner().invoke(app, ["compare", old, new, "--threshold", "0.5"]).exit_code == 0
+    done = CliRunner().invoke(app, ["compare", old, other])
+    assert done.exit_code == 2
+    assert "nothing in common: the first has resnet18+se (eager" in done.stderr
+    done = CliRunner().invoke(app, ["compare", old, new, "--threshold", "-1"])
+    assert done.exit_code == 2
+
+
+# --- the library -----------------------------------------------------------------------------------------------------
+
+
+def test_known_profiles_are_found_by_device_and_model(tmp_path):
+    (tmp_path / "amd-epyc").mkdir()
+    (tmp_path / "amd-epyc" / "notes.json").write_text('{"title": "another benchmark"}')
+    full("se").write(tmp_path / "amd-epyc" / "se.json")
+    full("cbam").write(tmp_path / "amd-epyc" / "cbam.json")
+    assert [r.record.name for r in library.known_runs(folder=tmp_path)] == ["cbam", "se"]
+    assert [r.record.name for r in library.known_runs(folder=tmp_path, device="AMD EPYC", model="s*")] == ["se"]
+    with pytest.raises(InvalidRequestError, match="did you mean 'amd-epyc'"):
+        library.known_runs(folder=tmp_path, device="amd-epic")
+    with pytest.raises(InvalidRequestError, match="Measured: cbam, se"):
+        library.known_runs(folder=tmp_path, model="resnet")
+    assert library.known_runs(folder=tmp_path / "nowhere") == ()
+
+
+def test_profiles_prints_what_is_committed(tmp_path, monkeypatch):
+    monkeypatch.setattr(library, "RESULTS", tmp_path)
+    monkeypatch.setattr(library.known_runs, "__kwdefaults__", {**library.known_runs.__kwdefaults__, "folder": tmp_path})
+    done = CliRunner().invoke(app, ["profiles"])
+    assert done.exit_code == 1
+    assert "no measured profiles" in done.stderr
+    (tmp_path / "h100").mkdir()
+    made = record(row("eager", 1.0), row("tensorrt", 0.2, precision="fp16"), name="se", environment=GPU)
+    made.write(tmp_path / "h100" / "se.json")
+    done = CliRunner().invoke(app, ["profiles", "--device", "h100"])
+    assert done.exit_code == 0, done.output
+    assert "machine: H100 80GB HBM3" in done.stdout
+    assert re.search(r"tensorrt\s+fp16", done.stdout)
+    assert len(json.loads(CliRunner().invoke(app, ["profiles", "--json"]).stdout)["rows"]) == 2
+
+
+def test_the_committed_profiles_can_be_read_without_torch():
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from attn_deploy.bench.library import known_runs\n"
+        "from attn_deploy.bench.overview import overview\n"
+        "from attn_deploy.report.profile_text import known_text\n"
+        "print(known_text(overview(known_runs())))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
