@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attn_deploy import errors
-from attn_deploy.bench.subject import Subject
+from attn_deploy.bench.subject import Subject, is_engine
 from attn_deploy.errors import AttnDeployError, MissingDependencyError, PrecisionError, WorkerError
 from attn_deploy.files import write_atomic
 from attn_deploy.inputs import TensorInput
@@ -116,7 +116,7 @@ class OnnxFiles:
         given = self._subject.onnx
         if given is None:
             return self._exported(inputs, precision)
-        if precision in ("", SHORT[weights_precision(_load(given))]):
+        if is_engine(given) or precision in ("", SHORT[weights_precision(_load(given))]):
             return given, {}, "given"
         source, made = given, self._folder / f"model-{precision}.onnx"
         self._convert(source, made, precision)
@@ -160,6 +160,8 @@ class OnnxFiles:
         quantize(source, target, precision=precision, calibration=self._calibration(), progress=self._tell)
 
     def _describe(self, path: Path, fixed: dict[str, int], how: str, asked: str, seconds: float) -> Made:
+        if is_engine(path):
+            return _engine(path, fixed, asked)
         from attn_deploy.graph.artifact import read_onnx
 
         artifact = read_onnx(path)
@@ -184,6 +186,26 @@ class OnnxFiles:
         self._made.append(made)
         write_atomic(self._folder / "index.json", json.dumps([asdict(m) for m in self._made], indent=1) + "\n")
         return made
+
+
+def _engine(path: Path, fixed: dict[str, int], asked: str) -> Made:
+    """The user's engine, as its sidecar says."""
+    from attn_deploy.engine.artifact import read_engine
+
+    engine = read_engine(path)
+    first = engine.precision.split("+")[0]
+    described: dict[str, Any] = {
+        "path": str(path),
+        "made": "given",
+        "sha256": engine.sha256,
+        "weights": engine.precision,
+        "opset": None,
+        "nodes": engine.network.layers,
+        "fused": [],
+        "library": f"{engine.flavor} {engine.version}",
+    }
+    precision = next((long for long, short in SHORT.items() if short == first), first)
+    return Made(asked, fixed, str(path.absolute()), precision, 0.0, described)
 
 
 def read_index(folder: Path) -> list[Made]:

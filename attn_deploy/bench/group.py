@@ -194,6 +194,8 @@ def _placement(runner: Runner, info: RuntimeInfo) -> Placement | None:
 def _graph(made: Made | None, inputs: tuple[TensorInput, ...]) -> GraphCost | None:
     if made is None or made.described is None:
         return None
+    if "library" in made.described:  # an engine, whose operators nobody tells
+        return None
     found = GraphCost(made.described["sha256"], made.described["opset"], made.described["nodes"])
     try:
         work = graph_work(made.path, {i.name: i.shape() for i in inputs})

@@ -11,7 +11,8 @@ from attn_deploy.bench.environment import usable_cores
 from attn_deploy.bench.make import default_runtimes
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.plan import AccuracyPlan, ProfilePlan, Size, plan_path
-from attn_deploy.bench.runtimes import choose_precisions
+from attn_deploy.bench.runtimes import RUNTIMES, choose_precisions
+from attn_deploy.bench.subject import is_engine
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.inputs import TensorInput
 
@@ -45,9 +46,12 @@ def make_plan(
     """The plan that `attn_deploy.profile` makes of the same arguments.
 
     Raises:
-        InvalidRequestError: if a runtime, a precision or an option is unknown.
+        InvalidRequestError: if a runtime, a precision or an option is unknown, or an engine is to run elsewhere.
+        NoDeviceError: if the model is an engine, and there is no GPU.
     """
     settings = options or BenchOptions()
+    if is_engine(model):
+        runtimes = _engine_runtimes(Path(str(model)), runtimes, precisions)
     is_file = isinstance(model, (str, Path)) and str(model).lower().endswith(".onnx")
     return ProfilePlan(
         model=_model(model),
@@ -70,6 +74,22 @@ def make_plan(
         timeout=timeout,
         memory_limit=memory_limit,
     )
+
+
+def _engine_runtimes(path: Path, runtimes: Sequence[str] | None, precisions: Sequence[str] | None) -> tuple[str, ...]:
+    """The one runtime of an engine, which is there."""
+    from attn_deploy.engine.artifact import read_engine
+
+    engine = read_engine(path)
+    if runtimes is not None and set(runtimes) != {engine.flavor}:
+        raise InvalidRequestError(
+            f"{path} is an engine of {engine.flavor}, and {', '.join(runtimes)} cannot run it; leave out --runtimes, or "
+            f"profile the file that it was built from, {engine.onnx}."
+        )
+    if precisions is not None:
+        raise InvalidRequestError(f"{path} is an engine in {engine.precision}, which stays; leave out --precisions.")
+    RUNTIMES[engine.flavor].prerequisite()
+    return (engine.flavor,)
 
 
 def with_threads(plan: ProfilePlan) -> ProfilePlan:

@@ -108,7 +108,7 @@ def make_subject(
     """The subject that a name, a module or a file stands for.
 
     Args:
-        model: a name of the grammar, a module, or the path of an ``.onnx`` file.
+        model: a name of the grammar, a module, or the path of an ``.onnx`` or ``.engine`` file.
         inputs: shapes, where they are not known or others are wanted.
         onnx: a file already made from the model.
         arguments: constructor arguments when ``model`` is a name.
@@ -117,11 +117,12 @@ def make_subject(
     Raises:
         InvalidRequestError: if the inputs are not known or do not fit, or the name or the checkpoint cannot be used.
         GraphError: if the file cannot be read.
+        EngineMismatchError: if an engine is damaged.
     """
-    if isinstance(model, Path) or (isinstance(model, str) and model.lower().endswith(".onnx")):
+    if isinstance(model, Path) or (isinstance(model, str) and model.lower().endswith((".onnx", ".engine"))):
         if weights is not None:
             raise InvalidRequestError(f"{model} holds its weights; leave --weights out, or name the model.")
-        return _from_file(Path(model), inputs)
+        return _from_engine(Path(model), inputs) if is_engine(model) else _from_file(Path(model), inputs)
     resolved = _resolve(model, arguments, weights)
     if resolved.inputs is None and inputs is None:
         raise InvalidRequestError(
@@ -213,6 +214,29 @@ def _from_file(path: Path, inputs: Sequence[TensorInput] | None) -> Subject:
         ours = {s for s in symbols if s[0] in "HW"} if artifact.metadata else set()
         unsized = tuple(s for s in symbols if s[0] != "N" and s not in ours)
     return Subject(str(path), known, symbols, None, path, tuple(o.name for o in artifact.outputs), unsized)
+
+
+def is_engine(model: object) -> bool:
+    """Whether a model is given as an engine file."""
+    return isinstance(model, (str, Path)) and str(model).lower().endswith(".engine")
+
+
+def _from_engine(path: Path, inputs: Sequence[TensorInput] | None) -> Subject:
+    """An engine at the shapes that its first profile is made for; the runner refuses those of no profile."""
+    from attn_deploy.engine.artifact import read_engine
+
+    engine = read_engine(path)
+    best = {r.name: r.optimum for p in engine.profiles[:1] for r in p.ranges}
+    dims = {i.name: tuple(f"D{a}" if d is None else d for a, d in enumerate(i.shape)) for i in engine.inputs}
+    sizes: dict[str, int] = {}
+    for name, shape in dims.items():
+        for dim, extent in zip(shape, best.get(name, ()), strict=False):
+            if isinstance(dim, str) and dim.isidentifier():
+                sizes.setdefault(dim, extent)
+    known = tuple(TensorInput(i.name, dims[i.name], i.dtype, sizes, {}, {}) for i in engine.inputs)
+    if inputs is not None:
+        known = _bind(known, inputs, str(path))
+    return Subject(str(path), known, tuple(sizes), None, path, tuple(o.name for o in engine.outputs))
 
 
 def _movable(inputs: Sequence[TensorInput], dynamic: Sequence[str]) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from attn_deploy.report import profile_overview_charts as wide
 from attn_deploy.report.profile_rows import flat_rows, milliseconds, told, used
 from attn_deploy.report.profile_tables import TITLES
 from attn_deploy.report.terminal import machine
+from attn_deploy.report.text import file_words
 
 _PAGE = Path(__file__).with_name("profile_page.html")
 _COLUMNS = (
@@ -288,9 +289,7 @@ def _environment(found: Overview, index: int) -> str:
     record, environment = run.record, run.record.environment
     load = " to ".join(f"{v:g}" for v in (environment.load_average, record.load_after) if v is not None)
     settings = ", ".join(f"{k} {v}" for k, v in record.options.to_dict().items() if v is not None)
-    files = "; ".join(
-        f"opset {f['opset']}, {f['nodes']} nodes, sha256 {str(f['sha256'])[:12]}, {f['made']}" for f in record.onnx
-    )
+    files = "; ".join(f"{file_words(f)}, sha256 {str(f['sha256'])[:12]}, {f['made']}" for f in record.onnx)
     versions = ", ".join(f"{n} {v}" for n, v in environment.packages.items())
     facts = (
         ("machine", machine(environment)),

@@ -13,6 +13,7 @@ from attn_deploy.bench.environment import Environment
 from attn_deploy.bench.record import ProfileRecord, ProfileRow
 from attn_deploy.bench.roofline import SpeedOfLight, row_limits
 from attn_deploy.doctor import DoctorReport
+from attn_deploy.report.text import file_words
 
 _MARKS = {"ok": "green", "invalid": "red", "failed": "red"}
 _STATES = {"ok": "green", "missing": "dim", "warning": "yellow", "broken": "red"}
@@ -207,7 +208,7 @@ def _caption(record: ProfileRecord, dropped: Sequence[str]) -> list[str]:
         )
     for file in record.onnx:
         fused = f", fused ({'; '.join(file['fused'])})" if file["fused"] else ""
-        lines.append(f"ONNX: opset {file['opset']}, {file['nodes']} nodes, {file['made']}{fused}.")
+        lines.append(f"{file_words(file)}, {file['made']}{fused}.")
     if any(r.status == "ok" and r.parity is None and r.runtime != record.baseline for r in record.rows):
         lines.append("Outputs were not compared: there is no eager model to compare with.")
     if any(r.parity for r in record.rows):

@@ -128,6 +128,13 @@ def export_text(artifact: OnnxArtifact) -> str:
     return rows_text([(k, v) for k, v in rows if v])
 
 
+def file_words(file: Mapping[str, Any]) -> str:
+    """What was profiled, in a few words."""
+    if "library" in file:
+        return f"Engine: {file['library']}, {file['nodes']} layers before fusion"
+    return f"ONNX: opset {file['opset']}, {file['nodes']} nodes"
+
+
 def conversion_text(artifact: OnnxArtifact) -> str:
     """The evidence of a conversion to another opset, precision or both."""
     moved = json.loads(artifact.metadata["conversion"]) if "conversion" in artifact.metadata else None
