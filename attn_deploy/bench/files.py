@@ -178,7 +178,7 @@ class OnnxFiles:
             "weights": precision,
             "dynamic_axes": list(artifact.dynamic_axes),
             "exporter": artifact.metadata.get("exporter"),
-            "fused": [" ".join(map(str, f)) for f in artifact.record.get("fused", ())],
+            "fused": [f"{place or '(model)'} {words}" for place, words in artifact.record.get("fused", ())],
         }
         return Made(asked, fixed, str(path.absolute()), precision, seconds, described)
 
