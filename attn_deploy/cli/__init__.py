@@ -99,6 +99,7 @@ def _root(
       attn-deploy export resnet18+cbam@layer3 -o resnet18-cbam.onnx
       attn-deploy export net.py:MyNet --input 1x3x224x224
       attn-deploy lint net.py:MyNet --opset 17 --target tensorrt-rtx
+      attn-deploy quantize ghostmodule.onnx
       attn-deploy build ghostmodule.onnx
       attn-deploy diagnose net.py:MyNet --input 1x3x224x224 --precision fp16
       attn-deploy inspect ghostmodule.onnx

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from attn_deploy import registry
+# The registry is imported where it is asked, so that no other command waits for it.
 
 
 def complete_model(incomplete: str) -> list[tuple[str, str]]:
     """Registry names that begin with what was typed; after a ``+``, what fits a slot; files are left to the shell."""
+    from attn_deploy import registry
+
     head, plus, tail = incomplete.rpartition("+")
     return [
         (f"{head}{plus}{spec.name}", spec.summary)
@@ -17,6 +19,8 @@ def complete_model(incomplete: str) -> list[tuple[str, str]]:
 
 def complete_family(incomplete: str) -> list[str]:
     """Families that begin with what was typed."""
+    from attn_deploy import registry
+
     return sorted({s.family for s in registry.list_models() if s.family.startswith(incomplete)})
 
 
