@@ -10,21 +10,15 @@ from torch import nn
 def enliven(module: nn.Module, seed: int = 0) -> nn.Module:
     """Give every constant parameter and every BatchNorm statistic of ``module`` a value of its own, in place.
 
-    A gamma that starts at zero hides whatever it multiplies: a wrong graph behind it would pass any comparison. It gets
-    values of 0.1 to 0.3, as training gives it. At 1 the branches of a deep network with attention pile up until its
-    softmaxes only choose: 16 blocks of non_local in resnet50 then answer a change of the input by 1e-7 with 2 %, and
-    float32 says nothing of a graph. At 0.2 the answer is 2e-8. Weights that already vary are left alone, so a trained
-    model is not touched unless it has constant tensors.
+    A gamma that starts at zero hides whatever it multiplies: a wrong graph behind it would pass any comparison. Weights
+    that already vary are left alone, so a trained model is not touched unless it has constant tensors.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in module.named_parameters():
         flat = parameter.reshape(-1)
         if flat.numel() == 1 or bool((flat == flat[0]).all()):
             noise = torch.rand(parameter.shape, generator=generator)
-            if name.endswith("bias"):
-                parameter.copy_(noise - 0.5)
-            else:
-                parameter.copy_(0.1 + 0.2 * noise if flat[0] == 0 else 0.5 + noise)
+            parameter.copy_(noise - 0.5 if name.endswith("bias") else noise + 0.5)
     for child in module.modules():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
             if child.running_mean is not None:

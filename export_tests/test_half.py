@@ -23,6 +23,7 @@ INPUT_RANGE = 100.0
 
 # Modules whose own definition leaves the range for inputs of +-100: the result itself, not a step on the way to it.
 OUT_OF_RANGE: dict[str, str] = {
+    "iau": "a part is a sum over positions: the result itself grows with x * H * W",
     "iau3d": "a part is a sum over positions: the result itself grows with x * H * W",
     "light_nl": "cubic in its input without a normalisation: the result itself is of the order of x ** 3",
     "non_local_dot_product": "cubic in its input without a normalisation: the result itself is of the order of x ** 3",
