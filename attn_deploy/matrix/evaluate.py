@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attn_deploy.conversion import convert
 from attn_deploy.errors import (
     AttnDeployError,
     DynamicAxisError,
@@ -44,7 +43,9 @@ DYNAMIC_AXES: Mapping[str, tuple[str, ...] | None] = {"none": (), "batch": ("N",
 _ENGINE_MODULES = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
 _SIMPLIFIER = "attn_deploy.graph.simplify:_in_child"
 
-_prepared: dict[tuple[str, str, tuple[str, ...]], PreparedModel | AttnDeployError] = {}
+_HALVES = ("fp16", "bf16")
+
+_prepared: dict[tuple[str, str, tuple[str, ...], bool], PreparedModel | AttnDeployError] = {}
 
 
 def evaluate(cell: CellId, options: MatrixOptions, key: str, *, timeout: float, careful: bool) -> dict[str, Any]:
@@ -76,7 +77,8 @@ def make_cell(cell: CellId, options: MatrixOptions, key: str = "", *, timeout: f
             grey = _make(cell, options, Path(folder), checks, found, timeout)
         except AttnDeployError as error:
             kind, rule, grey = type(error).__name__, error.rule, ""
-            checks.append(Check(_check_of(error, checks), FAILED, _short(str(error))))
+            told = str(error).replace(f"{folder}/model.onnx", cell.model)
+            checks.append(Check(_check_of(error, checks), FAILED, _short(told)))
         except Exception as error:  # a defect of ours or of a library: it belongs to this cell, not to the whole run
             kind, grey = type(error).__name__, ""
             checks.append(Check(_next(checks), FAILED, _short(f"{kind}: {error}")))
@@ -100,14 +102,19 @@ def _make(
             raise
         return _short(str(error))  # the axis that was asked for is part of the model
     path = folder / "model.onnx"
-    artifact = export_prepared(prepared, path, ExportOptions(opset=cell.opset, exporter=cell.exporter))
+    half = cell.precision if cell.precision in _HALVES else "fp32"
+    asked = ExportOptions(opset=cell.opset, exporter=cell.exporter, precision=half)
+    try:
+        artifact = export_prepared(prepared, path, asked)
+    except NothingToConvertError as error:
+        return _short(str(error))
     checks.append(Check("export", PASSED, _made(artifact), round(time.perf_counter() - started, 3)))
     started = time.perf_counter()
-    if cell.precision != "fp32":
+    if cell.precision == "int8":
         try:
-            artifact = _converted(cell, artifact, folder / f"model-{cell.precision}.onnx")
+            artifact = quantize(artifact, folder / "model-int8.onnx")
         except NothingToConvertError as error:
-            return _short(str(error))
+            return _short(str(error).replace(str(path), cell.model))
     found.update(_read_back(cell, prepared, artifact, checks))
     if cell.precision != "fp32":
         seconds = round(time.perf_counter() - started, 3)
@@ -119,13 +126,15 @@ def _make(
 
 
 def _prepare(cell: CellId, options: MatrixOptions) -> PreparedModel:
-    key = (cell.model, cell.dynamic, options.inputs)
+    narrow = cell.precision == "fp16"  # the forms that stay within its range
+    key = (cell.model, cell.dynamic, options.inputs, narrow)
     if key not in _prepared:
         _prepared.clear()  # groups come one after another, and a large model with its trace is a gigabyte
         try:
             foreign = not in_registry(parse_name(cell.model))
             inputs = parse_inputs(options.inputs) if options.inputs and foreign else None
-            _prepared[key] = prepare(cell.model, inputs=inputs, dynamic=DYNAMIC_AXES[cell.dynamic])
+            axes = DYNAMIC_AXES[cell.dynamic]
+            _prepared[key] = prepare(cell.model, inputs=inputs, dynamic=axes, narrow=narrow)
         except AttnDeployError as error:
             _prepared[key] = error
     made = _prepared[key]
@@ -144,12 +153,6 @@ def _made(artifact: OnnxArtifact) -> str:
     written = record["opset_written"]
     text = f"{artifact.nodes} nodes, {artifact.size:,} bytes"
     return text if written == artifact.opset else f"{text}, converted from opset {written}"
-
-
-def _converted(cell: CellId, artifact: OnnxArtifact, path: Path) -> OnnxArtifact:
-    if cell.precision == "int8":
-        return quantize(artifact, path)
-    return convert(artifact, path, precision=cell.precision)
 
 
 def _read_back(cell: CellId, prepared: PreparedModel, artifact: OnnxArtifact, checks: list[Check]) -> dict[str, Any]:
