@@ -122,7 +122,9 @@ def resolve_seeded(
         resolved = resolve(name, arguments)
     package = resolved.name.package is not None and not is_trained(resolved.arguments)
     if fresh and (resolved.spec is not None or package):  # those of a user's own file are left as they are
-        enliven(resolved.module, seed)
+        enliven(
+            resolved.module, seed, deep=package or (resolved.spec is not None and resolved.spec.family == "backbone")
+        )
     return resolved
 
 

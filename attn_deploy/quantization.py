@@ -65,6 +65,7 @@ def quantize(
     size: int | None = None,
     data_dir: Path | str | None = None,
     seed: int = 0,
+    owner: str | None = None,
     progress: Progress | None = None,
 ) -> OnnxArtifact:
     """Quantize the products of an ONNX file, and judge the result on samples that no range was measured on.
@@ -88,6 +89,7 @@ def quantize(
         size: side of the images of a folder, where the graph takes any.
         data_dir: see `attn_deploy.data.load_dataset`.
         seed: of the choice of images.
+        owner: how messages name the model; by its file where None.
         progress: called with a few words at each step.
 
     Returns:
@@ -113,9 +115,9 @@ def quantize(
         source, default = _source(model, Path(folder), data_dir, tell)
         given = load_model(source)
         check_model(given, str(source))
-        owner = str(source) if source.parent != Path(folder) else str(model)
+        named = owner or (str(source) if source.parent != Path(folder) else str(model))
         raised = _raised(source, given, form)
-        made = _Quantizer(raised, form, owner, tell).run(
+        made = _Quantizer(raised, form, named, tell).run(
             default if calibration is None else calibration,
             methods=METHODS if method == "auto" else (method,),
             limit=limit,

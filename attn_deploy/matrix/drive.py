@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from attn_deploy.matrix.cell import CRASH, TIMEOUT, Cell, CellId, failed
 from attn_deploy.matrix.workers import Task, TaskCrashError, TaskTimeoutError, Worker
 
+LANE = "attn-deploy matrix lane"  # name of the threads that wait for workers
+
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
@@ -46,7 +48,8 @@ def drive(
     stop = threading.Event()
     workers = [make_worker() for _ in range(max(1, min(jobs, len(groups))))]
     lanes = [
-        threading.Thread(target=_lane, args=(worker, todo, results, stop, on_start), daemon=True) for worker in workers
+        threading.Thread(target=_lane, name=LANE, args=(worker, todo, results, stop, on_start), daemon=True)
+        for worker in workers
     ]
     for lane in lanes:
         lane.start()
@@ -67,6 +70,11 @@ def drive(
         stop.set()
         for worker in workers:
             worker.close()
+        # A cell that is made in this process cannot be ended: the exporters' state is free when it is done, not before.
+        for lane in lanes:
+            lane.join()
+        for worker in workers:
+            worker.close()  # what a lane began between the two
     if error is not None:
         raise error
     return True
@@ -89,14 +97,14 @@ def _lane(
                 if stop.is_set():
                     break
                 on_start(task.cell)
-                results.put(_make(worker, task))
+                results.put(_make(worker, task, stop))
     except BaseException as error:  # it is raised again in the thread that waits
         results.put(_Ended(None if stop.is_set() else error))
     else:
         results.put(_Ended(None))
 
 
-def _make(worker: Worker, task: Task) -> Cell:
+def _make(worker: Worker, task: Task, stop: threading.Event) -> Cell:
     """One cell. After a crash it is made once more with every native helper in a process of its own, as an export is."""
     started = time.perf_counter()
     crash = ""
@@ -107,6 +115,8 @@ def _make(worker: Worker, task: Task) -> Cell:
             reason = f"{task.cell.model}: took longer than {task.timeout:g} s and was ended."
             return failed(task.cell, TIMEOUT, reason, seconds=time.perf_counter() - started, key=task.key)
         except TaskCrashError as error:
+            if stop.is_set():  # it was ended from here
+                raise
             crash = str(error)
     reason = f"{task.cell.model}: {crash}"
     return failed(task.cell, CRASH, reason, seconds=time.perf_counter() - started, key=task.key)
