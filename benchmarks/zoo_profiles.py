@@ -7,7 +7,7 @@ CPU's: a model that crashes or hangs costs its own record. A model whose record 
 is not measured again, so that a run that was stopped goes on; ``--again`` measures all. At the end the means over models
 are printed; ``attn-deploy report FOLDER -o zoo.html`` makes a page of the folder.
 
-Samples are fewer than a single profile takes (400 a row at most), since the records are kept in the repository; intervals
+Samples are fewer than a single profile takes (240 a row at most), since the records are kept in the repository; intervals
 are as wide as that makes them. Jobs side by side share caches and memory, equally for all runtimes of a row's model.
 
 Exits with 1 when a model left no record, or a row without a number; int8 of a model that has no product with weights is
@@ -37,7 +37,7 @@ from attn_deploy.report.profile_rows import mean_text
 
 RESULTS = Path(attn_deploy.__file__).parent / "profiles" / "results"
 OPTIONS = BenchOptions(
-    threads=1, min_samples=200, max_samples=400, min_seconds=0.4, warmup_seconds=0.2, max_seconds=8.0
+    threads=1, min_samples=200, max_samples=240, min_seconds=0.4, warmup_seconds=0.2, max_seconds=8.0
 )
 SECONDS = 1200  # of one model: densenet121 compiles for minutes
 NOTHING = "has no product with weights"  # of the reason why a model is not to be had in int8
@@ -126,7 +126,7 @@ def main() -> int:
             if reason:
                 failed[name] = reason
     found = overview(read_runs([folder]))
-    print("\n".join(mean_text(m, several=False) for m in found.means))
+    print("\n".join(mean_text(m) for m in found.means))
     without = [(e, found.runs[e.run].record.name) for e in found.entries if e.row.status != "ok"]
     bad = [(e, name) for e, name in without if NOTHING not in e.row.reason]
     for entry, name in without:
