@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from attn_deploy.registry import Input, ModelSpec, evaluate
 Arrays = dict[str, NDArray[Any]]
 MAX_EXTENT = {"N": 1 << 12}
 _DEFAULT_MAX = 1 << 13
+_MOST_READINGS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ class TensorInput:
         sizes: the extent of each symbol when traced; the same for all inputs of a model.
         minimum: the least extent of a symbol.
         multiple: what the extent of a symbol must be a multiple of.
+        named: whether the name was given; one without goes to forward by position.
+        assumed: whether nobody said which axes move, so that those as long as an image may be tried to move with it.
     """
 
     name: str
@@ -37,6 +41,8 @@ class TensorInput:
     sizes: Mapping[str, int]
     minimum: Mapping[str, int]
     multiple: Mapping[str, int]
+    named: bool = True
+    assumed: bool = False
 
     def shape(self, sizes: Mapping[str, int] | None = None) -> tuple[int, ...]:
         """The concrete shape at the traced sizes, or at others."""
@@ -82,20 +88,32 @@ def _with_arguments(expression: int | str, settings: Mapping[str, Any]) -> str:
     return re.sub(r"\b1\*", "", numbers)
 
 
-def parse_input(text: str, index: int, count: int) -> TensorInput:
-    """One ``--input``: ``[name:]1x3x64x64[:dtype]``; 4-D inputs get the axes N, C, H, W, others N first.
+@dataclass(slots=True)
+class _Read:
+    """One ``--input``: the extent of each axis, or its symbol with the extent that may follow it."""
 
-    Raises:
-        InvalidRequestError: if the text cannot be read.
-    """
-    match = re.fullmatch(r"(?:(?P<name>[A-Za-z_]\w*):)?(?P<shape>\d+(?:[x,]\d+)*)(?::(?P<dtype>\w+))?", text.strip())
+    text: str
+    name: str
+    dtype: str
+    axes: list[int | tuple[str, int | None]]
+    named: bool
+    assumed: bool
+
+
+def _read(text: str, index: int, count: int) -> _Read:
+    axis = r"(?:\d+|[A-Z]\d*(?:=\d+)?)"
+    pattern = rf"(?:(?P<name>[A-Za-z_]\w*):)?(?P<shape>{axis}(?:[x,]{axis})*)(?::(?P<dtype>\w+))?"
+    match = re.fullmatch(pattern, text.strip())
     if match is None:
         raise InvalidRequestError(
             f"the input {text!r} cannot be read; write its shape as 1x3x224x224, with a name and an element type if "
-            "there are several: --input image:1x3x64x64 --input mask:1x64x64:bool."
+            "there are several: --input image:1x3x64x64 --input mask:1xHxW:bool."
         )
-    shape = [int(n) for n in re.split(r"[x,]", match["shape"])]
-    if 0 in shape:
+    axes: list[int | tuple[str, int | None]] = []
+    for part in re.split(r"[x,]", match["shape"]):
+        symbol, _, extent = part.partition("=")
+        axes.append(int(part) if part.isdigit() else (symbol, int(extent) if extent else None))
+    if any(n == 0 or (isinstance(n, tuple) and n[1] == 0) for n in axes):
         raise InvalidRequestError(f"the input {text!r} has an axis of length 0; every axis needs at least 1.")
     dtype = match["dtype"] or "float32"
     if dtype not in ("float32", "float16", "float64", "int32", "int64", "uint8", "int8", "bool"):
@@ -103,49 +121,89 @@ def parse_input(text: str, index: int, count: int) -> TensorInput:
             f"the input {text!r} has the unknown element type {dtype!r}; use float32, int64, bool, ..."
         )
     name = match["name"] or ("x" if count == 1 else f"x{index}")
-    dims: list[int | str] = list(shape)
-    sizes = {"N": shape[0]}
-    dims[0] = "N"
-    if len(shape) == 4:
-        dims[2], dims[3] = f"H{index or ''}", f"W{index or ''}"
-        sizes |= {str(dims[2]): shape[2], str(dims[3]): shape[3]}
-    return TensorInput(name, tuple(dims), dtype, sizes, {}, {})
-
-
-def merge_axes(inputs: Sequence[TensorInput]) -> tuple[TensorInput, ...]:
-    """Give the inputs of a user's model one table of sizes; equal heights and widths share one symbol.
-
-    Raises:
-        InvalidRequestError: if the batch sizes differ.
-    """
-    batches = {i.sizes["N"] for i in inputs}
-    if len(batches) > 1:
-        raise InvalidRequestError(f"the inputs have different batch sizes {sorted(batches)}; give all the same.")
-    alias: dict[str, str] = {}
-    table: dict[str, int] = {"N": batches.pop()}
-    for given in inputs:
-        for symbol, extent in given.sizes.items():
-            letter = symbol[0]
-            twin = next((s for s, n in table.items() if s[0] == letter and n == extent), None)
-            alias[symbol] = twin or symbol
-            table.setdefault(alias[symbol], extent)
-    return tuple(
-        TensorInput(i.name, tuple(alias.get(str(d), d) for d in i.dims), i.dtype, table, {}, {}) for i in inputs
-    )
+    assumed = not any(isinstance(n, tuple) for n in axes)
+    if isinstance(axes[0], int):
+        axes[0] = ("N", axes[0])
+    return _Read(text, name, dtype, axes, bool(match["name"]), assumed)
 
 
 def parse_inputs(texts: Sequence[str]) -> tuple[TensorInput, ...]:
-    """The inputs that ``--input`` options describe: ``1x3x64x64``, ``image:1x3x64x64`` or ``mask:1x64x64:bool``.
+    """The inputs that ``--input`` options describe: ``[name:]1x3x64x64[:dtype]``.
+
+    The first axis is the batch N. Of an input with 4 axes the last two are H and W, unless their extent is 1; equal
+    heights and equal widths are one symbol. An axis may be written as a symbol, ``mask:1xHxW:bool``, with its extent
+    where no other input tells it, ``tokens:1xL=77x64``; the numbers of such an input are fixed.
 
     Raises:
-        InvalidRequestError: if one cannot be read, or two have one name.
+        InvalidRequestError: if one cannot be read, two have one name, or a symbol has two extents or none.
     """
-    inputs = tuple(parse_input(text, index, len(texts)) for index, text in enumerate(texts))
-    names = [i.name for i in inputs]
+    read = [_read(text, index, len(texts)) for index, text in enumerate(texts)]
+    names = [r.name for r in read]
     for name in names:
         if names.count(name) > 1:
             raise InvalidRequestError(f"two inputs are called {name!r}; give each its own name, as in image:1x3x64x64.")
-    return merge_axes(inputs)
+    table: dict[str, int] = {}
+    for given in read:
+        for axis in given.axes:
+            if isinstance(axis, tuple) and axis[1] is not None and table.setdefault(*axis) != axis[1]:
+                if axis[0] == "N":
+                    sizes = sorted({table["N"], axis[1]})
+                    raise InvalidRequestError(f"the inputs have different batch sizes {sizes}; give all the same.")
+                raise InvalidRequestError(
+                    f"the axis {axis[0]} is {table[axis[0]]} in one input and {axis[1]} in another."
+                )
+    for index, given in enumerate(read):
+        if given.assumed and len(given.axes) == 4:
+            _name_map_axes(given.axes, index, table)
+    return tuple(_concrete(given, table) for given in read)
+
+
+def _name_map_axes(axes: list[int | tuple[str, int | None]], index: int, table: dict[str, int]) -> None:
+    """H and W for the last two of four axes; an extent of 1 is what broadcasts or was pooled, and stays."""
+    for place, letter in ((2, "H"), (3, "W")):
+        extent = axes[place]
+        if isinstance(extent, int) and extent > 1:
+            twin = next((s for s, n in table.items() if s[0] == letter and n == extent), None)
+            symbol = twin or (letter if letter not in table else f"{letter}{index}")
+            table[symbol] = extent
+            axes[place] = (symbol, extent)
+
+
+def _concrete(given: _Read, table: Mapping[str, int]) -> TensorInput:
+    unknown = [a[0] for a in given.axes if isinstance(a, tuple) and a[0] not in table]
+    if unknown:
+        raise InvalidRequestError(
+            f"the input {given.text!r} has an axis {unknown[0]}, whose extent no input tells; write it as {unknown[0]}=64."
+        )
+    dims = tuple(a if isinstance(a, int) else a[0] for a in given.axes)
+    return TensorInput(given.name, dims, given.dtype, table, {}, {}, given.named, given.assumed)
+
+
+def tied_to_maps(inputs: Sequence[TensorInput], moving: Iterable[str]) -> list[tuple[TensorInput, ...]]:
+    """Readings of the inputs in which fixed axes as long as a moving H or W move with it; the most likely first.
+
+    ``image:1x3x64x48`` and ``mask:1x64x48`` give the mask ``(N, H, W)`` before all others.
+    """
+    movable = [s for s in moving if s[0] in "HW"]
+    readings: list[list[tuple[int | str, ...]]] = []
+    for given in inputs:
+        choices: list[list[int | str]] = [
+            [*(s for s in movable if given.sizes[s] == d), d] if isinstance(d, int) and d > 1 else [d]
+            for d in given.dims
+        ]
+        if not given.assumed or len(given.dims) == 4:
+            choices = [[d] for d in given.dims]
+        found = list(itertools.islice(itertools.product(*choices), 64))
+        readings.append(sorted(found, key=lambda dims: (_fixed(dims), len(dims) - len(set(dims)))))
+    every = itertools.islice(itertools.product(*readings), 64)
+    ordered = sorted(every, key=lambda all_dims: sum(map(_fixed, all_dims)))
+    plain = tuple(i.dims for i in inputs)
+    chosen = [dims for dims in ordered if dims != plain][:_MOST_READINGS]
+    return [tuple(replace(i, dims=d) for i, d in zip(inputs, dims, strict=True)) for dims in chosen]
+
+
+def _fixed(dims: tuple[int | str, ...]) -> int:
+    return sum(isinstance(d, int) for d in dims)
 
 
 def parse_axes(text: str | None) -> tuple[str, ...] | None:

@@ -52,8 +52,6 @@ ROWS = {
     "two inputs": Row(
         "two_inputs.py:MaskedPooling",
         ("mask:1x16x12:bool", "image:1x3x16x12"),  # as called, not in the order of the parameters
-        dynamic=("N",),
-        moves=("N",),
         inside=("image", "mask"),
     ),
 }

@@ -136,6 +136,11 @@ def make_subject(
             if inputs is not None
             else _default_sizes(known, _movable(known, resolved.dynamic))
         )
+    else:
+        from attn_deploy.binding import bind_inputs
+
+        bound = bind_inputs(resolved.module, known, resolved.name.text)
+        known, resolved = bound.inputs, replace(resolved, module=bound.module)
     subject = Subject(
         name=resolved.name.text,
         inputs=known,
@@ -156,6 +161,8 @@ def _with_file(subject: Subject, path: Path) -> Subject:
             f"{subject.name} takes {len(subject.inputs)} inputs, and {path} takes {len(artifact.inputs)} "
             f"({', '.join(i.name for i in artifact.inputs)}); is it the file of another model?"
         )
+    if {i.name for i in subject.inputs} == {i.name for i in artifact.inputs}:  # in the order of the model's parameters
+        return replace(subject, onnx=path, outputs=tuple(o.name for o in artifact.outputs))
     renamed = tuple(replace(i, name=f.name) for i, f in zip(subject.inputs, artifact.inputs, strict=True))
     return replace(subject, inputs=renamed, onnx=path, outputs=tuple(o.name for o in artifact.outputs))
 

@@ -37,7 +37,7 @@ def export(
     ] = None,
     shape: Annotated[
         list[str] | None,
-        typer.Option("--input", help="[name:]1x3x224x224[:dtype] of each input; needed for a model of your own."),
+        typer.Option("--input", help="[name:]1x3x224x224[:dtype] of each input of a model of your own; NAME:1xHxW moves with an image."),
     ] = None,
     simplify: Annotated[bool, typer.Option("--simplify/--no-simplify", help="Simplify the graph.")] = True,
     fuse: Annotated[bool, typer.Option("--fuse/--no-fuse", help="Export the deployed form of the modules.")] = True,
@@ -67,6 +67,7 @@ def export(
       attn-deploy export net.py:MyNet --input 1x3x224x224 --weights net.safetensors
       attn-deploy export timm:resnet50:num_classes=10
       attn-deploy export fusion.py:Net --input image:1x3x64x64 --input mask:1x64x64:bool
+      attn-deploy export fusion.py:Net --input image:1x3x64x64 --input mask:1xHxW:bool --input text:1xL=77x64
     """
     from attn_deploy.exporters.pipeline import export as export_model
     from attn_deploy.inputs import parse_axes, parse_inputs

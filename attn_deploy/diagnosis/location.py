@@ -59,6 +59,12 @@ def is_users(filename: str) -> bool:
     return _PACKAGE not in resolved.parents or any(room in resolved.parents for room in rooms)
 
 
+def is_stand_in(function: object) -> bool:
+    """Whether a ``forward`` is one of this package that calls that of the user's class."""
+    file = getattr(getattr(function, "__code__", None), "co_filename", "")
+    return _PACKAGE in Path(file).resolve().parents and not is_users(file)
+
+
 def module_paths(model: nn.Module | None) -> dict[int, str]:
     """The path of each module of a model, by identity."""
     return {} if model is None else {id(m): p for p, m in model.named_modules()}

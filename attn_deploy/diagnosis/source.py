@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from attn_deploy.diagnosis.finding import Finding
-from attn_deploy.diagnosis.location import Place, is_users
+from attn_deploy.diagnosis.location import Place, is_stand_in, is_users
 from attn_deploy.diagnosis.scan import scan_function
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -33,7 +33,7 @@ def read_source(model: nn.Module) -> tuple[Finding, ...]:
                 break
             for finding in _of_class(cls, path):
                 found.setdefault((finding.rule, finding.place.file, finding.place.line), finding)
-            if "forward" in vars(cls):
+            if "forward" in vars(cls) and not is_stand_in(vars(cls)["forward"]):
                 break
     return tuple(found.values())
 

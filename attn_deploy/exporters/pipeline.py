@@ -291,6 +291,7 @@ def _record(prepared: PreparedModel, options: ExportOptions, candidate: _Candida
         parity=parity,
         multiple={s: n for s, n in prepared.inputs[0].multiple.items() if n > 1 and s in prepared.dynamic},
         weights=prepared.weights,
+        called=prepared.called,
         fused=prepared.changes,
         rewritten=prepared.rewritten,
         simplifier=candidate.simplified.tool,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from attn_deploy.binding import bind_inputs
 from attn_deploy.checkpoints import load_weights
 from attn_deploy.diagnosis.examine import examine
 from attn_deploy.diagnosis.finding import Finding
@@ -24,7 +24,14 @@ from attn_deploy.exporters.axes import output_dims, with_multiples
 from attn_deploy.exporters.eager_checks import checked_run, refuse_batch_statistics, run_eager
 from attn_deploy.exporters.rewrite import rewrite as rewrite_model
 from attn_deploy.fusing import fuse_with_report
-from attn_deploy.inputs import TensorInput, dynamic_symbols, example_arrays, symbols_of, verification_sizes
+from attn_deploy.inputs import (
+    TensorInput,
+    dynamic_symbols,
+    example_arrays,
+    symbols_of,
+    tied_to_maps,
+    verification_sizes,
+)
 from attn_deploy.models import ResolvedModel, resolve_module, resolve_seeded
 from attn_deploy.ops.bounded import half_range
 from attn_deploy.parity.reference import EagerReference
@@ -46,6 +53,7 @@ class PreparedModel:
         changes: what fusing did, as (module path, words).
         rewritten: calls that were replaced because exporters get them wrong, as (module path, words).
         weights: the checkpoint that was loaded, as (file name, sha256); empty if none was.
+        called: what of the inputs goes to forward by position although it has a name, in words.
         program: the traced program, once made by `attn_deploy.exporters.program`.
         decomposed: what `attn_deploy.exporters.torchlib` keeps of the program.
         translations: for each exporter the opset and the graph of its last translation.
@@ -64,6 +72,7 @@ class PreparedModel:
     changes: tuple[tuple[str, str], ...] = ()
     rewritten: tuple[tuple[str, str], ...] = ()
     weights: tuple[str, ...] = ()
+    called: str = ""
     program: ExportedProgram | None = None
     decomposed: dict[Any, Any] = field(default_factory=dict)
     translations: dict[str, tuple[int, onnx.ModelProto]] = field(default_factory=dict)
@@ -129,24 +138,27 @@ def prepare(
     else:
         resolved = resolve_module(model)
     label = resolved.name.text
-    taken = _inputs(resolved, inputs)
+    module, taken, called = _bound(resolved, inputs)
     allowed = resolved.dynamic
+    if resolved.spec is None:  # a symbol that the user has written may move
+        allowed = tuple(dict.fromkeys((*allowed, *(s for i in taken if not i.assumed for s in i.symbols))))
     wanted = allowed if dynamic is None else dynamic
     symbols = {s for i in taken for s in i.symbols}
     if dynamic is None:  # the default means "all that the model has"
         wanted = tuple(d for d in wanted if any(s == d or s[0] == d for s in symbols))
     moving = dynamic_symbols(taken, wanted, allowed, label)
+    given = taken
     taken = tuple(_movable_batch(i, moving) for i in taken)
 
-    original = copy.deepcopy(resolved.module).eval()
+    original = copy.deepcopy(module).eval()
     loaded = () if weights is None else load_weights(original, weights, label)
     refuse_batch_statistics(original, label)
     prepared = PreparedModel(label, original, original, taken, (), (), moving, dict(resolved.arguments), weights=loaded)
-    prepared.narrow = narrow
-    first = checked_run(original, taken, prepared.example(), label)
+    prepared.narrow, prepared.called = narrow, called
+    first = _first_run(prepared, given)
     names = resolved.outputs or output_names(first)
     prepared.outputs = _unlike_inputs(names, taken)
-    _find_axes(prepared, flatten_outputs(first), own=resolved.spec is None)
+    _find_axes(prepared, given, flatten_outputs(first), own=resolved.spec is None)
     if fuse:
         fused = fuse_with_report(original)
         prepared.module, prepared.changes = fused.model, fused.changes
@@ -159,7 +171,7 @@ def prepare(
     return prepared
 
 
-def _find_axes(prepared: PreparedModel, traced: Sequence[Tensor], *, own: bool) -> None:
+def _find_axes(prepared: PreparedModel, given: Sequence[TensorInput], traced: Sequence[Tensor], *, own: bool) -> None:
     """Fill in the output dims and, for a model of the user's ``own``, of what the sizes must be multiples."""
     model, label = prepared.original, prepared.label
 
@@ -177,19 +189,55 @@ def _find_axes(prepared: PreparedModel, traced: Sequence[Tensor], *, own: bool) 
             return False
         return True
 
+    readings = [*(tied_to_maps(prepared.inputs, prepared.dynamic) if own else []), prepared.inputs]
+    if len(readings) > 1:
+        prepared.inputs = next((r for r in readings if runs(r)), prepared.inputs)
     try:
         prepared.output_dims = output_dims(prepared.inputs, prepared.dynamic, prepared.outputs, traced, run)
     except ExportError as error:
-        stepped = with_multiples(prepared.inputs, prepared.dynamic, runs) if own else None
-        if stepped is None:
-            moving = ", ".join(prepared.dynamic)
-            raise DynamicAxisError(
-                f"{label}: runs at the given size and not at another, so {moving} cannot all be dynamic. {error} "
-                "Name the axes that may move: --dynamic N, or --dynamic none.",
-                rule="fixed-size",
-            ) from error
-        prepared.inputs = stepped
+        stepped = (with_multiples(r, prepared.dynamic, runs) for r in readings) if own else ()
+        found = next((s for s in stepped if s is not None), None)
+        if found is None:
+            raise _stuck(prepared, given, error) from error
+        prepared.inputs = found
         prepared.output_dims = output_dims(prepared.inputs, prepared.dynamic, prepared.outputs, traced, run)
+
+
+def _first_run(prepared: PreparedModel, given: Sequence[TensorInput]) -> Any:
+    """The outputs at the traced sizes; where those fail, it is told whether the sizes that were given run."""
+    try:
+        return checked_run(prepared.original, prepared.inputs, prepared.example(), prepared.label)
+    except ExportError as error:
+        if error.rule != "eager-failure" or [i.shape() for i in given] == [i.shape() for i in prepared.inputs]:
+            raise
+        arrays = example_arrays(given).values()
+        run_eager(prepared.original, given, tuple(torch.from_numpy(a) for a in arrays), prepared.label)
+        raise _stuck(prepared, given, error) from error
+
+
+def _stuck(prepared: PreparedModel, given: Sequence[TensorInput], error: ExportError) -> DynamicAxisError:
+    """Why not all axes move, with those that do."""
+    moving = ", ".join(prepared.dynamic)
+
+    def moves(symbols: Sequence[str]) -> bool:
+        sizes = [{}, *verification_sizes(prepared.inputs, symbols, 2)]
+        fixed = {s: n for s, n in given[0].sizes.items() if s not in symbols}
+        try:
+            for s in sizes:
+                run_eager(prepared.original, prepared.inputs, prepared.example({**fixed, **s}), "", advise=False)
+        except ExportError:
+            return False
+        return True
+
+    fit = [s for s in prepared.dynamic if moves([s])]
+    fit = fit if moves(fit) else fit[:1]
+    several = [i.name for i in prepared.inputs if i.assumed] if len(prepared.inputs) > 1 else []
+    told = f" Axes that move together are written as symbols: --input {several[-1]}:1xHxW." if several else ""
+    return DynamicAxisError(
+        f"{prepared.label}: runs at the given size and not at another, so {moving} cannot all be dynamic. {error} "
+        f"Name the axes that may move: --dynamic {','.join(fit) or 'none'}.{told}",
+        rule="fixed-size",
+    )
 
 
 def _unlike_inputs(names: Sequence[str], inputs: Sequence[TensorInput]) -> tuple[str, ...]:
@@ -198,22 +246,30 @@ def _unlike_inputs(names: Sequence[str], inputs: Sequence[TensorInput]) -> tuple
     return tuple(f"{n}_out" if n in taken else n for n in names)
 
 
-def _inputs(resolved: ResolvedModel, given: Sequence[TensorInput] | None) -> tuple[TensorInput, ...]:
+def _bound(
+    resolved: ResolvedModel, given: Sequence[TensorInput] | None
+) -> tuple[nn.Module, tuple[TensorInput, ...], str]:
+    """The module that takes the inputs by position, the inputs in its order, and what is to be told of that."""
     if given is None:
         if resolved.inputs is None:
             raise InvalidRequestError(
                 f"{resolved.name.text}: the shape of its input is not known; give it, as in --input 1x3x224x224 "
                 "(in Python: inputs=parse_inputs(['1x3x224x224']))."
             )
-        return resolved.inputs
+        return resolved.module, resolved.inputs, ""
     if resolved.inputs is None or resolved.spec is None:
-        return _in_order(tuple(given), resolved.module)
+        bound = bind_inputs(resolved.module, given, resolved.name.text)
+        return bound.module, bound.inputs, bound.note
     if len(given) != len(resolved.inputs):
         raise InvalidRequestError(
             f"{resolved.name.text}: takes {len(resolved.inputs)} inputs "
             f"({', '.join(i.name for i in resolved.inputs)}), {len(given)} were given."
         )
-    return tuple(_at_shape(known, new, resolved.name.text) for known, new in zip(resolved.inputs, given, strict=True))
+    by_name = {i.name: i for i in given}
+    same = set(by_name) == {i.name for i in resolved.inputs}
+    matched = [by_name[i.name] for i in resolved.inputs] if same else given
+    shaped = (_at_shape(k, n, resolved.name.text) for k, n in zip(resolved.inputs, matched, strict=True))
+    return resolved.module, tuple(shaped), ""
 
 
 def _at_shape(known: TensorInput, new: TensorInput, owner: str) -> TensorInput:
@@ -238,10 +294,3 @@ def _movable_batch(given: TensorInput, moving: Sequence[str]) -> TensorInput:
     """Trace a moving axis of extent 1 at 2: torch treats an extent of 1 as a constant."""
     sizes = {s: (2 if s in moving and n == 1 else n) for s, n in given.sizes.items()}
     return replace(given, sizes=sizes)
-
-
-def _in_order(given: tuple[TensorInput, ...], module: nn.Module) -> tuple[TensorInput, ...]:
-    """Inputs that are called as forward's first parameters in the order of those, others as they were given."""
-    parameters = list(inspect.signature(module.forward).parameters)[: len(given)]
-    by_name = {i.name: i for i in given}
-    return tuple(by_name[p] for p in parameters) if set(by_name) == set(parameters) else given

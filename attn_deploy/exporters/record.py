@@ -28,6 +28,7 @@ class ExportRecord:
         weights: name and sha256 of the checkpoint that was loaded; empty if none was.
         simplifier: tool whose graph was kept, with node counts ``nodes_raw`` and ``nodes``; ``simplifier_reason`` why
             not.
+        called: what of the inputs goes to forward by position although it has a name; empty if nothing does.
         versions: of the packages that made the file.
         precision: asked for: fp32 (the model's own types), fp16 or bf16.
         typing: what became of the graph's types, see `attn_deploy.precision`; None for fp32.
@@ -61,6 +62,7 @@ class ExportRecord:
     versions: Mapping[str, str]
     precision: str = "fp32"
     typing: Mapping[str, Any] | None = None
+    called: str = ""
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:

@@ -183,7 +183,8 @@ def _eager(
             f"{subject.label} takes {len(names)} inputs ({', '.join(names)}), and {prepared.label} takes "
             f"{len(prepared.inputs)}: it is another model."
         )
-    prepared.inputs = tuple(replace(i, name=n) for i, n in zip(prepared.inputs, names, strict=True))
+    if set(names) != {i.name for i in prepared.inputs}:
+        prepared.inputs = tuple(replace(i, name=n) for i, n in zip(prepared.inputs, names, strict=True))
     symbols = {d.dim_param for v in subject.model.graph.input for d in v.type.tensor_type.shape.dim}
     if subject.record:
         prepared.dynamic = tuple(d for d in prepared.dynamic if d in symbols)

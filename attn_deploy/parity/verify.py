@@ -192,12 +192,17 @@ def verify(
         from attn_deploy.models import resolve
 
         resolved = resolve(model, arguments)
-        module, known = resolved.module, resolved.inputs
+        module, known, label = resolved.module, resolved.inputs, resolved.name.text
     else:
-        module, known = model, None
+        module, known, label = model, None, type(model).__name__
     chosen = inputs if inputs is not None else known
     if chosen is None:
         raise InvalidRequestError("give the inputs of the module: inputs=parse_inputs(['1x3x224x224']).")
+    if known is None:
+        from attn_deploy.binding import bind_inputs
+
+        bound = bind_inputs(module, chosen, label)
+        module, chosen = bound.module, bound.inputs
     dynamic = [s for s in dict.fromkeys(s for i in chosen for s in i.symbols) if s in artifact.dynamic_axes]
     names = [o.name for o in artifact.outputs]
     return verify_onnx(module, artifact.path, chosen, dynamic, output_names=names)

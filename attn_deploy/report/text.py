@@ -98,6 +98,7 @@ def export_text(artifact: OnnxArtifact) -> str:
         ("opset", _opset_text(artifact)),
         *(typing_rows(record["typing"]) if record.get("typing") else []),
         ("inputs", "\n".join(map(str, artifact.inputs))),
+        ("inputs go", record.get("called", "")),
         ("outputs", "\n".join(map(str, artifact.outputs))),
         ("dynamic axes", ", ".join(map(_stepped, artifact.dynamic_axes)) or "none"),
         ("traced at", shapes_text([record["traced_shapes"]])),
