@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,6 +61,7 @@ def convert(
     precision: str | None = None,
     io: str = "fp32",
     calibration: Path | str | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> OnnxArtifact:
     """Rewrite an ONNX file for another opset or in half precision, after comparing both at several sizes.
 
@@ -71,6 +73,7 @@ def convert(
         io: ``fp32`` keeps the types of inputs and outputs, ``same`` gives them the half type.
         calibration: data on which the ranges are measured and the files compared too: an ``.npz`` with an array for each
             input, or what else `attn_deploy.calibration.load_calibration` takes.
+        tell: called with one line where the file has the opset already: it is copied to ``path``, or left where it is.
 
     Returns:
         What was read back from the finished file; ``metadata["conversion"]`` and ``metadata["typing"]`` tell how it was
@@ -95,6 +98,10 @@ def convert(
     import_onnxruntime()
     model = load_model(source)
     check_model(model, str(source))
+    if precision is None and opset == standard_opset(model):
+        told = f"copied to {target}" if path is not None else "no file is written"
+        (tell or (lambda _: None))(f"{source} has opset {opset} already: nothing to do, {told}.")
+        return read_onnx(source) if path is None else _copied(source, model, target)
     wanted = _opset(model, opset, precision, io)
     made = model
     if opset is not None or wanted != standard_opset(model):
@@ -112,6 +119,12 @@ def convert(
         if load_model(temporary).graph.SerializeToString() != made.graph.SerializeToString():
             raise GraphError(f"{target}: the graph in the written file is not the one that was compared.")
     return replace(found, path=target)
+
+
+def _copied(source: Path, model: onnx.ModelProto, target: Path) -> OnnxArtifact:
+    if source.resolve() != target.resolve():
+        write_atomic(target, model.SerializeToString())
+    return read_onnx(target)
 
 
 def _opset(model: onnx.ModelProto, opset: int | None, precision: str | None, io: str) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import onnx.parser
 
-from attn_deploy.graph.opset import convert_opset
+from attn_deploy.graph.opset import IR_VERSIONS, convert_opset
 from attn_deploy.inputs import ramped
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
@@ -102,7 +102,7 @@ def check_case(case: Case, target: int) -> onnx.ModelProto:
     assert model.SerializeToString(deterministic=True) == before, "the given model was changed"
     converted = result.model
     assert [(o.domain, o.version) for o in converted.opset_import] == [("", target)]
-    assert converted.ir_version == {23: 11, 24: 12, 25: 13}.get(target, 10)
+    assert converted.ir_version == IR_VERSIONS[target]
     onnx.checker.check_model(converted, full_check=True)
     found = {n.op_type for n in converted.graph.node}
     assert not found & set(case.gone), f"{case.gone} still in {found}"

@@ -44,6 +44,28 @@ def test_file_to_file_with_evidence(source: Path) -> None:
     assert all(len({s[axis] for s in shapes}) >= 3 for axis in (0, 2, 3)), "every symbolic axis moves"
 
 
+def test_a_file_for_an_older_opset_is_one_for_older_runtimes(source: Path) -> None:
+    model = onnx.load(source)
+    model.ir_version = 9
+    model.graph.node[-1].metadata_props.add(key="pkg.torch.onnx.name_scopes", value="['', 'pool', 'y']")
+    onnx.save(model, source)
+    made = onnx.load(convert(source, opset=13).path)
+    assert made.ir_version == 7
+    assert made.graph.node[-1].metadata_props[0].value == "['', 'pool', 'y']"
+    assert convert(source, opset=21).ir_version == 10
+
+
+def test_the_opset_that_it_has_is_nothing_to_do(source: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["convert", str(source), "--opset", "18"])
+    assert result.exit_code == 0, result.output
+    assert "opset 18 already: nothing to do, no file is written" in result.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["pool.onnx"]
+    out = tmp_path / "same.onnx"
+    result = CliRunner().invoke(app, ["convert", str(source), "--opset", "18", "-o", str(out)])
+    assert "nothing to do, copied to" in result.stderr
+    assert onnx.load(out) == onnx.load(source)
+
+
 def test_artifact_in_and_explicit_path(source: Path, tmp_path: Path) -> None:
     artifact = convert(read_onnx(source), tmp_path / "out.onnx", opset=25)
     assert artifact.path.name == "out.onnx"

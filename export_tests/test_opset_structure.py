@@ -74,10 +74,9 @@ def test_equal_constants_are_shared() -> None:
 
 def test_same_opset_changes_nothing_but_the_file_version() -> None:
     model = parse(18, X, Y, MEAN)
-    model.ir_version = 8
     result = convert_opset(model, 18)
     assert not result.applied
-    assert result.model.ir_version == 10
+    assert (model.ir_version, result.model.ir_version) == (10, 8)
     assert [n.op_type for n in result.model.graph.node] == ["Constant", "ReduceMean"]
 
 

@@ -42,5 +42,13 @@ def convert(
     from attn_deploy.conversion import convert as convert_file
     from attn_deploy.report.text import conversion_text
 
-    artifact = convert_file(model, output, opset=opset, precision=precision, io=io, calibration=calibration)
+    artifact = convert_file(
+        model,
+        output,
+        opset=opset,
+        precision=precision,
+        io=io,
+        calibration=calibration,
+        tell=lambda words: typer.echo(words, err=True),
+    )
     typer.echo(json.dumps(artifact.to_dict(), indent=1) if as_json else conversion_text(artifact))

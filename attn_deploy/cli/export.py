@@ -37,7 +37,10 @@ def export(
     ] = None,
     shape: Annotated[
         list[str] | None,
-        typer.Option("--input", help="[name:]1x3x224x224[:dtype] of each input of a model of your own; NAME:1xHxW moves with an image."),
+        typer.Option(
+            "--input",
+            help="[name:]1x3x224x224[:dtype] of each input of a model of your own; NAME:1xHxW moves with an image.",
+        ),
     ] = None,
     simplify: Annotated[bool, typer.Option("--simplify/--no-simplify", help="Simplify the graph.")] = True,
     fuse: Annotated[bool, typer.Option("--fuse/--no-fuse", help="Export the deployed form of the modules.")] = True,

@@ -14,10 +14,8 @@ from attn_deploy.exporters.prepare import PreparedModel
 from attn_deploy.exporters.record import ExportRecord
 from attn_deploy.graph.artifact import METADATA_PREFIX, check_model
 from attn_deploy.graph.operators import refuse_foreign
+from attn_deploy.graph.opset import IR_VERSIONS
 from attn_deploy.graph.scopes import NAME_SCOPES
-
-# The IR version that came with each opset: a runtime that knows the opset reads the file.
-IR_VERSIONS = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 13}
 
 
 def normalise(model: onnx.ModelProto, prepared: PreparedModel, opset: int) -> onnx.ModelProto:

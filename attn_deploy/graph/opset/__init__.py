@@ -7,6 +7,7 @@ rewrites the node; where only the allowed element types change, the standard's s
 from __future__ import annotations
 
 from attn_deploy.graph.opset.conversion import (
+    IR_VERSIONS,
     MAX_OPSET,
     MIN_OPSET,
     ConversionResult,
@@ -14,4 +15,4 @@ from attn_deploy.graph.opset.conversion import (
     standard_opset,
 )
 
-__all__ = ["MAX_OPSET", "MIN_OPSET", "ConversionResult", "convert_opset", "standard_opset"]
+__all__ = ["IR_VERSIONS", "MAX_OPSET", "MIN_OPSET", "ConversionResult", "convert_opset", "standard_opset"]

@@ -20,10 +20,9 @@ from attn_deploy.graph.scopes import NAME_SCOPES, module_path
 
 MIN_OPSET = 13
 MAX_OPSET = min(25, onnx.defs.onnx_opset_version())  # an older onnx knows fewer
-# Files of these versions load in ONNX Runtime 1.20 and later; node metadata needs 10. From opset 23 on the standard
-# ties newer element types to newer files. ONNX Runtime 1.31 takes 13 at most.
-_IR_VERSIONS = {23: 11, 24: 12, 25: 13}
-_IR_VERSION = 10
+# The IR version that came with each opset: a runtime that knows the opset reads the file. Readers of those before 10 skip
+# the metadata of nodes.
+IR_VERSIONS = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 13}
 
 _BY_DEFINITION = "by its definition in the standard"
 
@@ -89,8 +88,8 @@ def convert_opset(model: onnx.ModelProto, target: int) -> ConversionResult:
     _check_nodes(working, target)
     for output, (kind, shape) in zip(working.graph.outputs, interface, strict=True):
         output.type, output.shape = kind, shape  # inference knows more by now; the interface is not ours to change
-    working.ir_version = _IR_VERSIONS.get(target, _IR_VERSION)
     converted = ir.to_proto(working)
+    converted.ir_version = IR_VERSIONS[target]
     _check(converted, target)
     return ConversionResult(converted, source, target, dict(applied))
 
