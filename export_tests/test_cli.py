@@ -64,6 +64,16 @@ class TwoInputs(nn.Module):
         return {"kept": image * mask.unsqueeze(1), "share": mask.float().mean((1, 2))}
 
 
+class Talks(nn.Module):
+    def __init__(self):
+        super().__init__()
+        print("making a model")
+
+    def forward(self, x):
+        print("running at", tuple(x.shape))
+        return x * 2
+
+
 class FailsInInit(nn.Module):
     def __init__(self):
         super().__init__()
@@ -314,6 +324,23 @@ def test_info_shows_what_the_registry_knows():
     for words in ("non_local_embedded_gaussian", "arXiv:1711.07971", "2018", "inter_channels", "8,480", "N, H, W"):
         assert words in text
     assert json.loads(run("info", "nl", "--json").stdout)["name"] == "non_local_embedded_gaussian"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("export",),
+        ("lint",),
+        ("diagnose", "--no-build"),
+        ("profile", "--runtimes", "eager", "--seconds", "0.01", "--executor", "inline"),
+    ],
+    ids=lambda c: c[0],
+)
+def test_what_a_model_prints_is_not_in_the_record(folder, command):
+    done = run(command[0], "models.py:Talks", "--input", "1x3x8x8", *command[1:], "--json")
+    assert isinstance(json.loads(done.stdout), dict), done.output
+    assert "running at" in done.stderr
+    assert "making a model" in done.stderr
 
 
 def test_completion_knows_the_registry():

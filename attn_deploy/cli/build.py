@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attn_deploy.cli.completion import complete_device, complete_model
+from attn_deploy.cli.streams import output_aside
 
 if TYPE_CHECKING:
     from attn_deploy.engine.progress import Progress
@@ -82,7 +83,7 @@ def build(
     from attn_deploy.building import build_model
     from attn_deploy.report.engine import engine_text
 
-    with _progress_bar() as (tell, on_progress):
+    with output_aside(), _progress_bar() as (tell, on_progress):
         artifact = build_model(
             model,
             output,

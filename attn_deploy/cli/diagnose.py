@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from attn_deploy.cli.completion import complete_model
+from attn_deploy.cli.streams import output_aside
 
 
 def diagnose(
@@ -68,24 +69,25 @@ def diagnose(
     from attn_deploy.inputs import parse_axes, parse_inputs
     from attn_deploy.report.diagnose import diagnosis_text
 
-    found = find(
-        model,
-        precision=precision,
-        target=target,
-        against=against,
-        output=output,
-        build=build,
-        numbers=numbers,
-        by_range=by_range,
-        calibration=calibration,
-        inputs=parse_inputs(shape) if shape else None,
-        dynamic=parse_axes(dynamic),
-        weights=weights,
-        opset=opset,
-        exporter=exporter,
-        timeout=timeout,
-        progress=lambda words: typer.echo(words, err=True),
-    )
+    with output_aside():
+        found = find(
+            model,
+            precision=precision,
+            target=target,
+            against=against,
+            output=output,
+            build=build,
+            numbers=numbers,
+            by_range=by_range,
+            calibration=calibration,
+            inputs=parse_inputs(shape) if shape else None,
+            dynamic=parse_axes(dynamic),
+            weights=weights,
+            opset=opset,
+            exporter=exporter,
+            timeout=timeout,
+            progress=lambda words: typer.echo(words, err=True),
+        )
     typer.echo(json.dumps(found.to_dict(), indent=1) if as_json else diagnosis_text(found))
     if not found.passed:
         raise typer.Exit(1)

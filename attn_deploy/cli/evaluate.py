@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from attn_deploy.cli.streams import output_aside
+
 
 def evaluate(
     model: Annotated[
@@ -44,7 +46,7 @@ def evaluate(
 
     if save is not None:
         check_writable(save)
-    with status() as tell:
+    with output_aside(), status() as tell:
         results = evaluate_model(
             model,
             dataset=dataset,

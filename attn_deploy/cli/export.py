@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from attn_deploy.cli.completion import complete_model
+from attn_deploy.cli.streams import output_aside
 
 
 def export(
@@ -76,7 +77,7 @@ def export(
     from attn_deploy.inputs import parse_axes, parse_inputs
     from attn_deploy.report.text import export_text
 
-    with _status() as tell:
+    with output_aside(), _status() as tell:
         artifact = export_model(
             model,
             output,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from attn_deploy.cli.completion import complete_model
+from attn_deploy.cli.streams import output_aside
 
 
 def lint(
@@ -36,13 +37,14 @@ def lint(
     from attn_deploy.linting import lint as lint_model
     from attn_deploy.report.lint import lint_text
 
-    report = lint_model(
-        model,
-        opset=opset,
-        target=target,
-        inputs=parse_inputs(shape) if shape else None,
-        dynamic=parse_axes(dynamic),
-    )
+    with output_aside():
+        report = lint_model(
+            model,
+            opset=opset,
+            target=target,
+            inputs=parse_inputs(shape) if shape else None,
+            dynamic=parse_axes(dynamic),
+        )
     typer.echo(json.dumps(report.to_dict(), indent=1) if as_json else lint_text(report))
     if not report.passed:
         raise typer.Exit(1)

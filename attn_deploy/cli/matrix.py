@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from attn_deploy.cli.streams import output_aside
+
 
 def matrix(
     context: typer.Context,
@@ -75,7 +77,7 @@ def matrix(
         fail_on=fail_on,
         baseline=baseline,
     )
-    with watch_matrix() as watch:
+    with output_aside(), watch_matrix() as watch:
         record = run_matrix(
             request.options,
             output=request.folder,

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from attn_deploy.cli.completion import complete_model
+from attn_deploy.cli.streams import output_aside
 
 
 def profile(
@@ -130,7 +131,7 @@ def _here(
     alone = save if save is not None and save.suffix == ".json" else None
     if alone is not None:
         check_writable(alone)
-    with profile_bar() as bar:
+    with output_aside(), profile_bar() as bar:
         record = attn_deploy.profile(
             model,
             **request,
@@ -163,7 +164,7 @@ def _show_layers(model: str, request: dict[str, Any], save: Path | None, *, as_j
     from attn_deploy.report.console import status
     from attn_deploy.report.layers_text import layers_text
 
-    with status() as tell:
+    with output_aside(), status() as tell:
         found = layer_views(make_plan(model, **request), save=save, progress=tell)
     for report in found.reports:
         typer.echo(f"\n{layers_text(report)}", err=as_json)  # with --json, standard output is the record's
@@ -186,7 +187,7 @@ def _on_a_cluster(
         raise InvalidRequestError(
             "--executor ray measures on several machines; give a folder for them with --save DIR."
         )
-    with status() as tell:
+    with output_aside(), status() as tell:
         found = profile_fleet(make_plan(model, **request), save=save, resume=resume, memory=memory, progress=tell)
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=1))

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from attn_deploy.cli.completion import complete_model
+from attn_deploy.cli.streams import output_aside
 
 
 def quantize(
@@ -60,7 +61,7 @@ def quantize(
     from attn_deploy.report.console import status
     from attn_deploy.report.quantization import quantization_text
 
-    with status() as tell:
+    with output_aside(), status() as tell:
         artifact = quantize_model(
             model,
             output,

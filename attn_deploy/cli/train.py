@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attn_deploy.cli.completion import complete_model
+from attn_deploy.cli.streams import output_aside
 
 if TYPE_CHECKING:
     from attn_deploy.training.run import TrainProgress
@@ -50,7 +51,7 @@ def train(
     from attn_deploy.training.run import train as train_model
 
     recipe = recipe_for(dataset, epochs=epochs, batch=batch, peak_rate=rate, cutout=cutout)
-    with step_bar(model) as tell:
+    with output_aside(), step_bar(model) as tell:
 
         def show(at: TrainProgress) -> None:
             loss = "" if at.loss is None else f", loss {at.loss:.3f}"

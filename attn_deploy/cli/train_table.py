@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attn_deploy.cli.completion import complete_model
+from attn_deploy.cli.streams import output_aside
 
 if TYPE_CHECKING:
     from attn_deploy.training.run import TrainProgress
@@ -56,7 +57,7 @@ def train_table(
     plan = make_plan(
         backbone, parse_words(models, "--models"), dataset, recipe_for(dataset, epochs=epochs), seeds, data_dir
     )
-    with step_bar("training") as bar:
+    with output_aside(), step_bar("training") as bar:
         words = [""]
 
         def show(at: TrainProgress) -> None:
