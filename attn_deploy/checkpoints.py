@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,12 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch each have errors of their own
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if not re.search("global|class|instance", str(error), re.IGNORECASE):
+            raise InvalidRequestError(
+                f"{path} cannot be read as weights ({path.stat().st_size} bytes): it is no file that torch.save wrote, or "
+                "was cut short. Copy it again, or save model.state_dict(), best with safetensors.torch.save_file."
+            ) from error
+        first = str(error).strip().splitlines()[0]
         raise InvalidRequestError(
             f"{path} cannot be read as weights: {first[:200]} A file that holds whole Python objects would have to be "
             "executed to be read: save model.state_dict(), best with safetensors.torch.save_file."

@@ -14,6 +14,7 @@ from attn_deploy.calibration import load_calibration
 from attn_deploy.errors import GraphError, InvalidRequestError, OpsetError
 from attn_deploy.files import atomic_path, check_writable, write_atomic
 from attn_deploy.graph.artifact import METADATA_PREFIX, OnnxArtifact, check_model, load_model, read_onnx
+from attn_deploy.graph.operators import foreign_nodes
 from attn_deploy.graph.opset import ConversionResult, convert_opset, standard_opset
 from attn_deploy.graph.precision import half_type
 from attn_deploy.graph.simplify import simplify_model
@@ -27,6 +28,7 @@ from attn_deploy.runtimes.base import Runner
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner, import_onnxruntime
 
 COMPARED_BATCHES = 4
+_RUNNABLE_DOMAINS = ("ai.onnx", "com.microsoft", "com.ms")
 
 
 def simplify(artifact: OnnxArtifact | Path | str, path: Path | str) -> OnnxArtifact:
@@ -102,6 +104,7 @@ def convert(
         told = f"copied to {target}" if path is not None else "no file is written"
         (tell or (lambda _: None))(f"{source} has opset {opset} already: nothing to do, {told}.")
         return read_onnx(source) if path is None else _copied(source, model, target)
+    _refuse_unknown_domains(source, model)
     wanted = _opset(model, opset, precision, io)
     made = model
     if opset is not None or wanted != standard_opset(model):
@@ -119,6 +122,17 @@ def convert(
         if load_model(temporary).graph.SerializeToString() != made.graph.SerializeToString():
             raise GraphError(f"{target}: the graph in the written file is not the one that was compared.")
     return replace(found, path=target)
+
+
+def _refuse_unknown_domains(source: Path, model: onnx.ModelProto) -> None:
+    defined = {f.domain for f in model.functions}
+    for node in foreign_nodes(model):
+        if node.domain not in defined and not node.domain.startswith(_RUNNABLE_DOMAINS):
+            raise OpsetError(
+                f"{source}: the node {node.name or node.output[0]!r} is {node.domain}::{node.op_type}, which ONNX Runtime "
+                "does not know, so that nothing made of this file can be compared with it. Write that part of the model "
+                "with standard operators, and export it again."
+            )
 
 
 def _copied(source: Path, model: onnx.ModelProto, target: Path) -> OnnxArtifact:

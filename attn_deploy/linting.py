@@ -13,7 +13,7 @@ from attn_deploy.diagnosis.examine import examine
 from attn_deploy.diagnosis.finding import SEVERITIES, Finding
 from attn_deploy.diagnosis.location import Place
 from attn_deploy.diagnosis.modules import walk_modules
-from attn_deploy.errors import ExportError, InvalidRequestError
+from attn_deploy.errors import AttnDeployError, ExportError, InvalidRequestError
 from attn_deploy.exporters.options import DEFAULT_OPSET, ExportOptions
 from attn_deploy.exporters.prepare import prepare
 from attn_deploy.exporters.program import exported_program
@@ -104,7 +104,7 @@ def _traced(
     try:
         prepared = prepare(resolved, inputs=inputs, dynamic=dynamic, fuse=False, rewrite=True)
     except ExportError as error:
-        return examine(resolved.module), Finding(error.rule or "baked-size", str(error), Place(), "error")
+        return examine(resolved.module), _failure(error, error)
     # The model as the user wrote it, not the copy in which calls are rewritten.
     sizes = [None, {"N": prepared.inputs[0].sizes["N"] + 1}] if "N" in prepared.dynamic else [None]
     original = examine(prepared.original, [prepared.example(s) for s in sizes])
@@ -112,8 +112,14 @@ def _traced(
         exported_program(prepared)
     except ExportError as error:
         telling = most_telling(prepared, [("dynamo", error)])
-        return original, Finding(telling.rule or "baked-size", str(error), Place(), "error")
+        return original, _failure(error, telling)
     return original, None
+
+
+def _failure(error: ExportError, telling: AttnDeployError) -> Finding:
+    """An error as a finding, without the remedy that a finding has of its own."""
+    found = Finding(telling.rule or "baked-size", str(error), Place(), "error")
+    return replace(found, what=found.what.replace(found.remedy, "").strip())
 
 
 def _judged(finding: Finding, opset: int, target: str) -> Finding:

@@ -343,6 +343,25 @@ def test_what_a_model_prints_is_not_in_the_record(folder, command):
     assert "making a model" in done.stderr
 
 
+def test_an_unknown_package_is_told_from_a_malformed_argument(folder):
+    done = run("export", "hugging:resnet18")
+    assert done.exit_code == 2
+    assert "'hugging' is a package, its models are not known, those of timm and torchvision are" in done.stderr
+
+
+def test_a_damaged_checkpoint_is_told_in_words(folder):
+    (folder / "garb.pth").write_bytes(b"e not a pickle at all")
+    done = run("export", "models.py:Talks", "--input", "1x3x8x8", "--weights", "garb.pth")
+    assert done.exit_code == 2
+    assert "no file that torch.save wrote, or was cut short" in done.stderr
+    assert "**" not in done.stderr
+
+
+def test_lint_tells_a_remedy_once(folder):
+    done = run("lint", "models.py:FailsInForward", "--input", "1x3x8x8")
+    assert " ".join(done.stdout.split()).count("Check the shapes and element types") == 1
+
+
 def test_completion_knows_the_registry():
     from attn_deploy.cli.completion import complete_family, complete_model
 

@@ -121,6 +121,21 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["bits.onnx"]
 
 
+def test_what_cannot_be_compared_names_node_and_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "foreign.onnx"
+    model = parse(18, "float[N,4] x", "float[N,4] y", "y = Relu (x)")
+    model.opset_import.add(domain="acme", version=1)
+    model.graph.node[0].domain, model.graph.node[0].op_type, model.graph.node[0].name = "acme", "Foo", "foo0"
+    onnx.save(model, path)
+    with pytest.raises(OpsetError, match=r"foreign\.onnx: the node 'foo0' is acme::Foo.*standard operators"):
+        convert(path, opset=17)
+    model = parse(18, "float[N,4] x", "float[N,4] y", "y = Relu (x)")
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    onnx.save(model, path)
+    with pytest.raises(GraphError, match=r"'y' has no shape.*infer_shapes"):
+        convert(path, opset=17)
+
+
 def test_half_precision_weights_get_their_own_tolerance(tmp_path: Path) -> None:
     body = "c = Cast <to = 10> (x) d = LayerNormalization (c, s) y = Cast <to = 1> (d)"
     model = parse(17, "float[N,8] x", "float[N,8] y", body)

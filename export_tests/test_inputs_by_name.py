@@ -10,7 +10,7 @@ from torch import nn
 
 from attn_deploy.bench.subject import make_subject
 from attn_deploy.binding import bind_inputs
-from attn_deploy.errors import DynamicAxisError, InvalidRequestError
+from attn_deploy.errors import AttnDeployError, DynamicAxisError, InvalidRequestError
 from attn_deploy.exporters.pipeline import export
 from attn_deploy.exporters.prepare import prepare
 from attn_deploy.inputs import parse_inputs, tied_to_maps
@@ -194,3 +194,25 @@ def test_sizes_that_were_changed_for_the_trace_are_told():
     assert "x 2x3x8x9" in str(caught.value)
     assert "runs at the given size" in str(caught.value)
     assert "--dynamic H,W" in str(caught.value)
+
+
+class SixtyFour(nn.Module):
+    def forward(self, x):
+        return x * 2 if x.shape[0] == 64 else x
+
+
+def test_the_remedy_names_axes_that_do_move(tmp_path):
+    with pytest.raises(AttnDeployError, match="--dynamic H,W") as caught:
+        export(SixtyFour(), tmp_path / "m.onnx", inputs=parse_inputs(["1x3x8x9"]), exporter="dynamo")
+    assert "--dynamic N" not in str(caught.value)
+
+
+class Partial(nn.Module):
+    def forward(self, x):
+        return x.relu(), None
+
+
+def test_an_output_that_is_no_tensor_is_told(tmp_path, capfd):
+    made = export(Partial(), tmp_path / "m.onnx", inputs=parse_inputs(["1x3x8x9"]), exporter="dynamo", simplify=False)
+    assert "None among the outputs" in export_text(made)
+    assert capfd.readouterr().err == ""

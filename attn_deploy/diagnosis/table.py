@@ -218,7 +218,7 @@ ENTRIES: tuple[dict[str, Any], ...] = (
     {
         "id": "eager-failure",
         "explanation": "forward fails in PyTorch itself",
-        "remedy": "Check the shapes and element types given with --input; they are taken in the order of forward's parameters.",
+        "remedy": "Check the shapes and element types given with --input; names are forward's parameters, or go in their order.",
         "patterns": (r"forward failed in PyTorch itself",),
         "general": True,
     },

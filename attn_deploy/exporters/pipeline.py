@@ -292,6 +292,7 @@ def _record(prepared: PreparedModel, options: ExportOptions, candidate: _Candida
         multiple={s: n for s, n in prepared.inputs[0].multiple.items() if n > 1 and s in prepared.dynamic},
         weights=prepared.weights,
         called=prepared.called,
+        dropped=prepared.dropped,
         fused=prepared.changes,
         rewritten=prepared.rewritten,
         simplifier=candidate.simplified.tool,

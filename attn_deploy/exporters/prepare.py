@@ -35,7 +35,7 @@ from attn_deploy.inputs import (
 from attn_deploy.models import ResolvedModel, resolve_module, resolve_seeded
 from attn_deploy.ops.bounded import half_range
 from attn_deploy.parity.reference import EagerReference
-from attn_deploy.runtimes.eager import flatten_outputs, output_names
+from attn_deploy.runtimes.eager import dropped_outputs, flatten_outputs, output_names
 
 
 @dataclass(slots=True)
@@ -54,6 +54,7 @@ class PreparedModel:
         rewritten: calls that were replaced because exporters get them wrong, as (module path, words).
         weights: the checkpoint that was loaded, as (file name, sha256); empty if none was.
         called: what of the inputs goes to forward by position although it has a name, in words.
+        dropped: what among the outputs is no tensor, and in no file: the types.
         program: the traced program, once made by `attn_deploy.exporters.program`.
         decomposed: what `attn_deploy.exporters.torchlib` keeps of the program.
         translations: for each exporter the opset and the graph of its last translation.
@@ -73,6 +74,7 @@ class PreparedModel:
     rewritten: tuple[tuple[str, str], ...] = ()
     weights: tuple[str, ...] = ()
     called: str = ""
+    dropped: tuple[str, ...] = ()
     program: ExportedProgram | None = None
     decomposed: dict[Any, Any] = field(default_factory=dict)
     translations: dict[str, tuple[int, onnx.ModelProto]] = field(default_factory=dict)
@@ -156,6 +158,7 @@ def prepare(
     prepared = PreparedModel(label, original, original, taken, (), (), moving, dict(resolved.arguments), weights=loaded)
     prepared.narrow, prepared.called = narrow, called
     first = _first_run(prepared, given)
+    prepared.dropped = tuple(dropped_outputs(first))
     names = resolved.outputs or output_names(first)
     prepared.outputs = _unlike_inputs(names, taken)
     _find_axes(prepared, given, flatten_outputs(first), own=resolved.spec is None)

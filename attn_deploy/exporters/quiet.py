@@ -13,6 +13,7 @@ import torch
 _LOGGERS = (
     "torch.onnx._internal.exporter._registration",
     "torch.onnx._internal.exporter._compat",
+    "torch.onnx._internal.exporter._core",
     "torch.fx.experimental.symbolic_shapes",
     "torch._export",
     "torch.export",

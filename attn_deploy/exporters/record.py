@@ -29,6 +29,7 @@ class ExportRecord:
         simplifier: tool whose graph was kept, with node counts ``nodes_raw`` and ``nodes``; ``simplifier_reason`` why
             not.
         called: what of the inputs goes to forward by position although it has a name; empty if nothing does.
+        dropped: what among the outputs is no tensor, and not in the file: the types.
         versions: of the packages that made the file.
         precision: asked for: fp32 (the model's own types), fp16 or bf16.
         typing: what became of the graph's types, see `attn_deploy.precision`; None for fp32.
@@ -63,6 +64,7 @@ class ExportRecord:
     precision: str = "fp32"
     typing: Mapping[str, Any] | None = None
     called: str = ""
+    dropped: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:

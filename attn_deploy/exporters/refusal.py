@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,20 @@ def refusal(label: str, identifier: str, place: Place, *, detail: str = "") -> E
 
 
 def most_telling(prepared: PreparedModel, failures: Sequence[tuple[str, AttnDeployError]]) -> AttnDeployError:
+    """One error for those of all exporters that were tried, with the axes in its remedy that do move in this model."""
+    telling = _most_telling(prepared, failures)
+    stuck = {s for _, e in failures for s in re.findall(r"the axis (\w+) cannot be dynamic", str(e))}
+    fit = [s for s in prepared.dynamic if s not in stuck]
+    example = "as in --dynamic N"
+    if "N" not in stuck or not fit or example not in str(telling):
+        return telling
+    told = str(telling).replace(example, f"as in --dynamic {','.join(fit)}")
+    made = type(telling)(told, exit_code=telling.exit_code, rule=telling.rule)
+    made.__cause__ = telling.__cause__
+    return made
+
+
+def _most_telling(prepared: PreparedModel, failures: Sequence[tuple[str, AttnDeployError]]) -> AttnDeployError:
     """One error for those of all exporters that were tried: that of a known cause, found in the model if nobody named it."""
     entries = [(name, error, _entry(error)) for name, error in failures]
     for _, error, entry in entries:

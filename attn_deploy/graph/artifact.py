@@ -110,6 +110,12 @@ def check_model(model: onnx.ModelProto, what: str) -> None:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         first = str(error).strip().splitlines()[0]
+        bare = [v.name for v in (*model.graph.input, *model.graph.output) if _is_shapeless(v)]
+        if "shape" in first and bare:
+            raise GraphError(
+                f"{what} is not a valid ONNX model: {bare[0]!r} has no shape, and an input or output needs one, if only of "
+                "symbols. Run onnx.shape_inference.infer_shapes on it, or export it again."
+            ) from error
         raise GraphError(f"{what} is not a valid ONNX model: {first}") from error
 
 
@@ -153,6 +159,10 @@ def describe(model: onnx.ModelProto, path: Path) -> OnnxArtifact:
         metadata=metadata,
         record=json.loads(metadata["record"]) if "record" in metadata else {},
     )
+
+
+def _is_shapeless(value: onnx.ValueInfoProto) -> bool:
+    return value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape")
 
 
 def _count(dims: Any) -> int:

@@ -100,6 +100,7 @@ def export_text(artifact: OnnxArtifact) -> str:
         ("inputs", "\n".join(map(str, artifact.inputs))),
         ("inputs go", record.get("called", "")),
         ("outputs", "\n".join(map(str, artifact.outputs))),
+        ("not exported", f"{', '.join(record['dropped'])} among the outputs" if record.get("dropped") else ""),
         ("dynamic axes", ", ".join(map(_stepped, artifact.dynamic_axes)) or "none"),
         ("traced at", shapes_text([record["traced_shapes"]])),
         ("proven at", shapes_text(record["verified_shapes"]) or "not verified at other shapes"),

@@ -179,6 +179,16 @@ def flatten_outputs(outputs: Any) -> list[Tensor]:
     return []
 
 
+def dropped_outputs(outputs: Any) -> list[str]:
+    """What among a model's outputs is no tensor, and so in no file: the names of the types."""
+    if isinstance(outputs, Tensor):
+        return []
+    if isinstance(outputs, (dict, list, tuple)):
+        values = outputs.values() if isinstance(outputs, dict) else outputs
+        return [t for v in values for t in dropped_outputs(v)]
+    return ["None" if outputs is None else type(outputs).__name__]
+
+
 def output_names(outputs: Any) -> list[str]:
     """Names for a model's outputs: ``y``, ``y0, y1, ...``, or the keys of dicts and the fields of named tuples."""
     found = _paths(outputs)
