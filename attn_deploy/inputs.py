@@ -143,15 +143,13 @@ def parse_inputs(texts: Sequence[str]) -> tuple[TensorInput, ...]:
         if names.count(name) > 1:
             raise InvalidRequestError(f"two inputs are called {name!r}; give each its own name, as in image:1x3x64x64.")
     table: dict[str, int] = {}
-    for given in read:
-        for axis in given.axes:
-            if isinstance(axis, tuple) and axis[1] is not None and table.setdefault(*axis) != axis[1]:
-                if axis[0] == "N":
-                    sizes = sorted({table["N"], axis[1]})
-                    raise InvalidRequestError(f"the inputs have different batch sizes {sizes}; give all the same.")
-                raise InvalidRequestError(
-                    f"the axis {axis[0]} is {table[axis[0]]} in one input and {axis[1]} in another."
-                )
+    for symbol, extent in [a for given in read for a in given.axes if isinstance(a, tuple)]:
+        if extent is None or table.setdefault(symbol, extent) == extent:
+            continue
+        if symbol == "N":
+            sizes = sorted({table["N"], extent})
+            raise InvalidRequestError(f"the inputs have different batch sizes {sizes}; give all the same.")
+        raise InvalidRequestError(f"the axis {symbol} is {table[symbol]} in one input and {extent} in another.")
     for index, given in enumerate(read):
         if given.assumed and len(given.axes) == 4:
             _name_map_axes(given.axes, index, table)

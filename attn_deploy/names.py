@@ -100,8 +100,11 @@ def _arguments(text: str | None, whole: str) -> dict[str, Any]:
         key, equals, value = item.partition("=")
         if not equals or not key.strip().isidentifier():
             package = re.fullmatch(r"([A-Za-z]\w*):[\w./-]+", whole)
-            hint = f"; if {package[1]!r} is a package, its models are not known, those of {' and '.join(PACKAGES)} are"
-            raise _malformed(whole, f"{item!r} is not of the form argument=value{hint if package else ''}")
+            known = " and ".join(PACKAGES)
+            hint = (
+                f"; if {package[1]!r} is a package, its models are not known, those of {known} are" if package else ""
+            )
+            raise _malformed(whole, f"{item!r} is not of the form argument=value{hint}")
         if key.strip() in found:
             raise _malformed(whole, f"{key.strip()!r} is given twice")
         found[key.strip()] = _value(value.strip())
