@@ -16,6 +16,7 @@ from attn_deploy.matrix.keys import cell_key
 from attn_deploy.matrix.options import CELL_SECONDS, MatrixOptions
 from attn_deploy.matrix.plan import make_plan
 from attn_deploy.matrix.record import RECORD_NAME, MatrixRecord
+from attn_deploy.matrix.resolvable import check_models
 from attn_deploy.matrix.store import RunFolder
 from attn_deploy.matrix.workers import Task, worker_factory
 
@@ -55,7 +56,8 @@ def run_matrix(
 
     Raises:
         InvalidRequestError: if the request cannot be used.
-        MissingDependencyError: if the executor's library is not installed.
+        UnknownModelError: if a model is not there.
+        MissingDependencyError: if the executor's library, or a model's package, is not installed.
     """
     options = options or MatrixOptions()
     jobs = usable_cores() if jobs is None else jobs
@@ -63,6 +65,7 @@ def run_matrix(
         raise InvalidRequestError(f"--jobs {jobs} and --timeout {timeout:g} must both be above zero.")
     if resume and output is None:
         raise InvalidRequestError("resume needs the folder of the run: output=...")
+    check_models(options)
     plan = make_plan(options, shard=shard)
     make_worker = worker_factory(executor, jobs)
     folder = None if output is None else RunFolder(Path(output), resume=resume)
