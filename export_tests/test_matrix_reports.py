@@ -102,14 +102,40 @@ def test_terminal(mixed):
 
 def test_merging_keeps_the_worst(mixed):
     bad, good = red("se", "dynamo", 13), green("mish", "dynamo", 13)
-    whole = merge_records([mixed, record(bad, good, seconds=9.0, interrupted=True)])
+    whole = merge_records([mixed, record(bad, good, seconds=9.0, interrupted=True)], partial=True)
     assert len(whole.cells) == 9
     assert bad in whole.cells
     assert good in whole.cells
     assert (whole.seconds, whole.interrupted, whole.shard) == (70.0, True, (1, 1))
-    assert merge_records([record(bad), mixed]).failures == merge_records([mixed, record(bad)]).failures
+    swapped = merge_records([record(bad), mixed], partial=True)
+    assert swapped.failures == merge_records([mixed, record(bad)], partial=True).failures
     with pytest.raises(InvalidRequestError):
         merge_records([])
+
+
+def test_merging_wants_every_shard_and_cell(tmp_path):
+    options = MatrixOptions(models=("se", "eca"), opsets=(13, 14), exporters=("dynamo",), runtimes=("ort",))
+    first = record(*(green("se", "dynamo", n) for n in (13, 14)), options=options, shard=(1, 2))
+    second = record(*(green("eca", "dynamo", n) for n in (13, 14)), options=options, shard=(2, 2), interrupted=True)
+    assert (merge_records([first, second]).lacks, merge_records([first, second]).interrupted) == ((), False)
+    with pytest.raises(InvalidRequestError, match=r"shard 2/2; 2 of 4 cells, of eca, such as eca dynamo opset 13") as e:
+        merge_records([first])
+    assert e.value.exit_code == 1
+    short = replace(second, cells=second.cells[:1])
+    with pytest.raises(InvalidRequestError, match="no whole: 1 of 4 cells, of eca, such as eca dynamo opset 14"):
+        merge_records([first, short])
+    write_reports(first, tmp_path / "p1")
+    assert command("merge", tmp_path / "p1", "-o", tmp_path / "all").exit_code == 1
+    assert not (tmp_path / "all").exists()
+    made = command("merge", tmp_path / "p1", "-o", tmp_path / "all", "--partial")
+    assert made.exit_code == 0
+    again = read_record(tmp_path / "all")
+    assert again.lacks[0] == "shard 2/2"
+    assert "not whole, without shard 2/2; 2 of 4 cells" in headline(again)
+    for page in ("matrix.md", "matrix.html"):
+        assert "Not whole, without shard 2/2" in (tmp_path / "all" / page).read_text()
+    assert merge_records([again, second]).lacks == (), "what was missing has come"
+    assert "; shard 1/2" in headline(first)
 
 
 def test_regressions():
@@ -143,8 +169,9 @@ def command(*arguments):
 
 
 def test_diff_and_merge_on_the_command_line(tmp_path):
-    write_reports(record(green("se", "dynamo", 13)), tmp_path / "old")
-    write_reports(record(red("se", "dynamo", 13)), tmp_path / "new")
+    options = MatrixOptions(models=("se",), opsets=(13,), exporters=("dynamo",))
+    write_reports(record(green("se", "dynamo", 13), options=options), tmp_path / "old")
+    write_reports(record(red("se", "dynamo", 13), options=options), tmp_path / "new")
     assert command("diff", tmp_path / "old", tmp_path / "old").exit_code == 0
     worse = command("diff", tmp_path / "old", tmp_path / "new" / "record.json")
     assert worse.exit_code == 1
@@ -190,6 +217,39 @@ def test_matrix_on_the_command_line(tmp_path):
     worse = command("--resume", folder, "--fail-on", "regressions", "--baseline", folder)
     assert worse.exit_code == 0
     assert "no regression" in worse.stderr
+
+
+def test_a_folder_stays_its_shard_and_tells_what_it_is_asked_beside(tmp_path):
+    given = ["--opsets", "17", "--exporters", "torchscript", "--runtimes", "ort", "--executor", "inline"]
+    folder = tmp_path / "part"
+    assert command("--models", "hswish,mish", *given, "--shard", "1/2", "-o", folder).exit_code == 0
+    again = command("--resume", folder)
+    assert again.exit_code == 0, again.output
+    record = read_record(folder)
+    assert (record.shard, len(record.cells), record.reused) == ((1, 2), 1, 1)
+    assert "goes on with" not in again.stderr
+    assert command("--resume", folder, "--shard", "1/2").exit_code == 0
+    other = command("--resume", folder, "--shard", "2/2")
+    assert other.exit_code == 2
+    assert "holds shard 1/2 of its matrix and cannot go on as 2/2" in other.stderr
+    changed = command("--resume", folder, "--opsets", "17,18", "--executor", "inline")
+    assert changed.exit_code == 0, changed.output
+    assert (
+        "goes on with other options than before, and its record has their cells: opsets 17 -> 17,18" in changed.stderr
+    )
+    (folder / "options.json").write_text('{"models": ["se"], "of_another_version": 1}')
+    unread = command("--resume", folder)
+    assert unread.exit_code == 2
+    assert "options.json holds no options that this version reads" in unread.stderr
+    (folder / "options.json").unlink()
+    assert "holds no matrix run to go on with" in command("--resume", folder).stderr
+
+
+@pytest.mark.parametrize("wrong", [{"engine_opset": "99"}, {"engine_opset": "12"}, {"engine_opset": "19"}])
+def test_an_opset_of_engines_that_no_cell_has_is_refused(wrong):
+    with pytest.raises(InvalidRequestError, match=r"--engine-opset \d+ is (no opset|not among --opsets 13,14)"):
+        matrix_request(opsets="13,14", **wrong)
+    assert matrix_request(opsets="13,14", engine_opset="20").options.engine_opset == 20, "a part without engines"
 
 
 def test_options_of_the_command_line_as_a_request(tmp_path):

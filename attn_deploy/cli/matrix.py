@@ -27,7 +27,7 @@ def matrix(
         list[str] | None, typer.Option("--input", help="[name:]1x3x224x224[:dtype] of a model of your own.")
     ] = None,
     jobs: Annotated[int | None, typer.Option(help="Worker processes; the usable cores by default.")] = None,
-    shard: Annotated[str | None, typer.Option(help="2/4 makes the second of four parts.")] = None,
+    shard: Annotated[str | None, typer.Option(help="2/4 makes the second of four parts; --resume keeps it.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the run.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds for one cell.")] = 600.0,
@@ -75,6 +75,8 @@ def matrix(
         fail_on=fail_on,
         baseline=baseline,
     )
+    for note in request.notes:
+        typer.echo(note, err=True)
     with watch_matrix() as watch:
         record = run_matrix(
             request.options,
@@ -103,9 +105,14 @@ def matrix(
 def merge(
     records: Annotated[list[Path], typer.Argument(help="Records, or folders that hold one.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write the whole to.")],
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Also when shards or cells are missing; the record says which.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record on standard output.")] = False,
 ) -> None:
     """Put the records of several shards together; where two have the same cell, the worse result is kept.
+
+    Exits with 1 when a cell is red, and, writing nothing, when a shard or a cell is missing.
 
     \b
     Example:
@@ -117,7 +124,7 @@ def merge(
     from attn_deploy.report.matrix_files import write_reports
     from attn_deploy.report.matrix_terminal import matrix_summary
 
-    record = merge_records([read_record(path) for path in records])
+    record = merge_records([read_record(path) for path in records], partial=partial)
     written = write_reports(record, output)
     if as_json:
         typer.echo(record.to_json(), nl=False)
