@@ -23,6 +23,7 @@ from attn_deploy.matrix.summary import findings, ranges
 from attn_deploy.report.matrix_files import write_reports
 from attn_deploy.report.matrix_tables import matrix_csv, matrix_junit, matrix_markdown
 from attn_deploy.report.matrix_terminal import headline, matrix_summary
+from attn_deploy.report.matrix_text import diff_text
 
 from .matrix_records import green, mixed_record, record, red
 
@@ -161,7 +162,34 @@ def test_regressions():
     assert [(c.id.model, c.before) for c in found.fixed] == [("eca", FAILED)]
     assert found.added == (CellId("mish", "dynamo", 13), CellId("mish", "dynamo", 14))
     assert diff_records(old, old).regressions == ()
-    assert diff_records(new, record()).removed == tuple(c.id for c in new.cells)
+    gone = diff_records(new, record())
+    assert gone.removed == tuple(c.id for c in new.cells)
+    assert [(c.id, c.after) for c in gone.regressions] == [
+        (c.id, "missing") for c in new.cells if c.status != SKIPPED
+    ], "green or red, it is known no more"
+
+
+def test_a_subset_is_compared_in_what_it_asks_for():
+    options = MatrixOptions(models=("se", "eca"), opsets=(19, 20), exporters=("dynamo",))
+    old = record(*(green(m, "dynamo", n) for m in ("se", "eca") for n in (19, 20)), options=options)
+    without = green("se", "dynamo", 20)
+    without = replace(without, checks=without.checks[:-1])
+
+    def diff(*cells, **settings):
+        return diff_records(old, record(*cells, options=replace(options, **settings)), subset=True)
+
+    found = diff(without, models=("se",), opsets=(20,), runtimes=("ort",))
+    assert (found.regressions, len(found.removed), found.left_out) == ((), 3, (("engine", 1),))
+    assert "does not ask for it: engine in 1 cell." in diff_text(found)
+    (change,) = diff(without, models=("se",), opsets=(20,)).regressions
+    assert (change.check, change.after) == ("engine", "missing"), "an engine was asked for and is not there"
+    (change,) = diff(green("se", "dynamo", 20), models=("se",)).regressions
+    assert (change.id.opset, change.after) == (19, "missing"), "a cell was asked for and is not there"
+    gone = diff(green("se", "dynamo", 19), green("se", "dynamo", 20))
+    assert {c.id.model for c in gone.regressions} == {"eca"}, "asked for by the same words, and no model any more"
+    assert "2 cells are gone, though the newer run asks for them, such as eca dynamo opset 19" in diff_text(gone)
+    (change,) = diff(red("se", "dynamo", 20), models=("se",), opsets=(20,), runtimes=("ort",)).regressions
+    assert change.check == "parity"
 
 
 def command(*arguments):
@@ -181,6 +209,12 @@ def test_diff_and_merge_on_the_command_line(tmp_path):
     assert merged.exit_code == 1, "the merged record has a red cell"
     assert read_record(tmp_path / "whole").counts["failed"] == 1
     assert command("diff", tmp_path / "old", tmp_path / "nowhere").exit_code == 2
+    whole = replace(options, opsets=(13, 14))
+    write_reports(record(*(green("se", "dynamo", n) for n in (13, 14)), options=whole), tmp_path / "more")
+    gone = command("diff", tmp_path / "more", tmp_path / "old")
+    assert gone.exit_code == 1
+    assert "1 cells are gone, which counts as a regression each, such as se dynamo opset 14" in gone.stdout
+    assert command("diff", "--subset", tmp_path / "more", tmp_path / "old").exit_code == 0
 
 
 def test_matrix_on_the_command_line(tmp_path):
@@ -279,6 +313,7 @@ def test_what_a_record_means_for_the_exit_code(mixed, tmp_path):
     mixed.write(tmp_path / "record.json")
     request = matrix_request(fail_on="regressions", baseline=tmp_path / "record.json")
     assert verdict(mixed, request).exit_code == 0, "red before, red now"
-    found = verdict(record(red("se", "dynamo", 13)), request)
+    options = MatrixOptions(models=("se",), opsets=(13,), exporters=("dynamo",))
+    found = verdict(record(red("se", "dynamo", 13), options=options), request)
     assert found.exit_code == 1
     assert "1 regressions against the baseline" in found.words

@@ -137,13 +137,19 @@ def merge(
 def diff(
     old: Annotated[Path, typer.Argument(help="The earlier record, or the folder that holds it.")],
     new: Annotated[Path, typer.Argument(help="The later record, or the folder that holds it.")],
+    subset: Annotated[
+        bool, typer.Option("--subset", help="The later run was asked for less: compare only what it was asked for.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the changes as JSON and nothing else.")] = False,
 ) -> None:
     """List what got worse from one record to another; exits with 1 when something did.
 
+    A cell or a check that is gone counts too.
+
     \b
     Example:
       attn-deploy matrix diff main/record.json matrix-results/record.json
+      attn-deploy matrix diff --subset main/record.json two-models/record.json
     """
     import json
 
@@ -151,6 +157,6 @@ def diff(
     from attn_deploy.matrix.record import read_record
     from attn_deploy.report.matrix_text import diff_text
 
-    found = diff_records(read_record(old), read_record(new))
+    found = diff_records(read_record(old), read_record(new), subset=subset)
     typer.echo(json.dumps(found.to_dict(), indent=1) if as_json else diff_text(found))
     raise typer.Exit(1 if found.regressions else 0)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.matrix.diff import diff_records
+from attn_deploy.matrix.diff import diff_records, left_out_text
 from attn_deploy.matrix.options import MatrixOptions, parse_models, parse_opsets, parse_shard
 from attn_deploy.matrix.record import MatrixRecord, read_record
 from attn_deploy.matrix.store import stored_request
@@ -130,8 +130,10 @@ def verdict(record: MatrixRecord, request: MatrixRequest) -> Verdict:
         return Verdict(INTERRUPTED, f"interrupted; go on with: attn-deploy matrix --resume {request.folder}")
     if request.baseline is None:
         return Verdict(1 if record.failures else 0)
-    worse = diff_records(request.baseline, record).regressions
+    found = diff_records(request.baseline, record, subset=True)
+    left_out = f" {left_out_text(found)}" if found.left_out else ""
+    worse = found.regressions
     if not worse:
-        return Verdict(0, "no regression against the baseline.")
+        return Verdict(0, f"no regression against the baseline.{left_out}")
     first = worse[0]
-    return Verdict(1, f"{len(worse)} regressions against the baseline, the first: {first.id}: {first.reason}")
+    return Verdict(1, f"{len(worse)} regressions against the baseline, the first: {first.id}: {first.reason}{left_out}")
