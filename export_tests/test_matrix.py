@@ -136,10 +136,18 @@ def test_an_operator_outside_the_list_is_a_red_cell(monkeypatch):
     assert "Det" in cell.reason
 
 
-def test_a_module_that_fits_no_slot_is_grey():
-    (cell,) = run(options("resnet18+dgc:nope=1", inputs=())).cells
-    assert cell.status == "skipped"
-    assert "nope" in cell.reason
+def test_a_module_of_a_pattern_that_fits_no_slot_is_grey_and_one_that_was_named_is_red():
+    (cell,) = run(options("resnet18+rcca_h*", inputs=())).cells
+    assert (cell.id.model, cell.status) == ("resnet18+rcca_head", "skipped")
+    assert "cannot fill a slot" in cell.reason
+    (cell,) = run(options("resnet18+rcca_head", inputs=())).failures
+    assert (cell.failed_check, cell.kind) == ("export", "InvalidRequestError")
+
+
+def test_a_value_that_the_constructor_refuses_is_a_red_cell():
+    (cell,) = run(options("se:reduction=0", inputs=())).failures
+    assert (cell.failed_check, cell.kind) == ("export", "InvalidRequestError")
+    assert "reduction" in cell.reason
 
 
 def test_a_runtime_that_is_not_installed_is_told(monkeypatch):

@@ -9,11 +9,13 @@ import pytest
 
 import attn_deploy
 from attn_deploy import registry
-from attn_deploy.errors import InvalidRequestError, UnknownModelError
-from attn_deploy.matrix import keys
+from attn_deploy.errors import InvalidRequestError, MissingDependencyError, UnknownModelError
+from attn_deploy.matrix import keys, resolvable
 from attn_deploy.matrix.cell import CellId
 from attn_deploy.matrix.options import MatrixOptions, parse_models, parse_opsets, parse_shard
 from attn_deploy.matrix.plan import expand_models, make_plan
+from attn_deploy.matrix.resolvable import check_models
+from attn_deploy.matrix.run import run_matrix
 
 
 def options(*models, **settings):
@@ -111,6 +113,54 @@ def test_a_batch_that_cannot_move_is_grey(monkeypatch):
 def test_the_torchscript_exporter_ends_at_22():
     plan = make_plan(options("se", opsets=(22, 23), exporters=("dynamo", "torchscript")))
     assert [(c.id.exporter, c.id.opset) for c in plan.skipped] == [("torchscript", 23)]
+
+
+# What cannot be made, before any cell is
+
+
+@pytest.fixture
+def net(tmp_path):
+    file = tmp_path / "net.py"
+    file.write_text("try:\n    from parts import Other\nexcept ImportError:\n    Other = None\nclass Net: ...\n")
+    return file
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("{net}:Nett", "defines no 'Nett'; its classes are Net. Did you mean 'Net'"),
+        ("{net}x.py:Net", "there is no file"),
+        ("se:reductoin=4", "'se' has no argument 'reductoin'.*Did you mean 'reduction'"),
+        ("resnet18+se:reductoin=4", "'se' has no argument 'reductoin'"),
+        ("resnet18:stm=imagenet", "has no argument 'stm'"),
+        ("runs/gone/model.safetensors", "no such file"),
+    ],
+)
+def test_a_model_that_cannot_be_there_is_refused(word, message, net, tmp_path):
+    given = options(word.format(net=net), inputs=("1x4",))
+    with pytest.raises(InvalidRequestError, match=message):
+        run_matrix(given, output=tmp_path / "run")
+    assert not (tmp_path / "run").exists(), "nothing is begun"
+
+
+def test_a_model_that_may_be_there_is_not_refused(net):
+    check_models(options(f"{net}:Net", f"{net}:Other", "se:reduction=4", "resnet18+se@layer9", inputs=("1x4",)))
+    with pytest.raises(InvalidRequestError, match="--input 1x3x224x224"):
+        check_models(options(f"{net}:Net"))
+    with pytest.raises(InvalidRequestError, match="1xfour"):
+        check_models(options(f"{net}:Net", inputs=("1xfour",)))
+    for source in ("from parts import *\n", "globals()['Made'] = type\n"):
+        net.write_text(source)
+        check_models(options(f"{net}:Made", inputs=("1x4",)))
+    net.write_text("class Net(:\n")
+    with pytest.raises(InvalidRequestError, match="cannot be read as Python"):
+        check_models(options(f"{net}:Net", inputs=("1x4",)))
+
+
+def test_a_package_that_is_not_installed_is_told_at_once(monkeypatch):
+    monkeypatch.setattr(resolvable.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(MissingDependencyError, match="timm is not installed"):
+        check_models(options("timm:resnet18"))
 
 
 # What a key depends on

@@ -23,6 +23,7 @@ from attn_deploy.matrix.summary import findings, ranges
 from attn_deploy.report.matrix_files import write_reports
 from attn_deploy.report.matrix_tables import matrix_csv, matrix_junit, matrix_markdown
 from attn_deploy.report.matrix_terminal import headline, matrix_summary
+from attn_deploy.report.matrix_text import diff_text
 
 from .matrix_records import green, mixed_record, record, red
 
@@ -102,14 +103,40 @@ def test_terminal(mixed):
 
 def test_merging_keeps_the_worst(mixed):
     bad, good = red("se", "dynamo", 13), green("mish", "dynamo", 13)
-    whole = merge_records([mixed, record(bad, good, seconds=9.0, interrupted=True)])
+    whole = merge_records([mixed, record(bad, good, seconds=9.0, interrupted=True)], partial=True)
     assert len(whole.cells) == 9
     assert bad in whole.cells
     assert good in whole.cells
     assert (whole.seconds, whole.interrupted, whole.shard) == (70.0, True, (1, 1))
-    assert merge_records([record(bad), mixed]).failures == merge_records([mixed, record(bad)]).failures
+    swapped = merge_records([record(bad), mixed], partial=True)
+    assert swapped.failures == merge_records([mixed, record(bad)], partial=True).failures
     with pytest.raises(InvalidRequestError):
         merge_records([])
+
+
+def test_merging_wants_every_shard_and_cell(tmp_path):
+    options = MatrixOptions(models=("se", "eca"), opsets=(13, 14), exporters=("dynamo",), runtimes=("ort",))
+    first = record(*(green("se", "dynamo", n) for n in (13, 14)), options=options, shard=(1, 2))
+    second = record(*(green("eca", "dynamo", n) for n in (13, 14)), options=options, shard=(2, 2), interrupted=True)
+    assert (merge_records([first, second]).lacks, merge_records([first, second]).interrupted) == ((), False)
+    with pytest.raises(InvalidRequestError, match=r"shard 2/2; 2 of 4 cells, of eca, such as eca dynamo opset 13") as e:
+        merge_records([first])
+    assert e.value.exit_code == 1
+    short = replace(second, cells=second.cells[:1])
+    with pytest.raises(InvalidRequestError, match="no whole: 1 of 4 cells, of eca, such as eca dynamo opset 14"):
+        merge_records([first, short])
+    write_reports(first, tmp_path / "p1")
+    assert command("merge", tmp_path / "p1", "-o", tmp_path / "all").exit_code == 1
+    assert not (tmp_path / "all").exists()
+    made = command("merge", tmp_path / "p1", "-o", tmp_path / "all", "--partial")
+    assert made.exit_code == 0
+    again = read_record(tmp_path / "all")
+    assert again.lacks[0] == "shard 2/2"
+    assert "not whole, without shard 2/2; 2 of 4 cells" in headline(again)
+    for page in ("matrix.md", "matrix.html"):
+        assert "Not whole, without shard 2/2" in (tmp_path / "all" / page).read_text()
+    assert merge_records([again, second]).lacks == (), "what was missing has come"
+    assert "; shard 1/2" in headline(first)
 
 
 def test_regressions():
@@ -135,7 +162,34 @@ def test_regressions():
     assert [(c.id.model, c.before) for c in found.fixed] == [("eca", FAILED)]
     assert found.added == (CellId("mish", "dynamo", 13), CellId("mish", "dynamo", 14))
     assert diff_records(old, old).regressions == ()
-    assert diff_records(new, record()).removed == tuple(c.id for c in new.cells)
+    gone = diff_records(new, record())
+    assert gone.removed == tuple(c.id for c in new.cells)
+    assert [(c.id, c.after) for c in gone.regressions] == [
+        (c.id, "missing") for c in new.cells if c.status != SKIPPED
+    ], "green or red, it is known no more"
+
+
+def test_a_subset_is_compared_in_what_it_asks_for():
+    options = MatrixOptions(models=("se", "eca"), opsets=(19, 20), exporters=("dynamo",))
+    old = record(*(green(m, "dynamo", n) for m in ("se", "eca") for n in (19, 20)), options=options)
+    without = green("se", "dynamo", 20)
+    without = replace(without, checks=without.checks[:-1])
+
+    def diff(*cells, **settings):
+        return diff_records(old, record(*cells, options=replace(options, **settings)), subset=True)
+
+    found = diff(without, models=("se",), opsets=(20,), runtimes=("ort",))
+    assert (found.regressions, len(found.removed), found.left_out) == ((), 3, (("engine", 1),))
+    assert "does not ask for it: engine in 1 cell." in diff_text(found)
+    (change,) = diff(without, models=("se",), opsets=(20,)).regressions
+    assert (change.check, change.after) == ("engine", "missing"), "an engine was asked for and is not there"
+    (change,) = diff(green("se", "dynamo", 20), models=("se",)).regressions
+    assert (change.id.opset, change.after) == (19, "missing"), "a cell was asked for and is not there"
+    gone = diff(green("se", "dynamo", 19), green("se", "dynamo", 20))
+    assert {c.id.model for c in gone.regressions} == {"eca"}, "asked for by the same words, and no model any more"
+    assert "2 cells are gone, though the newer run asks for them, such as eca dynamo opset 19" in diff_text(gone)
+    (change,) = diff(red("se", "dynamo", 20), models=("se",), opsets=(20,), runtimes=("ort",)).regressions
+    assert change.check == "parity"
 
 
 def command(*arguments):
@@ -143,8 +197,9 @@ def command(*arguments):
 
 
 def test_diff_and_merge_on_the_command_line(tmp_path):
-    write_reports(record(green("se", "dynamo", 13)), tmp_path / "old")
-    write_reports(record(red("se", "dynamo", 13)), tmp_path / "new")
+    options = MatrixOptions(models=("se",), opsets=(13,), exporters=("dynamo",))
+    write_reports(record(green("se", "dynamo", 13), options=options), tmp_path / "old")
+    write_reports(record(red("se", "dynamo", 13), options=options), tmp_path / "new")
     assert command("diff", tmp_path / "old", tmp_path / "old").exit_code == 0
     worse = command("diff", tmp_path / "old", tmp_path / "new" / "record.json")
     assert worse.exit_code == 1
@@ -154,6 +209,12 @@ def test_diff_and_merge_on_the_command_line(tmp_path):
     assert merged.exit_code == 1, "the merged record has a red cell"
     assert read_record(tmp_path / "whole").counts["failed"] == 1
     assert command("diff", tmp_path / "old", tmp_path / "nowhere").exit_code == 2
+    whole = replace(options, opsets=(13, 14))
+    write_reports(record(*(green("se", "dynamo", n) for n in (13, 14)), options=whole), tmp_path / "more")
+    gone = command("diff", tmp_path / "more", tmp_path / "old")
+    assert gone.exit_code == 1
+    assert "1 cells are gone, which counts as a regression each, such as se dynamo opset 14" in gone.stdout
+    assert command("diff", "--subset", tmp_path / "more", tmp_path / "old").exit_code == 0
 
 
 def test_matrix_on_the_command_line(tmp_path):
@@ -192,6 +253,39 @@ def test_matrix_on_the_command_line(tmp_path):
     assert "no regression" in worse.stderr
 
 
+def test_a_folder_stays_its_shard_and_tells_what_it_is_asked_beside(tmp_path):
+    given = ["--opsets", "17", "--exporters", "torchscript", "--runtimes", "ort", "--executor", "inline"]
+    folder = tmp_path / "part"
+    assert command("--models", "hswish,mish", *given, "--shard", "1/2", "-o", folder).exit_code == 0
+    again = command("--resume", folder)
+    assert again.exit_code == 0, again.output
+    record = read_record(folder)
+    assert (record.shard, len(record.cells), record.reused) == ((1, 2), 1, 1)
+    assert "goes on with" not in again.stderr
+    assert command("--resume", folder, "--shard", "1/2").exit_code == 0
+    other = command("--resume", folder, "--shard", "2/2")
+    assert other.exit_code == 2
+    assert "holds shard 1/2 of its matrix and cannot go on as 2/2" in other.stderr
+    changed = command("--resume", folder, "--opsets", "17,18", "--executor", "inline")
+    assert changed.exit_code == 0, changed.output
+    assert (
+        "goes on with other options than before, and its record has their cells: opsets 17 -> 17,18" in changed.stderr
+    )
+    (folder / "options.json").write_text('{"models": ["se"], "of_another_version": 1}')
+    unread = command("--resume", folder)
+    assert unread.exit_code == 2
+    assert "options.json holds no options that this version reads" in unread.stderr
+    (folder / "options.json").unlink()
+    assert "holds no matrix run to go on with" in command("--resume", folder).stderr
+
+
+@pytest.mark.parametrize("wrong", [{"engine_opset": "99"}, {"engine_opset": "12"}, {"engine_opset": "19"}])
+def test_an_opset_of_engines_that_no_cell_has_is_refused(wrong):
+    with pytest.raises(InvalidRequestError, match=r"--engine-opset \d+ is (no opset|not among --opsets 13,14)"):
+        matrix_request(opsets="13,14", **wrong)
+    assert matrix_request(opsets="13,14", engine_opset="20").options.engine_opset == 20, "a part without engines"
+
+
 def test_options_of_the_command_line_as_a_request(tmp_path):
     request = matrix_request(models="se,eca", opsets="13-15", runtimes="ort,tensorrt-rtx", shard="2/3")
     assert request.options.models == ("se", "eca")
@@ -219,6 +313,7 @@ def test_what_a_record_means_for_the_exit_code(mixed, tmp_path):
     mixed.write(tmp_path / "record.json")
     request = matrix_request(fail_on="regressions", baseline=tmp_path / "record.json")
     assert verdict(mixed, request).exit_code == 0, "red before, red now"
-    found = verdict(record(red("se", "dynamo", 13)), request)
+    options = MatrixOptions(models=("se",), opsets=(13,), exporters=("dynamo",))
+    found = verdict(record(red("se", "dynamo", 13), options=options), request)
     assert found.exit_code == 1
     assert "1 regressions against the baseline" in found.words

@@ -29,7 +29,7 @@ def matrix(
         list[str] | None, typer.Option("--input", help="[name:]1x3x224x224[:dtype] of a model of your own.")
     ] = None,
     jobs: Annotated[int | None, typer.Option(help="Worker processes; the usable cores by default.")] = None,
-    shard: Annotated[str | None, typer.Option(help="2/4 makes the second of four parts.")] = None,
+    shard: Annotated[str | None, typer.Option(help="2/4 makes the second of four parts; --resume keeps it.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the run.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds for one cell.")] = 600.0,
@@ -77,6 +77,8 @@ def matrix(
         fail_on=fail_on,
         baseline=baseline,
     )
+    for note in request.notes:
+        typer.echo(note, err=True)
     with output_aside(), watch_matrix() as watch:
         record = run_matrix(
             request.options,
@@ -105,9 +107,14 @@ def matrix(
 def merge(
     records: Annotated[list[Path], typer.Argument(help="Records, or folders that hold one.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write the whole to.")],
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Also when shards or cells are missing; the record says which.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record on standard output.")] = False,
 ) -> None:
     """Put the records of several shards together; where two have the same cell, the worse result is kept.
+
+    Exits with 1 when a cell is red, and, writing nothing, when a shard or a cell is missing.
 
     \b
     Example:
@@ -119,7 +126,7 @@ def merge(
     from attn_deploy.report.matrix_files import write_reports
     from attn_deploy.report.matrix_terminal import matrix_summary
 
-    record = merge_records([read_record(path) for path in records])
+    record = merge_records([read_record(path) for path in records], partial=partial)
     written = write_reports(record, output)
     if as_json:
         typer.echo(record.to_json(), nl=False)
@@ -132,13 +139,19 @@ def merge(
 def diff(
     old: Annotated[Path, typer.Argument(help="The earlier record, or the folder that holds it.")],
     new: Annotated[Path, typer.Argument(help="The later record, or the folder that holds it.")],
+    subset: Annotated[
+        bool, typer.Option("--subset", help="The later run was asked for less: compare only what it was asked for.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the changes as JSON and nothing else.")] = False,
 ) -> None:
     """List what got worse from one record to another; exits with 1 when something did.
 
+    A cell or a check that is gone counts too.
+
     \b
     Example:
       attn-deploy matrix diff main/record.json matrix-results/record.json
+      attn-deploy matrix diff --subset main/record.json two-models/record.json
     """
     import json
 
@@ -146,6 +159,6 @@ def diff(
     from attn_deploy.matrix.record import read_record
     from attn_deploy.report.matrix_text import diff_text
 
-    found = diff_records(read_record(old), read_record(new))
+    found = diff_records(read_record(old), read_record(new), subset=subset)
     typer.echo(json.dumps(found.to_dict(), indent=1) if as_json else diff_text(found))
     raise typer.Exit(1 if found.regressions else 0)

@@ -51,10 +51,10 @@ def drive(
         threading.Thread(target=_lane, name=LANE, args=(worker, todo, results, stop, on_start), daemon=True)
         for worker in workers
     ]
-    for lane in lanes:
-        lane.start()
     running, error = len(lanes), None
     try:
+        for lane in lanes:
+            lane.start()
         while running:
             result = results.get()
             if isinstance(result, Cell):
@@ -71,8 +71,10 @@ def drive(
         for worker in workers:
             worker.close()
         # A cell that is made in this process cannot be ended: the exporters' state is free when it is done, not before.
+        # The lane of a worker process ends with it: a worker that is closed answers at once.
         for lane in lanes:
-            lane.join()
+            if lane.ident is not None:
+                lane.join()
         for worker in workers:
             worker.close()  # what a lane began between the two
     if error is not None:

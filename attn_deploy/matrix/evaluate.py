@@ -95,8 +95,12 @@ def _make(
     started = time.perf_counter()
     try:
         prepared = _prepare(cell, options)
-    except (InvalidRequestError, MissingDependencyError) as error:
+    except MissingDependencyError as error:
         return _short(str(error))
+    except InvalidRequestError as error:
+        if not _of_a_pattern(cell, options):
+            raise
+        return _short(str(error))  # the module does not fit this backbone; nobody asked for the two together
     except DynamicAxisError as error:
         if error.exit_code != 2:
             raise
@@ -123,6 +127,11 @@ def _make(
         for runtime in options.engine_runtimes:
             _build(runtime, artifact, folder, checks, found, timeout)
     return ""
+
+
+def _of_a_pattern(cell: CellId, options: MatrixOptions) -> bool:
+    """Whether the model is one of ``resnet18+*``: a backbone and a module that were not named together."""
+    return "+" in cell.model and cell.model not in [w.strip() for w in options.models]
 
 
 def _prepare(cell: CellId, options: MatrixOptions) -> PreparedModel:

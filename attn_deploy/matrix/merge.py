@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.matrix.cell import FAILED, PASSED, SKIPPED, Cell, CellId, sorted_cells
 from attn_deploy.matrix.options import MatrixOptions
+from attn_deploy.matrix.plan import make_plan
 from attn_deploy.matrix.record import MatrixRecord
 
 _WORST_FIRST = (FAILED, SKIPPED, PASSED)
 
 
-def merge_records(records: Sequence[MatrixRecord]) -> MatrixRecord:
+_NAMED = 5  # models that are named when their cells are missing
+
+
+def merge_records(records: Sequence[MatrixRecord], *, partial: bool = False) -> MatrixRecord:
     """One record with the cells of all; of a cell that several have, the worst result, so that nothing red is hidden.
 
+    Args:
+        records: shards of one request, or requests whose options together make one.
+        partial: whether cells of that one request may be missing; the record then says what it ``lacks``.
+
     Raises:
-        InvalidRequestError: if there is no record.
+        InvalidRequestError: if there is no record, or, unless ``partial``, if a cell is missing; the exit code is then 1.
     """
     if not records:
         raise InvalidRequestError("there is no record to merge.")
@@ -28,16 +36,41 @@ def merge_records(records: Sequence[MatrixRecord]) -> MatrixRecord:
             if known is None or _WORST_FIRST.index(cell.status) < _WORST_FIRST.index(known.status):
                 cells[cell.id] = cell
     first = min(records, key=lambda r: r.started)
+    options = _union([r.options for r in records])
+    lacks = _lacks(records, options, cells.keys())
+    if lacks and not partial:
+        raise InvalidRequestError(
+            f"the records make no whole: {'; '.join(lacks)} missing. Merge them with those that hold it, or as they are "
+            "with --partial (in Python: partial=True).",
+            exit_code=1,
+        )
     return replace(
         first,
         cells=tuple(sorted_cells(cells.values())),
-        options=_union([r.options for r in records]),
+        options=options,
         shard=(1, 1),
         seconds=round(sum(r.seconds for r in records), 1),
         jobs=max(r.jobs for r in records),
         reused=sum(r.reused for r in records),
-        interrupted=any(r.interrupted for r in records),
+        interrupted=bool(lacks) and any(r.interrupted for r in records),
+        lacks=lacks,
     )
+
+
+def _lacks(records: Sequence[MatrixRecord], options: MatrixOptions, held: Collection[CellId]) -> tuple[str, ...]:
+    """The cells of the options that no record has, and the shards that would have them."""
+    planned = make_plan(options).ids
+    missing = sorted(planned.difference(held))
+    if not missing:
+        return ()
+    found = []
+    for shards in sorted({r.shard[1] for r in records}):
+        here = {r.shard[0] for r in records if r.shard[1] == shards}
+        found += [f"shard {number}/{shards}" for number in range(1, shards + 1) if number not in here]
+    models = list(dict.fromkeys(c.model for c in missing))
+    names = ", ".join(models[:_NAMED])
+    more = f" and {len(models) - _NAMED} more models" if len(models) > _NAMED else ""
+    return (*found, f"{len(missing)} of {len(planned)} cells, of {names}{more}, such as {missing[0]}")
 
 
 def _union(options: Sequence[MatrixOptions]) -> MatrixOptions:

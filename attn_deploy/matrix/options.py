@@ -28,7 +28,7 @@ class MatrixOptions:
         models: words of the model grammar, see `attn_deploy.matrix.plan`.
         opsets, exporters, dynamic, precisions: the axes of the matrix.
         runtimes: what the files go through: ``ort`` compares with PyTorch, ``tensorrt-rtx`` or ``tensorrt`` builds.
-        engine_opset: engines are built from the files of this opset; None for all opsets.
+        engine_opset: engines are built from the files of this opset, one of ``opsets``; None for all opsets.
         inputs: ``--input`` texts for models of the user's own.
 
     Raises:
@@ -52,6 +52,7 @@ class MatrixOptions:
         if not self.models:
             raise InvalidRequestError("--models names no model; leave it out for all of them.")
         _among("--opsets", self.opsets, tuple(range(FIRST_OPSET, LAST_OPSET + 1)))
+        _check_engine_opset(self.engine_opset, self.opsets)
         if "ort" not in self.runtimes:
             raise InvalidRequestError(
                 f"--runtimes {','.join(self.runtimes)} leaves out ort, and without it no number is compared with "
@@ -76,6 +77,21 @@ class MatrixOptions:
         """The inverse of `to_dict`."""
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
         return cls(**values)
+
+
+def _check_engine_opset(opset: int | None, opsets: tuple[int, ...]) -> None:
+    """The default may miss the opsets: such a part of a matrix, on a machine of its own, builds no engine."""
+    if opset is None or opset in opsets:
+        return
+    if not FIRST_OPSET <= opset <= LAST_OPSET:
+        raise InvalidRequestError(
+            f"--engine-opset {opset} is no opset of the matrix, which has {FIRST_OPSET} to {LAST_OPSET}; all builds each."
+        )
+    if opset != ENGINE_OPSET:
+        raise InvalidRequestError(
+            f"--engine-opset {opset} is not among --opsets {','.join(map(str, opsets))}, so no engine would be built; "
+            "name one of them, or all."
+        )
 
 
 def parse_models(text: str) -> tuple[str, ...]:

@@ -35,6 +35,11 @@ class Plan:
         """Number of cells in all."""
         return sum(map(len, self.groups)) + len(self.skipped)
 
+    @property
+    def ids(self) -> set[CellId]:
+        """All of them, by their coordinates."""
+        return {c for g in self.groups for c in g} | {c.id for c in self.skipped}
+
 
 def make_plan(options: MatrixOptions, *, shard: tuple[int, int] = (1, 1)) -> Plan:
     """The cells of a matrix, or of one shard of it.

@@ -33,6 +33,7 @@ class MatrixRecord:
         jobs: how many workers; ``executor`` of which kind.
         reused: how many cells were taken over from an earlier run.
         interrupted: whether cells are missing because the run was stopped.
+        lacks: what a merged record would need to be whole, in words.
         attn_deploy: version.
     """
 
@@ -47,6 +48,7 @@ class MatrixRecord:
     executor: str = "processes"
     reused: int = 0
     interrupted: bool = False
+    lacks: tuple[str, ...] = ()
     attn_deploy: str = ""
     schema_version: int = SCHEMA_VERSION
 
@@ -81,6 +83,7 @@ class MatrixRecord:
             "executor": self.executor,
             "reused": self.reused,
             "interrupted": self.interrupted,
+            "lacks": list(self.lacks),
             "counts": self.counts,
             "cells": [c.to_dict() for c in self.cells],
         }
@@ -119,6 +122,7 @@ class MatrixRecord:
             executor=data["executor"],
             reused=data["reused"],
             interrupted=data["interrupted"],
+            lacks=tuple(data.get("lacks", ())),
             attn_deploy=data["attn_deploy"],
         )
 

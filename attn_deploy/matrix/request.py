@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.matrix.diff import diff_records
+from attn_deploy.matrix.diff import diff_records, left_out_text
 from attn_deploy.matrix.options import MatrixOptions, parse_models, parse_opsets, parse_shard
 from attn_deploy.matrix.record import MatrixRecord, read_record
-from attn_deploy.matrix.store import stored_options
+from attn_deploy.matrix.store import stored_request
 
 DEFAULT_FOLDER = Path("matrix-results")
 BASELINE = Path(__file__).resolve().parent.parent / "profiles" / "results" / "matrix.json"
@@ -21,13 +21,14 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True, slots=True)
 class MatrixRequest:
-    """What the command line asked for."""
+    """What the command line asked for; ``notes`` are lines to print before the run."""
 
     options: MatrixOptions
     folder: Path
     resume: bool
-    shard: tuple[int, int]
+    shard: tuple[int, int] | None
     baseline: MatrixRecord | None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +81,33 @@ def matrix_request(
         given["engine_opset"] = _engine_opset(engine_opset)
     if inputs:
         given["inputs"] = tuple(inputs)
-    start = stored_options(resume) if resume is not None else MatrixOptions()
+    start = stored_request(resume)[0] if resume is not None else MatrixOptions()
+    asked_opsets = given.get("opsets", ())
+    if engine_opset is None and asked_opsets and start.engine_opset not in (None, *asked_opsets):
+        given["engine_opset"] = max(asked_opsets)
     options = replace(start, **given)
-    if engine_opset is None and resume is None and options.engine_opset not in options.opsets:
-        options = replace(options, engine_opset=max(options.opsets))
     return MatrixRequest(
         options=options,
         folder=resume or output or DEFAULT_FOLDER,
         resume=resume is not None,
-        shard=(1, 1) if shard is None else parse_shard(shard),
+        shard=None if shard is None else parse_shard(shard),
         baseline=_baseline(baseline) if fail_on == "regressions" else None,
+        notes=() if resume is None else _changes(resume, start, options),
     )
+
+
+def _changes(folder: Path, before: MatrixOptions, now: MatrixOptions) -> tuple[str, ...]:
+    """What a run that goes on is asked for now and was not before."""
+    old, new = before.to_dict(), now.to_dict()
+    changed = [f"{name} {_told(old[name])} -> {_told(new[name])}" for name in new if new[name] != old[name]]
+    if not changed:
+        return ()
+    return (f"{folder} goes on with other options than before, and its record has their cells: {'; '.join(changed)}.",)
+
+
+def _told(value: Any) -> str:
+    values = ("all",) if value is None else value if isinstance(value, tuple | list) else (value,)
+    return ",".join(map(str, values)) or "none"
 
 
 def _engine_opset(text: str) -> int | None:
@@ -113,8 +130,10 @@ def verdict(record: MatrixRecord, request: MatrixRequest) -> Verdict:
         return Verdict(INTERRUPTED, f"interrupted; go on with: attn-deploy matrix --resume {request.folder}")
     if request.baseline is None:
         return Verdict(1 if record.failures else 0)
-    worse = diff_records(request.baseline, record).regressions
+    found = diff_records(request.baseline, record, subset=True)
+    left_out = f" {left_out_text(found)}" if found.left_out else ""
+    worse = found.regressions
     if not worse:
-        return Verdict(0, "no regression against the baseline.")
+        return Verdict(0, f"no regression against the baseline.{left_out}")
     first = worse[0]
-    return Verdict(1, f"{len(worse)} regressions against the baseline, the first: {first.id}: {first.reason}")
+    return Verdict(1, f"{len(worse)} regressions against the baseline, the first: {first.id}: {first.reason}{left_out}")

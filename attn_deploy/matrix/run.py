@@ -16,7 +16,8 @@ from attn_deploy.matrix.keys import cell_key
 from attn_deploy.matrix.options import CELL_SECONDS, MatrixOptions
 from attn_deploy.matrix.plan import make_plan
 from attn_deploy.matrix.record import RECORD_NAME, MatrixRecord
-from attn_deploy.matrix.store import RunFolder
+from attn_deploy.matrix.resolvable import check_models
+from attn_deploy.matrix.store import RunFolder, stored_request
 from attn_deploy.matrix.workers import Task, worker_factory
 
 
@@ -26,7 +27,7 @@ def run_matrix(
     output: Path | str | None = None,
     resume: bool = False,
     jobs: int | None = None,
-    shard: tuple[int, int] = (1, 1),
+    shard: tuple[int, int] | None = None,
     timeout: float = CELL_SECONDS,
     executor: str = "processes",
     on_plan: Callable[[int, int], None] = lambda total, reused: None,
@@ -43,7 +44,7 @@ def run_matrix(
             nothing.
         resume: go on with the run in ``output``: cells whose source, versions and options are unchanged are taken over.
         jobs: worker processes; by default one for each usable core.
-        shard: (2, 4) makes the second of four parts.
+        shard: (2, 4) makes the second of four parts; None makes all, or with ``resume`` the part that the folder holds.
         timeout: seconds for one cell, after which its process is ended.
         executor: ``processes``, ``inline`` (this process, no time limit) or ``ray``.
         on_plan: is told how many cells there are and how many of them are taken over.
@@ -55,7 +56,8 @@ def run_matrix(
 
     Raises:
         InvalidRequestError: if the request cannot be used.
-        MissingDependencyError: if the executor's library is not installed.
+        UnknownModelError: if a model is not there.
+        MissingDependencyError: if the executor's library, or a model's package, is not installed.
     """
     options = options or MatrixOptions()
     jobs = usable_cores() if jobs is None else jobs
@@ -63,12 +65,14 @@ def run_matrix(
         raise InvalidRequestError(f"--jobs {jobs} and --timeout {timeout:g} must both be above zero.")
     if resume and output is None:
         raise InvalidRequestError("resume needs the folder of the run: output=...")
+    check_models(options)
+    shard = _shard(shard, Path(output) if resume and output is not None else None)
     plan = make_plan(options, shard=shard)
     make_worker = worker_factory(executor, jobs)
     folder = None if output is None else RunFolder(Path(output), resume=resume)
     known = folder.known() if folder is not None and resume else {}
     if folder is not None:
-        folder.write_options(options)
+        folder.write_options(options, shard)
     started, clock = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
     cells: list[Cell] = list(plan.skipped)
     groups: list[list[Task]] = []
@@ -104,3 +108,16 @@ def run_matrix(
     if folder is not None:
         record.write(folder.path / RECORD_NAME)
     return record
+
+
+def _shard(asked: tuple[int, int] | None, resumed: Path | None) -> tuple[int, int]:
+    """The part to make; a folder stays the part that it was begun as."""
+    if resumed is None:
+        return asked or (1, 1)
+    _, held = stored_request(resumed)
+    if asked is not None and asked != held:
+        raise InvalidRequestError(
+            f"{str(resumed)!r} holds shard {held[0]}/{held[1]} of its matrix and cannot go on as {asked[0]}/{asked[1]}; "
+            "leave --shard out, or choose another --output."
+        )
+    return held

@@ -47,9 +47,10 @@ class RunFolder:
             if file.seek(0, 2) and (file.seek(-1, 2), file.read(1))[1] != b"\n":
                 file.write(b"\n")
 
-    def write_options(self, options: MatrixOptions) -> None:
-        """Note what the run was asked for."""
-        write_atomic(self.path / OPTIONS_NAME, json.dumps(options.to_dict(), indent=1) + "\n")
+    def write_options(self, options: MatrixOptions, shard: tuple[int, int]) -> None:
+        """Note what the run was asked for, and which part of it this folder is."""
+        data = {**options.to_dict(), "shard": list(shard)}
+        write_atomic(self.path / OPTIONS_NAME, json.dumps(data, indent=1) + "\n")
 
     def append(self, cell: Cell) -> None:
         """Keep a cell."""
@@ -68,13 +69,20 @@ class RunFolder:
                 continue  # the last line of a run that was killed while it wrote
 
 
-def stored_options(path: Path) -> MatrixOptions:
-    """What the run in a folder was asked for.
+def stored_request(path: Path) -> tuple[MatrixOptions, tuple[int, int]]:
+    """What the run in a folder was asked for, and which shard of how many it is.
 
     Raises:
-        InvalidRequestError: if there is no run in it.
+        InvalidRequestError: if there is no run in it, or its options cannot be read.
     """
     file = path / OPTIONS_NAME
     if not file.is_file():
         raise InvalidRequestError(f"{str(path)!r} holds no matrix run to go on with; start one with --output.")
-    return MatrixOptions.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        number, shards = data.pop("shard", (1, 1))
+        return MatrixOptions.from_dict(data), (int(number), int(shards))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InvalidRequestError(
+            f"{file} holds no options that this version reads ({error}); start the run anew with another --output."
+        ) from error

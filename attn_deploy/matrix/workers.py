@@ -8,7 +8,9 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +20,7 @@ from attn_deploy.matrix.cell import CellId
 from attn_deploy.matrix.options import MatrixOptions
 
 EXECUTORS = ("processes", "inline", "ray")
+_ENDED = "the process was ended from here."
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,9 @@ class ProcessWorker:
     def __init__(self, threads: int) -> None:
         self._threads = threads
         self._pool: Any = None
+        self._pending: Any = None
+        self._closed = False
+        self._lock = threading.Lock()
         handle, name = tempfile.mkstemp(prefix="attn-deploy-worker-", suffix=".log")
         os.close(handle)
         self._log = Path(name)
@@ -118,25 +124,35 @@ class ProcessWorker:
             TaskTimeoutError, TaskCrashError: as they say.
         """
         pebble = _import_pebble()
-        if self._pool is None:
-            self._pool = self._start(pebble)
         settings = {"timeout": task.timeout, "careful": careful}
         arguments = (task.cell, task.options, task.key)
-        future = self._pool.schedule(_evaluate, args=arguments, kwargs=settings, timeout=task.timeout)
+        with self._lock:
+            if self._closed:
+                raise TaskCrashError(_ENDED)
+            if self._pool is None:
+                self._pool = self._start(pebble)
+            with _children_without_ctrl_c():  # the first call starts the process, and the threads that start the next
+                self._pending = self._pool.schedule(_evaluate, args=arguments, kwargs=settings, timeout=task.timeout)
         try:
-            made: dict[str, Any] = future.result()
+            made: dict[str, Any] = self._pending.result()
         except TimeoutError:
             raise TaskTimeoutError from None
+        except CancelledError:
+            raise TaskCrashError(_ENDED) from None
         except pebble.ProcessExpired as error:
             raise TaskCrashError(_death(error.exitcode) + self._last_words()) from None
         return made
 
     def close(self) -> None:
-        """End the process."""
-        if self._pool is not None:
-            self._pool.stop()
-            self._pool.join()
-            self._pool = None
+        """End the process; a call of `run` that waits for it, and every later one, raises TaskCrashError."""
+        with self._lock:
+            self._closed = True
+            if self._pool is not None:
+                self._pool.stop()
+                self._pool.join()
+                self._pool = None
+            if self._pending is not None:
+                self._pending.cancel()  # a pool that is stopped leaves it unanswered for ever
         self._log.unlink(missing_ok=True)
 
     def _start(self, pebble: Any) -> Any:
@@ -166,6 +182,26 @@ def _import_pebble() -> Any:
             "pip install 'attn-deploy[matrix]', or use --executor inline."
         ) from error
     return pebble
+
+
+@contextlib.contextmanager
+def _children_without_ctrl_c() -> Iterator[None]:
+    """Processes and threads that are started meanwhile are not told of Ctrl-C; this thread is told afterwards.
+
+    A terminal sends SIGINT to the whole process group, also to a process that still imports and has no say in it. Who
+    started it ends it.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # its own start would unblock the signal again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin(log: str, threads: int) -> None:

@@ -44,6 +44,8 @@ def _head(record: MatrixRecord) -> str:
         for status in (PASSED, FAILED, SKIPPED)
     )
     state = " The run was interrupted: cells are missing." if record.interrupted else ""
+    if record.lacks:
+        state += f" Not whole, without {escape('; '.join(record.lacks))}."
     return (
         f"<h1>Compatibility matrix</h1>\n"
         f'<div class="soft">{len(record.cells):,} cells: {models} models, {groups} exporter settings. Every file was read '

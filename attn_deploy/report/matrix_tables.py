@@ -114,6 +114,8 @@ def matrix_markdown(record: MatrixRecord) -> str:
         environment_line(record),
         "",
     ]
+    if record.lacks:
+        lines += [f"Not whole, without {'; '.join(record.lacks)}.", ""]
     lines += _by_opset(record) + _reasons(record) + _by_model(record)
     return "\n".join(lines) + "\n"
 

@@ -43,6 +43,10 @@ def headline(record: MatrixRecord) -> str:
     text += f"; {made} made in {_duration(record.seconds)} by {record.jobs} " + ("job" if record.jobs == 1 else "jobs")
     if record.reused:
         text += f", {record.reused} taken over"
+    if record.shard[1] > 1:
+        text += f"; shard {record.shard[0]}/{record.shard[1]}"
+    if record.lacks:
+        text += f"; not whole, without {'; '.join(record.lacks)}"
     return text + ("; interrupted." if record.interrupted else ".")
 
 
