@@ -9,10 +9,14 @@ from typing import Any
 
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.runtimes import RUNTIMES, choose_precisions, choose_runtimes
+from attn_deploy.devices import DeviceProfile
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.inputs import TensorInput
 
 Size = tuple[int, int]
+
+_LATER = ("device",)  # what plans of earlier versions lack
+_FREE = ("batches", "sizes", "timeout", "device")  # what two plans may differ in and still use each other's results
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,7 @@ class ProfilePlan:
         accuracy: images; None for none.
         timeout: seconds that one row may take before it is timed, and the timed part beyond what it was given.
         memory_limit: bytes of a process; None for what is free.
+        device: whose speed of light the rows are put against; None for the one that fits the machine.
     """
 
     model: str
@@ -93,6 +98,7 @@ class ProfilePlan:
     accuracy: AccuracyPlan | None = None
     timeout: float = 1800.0
     memory_limit: int | None = None
+    device: DeviceProfile | None = None
 
     def __post_init__(self) -> None:
         choose_runtimes(self.runtimes)
@@ -134,7 +140,7 @@ class ProfilePlan:
             InvalidRequestError: if the data are not a plan.
         """
         try:
-            given = {f.name: data[f.name] for f in fields(cls)}
+            given = {f.name: data[f.name] for f in fields(cls) if f.name in data or f.name not in _LATER}
             for name in ("runtimes", "precisions", "cuda_graphs", "batches"):
                 given[name] = tuple(given[name])
             given["sizes"] = tuple(tuple(s) if s else None for s in given["sizes"])
@@ -142,6 +148,7 @@ class ProfilePlan:
             given["inputs"] = inputs_from_dicts(given["inputs"]) if given["inputs"] is not None else None
             given["dynamic"] = tuple(given["dynamic"]) if given["dynamic"] is not None else None
             given["accuracy"] = AccuracyPlan(**given["accuracy"]) if given["accuracy"] else None
+            given["device"] = DeviceProfile.from_dict(given["device"]) if given.get("device") else None
             return cls(**given)
         except (KeyError, TypeError) as error:
             raise InvalidRequestError(
@@ -154,7 +161,7 @@ class ProfilePlan:
         return [
             f"{n} {_told(theirs[n])} became {_told(mine[n])}"
             for n in mine
-            if n not in ("batches", "sizes", "timeout") and _plain(mine[n]) != _plain(theirs[n])
+            if n not in _FREE and _plain(mine[n]) != _plain(theirs[n])
         ]
 
 

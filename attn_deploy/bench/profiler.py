@@ -17,6 +17,7 @@ from attn_deploy.bench.record import ProfileRecord, ProfileRow
 from attn_deploy.bench.request import make_plan, with_threads
 from attn_deploy.bench.runtimes import REFERENCE
 from attn_deploy.bench.store import ProfileStore
+from attn_deploy.devices import DeviceProfile
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.inputs import TensorInput
 
@@ -54,6 +55,7 @@ def profile(
     memory: bool = True,
     timeout: float = 1800.0,
     memory_limit: int | None = None,
+    device: DeviceProfile | Path | str | None = None,
     progress: Progress | None = None,
     on_step: Steps | None = None,
 ) -> ProfileRecord:
@@ -98,6 +100,8 @@ def profile(
         memory: in processes of their own, start each row once in one more, and measure peak memory and imports there.
         timeout: seconds that the start of one row may take in a process of its own.
         memory_limit: bytes of such a process; None for what is free.
+        device: whose speed of light the rows are put against: a name of `attn_deploy.devices`, a TOML file of one's own,
+            or a profile; None for the one that fits this machine. It is kept in the record.
         progress: called with a few words at each step.
         on_step: called with the step, their number, and the shape that is made.
 
@@ -132,6 +136,7 @@ def profile(
             accuracy=accuracy,
             timeout=timeout,
             memory_limit=memory_limit,
+            device=device,
         )
     )
     if resume and save is None:
@@ -201,6 +206,7 @@ def run_plan(
         argv=command_line(),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         unfinished=total - done,
+        light=plan.device,
     )
     if store is not None:
         record.write(store.record)

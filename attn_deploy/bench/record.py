@@ -16,6 +16,7 @@ from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.row import ProfileRow as ProfileRow
 from attn_deploy.bench.row import Status as Status
 from attn_deploy.bench.row import summary as summary
+from attn_deploy.devices import DeviceProfile
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.files import write_atomic
 
@@ -38,6 +39,8 @@ class ProfileRecord:
         created: UTC, ISO 8601.
         device: the accelerator type that a fleet's plan was run on; empty for this machine.
         unfinished: how many shapes of the plan are still to be made, after Ctrl-C.
+        light: the device profile whose speed of light the rows are put against; None for the one that fits the
+            environment.
     """
 
     name: str
@@ -52,6 +55,7 @@ class ProfileRecord:
     schema_version: int = SCHEMA_VERSION
     device: str = ""
     unfinished: int = 0
+    light: DeviceProfile | None = None
 
     @property
     def passed(self) -> bool:
@@ -115,6 +119,7 @@ class ProfileRecord:
                 created=data["created"],
                 device=data.get("device", ""),
                 unfinished=data.get("unfinished", 0),
+                light=DeviceProfile.from_dict(data["light"]) if data.get("light") else None,
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise InvalidRequestError(f"the data are not a profile record: {error} is missing or malformed.") from error

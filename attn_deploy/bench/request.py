@@ -13,6 +13,7 @@ from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.plan import AccuracyPlan, ProfilePlan, Size, plan_path
 from attn_deploy.bench.runtimes import RUNTIMES, choose_precisions
 from attn_deploy.bench.subject import is_engine
+from attn_deploy.devices import DeviceProfile, load_device
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.inputs import TensorInput
 
@@ -42,11 +43,12 @@ def make_plan(
     accuracy: AccuracyPlan | str | None = None,
     timeout: float = 1800.0,
     memory_limit: int | None = None,
+    device: DeviceProfile | Path | str | None = None,
 ) -> ProfilePlan:
     """The plan that `attn_deploy.profile` makes of the same arguments.
 
     Raises:
-        InvalidRequestError: if a runtime, a precision or an option is unknown, or an engine is to run elsewhere.
+        InvalidRequestError: if a runtime, a precision, a device or an option is unknown, or an engine is to run elsewhere.
         NoDeviceError: if the model is an engine, and there is no GPU.
     """
     settings = options or BenchOptions()
@@ -73,6 +75,7 @@ def make_plan(
         accuracy=AccuracyPlan(dataset=accuracy) if isinstance(accuracy, str) else accuracy,
         timeout=timeout,
         memory_limit=memory_limit,
+        device=device if device is None or isinstance(device, DeviceProfile) else load_device(str(device)),
     )
 
 

@@ -50,6 +50,12 @@ def profile(
     dataset: Annotated[str | None, typer.Option(help="Measure accuracy too, on digits, cifar10 or folder.")] = None,
     images: Annotated[int | None, typer.Option(help="Test on the first so many.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the images are.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="Device profile whose speed of light the rows are put against: rtx4090, my.toml; found by default."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of inputs, order and intervals.")] = 0,
     save: Annotated[Path | None, typer.Option(help="Folder of the run; or a .json file for the record alone.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder of --save.")] = False,
@@ -103,6 +109,7 @@ def profile(
         "calibration": calibration,
         "accuracy": AccuracyPlan(dataset=dataset, images=images, data_dir=plan_path(data_dir)) if dataset else None,
         "timeout": timeout,
+        "device": device,
     }
     if executor == "ray":
         _on_a_cluster(model, request, save=save, resume=resume, memory=memory, as_json=as_json)
