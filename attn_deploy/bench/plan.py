@@ -15,7 +15,7 @@ from attn_deploy.inputs import TensorInput
 
 Size = tuple[int, int]
 
-_LATER = ("device",)  # what plans of earlier versions lack
+_LATER = ("data_dir", "device")  # what plans of earlier versions lack
 _FREE = ("batches", "sizes", "timeout", "device")  # what two plans may differ in and still use each other's results
 
 
@@ -55,7 +55,7 @@ class AccuracyPlan:
     dataset: str
     split: str = "test"
     images: int | None = None
-    data_dir: str | None = None
+    data_dir: str | None = None  # None for that of the plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +76,7 @@ class ProfilePlan:
         accuracy: images; None for none.
         timeout: seconds that one row may take before it is timed, and the timed part beyond what it was given.
         memory_limit: bytes of a process; None for what is free.
+        data_dir: where the images of a data set are; None for where `attn_deploy.data.load_dataset` looks.
         device: whose speed of light the rows are put against; None for the one that fits the machine.
     """
 
@@ -98,6 +99,7 @@ class ProfilePlan:
     accuracy: AccuracyPlan | None = None
     timeout: float = 1800.0
     memory_limit: int | None = None
+    data_dir: str | None = None
     device: DeviceProfile | None = None
 
     def __post_init__(self) -> None:

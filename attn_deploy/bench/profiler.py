@@ -49,6 +49,7 @@ def profile(
     onnx: Path | str | None = None,
     calibration: Path | str | None = None,
     accuracy: AccuracyPlan | str | None = None,
+    data_dir: Path | str | None = None,
     save: Path | str | None = None,
     resume: bool = False,
     executor: str | None = None,
@@ -92,7 +93,9 @@ def profile(
         onnx: a file already made from the model, to be timed instead of a new one.
         calibration: what int8 ranges are measured on, as in `attn_deploy.quantize`; None for what the model was trained
             on or is tested on, and noise where that is not known.
-        accuracy: images to test every runtime and precision on, or the name of a data set.
+        accuracy: images to test every runtime and precision on, or the name of a data set. Rows of another size than the
+            images' have none, and say so; a test that fails costs the accuracy and not the time.
+        data_dir: where the images are, for accuracy and calibration; see `attn_deploy.data.load_dataset`.
         save: a folder for the run: plan, rows of each shape as they come, files, record.
         resume: go on with the run in that folder.
         executor: ``inline``, in this process, or ``processes``, in some of their own; None: the latter where ``save`` is
@@ -134,6 +137,7 @@ def profile(
             onnx=onnx,
             calibration=calibration,
             accuracy=accuracy,
+            data_dir=data_dir,
             timeout=timeout,
             memory_limit=memory_limit,
             device=device,

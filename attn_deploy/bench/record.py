@@ -59,8 +59,11 @@ class ProfileRecord:
 
     @property
     def passed(self) -> bool:
-        """Whether every row that was asked for has a number."""
-        return bool(self.rows) and not self.unfinished and all(r.status == "ok" for r in self.rows)
+        """Whether every row that was asked for has a number, and each runtime its accuracy where that was asked for."""
+        if not self.rows or self.unfinished or any(r.status != "ok" for r in self.rows):
+            return False
+        tested = {(r.runtime, r.precision) for r in self.rows if r.accuracy is not None}
+        return all((r.runtime, r.precision) in tested for r in self.rows if r.accuracy_missing)
 
     def row(
         self,

@@ -89,7 +89,7 @@ def profile(
     """
     from attn_deploy.bench.options import BenchOptions
     from attn_deploy.bench.parse import parse_dynamic, parse_integers, parse_sizes, parse_switch, parse_words
-    from attn_deploy.bench.plan import AccuracyPlan, plan_path
+    from attn_deploy.bench.plan import AccuracyPlan
     from attn_deploy.inputs import parse_inputs
 
     request = {
@@ -107,7 +107,8 @@ def profile(
         "weights": weights,
         "onnx": onnx,
         "calibration": calibration,
-        "accuracy": AccuracyPlan(dataset=dataset, images=images, data_dir=plan_path(data_dir)) if dataset else None,
+        "accuracy": AccuracyPlan(dataset=dataset, images=images) if dataset is not None else None,
+        "data_dir": data_dir,
         "timeout": timeout,
         "device": device,
     }
