@@ -142,7 +142,8 @@ def test_a_test_that_fails_leaves_the_time(checkpoint, monkeypatch):
     record = attn_deploy.profile(str(checkpoint), **request)
     eager, half = record.rows
     assert (half.status, half.accuracy, half.accuracy_missing) == ("ok", None, "OSError: the disk is gone")
-    assert half.latency.n >= 20 and half.speedup is not None
+    assert half.latency is not None
+    assert half.speedup is not None
     assert eager.accuracy.images == 10
     assert not record.passed
     assert "eager bf16 b1 32x32: no top-1: OSError: the disk is gone" in text_of(record)
