@@ -471,6 +471,36 @@ def test_the_command_puts_rows_against_the_device_that_is_named(app, folder, tmp
     assert "did you mean 'rtx4090'" in str(done.exception)
 
 
+def test_the_command_joins_repeated_options_and_tells_each_shape(app, folder, tmp_path):
+    arguments = [str(folder / "right.onnx"), "--input", "1x3x16x16", "--seconds", "0.01", "--threads", "1"]
+    saved = tmp_path / "r.json"
+    again = ["--batch", "1", "--batch", "2,3", "--confidence", "0.9", "--save", str(saved)]
+    done = CliRunner().invoke(app, [*arguments, *again])
+    assert done.exit_code == 0, done.output
+    record = ProfileRecord.read(saved)
+    assert [r.batch for r in record.rows] == [1, 2, 3]
+    assert record.options.confidence == 0.9
+    assert "90% interval" in done.stdout
+    lines = done.stderr.splitlines()
+    assert [line.split(",")[0].split()[:3] for line in lines] == [[str(n), "of", "3:"] for n in (1, 2, 3)]
+    assert ["b1-default" in lines[0], "b3-default" in lines[2]] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--executor", "foo"], "use inline, processes, or --executor ray"),
+        (["--resume"], "--save DIR"),
+        (["--executor", "ray", "--layers", "--save", "x"], "leave one of them out"),
+        (["--confidence", "95"], "confidence is 95"),
+    ],
+)
+def test_the_command_refuses_what_does_not_go_together(app, folder, options, message):
+    done = CliRunner().invoke(app, [str(folder / "right.onnx"), *options])
+    assert isinstance(done.exception, InvalidRequestError)
+    assert message in str(done.exception)
+
+
 def test_the_command_fails_with_an_invalid_row(app, folder, tmp_path):
     source = (
         "import numpy as np, torch\nfrom torch import nn\n"

@@ -21,7 +21,7 @@ from attn_deploy.bench import conditions
 from attn_deploy.bench.isolated import ChildMaker
 from attn_deploy.bench.make import InlineMaker
 from attn_deploy.bench.options import BenchOptions
-from attn_deploy.bench.plan import ProfilePlan, Variant
+from attn_deploy.bench.plan import AccuracyPlan, ProfilePlan, Variant
 from attn_deploy.bench.profiler import run_plan
 from attn_deploy.bench.record import ProfileRecord
 from attn_deploy.bench.store import ProfileStore
@@ -120,7 +120,7 @@ def test_a_folder_in_use_or_of_another_plan_is_refused(run, model):
     folder, _ = run
     with pytest.raises(InvalidRequestError, match="--resume"):
         profile(model, folder, batch=(1, 2))
-    with pytest.raises(InvalidRequestError, match=r"another plan: precisions \(''[^)]*\) became \('fp16'"):
+    with pytest.raises(InvalidRequestError, match=r"another plan: precisions \[''\] became \['fp16'"):
         profile(model, folder, batch=(1, 2), precisions=["fp16"], resume=True)
     with pytest.raises(InvalidRequestError, match="give its folder"):
         attn_deploy.profile(model, inputs=INPUT, options=QUICK, resume=True)
@@ -220,6 +220,15 @@ def test_a_plan_survives_json_and_tells_what_differs(model):
     assert again.differences(plan) == []
     assert again.differences(replace(plan, batches=(1,))) == []
     assert again.differences(replace(plan, tf32=True)) == ["tf32 True became False"]
+    other = replace(plan, options=replace(plan.options, seed=3), accuracy=AccuracyPlan(dataset="digits", images=10))
+    assert other.differences(plan)[0] == "seed 0 became 3"
+    assert "accuracy.dataset None became digits" in other.differences(plan)
+    fewer = replace(other, accuracy=AccuracyPlan(dataset="digits", images=5))
+    assert fewer.differences(other) == ["accuracy.images 10 became 5"]
+    wide = replace(plan, inputs=parse_inputs(["1x3x9x9"]))
+    assert wide.differences(plan) == ["inputs.x [1, 3, 8, 8] became [1, 3, 9, 9]"]
+    long = [replace(plan, weights="w" * 90 + end) for end in "ab"]
+    assert long[0].differences(long[1]) == [f"weights {'w' * 90}b became {'w' * 90}a"]
     assert [s.key for s in plan.shapes] == ["bdefault-8x8", "b8-8x8", "bdefault-default", "b8-default"]
 
 

@@ -159,12 +159,29 @@ class ProfilePlan:
 
     def differences(self, other: ProfilePlan) -> list[str]:
         """What keeps the results of one plan from serving the other: everything but batch sizes and sizes."""
-        mine, theirs = self.to_dict(), other.to_dict()
+        mine, theirs = (_settings(p) for p in (self, other))
         return [
-            f"{n} {_told(theirs[n])} became {_told(mine[n])}"
-            for n in mine
-            if n not in _FREE and _plain(mine[n]) != _plain(theirs[n])
+            f"{n} {' became '.join(_told(theirs.get(n), mine.get(n)))}"
+            for n in dict.fromkeys((*mine, *theirs))
+            if mine.get(n) != theirs.get(n)
         ]
+
+
+def _settings(plan: ProfilePlan) -> dict[str, Any]:
+    """Every setting under a name of its own, as JSON gives it back."""
+    found: dict[str, Any] = {}
+    for name, value in plan.to_dict().items():
+        if name in _FREE:
+            continue
+        if name == "inputs" and value is not None:
+            value = {i["name"]: {**i, "shape": list(t.shape())} for i, t in zip(value, plan.inputs or (), strict=True)}
+            value = {n: _plain(d) for n, d in value.items()}
+        if not isinstance(value, Mapping):
+            found[name] = _plain(value)
+            continue
+        for key, part in value.items():
+            found[key if name == "options" else f"{name}.{key}"] = _plain(part)
+    return found
 
 
 def inputs_from_dicts(data: Sequence[Mapping[str, Any]]) -> tuple[TensorInput, ...]:
@@ -190,6 +207,12 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-def _told(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _told(before: Any, after: Any) -> tuple[str, str]:
+    """Two values in words: of inputs the shapes, of long ones the beginning, unless only the rest tells them apart."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        keys = [k for k in dict.fromkeys((*after, *before)) if before.get(k) != after.get(k)]
+        chosen = "shape" if "shape" in keys else keys[0]
+        before, after = before.get(chosen), after.get(chosen)
+    texts = (str(before), str(after))
+    short = [text if len(text) <= 80 else text[:77] + "..." for text in texts]
+    return (short[0], short[1]) if short[0] != short[1] else texts

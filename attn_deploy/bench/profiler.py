@@ -144,10 +144,13 @@ def profile(
         )
     )
     if resume and save is None:
-        raise InvalidRequestError("to go on with a run, give its folder: save=...")
+        raise InvalidRequestError("to go on with a run, give its folder: --save DIR (in Python: save=...).")
     chosen = executor or ("processes" if save is not None and given is None else "inline")
     if chosen not in EXECUTORS:
-        raise InvalidRequestError(f"the executor {chosen!r} is unknown; use {', '.join(EXECUTORS)}.")
+        raise InvalidRequestError(
+            f"the executor {chosen!r} is unknown; use {', '.join(EXECUTORS)}, or --executor ray for a cluster (in Python: "
+            "attn_deploy.bench.fleet.profile_fleet)."
+        )
     if chosen == "processes" and given is not None:
         raise InvalidRequestError("a module cannot be given to another process; give its name, or executor='inline'.")
     tell = progress or (lambda _: None)
