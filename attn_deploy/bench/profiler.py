@@ -6,13 +6,16 @@ import contextlib
 import datetime
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attn_deploy.bench.conditions import available_memory
 from attn_deploy.bench.environment import command_line, describe_environment, load_average
+from attn_deploy.bench.group import blank_row
 from attn_deploy.bench.make import Begun, InlineMaker, Maker
 from attn_deploy.bench.options import BenchOptions
-from attn_deploy.bench.plan import AccuracyPlan, ProfilePlan, Size
+from attn_deploy.bench.plan import AccuracyPlan, ProfilePlan, Shape, Size
 from attn_deploy.bench.record import ProfileRecord, ProfileRow
 from attn_deploy.bench.request import make_plan, with_threads
 from attn_deploy.bench.runtimes import REFERENCE
@@ -185,7 +188,7 @@ def run_plan(
         for number, shape in enumerate(shapes):
             step(number, total, f"{begun.name}, {shape.key}")
             kept = store.read(shape, environment) if store is not None else None
-            made = kept if kept is not None else maker.rows(begun.inputs[shape])
+            made = kept if kept is not None else _rows(plan, maker, begun, shape)
             if store is not None and kept is None:
                 store.write(shape, made, environment)
             rows += made
@@ -218,6 +221,16 @@ def run_plan(
     if store is not None:
         record.write(store.record)
     return record
+
+
+def _rows(plan: ProfilePlan, maker: Maker, begun: Begun, shape: Shape) -> list[ProfileRow]:
+    """The rows of a shape; with the reason, where it cannot fit in the memory that is free."""
+    inputs = begun.inputs[shape]
+    free = plan.memory_limit if plan.memory_limit is not None else available_memory()
+    why = begun.needs[shape].refusal(free) if shape in begun.needs else ""
+    if not why:
+        return maker.rows(inputs)
+    return [replace(blank_row(variant, inputs), reason=why) for variant in plan.variants]
 
 
 def _with_accuracy(
