@@ -22,11 +22,13 @@ from attn_deploy import inputs as inputs_module
 from attn_deploy.bench import conditions
 from attn_deploy.bench.fit import Need, need_of
 from attn_deploy.bench.isolated import ChildMaker
+from attn_deploy.bench.layer_views import layer_views
 from attn_deploy.bench.make import InlineMaker
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.plan import AccuracyPlan, ProfilePlan, Variant
 from attn_deploy.bench.profiler import run_plan
 from attn_deploy.bench.record import ProfileRecord
+from attn_deploy.bench.request import make_plan
 from attn_deploy.bench.store import ProfileStore
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.inputs import parse_inputs, ramped
@@ -231,6 +233,13 @@ def test_what_cannot_fit_is_refused_before_its_inputs_are_made(tmp_path, monkeyp
         for row in record.rows:
             assert "does not fit in memory: the inputs take" in row.reason
             assert "the output of its largest layer 104.9 GB, and 34.4 GB can be allocated" in row.reason
+
+
+def test_layers_of_what_cannot_fit_are_not_looked_at():
+    plan = make_plan("resnet8", runtimes=["eager"], batch=[2_000_000], memory_limit=1 << 30)
+    found = layer_views(plan)
+    assert not found.reports
+    assert "does not fit in memory" in found.missing["eager fp32"]
 
 
 def test_the_least_memory_of_a_shape_is_no_more_than_what_is_surely_held():

@@ -79,7 +79,7 @@ def torch_layers(
         shapes={n: tuple(a.shape) for n, a in inputs.items()},
         source=f"torch {torch.__version__} profiler",
         runs=runs,
-        layers=layers_of_events(recorded.events() or [], runs, cuda=cuda),
+        layers=layers_of_events(recorded.events() or [], runs, cuda=cuda),  # type: ignore[no-untyped-call]
         whole_us=statistics.median(took),
     )
 
