@@ -131,6 +131,23 @@ class DeviceProfile:
         """JSON-ready data."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> DeviceProfile:
+        """The inverse of `to_dict`, after JSON too, which knows neither tuples nor keys that are numbers."""
+        build = dict(data["build"])
+        limits = {
+            int(n): DeviceLimits(t["peaks_tflops"], t["bandwidth_gbs"], _caches(t)) for n, t in data["threads"].items()
+        }
+        return cls(
+            **{
+                **data,
+                "precisions": tuple(data["precisions"]),
+                "build": DeviceBuild(**{**build, "batch": tuple(build["batch"])}),
+                "caches": _caches(data),
+                "threads": limits,
+            }
+        )
+
 
 def list_devices() -> tuple[str, ...]:
     """The names of all device profiles, sorted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ Arrays = dict[str, NDArray[Any]]
 MAX_EXTENT = {"N": 1 << 12}
 _DEFAULT_MAX = 1 << 13
 _MOST_READINGS = 12
+_AT_A_TIME = 1 << 22  # values of a test tensor that are drawn at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +288,18 @@ def ramped(shape: tuple[int, ...], dtype: str = "float32", seed: int = 0) -> NDA
     position and each channel has its own mean.
     """
     rng = np.random.default_rng(seed)
+    rows = max(1, _AT_A_TIME // max(1, math.prod(shape[1:])))
+    if not shape or shape[0] <= rows:
+        return _ramped(rng, shape, dtype)
+    made = np.empty(
+        shape, dtype
+    )  # drawn in double precision, which of a whole large tensor takes five times its memory
+    for start in range(0, shape[0], rows):
+        made[start : start + rows] = _ramped(rng, (min(rows, shape[0] - start), *shape[1:]), dtype)
+    return made
+
+
+def _ramped(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
     if dtype == "bool":
         return rng.random(shape) < 0.5
     if np.issubdtype(np.dtype(dtype), np.integer):

@@ -21,10 +21,13 @@ from typer.testing import CliRunner
 import attn_deploy
 from attn_deploy import registry
 from attn_deploy.bench import runtimes
+from attn_deploy.bench.collection import read_runs
 from attn_deploy.bench.options import BenchOptions
+from attn_deploy.bench.overview import overview
 from attn_deploy.bench.record import ProfileRecord
 from attn_deploy.bench.subject import make_subject
 from attn_deploy.cli.profile import profile as profile_command
+from attn_deploy.devices import DEVICES
 from attn_deploy.errors import DynamicAxisError, InvalidRequestError, MissingDependencyError, OpsetError, ProviderError
 from attn_deploy.inputs import example_arrays, parse_inputs
 from attn_deploy.parity.tolerance import TOLERANCES
@@ -451,6 +454,51 @@ def test_the_command_prints_the_record_and_nothing_else(app, folder, tmp_path):
     shown = CliRunner().invoke(app, arguments)
     assert shown.exit_code == 0
     assert "Outputs were not compared" in shown.stdout
+
+
+def test_the_command_puts_rows_against_the_device_that_is_named(app, folder, tmp_path):
+    arguments = [str(folder / "right.onnx"), "--input", "1x3x16x16", "--seconds", "0.01", "--threads", "1"]
+    own = tmp_path / "mine.toml"
+    own.write_text((DEVICES / "rtx4090.toml").read_text().replace('"rtx4090"', '"mine"'))
+    for number, (device, name) in enumerate({"RTX 4090": "rtx4090", str(own): "mine"}.items()):
+        save = tmp_path / f"{number}.json"
+        done = CliRunner().invoke(app, [*arguments, "--device", device, "--save", str(save)])
+        assert done.exit_code == 0, done.output
+        assert f"The floor is the least time that {name} needs" in done.stdout
+        (entry,) = overview(read_runs([save])).entries
+        assert entry.limit.device == name
+    done = CliRunner().invoke(app, [*arguments, "--device", "rtx409"])
+    assert "did you mean 'rtx4090'" in str(done.exception)
+
+
+def test_the_command_joins_repeated_options_and_tells_each_shape(app, folder, tmp_path):
+    arguments = [str(folder / "right.onnx"), "--input", "1x3x16x16", "--seconds", "0.01", "--threads", "1"]
+    saved = tmp_path / "r.json"
+    again = ["--batch", "1", "--batch", "2,3", "--confidence", "0.9", "--save", str(saved)]
+    done = CliRunner().invoke(app, [*arguments, *again])
+    assert done.exit_code == 0, done.output
+    record = ProfileRecord.read(saved)
+    assert [r.batch for r in record.rows] == [1, 2, 3]
+    assert record.options.confidence == 0.9
+    assert "90% interval" in done.stdout
+    lines = done.stderr.splitlines()
+    assert [line.split(",")[0].split()[:3] for line in lines] == [[str(n), "of", "3:"] for n in (1, 2, 3)]
+    assert ["b1-default" in lines[0], "b3-default" in lines[2]] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--executor", "foo"], "use inline, processes, or --executor ray"),
+        (["--resume"], "--save DIR"),
+        (["--executor", "ray", "--layers", "--save", "x"], "leave one of them out"),
+        (["--confidence", "95"], "confidence is 95"),
+    ],
+)
+def test_the_command_refuses_what_does_not_go_together(app, folder, options, message):
+    done = CliRunner().invoke(app, [str(folder / "right.onnx"), *options])
+    assert isinstance(done.exception, InvalidRequestError)
+    assert message in str(done.exception)
 
 
 def test_the_command_fails_with_an_invalid_row(app, folder, tmp_path):

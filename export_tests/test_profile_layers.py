@@ -79,6 +79,11 @@ def test_onnxruntime_nodes_lie_under_their_modules(exported):
     check(report)
 
 
+def test_the_profiler_of_torch_says_nothing(uneven, capfd):
+    torch_layers(uneven, {"x": np.zeros((1, 3, 16, 16), np.float32)}, name="uneven", runs=1)
+    assert capfd.readouterr().err == ""
+
+
 def test_eager_operators_lie_under_their_modules(uneven):
     report = torch_layers(uneven, ARRAYS, name="uneven", threads=1, runs=12)
     check(report)

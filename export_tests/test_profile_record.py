@@ -20,6 +20,8 @@ from attn_deploy.bench.evidence import (
 from attn_deploy.bench.latency import ColdStart, LatencyResult
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.record import ProfileRecord, ProfileRow
+from attn_deploy.bench.roofline import row_limits
+from attn_deploy.devices import load_device
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.runtimes.base import RuntimeInfo
 
@@ -59,6 +61,17 @@ def record():
 def test_everything_beside_a_latency_survives_the_file(record, tmp_path):
     record.write(tmp_path / "r.json")
     assert ProfileRecord.read(tmp_path / "r.json") == record
+
+
+@pytest.mark.parametrize("name", ["rtx4090", "generic-x86"])
+def test_the_device_of_the_floors_survives_the_file(record, tmp_path, name):
+    named = replace(record, light=load_device(name))
+    named.write(tmp_path / "r.json")
+    assert ProfileRecord.read(tmp_path / "r.json") == named
+    limits = row_limits(ProfileRecord.read(tmp_path / "r.json"))
+    assert {x.device for x in limits.values()} == {name}
+    before = {k: v for k, v in json.loads(record.to_json()).items() if k != "light"}
+    assert ProfileRecord.from_dict(before) == record
 
 
 def test_what_is_derived(record):

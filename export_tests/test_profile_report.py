@@ -28,6 +28,7 @@ from attn_deploy.errors import InvalidRequestError, MissingDependencyError
 from attn_deploy.report import profile_html as page_module
 from attn_deploy.report.profile_html import profile_html
 from attn_deploy.report.profile_tables import profile_csv, profile_json, profile_markdown
+from attn_deploy.report.profile_text import diff_text
 
 from .profile_records import CPU, GPU, accuracy, failed, full, latency, layer_report, record, row
 
@@ -327,6 +328,47 @@ def test_rows_that_break_and_repair_are_told_with_the_reason():
     found = compare_runs(runs_of(bad), runs_of(good))
     assert [c.kind for c in found.changes] == ["repaired"]
     assert not found.regressions
+
+
+def test_a_row_that_vanished_is_a_regression_unless_it_may(tmp_path):
+    whole = record(row("eager", 1.0), row("ort-cpu", 2.0, seed=1), failed("compile", "no compiler"))
+    part = record(row("eager", 1.0))
+    found = compare_runs(runs_of(whole), runs_of(part))
+    assert [(c.kind, c.key, c.before) for c in found.regressions] == [("removed", "ort-cpu fp32 b1 32x32", "2.076 ms")]
+    assert len(found.removed) == 2, "the row that failed before is told, and no regression"
+    assert compare_runs(runs_of(whole), runs_of(part), allow_removed=True).passed
+    assert compare_runs(runs_of(part), runs_of(whole)).passed
+    for name, made in {"whole": whole, "part": part}.items():
+        made.write(tmp_path / f"{name}.json")
+    arguments = ["compare", str(tmp_path / "whole.json"), str(tmp_path / "part.json")]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 1
+    assert "regression  resnet18+se: ort-cpu fp32 b1 32x32: removed, 2.076 ms -> not there" in done.stdout
+    assert CliRunner().invoke(app, [*arguments, "--allow-removed"]).exit_code == 0
+
+
+def test_rows_without_a_number_on_both_sides_are_not_compared(tmp_path):
+    bad = record(failed("eager", "broken"), failed("ort-cpu", "broken"), row("compile", 1.0))
+    found = compare_runs(runs_of(bad), runs_of(bad))
+    assert (found.same, found.unmeasured, found.passed) == (1, 2, True)
+    assert "2 rows have no number in either." in diff_text(found)
+    none = record(failed("eager", "broken"))
+    none.write(tmp_path / "r.json")
+    done = CliRunner().invoke(app, ["compare", str(tmp_path / "r.json"), str(tmp_path / "r.json")])
+    assert done.exit_code == 1
+    assert "1 row has no number in either.\nNothing was compared" in done.stdout
+
+
+def test_the_confidence_of_a_comparison_is_chosen(tmp_path):
+    before, after = runs_of(record(row("ort-cpu", 3.0))), runs_of(record(row("ort-cpu", 3.3, seed=1)))
+    wide, narrow = (compare_runs(before, after, confidence=c).changes[0].detail for c in (0.99, 0.5))
+    assert wide != narrow
+    record(row("ort-cpu", 3.0)).write(tmp_path / "r.json")
+    done = CliRunner().invoke(
+        app, ["compare", str(tmp_path / "r.json"), str(tmp_path / "r.json"), "--confidence", "95"]
+    )
+    assert done.exit_code == 2
+    assert "the confidence is 95" in done.stderr
 
 
 def test_too_few_rounds_are_undecided():

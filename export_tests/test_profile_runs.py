@@ -14,19 +14,24 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import attn_deploy
+from attn_deploy import inputs as inputs_module
 from attn_deploy.bench import conditions
+from attn_deploy.bench.fit import Need, need_of
 from attn_deploy.bench.isolated import ChildMaker
+from attn_deploy.bench.layer_views import layer_views
 from attn_deploy.bench.make import InlineMaker
 from attn_deploy.bench.options import BenchOptions
-from attn_deploy.bench.plan import ProfilePlan, Variant
+from attn_deploy.bench.plan import AccuracyPlan, ProfilePlan, Variant
 from attn_deploy.bench.profiler import run_plan
 from attn_deploy.bench.record import ProfileRecord
+from attn_deploy.bench.request import make_plan
 from attn_deploy.bench.store import ProfileStore
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.inputs import parse_inputs
+from attn_deploy.inputs import parse_inputs, ramped
 
 QUICK = BenchOptions(
     min_samples=40, min_seconds=0, warmup_seconds=0.01, max_seconds=1, settle_seconds=0.001, threads=1, rounds=10
@@ -120,7 +125,7 @@ def test_a_folder_in_use_or_of_another_plan_is_refused(run, model):
     folder, _ = run
     with pytest.raises(InvalidRequestError, match="--resume"):
         profile(model, folder, batch=(1, 2))
-    with pytest.raises(InvalidRequestError, match=r"another plan: precisions \(''[^)]*\) became \('fp16'"):
+    with pytest.raises(InvalidRequestError, match=r"another plan: precisions \[''\] became \['fp16'"):
         profile(model, folder, batch=(1, 2), precisions=["fp16"], resume=True)
     with pytest.raises(InvalidRequestError, match="give its folder"):
         attn_deploy.profile(model, inputs=INPUT, options=QUICK, resume=True)
@@ -198,6 +203,76 @@ def test_a_batch_that_does_not_fit_in_memory_is_a_row(tmp_path):
     assert "ONNX Runtime failed" in middle.reason
 
 
+BIG = """
+from torch import nn
+class Big(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 64, 3, padding=1)
+    def forward(self, x):
+        return self.conv(x).mean((2, 3))
+"""
+
+
+def test_what_cannot_fit_is_refused_before_its_inputs_are_made(tmp_path, monkeypatch):
+    (tmp_path / "net.py").write_text(BIG)
+    name, inputs, limit = f"{tmp_path / 'net.py'}:Big", parse_inputs(["1x3x64x64"]), 32 << 30
+
+    def must_not(self, inputs):
+        raise AssertionError(f"{inputs} was tried")
+
+    monkeypatch.setattr(ChildMaker, "rows", must_not)
+    monkeypatch.setattr(InlineMaker, "rows", must_not)
+    for save in (None, tmp_path / "run"):
+        started = time.monotonic()
+        record = attn_deploy.profile(
+            name, inputs=inputs, batch=(100_000,), options=QUICK, memory_limit=limit, save=save
+        )
+        assert time.monotonic() - started < 60, "to tell it takes seconds"
+        assert [r.status for r in record.rows] == ["failed", "failed"]
+        for row in record.rows:
+            assert "does not fit in memory: the inputs take" in row.reason
+            assert "the output of its largest layer 104.9 GB, and 34.4 GB can be allocated" in row.reason
+
+
+def test_layers_of_what_cannot_fit_are_not_looked_at():
+    plan = make_plan("resnet8", runtimes=["eager"], batch=[2_000_000], memory_limit=1 << 30)
+    found = layer_views(plan)
+    assert not found.reports
+    assert "does not fit in memory" in found.missing["eager fp32"]
+
+
+def test_the_least_memory_of_a_shape_is_no_more_than_what_is_surely_held():
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Flatten())
+    inputs = parse_inputs(["100000x3x16x16"])
+    own = 100_000 * 3 * 256 * 4
+    eager, both = (Variant("eager"),), (Variant("eager"), Variant("ort-cpu"))
+    layer = 100_000 * 8 * 256 * 4
+    assert need_of(net, inputs, eager, "cpu", together=False) == Need(2 * own, layer)
+    assert need_of(net, inputs, both, "cpu", together=False) == Need(own, layer)
+    assert need_of(net, inputs, both, "cpu", together=True) == Need(3 * own, layer)
+    assert need_of(net, inputs, (Variant("eager", "bf16"),), "cpu", together=False) == Need(2 * own, layer // 2)
+    assert need_of(net, inputs, both, "cuda", together=True) == Need(own)
+    assert need_of(None, inputs, both[1:], "cpu", together=True) == Need(own)
+    looks = torch.nn.Sequential(net[0], Looks())
+    assert need_of(looks, inputs, eager, "cpu", together=False) == Need(2 * own, layer)
+    assert Need(10, 5).refusal(15) == Need(10, 5).refusal(None) == ""
+
+
+class Looks(torch.nn.Module):
+    """Cannot be run without values."""
+
+    def forward(self, x):
+        return x if x.sum().item() > 0 else -x
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int64", "bool"])
+def test_a_large_test_tensor_is_the_same_drawn_in_parts(dtype, monkeypatch):
+    whole = ramped((7, 3, 5, 4), dtype, seed=3)
+    monkeypatch.setattr(inputs_module, "_AT_A_TIME", 130)
+    assert np.array_equal(ramped((7, 3, 5, 4), dtype, seed=3), whole)
+
+
 def test_a_hang_is_a_row(tmp_path):
     node, weights = endless_loop()
     path = write_model(tmp_path / "endless.onnx", [node], weights=weights, channels=3)
@@ -220,6 +295,15 @@ def test_a_plan_survives_json_and_tells_what_differs(model):
     assert again.differences(plan) == []
     assert again.differences(replace(plan, batches=(1,))) == []
     assert again.differences(replace(plan, tf32=True)) == ["tf32 True became False"]
+    other = replace(plan, options=replace(plan.options, seed=3), accuracy=AccuracyPlan(dataset="digits", images=10))
+    assert other.differences(plan)[0] == "seed 0 became 3"
+    assert "accuracy.dataset None became digits" in other.differences(plan)
+    fewer = replace(other, accuracy=AccuracyPlan(dataset="digits", images=5))
+    assert fewer.differences(other) == ["accuracy.images 10 became 5"]
+    wide = replace(plan, inputs=parse_inputs(["1x3x9x9"]))
+    assert wide.differences(plan) == ["inputs.x [1, 3, 8, 8] became [1, 3, 9, 9]"]
+    long = [replace(plan, weights="w" * 90 + end) for end in "ab"]
+    assert long[0].differences(long[1]) == [f"weights {'w' * 90}b became {'w' * 90}a"]
     assert [s.key for s in plan.shapes] == ["bdefault-8x8", "b8-8x8", "bdefault-default", "b8-default"]
 
 

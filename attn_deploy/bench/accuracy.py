@@ -12,9 +12,9 @@ from attn_deploy.bench.evidence import AccuracyRow
 from attn_deploy.bench.group import Bench, reason_of, start
 from attn_deploy.bench.images import images_to_test
 from attn_deploy.bench.make import Begun, Maker, accuracy_variants
-from attn_deploy.bench.plan import ProfilePlan, Variant
+from attn_deploy.bench.plan import ProfilePlan, Size, Variant
 from attn_deploy.bench.row import ProfileRow
-from attn_deploy.errors import InvalidRequestError
+from attn_deploy.errors import DatasetError, InvalidRequestError, ParityError
 from attn_deploy.inputs import example_arrays
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def answers_of(plan: ProfilePlan, bench: Bench, variant: Variant) -> AccuracyRes
     """
     images = images_to_test(plan, has_module=bench.subject.module is not None, tell=bench.tell)
     inputs = bench.subject.at(_batch(bench, len(images)), images.size)
-    if len(inputs) != 1 or len(inputs[0].shape()) != 4:
+    if len(inputs) != 1 or len(inputs[0].shape()) != 4 or inputs[0].shape()[1] != 3:
         raise InvalidRequestError(
             f"{bench.subject.name} is no classifier of images: it takes {', '.join(str(i.shape()) for i in inputs)}."
         )
@@ -60,32 +60,41 @@ def _batch(bench: Bench, count: int) -> int | None:
 def accuracy_rows(
     plan: ProfilePlan, maker: Maker, begun: Begun, rows: list[ProfileRow], store: ProfileStore | None
 ) -> list[ProfileRow]:
-    """The rows with the accuracy of their runtime and precision.
+    """The rows with the accuracy of their runtime and precision, as far as they ran at the size of the images.
 
-    A row whose variant could not be tested loses its number: a latency that was asked for with its accuracy is not given
-    without. What could not be tested on the reference is told by the rows as well.
+    A test that fails costs a row its accuracy, and the row says why; its time was measured and stays. Only answers that
+    are NaN or infinite make the time worthless.
     """
     found: dict[Variant, AccuracyResult] = {}
-    failed: dict[Variant, str] = {}
-    variants = accuracy_variants(plan, begun)
-    timed = {(r.runtime, r.precision) for r in rows if r.status == "ok"}
-    reference: AccuracyResult | None = None
-    for variant in variants:
+    failed: dict[Variant, Exception] = {}
+    size: Size | None = None
+    for variant in (variants := accuracy_variants(plan, begun)):
+        timed = {(r.runtime, r.precision) for r in rows if r.status == "ok" and size in (None, r.size)}
         if not _wanted(variant, timed) and variant is not variants[0]:
             continue
         result = store.read_accuracy(variant) if store is not None else None
         if result is None:
             try:
                 result = maker.accuracy(variant)
+            except DatasetError as error:  # the others would need the same images
+                failed |= {v: error for v in variants if v not in found}
+                break
             except Exception as error:  # as for latency: a runtime raises what it likes
-                failed[variant] = reason_of(error)
+                failed[variant] = error
                 continue
+            reference = next(iter(found.values()), None)
             result = replace(result, agreement=result.compared_with(reference) if reference is not None else None)
             if store is not None:
                 store.write_accuracy(variant, result)
         found[variant] = result
-        reference = reference or result
-    return [_with_accuracy(row, plan, found, failed) for row in rows]
+        size = size_of_images(result)
+    return [_with_accuracy(row, plan, found, failed, size) for row in rows]
+
+
+def size_of_images(result: AccuracyResult) -> Size:
+    """Height and width of the images that a test was made on."""
+    height, width = result.dataset["size"]
+    return int(height), int(width)
 
 
 def _wanted(variant: Variant, timed: set[tuple[str, str]]) -> bool:
@@ -94,14 +103,26 @@ def _wanted(variant: Variant, timed: set[tuple[str, str]]) -> bool:
 
 
 def _with_accuracy(
-    row: ProfileRow, plan: ProfilePlan, found: Mapping[Variant, AccuracyResult], failed: Mapping[Variant, str]
+    row: ProfileRow,
+    plan: ProfilePlan,
+    found: Mapping[Variant, AccuracyResult],
+    failed: Mapping[Variant, Exception],
+    size: Size | None,
 ) -> ProfileRow:
     if row.status != "ok":
         return row
+    if size is not None and row.size != size:
+        name = next(iter(found.values())).dataset["name"]
+        return replace(
+            row, accuracy_missing=f"the images of {name} are {size[0]}x{size[1]}, and it ran at another size"
+        )
     variant = Variant(row.runtime, row.precision if plan.precisions != ("",) else "")
-    if variant in failed:
-        why = f"its accuracy could not be measured: {failed[variant]}"
+    error = failed.get(variant)
+    if isinstance(error, ParityError):
+        why = f"its accuracy could not be measured: {reason_of(error)}"
         return replace(row, status="invalid", reason=why, latency=None, speedup=None, device_time=None, end_to_end=None)
+    if error is not None:
+        return replace(row, accuracy_missing=reason_of(error))
     return replace(row, accuracy=accuracy_row(found[variant]))
 
 

@@ -33,6 +33,7 @@ def describe(*, emit: Emit, plan: Mapping[str, Any], folder: str) -> dict[str, A
         "name": found.name,
         "has_module": found.has_module,
         "shapes": [[asdict(i) for i in found.inputs[s]] for s in wanted.shapes],
+        "needs": [asdict(found.needs[s]) for s in wanted.shapes],
     }
 
 

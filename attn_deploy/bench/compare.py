@@ -14,8 +14,8 @@ from attn_deploy.bench.row import ProfileRow
 from attn_deploy.bench.statistics import Comparison, compare_rounds
 from attn_deploy.errors import InvalidRequestError
 
-Kind = Literal["slower", "faster", "broken", "repaired", "less accurate", "more accurate"]
-REGRESSIONS: tuple[Kind, ...] = ("slower", "broken", "less accurate")
+Kind = Literal["slower", "faster", "broken", "removed", "repaired", "less accurate", "more accurate"]
+REGRESSIONS: tuple[Kind, ...] = ("slower", "broken", "removed", "less accurate")
 THRESHOLD = 0.05
 ALPHA = 0.05
 
@@ -54,6 +54,7 @@ class ProfileDiff:
         changes: beyond noise, regressions first.
         same: rows that did not change beyond noise; ``undecided`` those with too few rounds to tell.
         removed, added: rows that only one side has, as model and key.
+        unmeasured: rows that both have, and that have no number in either.
         notes: what makes the comparison weaker.
         threshold: changes of time up to this fraction count as none.
     """
@@ -65,6 +66,17 @@ class ProfileDiff:
     added: tuple[str, ...]
     notes: tuple[str, ...]
     threshold: float
+    unmeasured: int = 0
+
+    @property
+    def compared(self) -> int:
+        """Rows that have a number in at least one of the two; with none, nothing was compared."""
+        return len({(c.model, c.key) for c in self.changes if c.kind != "removed"}) + self.same + len(self.undecided)
+
+    @property
+    def passed(self) -> bool:
+        """Whether something was compared, and nothing got worse."""
+        return self.compared > 0 and not self.regressions
 
     @property
     def regressions(self) -> tuple[Change, ...]:
@@ -73,7 +85,7 @@ class ProfileDiff:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
-        return {**asdict(self), "passed": not self.regressions}
+        return {**asdict(self), "passed": self.passed}
 
 
 def compare_runs(
@@ -83,6 +95,7 @@ def compare_runs(
     threshold: float = THRESHOLD,
     alpha: float = ALPHA,
     confidence: float = 0.95,
+    allow_removed: bool = False,
 ) -> ProfileDiff:
     """Compare records row by row, matched by model, runtime, precision, batch and size.
 
@@ -96,10 +109,15 @@ def compare_runs(
             this fraction count as none.
         alpha: probability below which a difference in accuracy is one.
         confidence: of the intervals.
+        allow_removed: let rows be missing from the later records; otherwise one that had a number is a regression, since
+            a check that no longer measures what it did would pass for ever.
 
     Raises:
-        InvalidRequestError: if the two have no row in common, or the threshold is not from 0 to 10.
+        InvalidRequestError: if the two have no row in common, the threshold is not from 0 to 10, or the confidence not
+            between 0 and 1.
     """
+    if not 0 < confidence < 1:
+        raise InvalidRequestError(f"the confidence is {confidence:g}, and must lie between 0 and 1, such as 0.95.")
     if not 0 <= threshold <= 10:
         raise InvalidRequestError(
             f"the threshold is {threshold:g}; give a fraction from 0 to 10, such as 0.05 for 5 %."
@@ -112,14 +130,21 @@ def compare_runs(
             "by model, runtime, precision, batch and size."
         )
     changes: list[Change] = []
-    undecided, same = [], 0
+    undecided, same, unmeasured = [], 0, 0
     for key in common:
+        if "ok" not in (old[key].status, new[key].status):
+            unmeasured += 1
+            continue
         found = _changes(key, old[key], new[key], threshold, alpha, confidence)
         if isinstance(found, str):
             undecided.append(f"{key[0]}: {key[1]}")
             continue
         changes += found
         same += not found
+    if not allow_removed:
+        gone = [k for k in old if k not in new and old[k].status == "ok"]
+        why = "the later profile has no such row"
+        changes += [Change(m, k, "removed", _number(old[m, k]), "not there", why) for m, k in gone]
     order = {k: i for i, k in enumerate((*REGRESSIONS, "repaired", "faster", "more accurate"))}
     return ProfileDiff(
         changes=tuple(sorted(changes, key=lambda c: (order[c.kind], -abs(math.log(c.ratio or 1)), c.model, c.key))),
@@ -129,6 +154,7 @@ def compare_runs(
         added=tuple(f"{m}: {k}" for m, k in new if (m, k) not in old),
         notes=_notes(before, after, threshold),
         threshold=threshold,
+        unmeasured=unmeasured,
     )
 
 
@@ -192,6 +218,10 @@ def _changes(
             words = f"McNemar p at most {p:.2g} over {new.accuracy.images} images"
             found.append(Change(model, name, kind, before, after, words))
     return found
+
+
+def _number(row: ProfileRow) -> str:
+    return f"{row.latency.p50_ms:.4g} ms" if row.latency is not None else row.status
 
 
 def _interval(found: Comparison) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +30,7 @@ def images_to_test(plan: ProfilePlan, *, has_module: bool, tell: Tell) -> ImageS
     wanted = plan.accuracy
     if wanted is None:
         raise InvalidRequestError("the profile names no data set to measure accuracy on; give --dataset digits.")
-    images = load_dataset(wanted.dataset, require_split(wanted.split), data_dir=wanted.data_dir, progress=tell)
+    images = load_dataset(wanted.dataset, require_split(wanted.split), data_dir=data_dir_of(plan), progress=tell)
     trained = trained_model(plan) if has_module else None
     chosen = images.head(wanted.images)
     return trained.prepared(chosen) if trained is not None else chosen
@@ -39,15 +41,53 @@ def calibration_images(plan: ProfilePlan, *, has_module: bool, tell: Tell) -> st
 
     None where nothing is known: ranges are then measured on noise, which the file's metadata says.
     """
+    from attn_deploy.data import DATASETS, load_dataset
+
+    def training(name: str) -> ImageSet:
+        return load_dataset(name, "train", data_dir=data_dir_of(plan), progress=tell)
+
     if plan.calibration is not None:
-        return plan.calibration
-    data_dir = plan.accuracy.data_dir if plan.accuracy is not None else None
+        named = plan.calibration in DATASETS and plan.calibration != "folder"
+        return training(plan.calibration) if named else plan.calibration
     trained = trained_model(plan) if has_module else None
     if trained is not None:
-        from attn_deploy.data import load_dataset
+        return trained.prepared(training(trained.dataset))
+    tested = plan.accuracy.dataset if plan.accuracy is not None else "folder"
+    return training(tested) if tested != "folder" else None
 
-        return trained.prepared(load_dataset(trained.dataset, "train", data_dir=data_dir, progress=tell))
-    return plan.accuracy.dataset if plan.accuracy is not None and plan.accuracy.dataset != "folder" else None
+
+def data_dir_of(plan: ProfilePlan) -> str | None:
+    """Where the images of a plan are, as far as it says."""
+    return (plan.accuracy.data_dir if plan.accuracy is not None else None) or plan.data_dir
+
+
+def check_images(plan: ProfilePlan) -> None:
+    """Refuse images that cannot be had, as far as that can be told without reading them: timing takes long.
+
+    Raises:
+        InvalidRequestError: if a data set is unknown, or a path does not exist.
+    """
+    from attn_deploy.data import DATASETS, require_dataset, require_split
+    from attn_deploy.data.datasets import DATA_VARIABLE
+
+    folder = data_dir_of(plan)
+    if plan.accuracy is not None:
+        require_dataset(plan.accuracy.dataset)
+        require_split(plan.accuracy.split)
+        if plan.accuracy.images is not None and plan.accuracy.images < 1:
+            raise InvalidRequestError(f"{plan.accuracy.images} images were asked for; --images takes at least 1.")
+        if plan.accuracy.dataset == "folder" and folder is None and not os.environ.get(DATA_VARIABLE):
+            raise InvalidRequestError("the data set 'folder' needs to know which: --data-dir path/to/images.")
+    if folder is not None and not Path(folder).is_dir():
+        raise InvalidRequestError(f"there is no folder {folder}, which --data-dir names; give the one with the images.")
+    known = [n for n in DATASETS if n != "folder"]
+    if plan.calibration is not None and plan.calibration not in known and not Path(plan.calibration).exists():
+        close = difflib.get_close_matches(plan.calibration, known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else "."
+        raise InvalidRequestError(
+            f"there are no calibration data {plan.calibration!r}{hint} Give {', '.join(known)}, a folder of images, or an "
+            ".npz with an array for each input."
+        )
 
 
 def trained_model(plan: ProfilePlan) -> TrainedModel | None:

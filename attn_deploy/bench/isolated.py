@@ -10,6 +10,7 @@ from typing import Any
 from attn_deploy.accuracy.result import AccuracyResult
 from attn_deploy.bench.evidence import MemoryPeak
 from attn_deploy.bench.files import described_in, read_index
+from attn_deploy.bench.fit import Need
 from attn_deploy.bench.group import blank_row, reason_of
 from attn_deploy.bench.make import Begun
 from attn_deploy.bench.plan import ProfilePlan, Variant, inputs_from_dicts
@@ -46,7 +47,8 @@ class ChildMaker:
         self._tell("making the model")
         found = self._call("describe", "making the model", {})
         inputs = dict(zip(self._plan.shapes, map(inputs_from_dicts, found["shapes"]), strict=True))
-        self._begun = Begun(found["name"], inputs, found["has_module"])
+        needs = {s: Need(**n) for s, n in zip(self._plan.shapes, found["needs"], strict=True)}
+        self._begun = Begun(found["name"], inputs, found["has_module"], needs)
         return self._begun
 
     def rows(self, inputs: tuple[TensorInput, ...]) -> list[ProfileRow]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from attn_deploy.bench.conditions import available_memory
 from attn_deploy.bench.layers import LAYERS_NAME, LayerReport, write_layers
 from attn_deploy.bench.make import begun, make_bench
 from attn_deploy.bench.plan import ProfilePlan, Variant
@@ -50,7 +51,11 @@ def layer_views(
         plan = with_threads(plan)
         tell = progress or (lambda _: None)
         bench = make_bench(plan, folder, model=None, tell=tell)
-        inputs = next(iter(begun(plan, bench).inputs.values()))
+        found = begun(plan, bench)
+        shape, inputs = next(iter(found.inputs.items()))
+        why = found.needs[shape].refusal(plan.memory_limit if plan.memory_limit is not None else available_memory())
+        if why:
+            return LayerViews((), {v.key: why for v in plan.variants})
         arrays = example_arrays(inputs, seed=plan.options.seed)
         reports, missing = [], {}
         for variant in plan.variants:

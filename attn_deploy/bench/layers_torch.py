@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import os
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -59,7 +62,8 @@ def torch_layers(
         with _marked(copied), torch.inference_mode():
             for _ in range(_WARMUP):
                 copied(*tensors)
-            with profile(activities=activities, acc_events=True) as recorded:
+            recorded = profile(activities=activities, acc_events=True)
+            with _quiet_start(recorded):
                 for _ in range(runs):
                     started = time.perf_counter_ns()
                     copied(*tensors)
@@ -75,7 +79,7 @@ def torch_layers(
         shapes={n: tuple(a.shape) for n, a in inputs.items()},
         source=f"torch {torch.__version__} profiler",
         runs=runs,
-        layers=layers_of_events(recorded.events() or [], runs, cuda=cuda),
+        layers=layers_of_events(recorded.events() or [], runs, cuda=cuda),  # type: ignore[no-untyped-call]
         whole_us=statistics.median(took),
     )
 
@@ -97,6 +101,35 @@ def layers_of_events(events: Any, runs: int, *, cuda: bool = False) -> tuple[Lay
 
 def _is_mark(event: Any) -> bool:
     return bool(event.name.startswith(_MARK))
+
+
+@contextmanager
+def _quiet_start(recorded: profile) -> Iterator[None]:
+    """The profiler from start to stop, without the lines that its C++ code writes to standard error at either."""
+    with _without_stderr():
+        recorded.start()
+    try:
+        yield
+    finally:
+        with _without_stderr():
+            recorded.stop()
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    sys.stderr.flush()
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is none to keep quiet
+        yield
+        return
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 @contextmanager

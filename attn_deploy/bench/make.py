@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from attn_deploy.accuracy.result import AccuracyResult
 from attn_deploy.bench.files import OnnxFiles
+from attn_deploy.bench.fit import Need, need_of
 from attn_deploy.bench.group import Bench, profile_group
 from attn_deploy.bench.images import calibration_images
 from attn_deploy.bench.plan import ProfilePlan, Shape, Variant
@@ -34,11 +35,13 @@ class Begun:
         name: of the model, for the record.
         inputs: of each shape of the plan.
         has_module: whether there is a PyTorch model to compare with.
+        needs: of each shape the memory that it takes at least.
     """
 
     name: str
     inputs: Mapping[Shape, tuple[TensorInput, ...]]
     has_module: bool
+    needs: Mapping[Shape, Need] = field(default_factory=dict)
 
 
 class Maker(Protocol):
@@ -87,7 +90,7 @@ class InlineMaker:
         """Make the model, and all shapes."""
         plan = self._plan
         bench = self._bench = make_bench(plan, self._folder, model=self._model, tell=self._tell)
-        return begun(plan, bench)
+        return begun(plan, bench, together=True)
 
     def rows(self, inputs: tuple[TensorInput, ...]) -> list[ProfileRow]:
         """The rows of one shape."""
@@ -141,10 +144,12 @@ def make_bench(plan: ProfilePlan, folder: Path, *, model: nn.Module | None, tell
     return Bench(subject, plan.options, files, device=device, tf32=plan.tf32, folder=folder, tell=tell)
 
 
-def begun(plan: ProfilePlan, bench: Bench) -> Begun:
-    """All shapes of a plan: each is refused now, or none."""
+def begun(plan: ProfilePlan, bench: Bench, *, together: bool = False) -> Begun:
+    """All shapes of a plan: each is refused now, or none; for ``together`` see `attn_deploy.bench.fit.need_of`."""
     inputs = {shape: bench.subject.at(shape.batch, shape.size) for shape in plan.shapes}
-    return Begun(bench.subject.name, inputs, bench.subject.module is not None)
+    module = bench.subject.module
+    needs = {s: need_of(module, given, plan.variants, bench.device, together=together) for s, given in inputs.items()}
+    return Begun(bench.subject.name, inputs, module is not None, needs)
 
 
 def default_runtimes(has_module: bool) -> tuple[str, ...]:

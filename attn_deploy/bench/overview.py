@@ -77,7 +77,8 @@ def overview(runs: Sequence[Run], device: DeviceProfile | None = None) -> Overvi
 
     Args:
         runs: in the order in which they are shown.
-        device: whose limits the rows are put against; by default the one that fits each record's environment.
+        device: whose limits the rows are put against; by default the one that each record names, or that fits its
+            environment.
     """
     limits = [row_limits(r.record, device) for r in runs]
     rows = [(i, row) for i, run in enumerate(runs) for row in run.record.rows]

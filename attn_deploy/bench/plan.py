@@ -9,10 +9,14 @@ from typing import Any
 
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.runtimes import RUNTIMES, choose_precisions, choose_runtimes
+from attn_deploy.devices import DeviceProfile
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.inputs import TensorInput
 
 Size = tuple[int, int]
+
+_LATER = ("data_dir", "device")  # what plans of earlier versions lack
+_FREE = ("batches", "sizes", "timeout", "device")  # what two plans may differ in and still use each other's results
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,7 @@ class AccuracyPlan:
     dataset: str
     split: str = "test"
     images: int | None = None
-    data_dir: str | None = None
+    data_dir: str | None = None  # None for that of the plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +76,8 @@ class ProfilePlan:
         accuracy: images; None for none.
         timeout: seconds that one row may take before it is timed, and the timed part beyond what it was given.
         memory_limit: bytes of a process; None for what is free.
+        data_dir: where the images of a data set are; None for where `attn_deploy.data.load_dataset` looks.
+        device: whose speed of light the rows are put against; None for the one that fits the machine.
     """
 
     model: str
@@ -93,6 +99,8 @@ class ProfilePlan:
     accuracy: AccuracyPlan | None = None
     timeout: float = 1800.0
     memory_limit: int | None = None
+    data_dir: str | None = None
+    device: DeviceProfile | None = None
 
     def __post_init__(self) -> None:
         choose_runtimes(self.runtimes)
@@ -134,7 +142,7 @@ class ProfilePlan:
             InvalidRequestError: if the data are not a plan.
         """
         try:
-            given = {f.name: data[f.name] for f in fields(cls)}
+            given = {f.name: data[f.name] for f in fields(cls) if f.name in data or f.name not in _LATER}
             for name in ("runtimes", "precisions", "cuda_graphs", "batches"):
                 given[name] = tuple(given[name])
             given["sizes"] = tuple(tuple(s) if s else None for s in given["sizes"])
@@ -142,6 +150,7 @@ class ProfilePlan:
             given["inputs"] = inputs_from_dicts(given["inputs"]) if given["inputs"] is not None else None
             given["dynamic"] = tuple(given["dynamic"]) if given["dynamic"] is not None else None
             given["accuracy"] = AccuracyPlan(**given["accuracy"]) if given["accuracy"] else None
+            given["device"] = DeviceProfile.from_dict(given["device"]) if given.get("device") else None
             return cls(**given)
         except (KeyError, TypeError) as error:
             raise InvalidRequestError(
@@ -150,12 +159,29 @@ class ProfilePlan:
 
     def differences(self, other: ProfilePlan) -> list[str]:
         """What keeps the results of one plan from serving the other: everything but batch sizes and sizes."""
-        mine, theirs = self.to_dict(), other.to_dict()
+        mine, theirs = (_settings(p) for p in (self, other))
         return [
-            f"{n} {_told(theirs[n])} became {_told(mine[n])}"
-            for n in mine
-            if n not in ("batches", "sizes", "timeout") and _plain(mine[n]) != _plain(theirs[n])
+            f"{n} {' became '.join(_told(theirs.get(n), mine.get(n)))}"
+            for n in dict.fromkeys((*mine, *theirs))
+            if mine.get(n) != theirs.get(n)
         ]
+
+
+def _settings(plan: ProfilePlan) -> dict[str, Any]:
+    """Every setting under a name of its own, as JSON gives it back."""
+    found: dict[str, Any] = {}
+    for name, value in plan.to_dict().items():
+        if name in _FREE:
+            continue
+        if name == "inputs" and value is not None:
+            value = {i["name"]: {**i, "shape": list(t.shape())} for i, t in zip(value, plan.inputs or (), strict=True)}
+            value = {n: _plain(d) for n, d in value.items()}
+        if not isinstance(value, Mapping):
+            found[name] = _plain(value)
+            continue
+        for key, part in value.items():
+            found[key if name == "options" else f"{name}.{key}"] = _plain(part)
+    return found
 
 
 def inputs_from_dicts(data: Sequence[Mapping[str, Any]]) -> tuple[TensorInput, ...]:
@@ -181,6 +207,12 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-def _told(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _told(before: Any, after: Any) -> tuple[str, str]:
+    """Two values in words: of inputs the shapes, of long ones the beginning, unless only the rest tells them apart."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        keys = [k for k in dict.fromkeys((*after, *before)) if before.get(k) != after.get(k)]
+        chosen = "shape" if "shape" in keys else keys[0]
+        before, after = before.get(chosen), after.get(chosen)
+    texts = (str(before), str(after))
+    short = [text if len(text) <= 80 else text[:77] + "..." for text in texts]
+    return (short[0], short[1]) if short[0] != short[1] else texts

@@ -6,17 +6,21 @@ import contextlib
 import datetime
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attn_deploy.bench.conditions import available_memory
 from attn_deploy.bench.environment import command_line, describe_environment, load_average
+from attn_deploy.bench.group import blank_row
 from attn_deploy.bench.make import Begun, InlineMaker, Maker
 from attn_deploy.bench.options import BenchOptions
-from attn_deploy.bench.plan import AccuracyPlan, ProfilePlan, Size
+from attn_deploy.bench.plan import AccuracyPlan, ProfilePlan, Shape, Size
 from attn_deploy.bench.record import ProfileRecord, ProfileRow
 from attn_deploy.bench.request import make_plan, with_threads
 from attn_deploy.bench.runtimes import REFERENCE
 from attn_deploy.bench.store import ProfileStore
+from attn_deploy.devices import DeviceProfile
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.inputs import TensorInput
 
@@ -48,12 +52,14 @@ def profile(
     onnx: Path | str | None = None,
     calibration: Path | str | None = None,
     accuracy: AccuracyPlan | str | None = None,
+    data_dir: Path | str | None = None,
     save: Path | str | None = None,
     resume: bool = False,
     executor: str | None = None,
     memory: bool = True,
     timeout: float = 1800.0,
     memory_limit: int | None = None,
+    device: DeviceProfile | Path | str | None = None,
     progress: Progress | None = None,
     on_step: Steps | None = None,
 ) -> ProfileRecord:
@@ -90,7 +96,9 @@ def profile(
         onnx: a file already made from the model, to be timed instead of a new one.
         calibration: what int8 ranges are measured on, as in `attn_deploy.quantize`; None for what the model was trained
             on or is tested on, and noise where that is not known.
-        accuracy: images to test every runtime and precision on, or the name of a data set.
+        accuracy: images to test every runtime and precision on, or the name of a data set. Rows of another size than the
+            images' have none, and say so; a test that fails costs the accuracy and not the time.
+        data_dir: where the images are, for accuracy and calibration; see `attn_deploy.data.load_dataset`.
         save: a folder for the run: plan, rows of each shape as they come, files, record.
         resume: go on with the run in that folder.
         executor: ``inline``, in this process, or ``processes``, in some of their own; None: the latter where ``save`` is
@@ -98,6 +106,8 @@ def profile(
         memory: in processes of their own, start each row once in one more, and measure peak memory and imports there.
         timeout: seconds that the start of one row may take in a process of its own.
         memory_limit: bytes of such a process; None for what is free.
+        device: whose speed of light the rows are put against: a name of `attn_deploy.devices`, a TOML file of one's own,
+            or a profile; None for the one that fits this machine. It is kept in the record.
         progress: called with a few words at each step.
         on_step: called with the step, their number, and the shape that is made.
 
@@ -130,15 +140,20 @@ def profile(
             onnx=onnx,
             calibration=calibration,
             accuracy=accuracy,
+            data_dir=data_dir,
             timeout=timeout,
             memory_limit=memory_limit,
+            device=device,
         )
     )
     if resume and save is None:
-        raise InvalidRequestError("to go on with a run, give its folder: save=...")
+        raise InvalidRequestError("to go on with a run, give its folder: --save DIR (in Python: save=...).")
     chosen = executor or ("processes" if save is not None and given is None else "inline")
     if chosen not in EXECUTORS:
-        raise InvalidRequestError(f"the executor {chosen!r} is unknown; use {', '.join(EXECUTORS)}.")
+        raise InvalidRequestError(
+            f"the executor {chosen!r} is unknown; use {', '.join(EXECUTORS)}, or --executor ray for a cluster (in Python: "
+            "attn_deploy.bench.fleet.profile_fleet)."
+        )
     if chosen == "processes" and given is not None:
         raise InvalidRequestError("a module cannot be given to another process; give its name, or executor='inline'.")
     tell = progress or (lambda _: None)
@@ -173,7 +188,7 @@ def run_plan(
         for number, shape in enumerate(shapes):
             step(number, total, f"{begun.name}, {shape.key}")
             kept = store.read(shape, environment) if store is not None else None
-            made = kept if kept is not None else maker.rows(begun.inputs[shape])
+            made = kept if kept is not None else _rows(plan, maker, begun, shape)
             if store is not None and kept is None:
                 store.write(shape, made, environment)
             rows += made
@@ -201,10 +216,21 @@ def run_plan(
         argv=command_line(),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         unfinished=total - done,
+        light=plan.device,
     )
     if store is not None:
         record.write(store.record)
     return record
+
+
+def _rows(plan: ProfilePlan, maker: Maker, begun: Begun, shape: Shape) -> list[ProfileRow]:
+    """The rows of a shape; with the reason, where it cannot fit in the memory that is free."""
+    inputs = begun.inputs[shape]
+    free = plan.memory_limit if plan.memory_limit is not None else available_memory()
+    why = begun.needs[shape].refusal(free) if shape in begun.needs else ""
+    if not why:
+        return maker.rows(inputs)
+    return [replace(blank_row(variant, inputs), reason=why) for variant in plan.variants]
 
 
 def _with_accuracy(

@@ -16,6 +16,7 @@ from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.row import ProfileRow as ProfileRow
 from attn_deploy.bench.row import Status as Status
 from attn_deploy.bench.row import summary as summary
+from attn_deploy.devices import DeviceProfile
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.files import write_atomic
 
@@ -38,6 +39,8 @@ class ProfileRecord:
         created: UTC, ISO 8601.
         device: the accelerator type that a fleet's plan was run on; empty for this machine.
         unfinished: how many shapes of the plan are still to be made, after Ctrl-C.
+        light: the device profile whose speed of light the rows are put against; None for the one that fits the
+            environment.
     """
 
     name: str
@@ -52,11 +55,15 @@ class ProfileRecord:
     schema_version: int = SCHEMA_VERSION
     device: str = ""
     unfinished: int = 0
+    light: DeviceProfile | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether every row that was asked for has a number."""
-        return bool(self.rows) and not self.unfinished and all(r.status == "ok" for r in self.rows)
+        """Whether every row that was asked for has a number, and each runtime its accuracy where that was asked for."""
+        if not self.rows or self.unfinished or any(r.status != "ok" for r in self.rows):
+            return False
+        tested = {(r.runtime, r.precision) for r in self.rows if r.accuracy is not None}
+        return all((r.runtime, r.precision) in tested for r in self.rows if r.accuracy_missing)
 
     def row(
         self,
@@ -115,6 +122,7 @@ class ProfileRecord:
                 created=data["created"],
                 device=data.get("device", ""),
                 unfinished=data.get("unfinished", 0),
+                light=DeviceProfile.from_dict(data["light"]) if data.get("light") else None,
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise InvalidRequestError(f"the data are not a profile record: {error} is missing or malformed.") from error

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attn_deploy.bench.environment import usable_cores
+from attn_deploy.bench.images import check_images
 from attn_deploy.bench.make import default_runtimes
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.plan import AccuracyPlan, ProfilePlan, Size, plan_path
 from attn_deploy.bench.runtimes import RUNTIMES, choose_precisions
 from attn_deploy.bench.subject import is_engine
+from attn_deploy.devices import DeviceProfile, load_device
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.inputs import TensorInput
 
@@ -40,20 +42,22 @@ def make_plan(
     onnx: Path | str | None = None,
     calibration: Path | str | None = None,
     accuracy: AccuracyPlan | str | None = None,
+    data_dir: Path | str | None = None,
     timeout: float = 1800.0,
     memory_limit: int | None = None,
+    device: DeviceProfile | Path | str | None = None,
 ) -> ProfilePlan:
     """The plan that `attn_deploy.profile` makes of the same arguments.
 
     Raises:
-        InvalidRequestError: if a runtime, a precision or an option is unknown, or an engine is to run elsewhere.
+        InvalidRequestError: if a runtime, a precision, a device or an option is unknown, or an engine is to run elsewhere.
         NoDeviceError: if the model is an engine, and there is no GPU.
     """
     settings = options or BenchOptions()
     if is_engine(model):
         runtimes = _engine_runtimes(Path(str(model)), runtimes, precisions)
     is_file = isinstance(model, (str, Path)) and str(model).lower().endswith(".onnx")
-    return ProfilePlan(
+    plan = ProfilePlan(
         model=_model(model),
         runtimes=tuple(dict.fromkeys(runtimes)) if runtimes is not None else default_runtimes(not is_file),
         precisions=choose_precisions(precisions) if precisions is not None else ("",),
@@ -71,9 +75,13 @@ def make_plan(
         dynamic=tuple(dynamic) if dynamic is not None else None,
         calibration=_calibration(calibration),
         accuracy=AccuracyPlan(dataset=accuracy) if isinstance(accuracy, str) else accuracy,
+        data_dir=plan_path(data_dir),
         timeout=timeout,
         memory_limit=memory_limit,
+        device=device if device is None or isinstance(device, DeviceProfile) else load_device(str(device)),
     )
+    check_images(plan)
+    return plan
 
 
 def _engine_runtimes(path: Path, runtimes: Sequence[str] | None, precisions: Sequence[str] | None) -> tuple[str, ...]:

@@ -150,11 +150,12 @@ def row_limits(record: ProfileRecord, device: DeviceProfile | None = None) -> di
 
     Args:
         record: what was measured.
-        device: what it was measured on; by default the profile that fits the record's environment.
+        device: whose limits they are put against; by default the profile that the record names, or else the one that
+            fits its environment.
     """
     found: dict[str, SpeedOfLight] = {}
     for row in record.rows:
-        used = device or match_device(record.environment, row)
+        used = device or record.light or match_device(record.environment, row)
         graph = row.graph or _graph_of(record, row)
         if used is None or graph is None or row.latency is None or graph.macs is None or graph.bytes_ideal is None:
             continue

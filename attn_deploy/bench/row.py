@@ -41,6 +41,7 @@ class ProfileRow:
         placement: nodes by provider, where the runtime tells.
         memory: peaks; None where rows were not given processes of their own.
         accuracy: on the data set asked for; None where none was.
+        accuracy_missing: why a row with a number has no accuracy, where one was asked for; else empty.
         conditions: clocks, load and temperature before and after.
         graph: the ONNX graph behind the row, and what it must do at these shapes; None where a module ran.
     """
@@ -66,6 +67,7 @@ class ProfileRow:
     accuracy: AccuracyRow | None = None
     conditions: Conditions | None = None
     graph: GraphCost | None = None
+    accuracy_missing: str = ""
 
     @property
     def key(self) -> str:

@@ -19,17 +19,19 @@ def profile(
         ),
     ],
     runtimes: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             help="eager, compile, ort-cpu, ort-cuda, ort-tensorrt-rtx, tensorrt, tensorrt-rtx, separated by commas; "
             "eager,ort-cpu by default."
         ),
     ] = None,
     precisions: Annotated[
-        str | None, typer.Option(help="fp32, fp16, bf16, int8; the model as it is by default.")
+        list[str] | None, typer.Option(help="fp32, fp16, bf16, int8; the model as it is by default.")
     ] = None,
-    batch: Annotated[str | None, typer.Option(help="Batch sizes, separated by commas; 1 by default.")] = None,
-    size: Annotated[str | None, typer.Option(help="Heights and widths, as 32x32,224x224; 32x32 by default.")] = None,
+    batch: Annotated[list[str] | None, typer.Option(help="Batch sizes, separated by commas; 1 by default.")] = None,
+    size: Annotated[
+        list[str] | None, typer.Option(help="Heights and widths, as 32x32,224x224; 32x32 by default.")
+    ] = None,
     cuda_graph: Annotated[str, typer.Option(help="Replay CUDA graphs: off, on, or both.")] = "off",
     shape: Annotated[
         list[str] | None,
@@ -42,7 +44,7 @@ def profile(
     tf32: Annotated[bool, typer.Option("--tf32/--no-tf32", help="Let fp32 products round to TF32 on GPUs.")] = False,
     seconds: Annotated[float, typer.Option(help="Timed seconds of each row, at least.")] = 1.0,
     opset: Annotated[int | None, typer.Option(help="Opset of the exported file.")] = None,
-    dynamic: Annotated[str | None, typer.Option(help="Dynamic axes of the exported file, as N,H,W.")] = None,
+    dynamic: Annotated[list[str] | None, typer.Option(help="Dynamic axes of the exported file, as N,H,W.")] = None,
     onnx: Annotated[Path | None, typer.Option(help="Time this file, already made from the model.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Checkpoint for the model.")] = None,
     calibration: Annotated[
@@ -51,6 +53,13 @@ def profile(
     dataset: Annotated[str | None, typer.Option(help="Measure accuracy too, on digits, cifar10 or folder.")] = None,
     images: Annotated[int | None, typer.Option(help="Test on the first so many.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the images are.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="Device profile whose speed of light the rows are put against: rtx4090, my.toml; found by default."
+        ),
+    ] = None,
+    confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
     seed: Annotated[int, typer.Option(help="Of inputs, order and intervals.")] = 0,
     save: Annotated[Path | None, typer.Option(help="Folder of the run; or a .json file for the record alone.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder of --save.")] = False,
@@ -84,28 +93,41 @@ def profile(
     """
     from attn_deploy.bench.options import BenchOptions
     from attn_deploy.bench.parse import parse_dynamic, parse_integers, parse_sizes, parse_switch, parse_words
-    from attn_deploy.bench.plan import AccuracyPlan, plan_path
+    from attn_deploy.bench.plan import AccuracyPlan
+    from attn_deploy.errors import InvalidRequestError
     from attn_deploy.inputs import parse_inputs
 
     request = {
-        "runtimes": parse_words(runtimes, "--runtimes") if runtimes is not None else None,
-        "precisions": parse_words(precisions, "--precisions") if precisions is not None else None,
-        "batch": parse_integers(batch, "--batch") if batch is not None else None,
-        "size": parse_sizes(size) if size is not None else None,
+        "runtimes": parse_words(",".join(runtimes), "--runtimes") if runtimes else None,
+        "precisions": parse_words(",".join(precisions), "--precisions") if precisions else None,
+        "batch": parse_integers(",".join(batch), "--batch") if batch else None,
+        "size": parse_sizes(",".join(size)) if size else None,
         "cuda_graph": parse_switch(cuda_graph, "--cuda-graph"),
         "torch_device": torch_device,
         "tf32": tf32,
-        "options": BenchOptions(min_seconds=seconds, max_seconds=max(20.0, 5 * seconds), threads=threads, seed=seed),
+        "options": BenchOptions(
+            min_seconds=seconds,
+            max_seconds=max(20.0, 5 * seconds),
+            threads=threads,
+            seed=seed,
+            confidence=confidence,
+        ),
         "opset": opset,
-        "dynamic": parse_dynamic(dynamic) if dynamic is not None else None,
+        "dynamic": parse_dynamic(",".join(dynamic)) if dynamic else None,
         "inputs": parse_inputs(shape) if shape else None,
         "weights": weights,
         "onnx": onnx,
         "calibration": calibration,
-        "accuracy": AccuracyPlan(dataset=dataset, images=images, data_dir=plan_path(data_dir)) if dataset else None,
+        "accuracy": AccuracyPlan(dataset=dataset, images=images) if dataset is not None else None,
+        "data_dir": data_dir,
         "timeout": timeout,
+        "device": device,
     }
     if executor == "ray":
+        if layers:
+            raise InvalidRequestError(
+                "--layers looks at this machine, and --executor ray measures on others; leave one of them out."
+            )
         _on_a_cluster(model, request, save=save, resume=resume, memory=memory, as_json=as_json)
     else:
         _here(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import sys
+import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console, RenderableType
@@ -52,15 +54,21 @@ class ProfileBar:
     """A progress bar of the shapes of a profile, with the time that remains and what is being done.
 
     Args:
-        bar: where to show it; None to be silent.
+        bar: where to show it; None for a line on standard error for each shape that is finished, as logs want it.
     """
 
     def __init__(self, bar: Progress | None) -> None:
         self._bar = bar
+        self._running, self._since = "", time.monotonic()
         self._task = bar.add_task("profile", total=None, words="") if bar is not None else None
 
     def step(self, number: int, total: int, shape: str) -> None:
         """Shape ``number`` of ``total`` begins."""
+        if self._bar is None:
+            now = time.monotonic()
+            if self._running:
+                print(f"{number} of {total}: {self._running}, {now - self._since:.1f} s", file=sys.stderr, flush=True)
+            self._running, self._since = shape, now
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=number, total=total, description=shape)
 
@@ -72,7 +80,7 @@ class ProfileBar:
 
 @contextlib.contextmanager
 def profile_bar() -> Iterator[ProfileBar]:
-    """A `ProfileBar` on standard error; silent where it is no terminal."""
+    """A `ProfileBar` on standard error; where that is no terminal, one line for each finished shape."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield ProfileBar(None)

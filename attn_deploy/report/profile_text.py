@@ -35,6 +35,11 @@ def diff_text(found: ProfileDiff) -> str:
         f"{count} regression{'s' * (count != 1)}, {better} for the better, {found.same} rows without a change beyond noise "
         f"and {found.threshold:.0%}."
     )
+    if found.unmeasured:
+        several = found.unmeasured != 1
+        lines.append(f"{found.unmeasured} row{'s have' if several else ' has'} no number in either.")
+    if not found.compared:
+        lines.append("Nothing was compared: no row has a number.")
     return "\n".join(lines)
 
 

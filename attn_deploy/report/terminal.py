@@ -158,6 +158,8 @@ def _problems(rows: Sequence[ProfileRow]) -> list[str]:
     for row in rows:
         if row.status != "ok":
             found.setdefault((row.status, row.reason), []).append(row.key)
+        elif row.accuracy_missing:
+            found.setdefault(("no top-1", row.accuracy_missing), []).append(row.key)
     return [
         f"{keys[0]}{f' and {len(keys) - 1} more' if len(keys) > 1 else ''}: {status}: {reason}"
         for (status, reason), keys in found.items()
