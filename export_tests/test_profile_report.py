@@ -25,6 +25,7 @@ from attn_deploy.bench.layers import write_layers
 from attn_deploy.bench.overview import overview
 from attn_deploy.cli import app
 from attn_deploy.errors import InvalidRequestError, MissingDependencyError
+from attn_deploy.report import profile_charts as charts
 from attn_deploy.report import profile_html as page_module
 from attn_deploy.report.profile_html import profile_html
 from attn_deploy.report.profile_tables import profile_csv, profile_json, profile_markdown
@@ -187,17 +188,17 @@ def test_the_numbers_of_the_page_are_those_of_the_record(tmp_path, one):
         assert float(cells[key]["times the floor"]) == entry.limit.multiple
         if entry.row.speedup:
             assert float(cells[key]["speed-up"]) == entry.row.speedup.speedup
-    charts = dict(found["read"])
-    boxes = [t for t in charts["distribution-0-0"] if t["type"] == "box"]
+    drawn = dict(found["read"])
+    boxes = [t for t in drawn["distribution-0-0"] if t["type"] == "box"]
     first = [e for e in timed.values() if (e.row.batch, e.row.size) == (1, (32, 32))]
     assert [t["median"][0] for t in boxes] == [e.row.latency.p50_ms for e in first]
-    assert charts["light-0"][0]["x"] == pytest.approx([100 / e.limit.multiple for e in timed.values()])
-    dots = [(x, y) for t in charts["accuracy"] if t["name"] != "front" for x, y in zip(t["x"], t["y"], strict=True)]
+    assert drawn["light-0"][0]["x"] == pytest.approx([100 / e.limit.multiple for e in timed.values()])
+    dots = [(x, y) for t in drawn["accuracy"] if t["name"] != "front" for x, y in zip(t["x"], t["y"], strict=True)]
     assert sorted(dots) == sorted(
         (e.row.latency.p50_ms / e.row.batch, 100 * e.row.accuracy.top1) for e in timed.values()
     )
-    assert charts["layers-0-0"][0]["values"][0] == one.runs[0].layers[0].total_us
-    assert {"batches-0", "sizes-0", "rounds-0"} <= set(charts)
+    assert drawn["layers-0-0"][0]["values"][0] == one.runs[0].layers[0].total_us
+    assert {"batches-0", "sizes-0", "rounds-0"} <= set(drawn)
 
 
 @in_a_browser
@@ -217,6 +218,23 @@ def test_a_run_of_many_is_chosen_by_its_address(tmp_path, many):
     assert not {c for c, _ in chosen["read"]} & {"accuracy", "speedups"}, "those of all models are out of the way"
     assert {c for c, _ in chosen["read"]} >= {f"light-{index}", f"rounds-{index}", f"batches-{index}"}
     assert sum(not hidden for _, hidden, _ in chosen["cells"]) == sum(e.row.latency is not None for e in many.of(index))
+
+
+def test_rows_of_one_reason_share_a_line_and_noise_is_folded():
+    rows = [row("eager", 1.0, noise="the median drifted")]
+    rows += [failed("compile", "no compiler", batch=b) for b in (1, 2, 4)]
+    text = profile_html(overview(runs_of(record(*rows))))
+    assert text.count("no compiler") == 1
+    assert "compile fp32 b1 32x32 and 2 more" in text
+    assert re.search(r"<details><summary>1 row with a doubtful median</summary>.*the median drifted.*?</details>", text)
+
+
+def test_lines_of_the_rounds_are_told_apart_by_legend_and_dash(one):
+    lines = charts.rounds(one.entries)["data"]
+    assert len(lines) > 8
+    assert all(t.get("showlegend", True) for t in lines)
+    looks = {(t["line"]["color"], t["line"]["dash"], t["marker"]["symbol"]) for t in lines}
+    assert len(looks) == len(lines)
 
 
 def test_without_plotly_the_page_names_the_extra(one, monkeypatch):

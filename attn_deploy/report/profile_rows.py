@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from attn_deploy.bench.overview import Entry, MeanSpeedup, Overview
+from attn_deploy.bench.row import ProfileRow
 
 # Name and meaning of each column, in order.
 COLUMNS = {
@@ -120,11 +121,31 @@ def _flat(found: Overview, entry: Entry, intervals: bool) -> dict[str, Any]:
     return values
 
 
+def grouped(rows: Iterable[tuple[str, ProfileRow]]) -> list[tuple[list[str], str, str]]:
+    """Rows without a number by status and reason: the names of those that share it, the status, the reason.
+
+    Args:
+        rows: what to call each row, and the row.
+    """
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, row in rows:
+        if row.status != "ok":
+            found.setdefault((row.status, row.reason), []).append(name)
+    return [(names, status, reason) for (status, reason), names in found.items()]
+
+
+def first_of(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
+    return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
+
+
 def mean_text(mean: MeanSpeedup, machine: bool = False) -> str:
     """A geometric mean in one sentence."""
     where = f"{mean.machine}: " if machine else ""
     size = f", {mean.size[0]}x{mean.size[1]}" if mean.size else ""
-    interval = f" ({mean.interval.low:.2f} - {mean.interval.high:.2f})" if mean.interval else ""
+    interval = (
+        f" ({mean.interval.low:.2f} - {mean.interval.high:.2f})" if mean.interval else " (too few for an interval)"
+    )
     rest = mean.models - mean.faster - mean.slower
     return (
         f"{where}{mean.runtime} {mean.precision}, batch {mean.batch}{size}: {mean.mean:.2f}x{interval} {mean.baseline} in the "

@@ -8,6 +8,7 @@ import json
 from dataclasses import asdict
 
 from attn_deploy.bench.overview import Overview
+from attn_deploy.report.profile_models import models_markdown
 from attn_deploy.report.profile_rows import COLUMNS, flat_rows, mean_text, told, used
 from attn_deploy.report.terminal import machine
 
@@ -58,7 +59,9 @@ def profile_json(found: Overview) -> str:
 
 
 def profile_markdown(found: Overview) -> str:
-    """A table for each run, the means over models, and what has no number."""
+    """A table for each run, the means over models, and what has no number; of many runs a line for each model."""
+    if found.many:
+        return models_markdown(found)
     several = len({r.machine for r in found.runs}) > 1
     lines = ["# Profiles", ""]
     if found.means:

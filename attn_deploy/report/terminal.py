@@ -13,6 +13,7 @@ from attn_deploy.bench.environment import Environment
 from attn_deploy.bench.record import ProfileRecord, ProfileRow
 from attn_deploy.bench.roofline import SpeedOfLight, row_limits
 from attn_deploy.doctor import DoctorReport
+from attn_deploy.report.profile_rows import first_of, grouped
 from attn_deploy.report.text import file_words
 
 _MARKS = {"ok": "green", "invalid": "red", "failed": "red"}
@@ -154,14 +155,7 @@ def _verdict(row: ProfileRow) -> str:
 
 def _problems(rows: Sequence[ProfileRow]) -> list[str]:
     """One line for each reason, with the first row that has it."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for row in rows:
-        if row.status != "ok":
-            found.setdefault((row.status, row.reason), []).append(row.key)
-    return [
-        f"{keys[0]}{f' and {len(keys) - 1} more' if len(keys) > 1 else ''}: {status}: {reason}"
-        for (status, reason), keys in found.items()
-    ]
+    return [f"{first_of(keys)}: {status}: {reason}" for keys, status, reason in grouped((r.key, r) for r in rows)]
 
 
 def _doubts(record: ProfileRecord) -> list[str]:
