@@ -131,7 +131,7 @@ def read_record(path: Path) -> ProfileRecord:
         if str(path) in str(error):
             raise
         raise InvalidRequestError(f"{path}: {error}") from error
-    except (ValueError, LookupError) as error:
+    except (ValueError, LookupError, RecursionError) as error:
         raise InvalidRequestError(f"{path}: the record is broken: {error}.") from error
     if not record.rows:
         raise InvalidRequestError(f"{path}: the record has no rows; nothing was measured.")

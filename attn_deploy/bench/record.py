@@ -15,7 +15,9 @@ from attn_deploy.bench.latency import LatencyResult as LatencyResult
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.row import ProfileRow as ProfileRow
 from attn_deploy.bench.row import Status as Status
+from attn_deploy.bench.row import check_row
 from attn_deploy.bench.row import summary as summary
+from attn_deploy.bench.schema import check
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.files import write_atomic
 
@@ -94,7 +96,8 @@ class ProfileRecord:
         """The inverse of `to_dict`.
 
         Raises:
-            InvalidRequestError: if the data are of another schema version, or not a profile.
+            InvalidRequestError: if the data are of another schema version, or not a profile; the message names the field
+                that is missing, of another type, not finite, or beyond what it can be.
         """
         version = data.get("schema_version")
         if version not in _READABLE:
@@ -102,6 +105,9 @@ class ProfileRecord:
                 f"the profile record has schema version {version}, this version of attn-deploy reads up to {SCHEMA_VERSION}; "
                 "measure again, or read it with the version that wrote it."
             )
+        check(data, cls)
+        for index, row in enumerate(data["rows"]):
+            check_row(row, f"rows[{index}]")
         try:
             return cls(
                 name=data["name"],
@@ -109,15 +115,15 @@ class ProfileRecord:
                 options=BenchOptions(**data["options"]),
                 rows=tuple(ProfileRow.from_dict(r) for r in data["rows"]),
                 baseline=data["baseline"],
-                onnx=tuple(data["onnx"]),
-                load_after=data["load_after"],
-                argv=tuple(data["argv"]),
-                created=data["created"],
+                onnx=tuple(data.get("onnx", ())),
+                load_after=data.get("load_after"),
+                argv=tuple(data.get("argv", ())),
+                created=data.get("created", ""),
                 device=data.get("device", ""),
                 unfinished=data.get("unfinished", 0),
             )
         except (KeyError, TypeError, AttributeError) as error:
-            raise InvalidRequestError(f"the data are not a profile record: {error} is missing or malformed.") from error
+            raise InvalidRequestError(f"the data are not a profile record: {error}.") from error
 
     def to_json(self) -> str:
         """The record as JSON text."""
