@@ -16,11 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner
 
 from attn_deploy.bench import library
 from attn_deploy.bench.collection import named_runs, read_runs
 from attn_deploy.bench.compare import compare_runs, mcnemar_bound
+from attn_deploy.bench.evidence import Conditions, GpuState, MachineState
+from attn_deploy.bench.latency import ColdStart
 from attn_deploy.bench.layers import write_layers
 from attn_deploy.bench.overview import overview
 from attn_deploy.cli import app
@@ -29,6 +32,8 @@ from attn_deploy.report import profile_charts as charts
 from attn_deploy.report import profile_html as page_module
 from attn_deploy.report.profile_html import profile_html
 from attn_deploy.report.profile_tables import profile_csv, profile_json, profile_markdown
+from attn_deploy.report.profile_text import known_text
+from attn_deploy.report.terminal import profile_report
 
 from .profile_records import CPU, GPU, accuracy, failed, full, latency, layer_report, record, row
 
@@ -112,6 +117,30 @@ def test_markdown_says_why_a_row_has_no_number(one):
     assert "ran on CPU & not where it was asked" in text
     widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
     assert len(widths) == 1, "every line of the table has its columns"
+
+
+def test_cold_starts_and_conditions_are_in_every_form(tmp_path):
+    state = MachineState(0.5, 2950.0, (GpuState("NVIDIA H100", 1980, 2619, 61, 300.0, 1 << 30, ("power cap",)),))
+    before = replace(state, cpu_mhz=2400.0)
+    timed = row("ort-cpu", 1.0, cold=ColdStart(0.25, 0.125, 1.5, 7.5), conditions=Conditions(before, state))
+    made = record(timed, environment=GPU)
+    found = overview(runs_of(made))
+    line = next(csv.DictReader(io.StringIO(profile_csv(found))))
+    assert [float(line[k]) for k in ("import_seconds", "build_seconds", "load_seconds")] == [1.5, 7.5, 0.25]
+    assert [float(line[k]) for k in ("cpu_mhz", "gpu_mhz", "gpu_celsius", "gpu_watts")] == [2950, 1980, 61, 300]
+    assert line["throttled"] == "power cap"
+    assert json.loads(profile_json(found))["rows"][0]["build_seconds"] == 7.5
+    clocks = "CPU 2400 to 2950 MHz; load 0.50; NVIDIA H100 1980 MHz, 61 °C, 300 W, held down by power cap."
+    text, page = profile_markdown(found), profile_html(found)
+    assert "ort-cpu import 1500 + build 7500 + 250 + 125." in text
+    assert clocks in text
+    assert clocks in page
+    assert re.search(r'ort-cpu fp32</td><td data-v="1.5">1,500</td><td data-v="7.5">7,500</td>', page)
+    assert "p95 ms" in page
+    shown = io.StringIO()
+    Console(file=shown, width=200).print(profile_report(made, 200))
+    assert "p95 ms" in shown.getvalue()
+    assert "p95 ms" in known_text(found)
 
 
 # --- the front and the limits ----------------------------------------------------------------------------------------

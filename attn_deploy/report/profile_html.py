@@ -9,9 +9,11 @@ from typing import Any
 
 from attn_deploy.bench.layers import LayerReport
 from attn_deploy.bench.overview import Overview
+from attn_deploy.bench.record import ProfileRecord
 from attn_deploy.errors import MissingDependencyError
 from attn_deploy.report import profile_charts as charts
 from attn_deploy.report import profile_overview_charts as wide
+from attn_deploy.report.profile_conditions import COLD, cold_rows, conditions_text
 from attn_deploy.report.profile_models import FEW, reasons
 from attn_deploy.report.profile_models_html import curves, models_table
 from attn_deploy.report.profile_rows import first_of, flat_rows, grouped, milliseconds, told, used
@@ -194,7 +196,7 @@ def _section(found: Overview, index: int, figures: dict[str, charts.Figure]) -> 
     compared = f"Speed-ups are against {escape(baseline)}." if baseline else ""
     return (
         f'<section class="run" data-run="{index}"{hidden}>{head}{listed}<p class="soft">{box if boxes else ""}</p>'
-        f'<div class="cards">{cards}</div>{flames}'
+        f'<div class="cards">{cards}{_cold(run.record)}</div>{flames}'
         f"<details><summary>Machine, software and settings</summary>{_environment(found, index)}<p>{compared}</p>"
         f"</details></section>"
     )
@@ -245,6 +247,25 @@ def _answer(found: Overview, index: int) -> str:
             f"({s.interval.low:.2f} - {s.interval.high:.2f}: {s.verdict})"
         )
     return f'<p class="answer">{escape(text)}.</p>'
+
+
+def _cold(record: ProfileRecord) -> str:
+    """What happens once, for each runtime and precision."""
+    rows = cold_rows(record)
+    keys = [k for k in COLD if any(getattr(r.cold, k) is not None for r in rows)]
+    if not rows:
+        return ""
+    lines = ""
+    for row in rows:
+        times = [getattr(row.cold, k) for k in keys]
+        cells = "".join(f"<td{_value(t)}>{'' if t is None else f'{1e3 * t:,.0f}'}</td>" for t in times)
+        lines += f'<tr><td class="word">{escape(f"{row.runtime} {row.precision}")}</td>{cells}</tr>'
+    heads = "".join(f"<th>{COLD[k]} ms</th>" for k in keys)
+    return (
+        '<figure class="card"><figcaption>Cold start</figcaption><p class="soft">What happens once, at the first shape.</p>'
+        f'<div class="sheet"><table class="cold"><thead><tr><th class="word"></th>{heads}</tr></thead><tbody>{lines}</tbody>'
+        "</table></div></figure>"
+    )
 
 
 def _layers(name: str, report: LayerReport, figures: dict[str, charts.Figure]) -> str:
@@ -320,6 +341,7 @@ def _environment(found: Overview, index: int) -> str:
         ("system", f"{environment.os}, {environment.python}"),
         ("versions", versions),
         ("load average", load),
+        ("conditions", conditions_text(record)),
         ("commit", environment.git_commit or ""),
         ("settings", settings),
         ("ONNX files", files),

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from attn_deploy.bench.overview import Entry, Overview
+from attn_deploy.report.profile_conditions import conditions_text
 from attn_deploy.report.profile_rows import first_of, flat_rows, grouped, milliseconds, told, used
 from attn_deploy.report.terminal import machine
 
 FEW = "too few"  # models for an interval
 _EVERY = (
     "machine", "model", "runtime", "precision", "batch", "size", "p50_ms", "p95_ms", "p99_ms", "speedup", "top1",
-    "floor_multiple", "host_mib", "max_abs_error",
+    "floor_multiple", "host_mib", "max_abs_error", "build_seconds", "load_seconds", "first_run_seconds",
 )  # fmt: skip
 _TITLES = {"p50_ms": "p50 ms", "p95_ms": "p95 ms", "p99_ms": "p99 ms", "speedup": "speed-up", "top1": "top-1"}
 _TITLES |= {"floor_multiple": "times the floor", "host_mib": "MiB added", "max_abs_error": "max error"}
+_TITLES |= {"build_seconds": "build s", "load_seconds": "load s", "first_run_seconds": "first run s"}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -120,13 +122,21 @@ def models_markdown(found: Overview) -> str:
     for name in found.machines:
         run = next(r for r in found.runs if r.machine == name)
         dates = sorted(r.record.created for r in found.runs if r.machine == name)
+        clocks = conditions_text(run.record)
+        lines += [f"{clocks.removesuffix('.')} (of {run.record.name}).", ""] if clocks else []
         lines += [f"{machine(run.record.environment)}. {dates[0]} to {dates[-1]}", ""]
     return "\n".join(lines)
 
 
 def reasons(found: Overview) -> list[tuple[str, str]]:
     """Which rows have no number, and why; one of each reason."""
-    named = ((f"{found.runs[e.run].record.name}: {e.row.key}", e.row) for e in found.entries)
+    named = []
+    for entry in found.entries:
+        name = found.runs[entry.run].record.name
+        # Some reasons begin with the model that they are of, and would be one for each.
+        named.append(
+            (f"{name}: {entry.row.key}", replace(entry.row, reason=entry.row.reason.removeprefix(f"{name}: ")))
+        )
     return [(first_of(names), f"{status}: {reason}") for names, status, reason in grouped(named)]
 
 

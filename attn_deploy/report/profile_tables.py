@@ -8,8 +8,9 @@ import json
 from dataclasses import asdict
 
 from attn_deploy.bench.overview import Overview
+from attn_deploy.report.profile_conditions import cold_text, conditions_text
 from attn_deploy.report.profile_models import models_markdown
-from attn_deploy.report.profile_rows import COLUMNS, flat_rows, mean_text, told, used
+from attn_deploy.report.profile_rows import COLUMNS, first_of, flat_rows, grouped, mean_text, told, used
 from attn_deploy.report.terminal import machine
 
 SCHEMA_VERSION = 1
@@ -80,9 +81,12 @@ def profile_markdown(found: Overview) -> str:
             lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(columns)]
             lines += ["| " + " | ".join(told(c, r) for c in columns) + " |" for r in timed]
             lines.append("")
-        lines += [f"- {e.row.key}: {e.row.status}: {e.row.reason}" for e in found.of(index) if e.row.status != "ok"]
+        without = grouped((e.row.key, e.row) for e in found.of(index))
+        lines += [f"- {first_of(names)}: {status}: {reason}" for names, status, reason in without]
         lines += [f"- {e.row.key}: noisy: {e.row.noise}" for e in found.of(index) if e.row.noise]
         if lines[-1]:
             lines.append("")
+        for told_once in (cold_text(run.record), conditions_text(run.record)):
+            lines += [told_once, ""] if told_once else []
         lines += [f"{machine(run.record.environment)}. {run.record.created}", ""]
     return "\n".join(lines)

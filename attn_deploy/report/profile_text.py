@@ -7,17 +7,18 @@ from attn_deploy.bench.overview import Overview
 from attn_deploy.report.profile_rows import flat_rows, mean_text, told, used
 
 KNOWN = (
-    "machine", "model", "runtime", "precision", "batch", "size", "p50_ms", "p99_ms", "items_per_second", "speedup", "verdict",
-    "top1", "floor_multiple", "bound",
+    "machine", "model", "runtime", "precision", "batch", "size", "p50_ms", "p95_ms", "p99_ms", "items_per_second",
+    "speedup", "verdict", "top1", "floor_multiple", "bound",
 )  # fmt: skip
 TITLES = {
     "p50_ms": "p50 ms",
+    "p95_ms": "p95 ms",
     "p99_ms": "p99 ms",
     "items_per_second": "items/s",
     "floor_multiple": "x floor",
     "top1": "top-1",
 }
-NUMBERS = frozenset(("batch", "p50_ms", "p99_ms", "items_per_second", "speedup", "top1", "floor_multiple"))
+NUMBERS = frozenset(("batch", "p50_ms", "p95_ms", "p99_ms", "items_per_second", "speedup", "top1", "floor_multiple"))
 
 
 def diff_text(found: ProfileDiff) -> str:
