@@ -14,6 +14,7 @@ from attn_deploy.errors import MissingDependencyError
 from attn_deploy.report import profile_charts as charts
 from attn_deploy.report import profile_overview_charts as wide
 from attn_deploy.report.profile_conditions import COLD, cold_rows, conditions_text
+from attn_deploy.report.profile_machines import side_by_side
 from attn_deploy.report.profile_models import FEW, reasons
 from attn_deploy.report.profile_models_html import curves, models_table
 from attn_deploy.report.profile_rows import first_of, flat_rows, grouped, milliseconds, told, used
@@ -111,6 +112,7 @@ def _whole(found: Overview, figures: dict[str, charts.Figure]) -> str:
     several = len({r.machine for r in found.runs}) > 1
     if found.means:
         parts.append(_means(found, several))
+    parts.append(_beside(found))
     parts.append(
         _chart("accuracy", wide.accuracy(found), "Accuracy against time", figures, "The dotted line is the front.")
     )
@@ -128,6 +130,24 @@ def _whole(found: Overview, figures: dict[str, charts.Figure]) -> str:
         parts.append(_chart("speedups", wide.speedups(found), "Speed-up of each model", figures, note))
     text = "".join(parts)
     return f'<section class="whole">{text}</section>' if text else ""
+
+
+def _beside(found: Overview) -> str:
+    beside = None if found.many else side_by_side(found)
+    if beside is None:
+        return ""
+    heads, lines = beside
+    kinds = [' class="word"' if h in ("model", "row") else "" for h in heads]
+    head = "".join(f"<th{k}>{escape(h)}</th>" for k, h in zip(kinds, heads, strict=True))
+    body = "".join(
+        "<tr>" + "".join(f"<td{k}>{escape(c)}</td>" for k, c in zip(kinds, line, strict=True)) + "</tr>"
+        for line in lines
+    )
+    return (
+        '<figure class="card"><figcaption>Side by side</figcaption><p class="soft">Medians, and in brackets how many times as '
+        'fast as the machine\'s own baseline.</p><div class="sheet tall"><table id="beside"><thead><tr>'
+        f"{head}</tr></thead><tbody>{body}</tbody></table></div></figure>"
+    )
 
 
 def _means(found: Overview, several: bool) -> str:

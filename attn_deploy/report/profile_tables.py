@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 from attn_deploy.bench.overview import Overview
 from attn_deploy.report.profile_conditions import cold_text, conditions_text
+from attn_deploy.report.profile_machines import side_by_side
 from attn_deploy.report.profile_models import models_markdown
 from attn_deploy.report.profile_rows import COLUMNS, first_of, flat_rows, grouped, mean_text, told, used
 from attn_deploy.report.terminal import machine
@@ -67,6 +68,17 @@ def profile_markdown(found: Overview) -> str:
     lines = ["# Profiles", ""]
     if found.means:
         lines += [*(f"- {mean_text(m, several)}." for m in found.means), ""]
+    beside = side_by_side(found)
+    if beside is not None:
+        heads, cells = beside
+        lines += [
+            "## Side by side",
+            "",
+            "Medians, and in brackets how many times as fast as the machine's own baseline.",
+            "",
+        ]
+        lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+        lines += [*("| " + " | ".join(line) + " |" for line in cells), ""]
     rows = flat_rows(found)
     for index, run in enumerate(found.runs):
         mine = [r for r, e in zip(rows, found.entries, strict=True) if e.run == index]
