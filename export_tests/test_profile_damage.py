@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
@@ -69,9 +70,8 @@ def test_a_field_that_is_missing_is_named(field):
     if field == "created":  # has a default
         assert ProfileRecord.from_dict(data).created == ""
         return
-    with pytest.raises(InvalidRequestError, match="is missing") as caught:
+    with pytest.raises(InvalidRequestError, match=re.escape(f"{field} is missing")):
         ProfileRecord.from_dict(data)
-    assert str(caught.value).startswith(field)
 
 
 @pytest.mark.parametrize("command", ["report", "compare", "profiles"])

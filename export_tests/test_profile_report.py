@@ -110,6 +110,14 @@ def test_json_has_rows_means_and_machines(many):
     assert mean["interval"]["low"] <= mean["mean"] <= mean["interval"]["high"]
 
 
+def test_two_models_are_too_few_for_an_interval():
+    pair = [record(row("eager", 1.0), row("ort-cpu", 0.5, seed=i), name=f"net{i}") for i in range(2)]
+    found = overview(runs_of(*pair))
+    assert [m.interval for m in found.means] == [None]
+    assert "(too few for an interval)" in profile_markdown(found)
+    assert "<td>too few</td>" in profile_html(found)
+
+
 def test_markdown_says_why_a_row_has_no_number(one):
     text = profile_markdown(one)
     assert "| ort-cpu | int8 | 1 | 32x32 |" in text
@@ -295,7 +303,10 @@ def test_folders_are_read_with_what_stands_beside_the_record(tmp_path):
         ({}, "holds no profile record"),
         ({"record.json": "{"}, r"record\.json.*is not JSON"),
         ({"record.json": '{"schema_version": 99}'}, r"record\.json.*schema version 99"),
-        ({"record.json": '{"schema_version": 2, "name": "x"}'}, r"record\.json: environment is missing"),
+        (
+            {"record.json": '{"schema_version": 2, "name": "x"}'},
+            r"record\.json.*not a profile record: environment, options",
+        ),
         ({"other.json": '{"title": "another benchmark"}'}, "holds no profile record"),
         ({"half.json": '{"schema_version": 2, "na'}, r"half\.json cannot be read as JSON"),
     ],
@@ -465,6 +476,9 @@ def test_profiles_prints_what_is_committed(tmp_path, monkeypatch):
     done = CliRunner().invoke(app, ["profiles"])
     assert done.exit_code == 1
     assert "no measured profiles" in done.stderr
+    done = CliRunner().invoke(app, ["profiles", "--json"])
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["rows"] == []
     (tmp_path / "h100").mkdir()
     made = record(row("eager", 1.0), row("tensorrt", 0.2, precision="fp16"), name="se", environment=GPU)
     made.write(tmp_path / "h100" / "se.json")

@@ -105,6 +105,9 @@ class ProfileRecord:
                 f"the profile record has schema version {version}, this version of attn-deploy reads up to {SCHEMA_VERSION}; "
                 "measure again, or read it with the version that wrote it."
             )
+        missing = [n for n in ("name", "environment", "options", "rows", "baseline") if n not in data]
+        if missing:
+            raise InvalidRequestError(f"the data are not a profile record: {', '.join(missing)} is missing.")
         check(data, cls)
         for index, row in enumerate(data["rows"]):
             check_row(row, f"rows[{index}]")
