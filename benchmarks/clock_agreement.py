@@ -1,6 +1,6 @@
 """Does our clock agree with others? Ours beside torch.utils.benchmark and beside a bare loop, on the same runners.
 
-    python benchmarks/clock_agreement.py [MODEL] [--size 56x56] [--threads 1] [--repeats 40]
+    python benchmarks/clock_agreement.py [MODEL] [--size 56x56] [--threads 1] [--repeats 40] [--output RECORD.json]
 
 Each repeat takes a short burst of every clock, in random order, and what is compared are the medians of one repeat, so
 that a busy machine disturbs both sides alike; the ratio is the median over the repeats, with a 95 % interval from a
@@ -20,12 +20,14 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import os
 import random
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -33,12 +35,13 @@ import torch
 from torch.utils.benchmark import Timer
 
 from attn_deploy import export
-from attn_deploy.bench.environment import describe_environment
+from attn_deploy.bench.environment import command_line, describe_environment
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.parse import parse_size
 from attn_deploy.bench.statistics import compare_rounds
 from attn_deploy.bench.subject import make_subject
 from attn_deploy.bench.timer import EndToEnd, measure
+from attn_deploy.files import write_atomic
 from attn_deploy.inputs import example_arrays
 from attn_deploy.report.terminal import machine
 from attn_deploy.runtimes.base import Runner
@@ -123,6 +126,7 @@ def main() -> int:
     parser.add_argument("--size", default="56x56")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=40)
+    parser.add_argument("--output", type=Path, help="keep the ratios, and every burst's median")
     given = parser.parse_args()
 
     subject = make_subject(given.model)
@@ -159,18 +163,33 @@ def main() -> int:
             taken[name].append(clocks[name]())
 
     print(f"{given.model} {'x'.join(map(str, inputs[0].shape()))}, {given.threads} threads, {given.repeats} repeats")
-    print(machine(describe_environment()))
+    environment = describe_environment()
+    print(machine(environment))
     for name, bursts in sorted(taken.items()):
         medians = [float(np.median(b)) / 1e6 for b in bursts]
         spread = np.subtract(*np.percentile(medians, [75, 25])) / np.median(medians)
         print(f"{name:26} p50 {np.median(medians):8.4f} ms, its quartiles {spread:.1%} apart")
     far = []
+    ratios = {}
     for mine, other in pairs:
         found = compare_rounds(taken[mine], taken[other])  # theirs over ours, as a ratio of times
         low, high = found.interval.low, found.interval.high
+        ratios[f"{mine} over {other}"] = {"ratio": found.speedup, "low": low, "high": high}
         print(f"{mine} over {other}: {found.speedup:.3f} ({low:.3f} to {high:.3f})")
         if other in ("eager, torch single runs", "ort, bare loop") and abs(found.speedup - 1) > AGREEMENT:
             far.append(f"{mine} and {other}")
+    if given.output is not None:
+        data = {
+            "schema_version": 1,
+            "model": given.model,
+            "input": inputs[0].shape(),
+            "threads": given.threads,
+            "ratios": ratios,
+            "p50_ms": {n: [round(float(np.median(b)) / 1e6, 5) for b in bursts] for n, bursts in taken.items()},
+            "environment": asdict(environment),
+            "argv": command_line(),
+        }
+        write_atomic(given.output, json.dumps(data, indent=1) + "\n")
     print(f"more than {AGREEMENT:.0%} apart: {'; '.join(far)}" if far else f"agreement within {AGREEMENT:.0%}")
     return 1 if far else 0
 

@@ -102,6 +102,9 @@ def main() -> int:
     def run(name: str) -> tuple[str, str, float]:
         core, started = cores.get(), time.perf_counter()
         path = folder / f"{name}.json"
+        if not given.again and known(path, given):  # by another run on this folder, meanwhile
+            cores.put(core)
+            return name, "", 0.0
         command = [sys.executable, __file__, str(path), "--one", name, "--runtimes", given.runtimes]
         command += ["--precisions", given.precisions, "--batch", ",".join(map(str, given.batch))]
         command += [] if core is None else ["--core", str(core)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 from pathlib import Path
@@ -357,6 +358,41 @@ def test_end_to_end_holds_upload_and_download():
     inner = Scripted(clock, lambda n: 2_000_000)
     found = measure_both({"a": EndToEnd(inner, {})}, QUICK, clock=clock)["a"]
     assert set(found.host.samples) == {2_007_000}
+
+
+@pytest.mark.parametrize("wrap", [lambda runner: runner, lambda runner: EndToEnd(runner, {})])
+def test_what_is_set_up_around_many_runs_is_in_none_of_them(wrap):
+    clock = Clock()
+
+    class WithBracket(Scripted):
+        open = entered = outside = 0
+
+        @contextlib.contextmanager
+        def bracket(self):
+            clock.now += 50_000_000
+            self.open, self.entered = self.open + 1, self.entered + 1
+            yield
+            self.open -= 1
+
+        def enqueue(self):
+            self.outside += self.open == 0
+            super().enqueue()
+
+    runner, plain = WithBracket(clock, lambda n: 2_000_000), Scripted(clock, lambda n: 2_000_000)
+    found = measure({"a": wrap(runner)}, QUICK, clock=clock)["a"]
+    assert set(found.samples) == set(measure({"a": wrap(plain)}, QUICK, clock=clock)["a"].samples)
+    assert (runner.open, runner.outside) == (0, 0)
+    assert runner.entered == 1 + len(found.rounds), "once for the warm-up, once for each turn"
+
+
+def test_eager_runs_in_inference_mode_within_its_bracket_and_without():
+    runner = EagerRunner(torch.nn.Conv2d(2, 2, 1), keep=False)
+    runner.prepare({"x": np.ones((1, 2, 3, 3), np.float32)})
+    for around in (contextlib.nullcontext(), runner.bracket()):
+        with around:
+            runner.enqueue()
+        assert runner._outputs.is_inference()
+    assert not torch.is_inference_mode_enabled()
 
 
 def test_a_build_is_not_load_time():

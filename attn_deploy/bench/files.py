@@ -158,9 +158,7 @@ class OnnxFiles:
         from attn_deploy.quantization import quantize
 
         owner = self._subject.name if self._subject.onnx is None else None  # a file of ours, of which nobody knows
-        quantize(
-            source, target, precision=precision, calibration=self._calibration(), owner=owner, progress=self._tell
-        )
+        quantize(source, target, precision=precision, calibration=self._calibration(), owner=owner, progress=self._tell)
 
     def _describe(self, path: Path, fixed: dict[str, int], how: str, asked: str, seconds: float) -> Made:
         if is_engine(path):

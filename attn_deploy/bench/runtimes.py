@@ -15,6 +15,8 @@ from attn_deploy.runtimes.base import Runner
 if TYPE_CHECKING:
     from torch import nn
 
+    from attn_deploy.runtimes.eager import EagerRunner
+
 REFERENCE = "eager"
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 TORCH_TYPES = {"": "float32", "fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -110,29 +112,22 @@ def _file(work: Work, runtime: str) -> Path:
 
 def _eager(work: Work) -> Runner:
     module = _module(work, "eager")
-    import torch
-
     from attn_deploy.runtimes.eager import EagerRunner
 
-    return EagerRunner(
-        module,
-        output_names=work.outputs,
-        device=work.device,
-        dtype=getattr(torch, TORCH_TYPES[work.precision]),
-        threads=work.threads,
-        tf32=work.tf32,
-        cuda_graph=work.cuda_graph,
-        keep=work.keep,
-    )
+    return _in_torch(EagerRunner, module, work)
 
 
 def _compile(work: Work) -> Runner:
     module = _module(work, "compile")
-    import torch
-
     from attn_deploy.runtimes.compiled import CompiledRunner
 
-    return CompiledRunner(
+    return _in_torch(CompiledRunner, module, work)
+
+
+def _in_torch(runner: type[EagerRunner], module: nn.Module, work: Work) -> Runner:
+    import torch
+
+    return runner(
         module,
         output_names=work.outputs,
         device=work.device,

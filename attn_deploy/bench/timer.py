@@ -12,14 +12,16 @@ import gc
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.record import ColdStart, LatencyResult
 from attn_deploy.inputs import Arrays
-from attn_deploy.runtimes.base import DeviceClock, Runner, RuntimeInfo
+from attn_deploy.runtimes.base import Bracketed, DeviceClock, Runner, RuntimeInfo
 
 Clock = Callable[[], int]
 
@@ -116,7 +118,8 @@ def measure_both(
             state = _Turns(runner)
             on_turn(name)
             try:
-                _warm_up(state, options, clock)
+                with _bracket(runner):
+                    _warm_up(state, options, clock)
             except Exception as error:  # a runtime raises what it likes, and its row says so
                 failed[name] = error
                 continue
@@ -219,7 +222,8 @@ def _sample(
             state = turns[str(name)]
             on_turn(str(name))
             try:
-                state.rounds.append(_turn(state, options, clock))
+                with _bracket(state.runner):
+                    state.rounds.append(_turn(state, options, clock))
             except Exception as error:  # as in the warm-up
                 failed[str(name)] = error
                 del turns[str(name)]
@@ -265,6 +269,11 @@ def device_clock(runner: Runner) -> Callable[[], float] | None:
     return None
 
 
+def _bracket(runner: Runner) -> AbstractContextManager[Any]:
+    """What the runner's users set up once around many runs."""
+    return runner.bracket() if isinstance(runner, Bracketed) else contextlib.nullcontext()
+
+
 class EndToEnd:
     """A runner whose run is all that a caller waits for: upload, run and download.
 
@@ -280,6 +289,10 @@ class EndToEnd:
     def info(self) -> RuntimeInfo:
         """What runs here."""
         return self._inner.info
+
+    def bracket(self) -> AbstractContextManager[Any]:
+        """That of the runner."""
+        return _bracket(self._inner)
 
     def prepare(self, inputs: Arrays) -> None:
         """Keep ``inputs`` for the runs to come."""

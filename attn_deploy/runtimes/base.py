@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -77,6 +78,18 @@ class DeviceClock(Protocol):
 
         Copies of inputs and outputs are not in it. Raises `InvalidRequestError` if nothing was enqueued yet.
         """
+        ...
+
+
+@runtime_checkable
+class Bracketed(Protocol):
+    """A runner with something that its users set up once around many runs, such as PyTorch's inference mode.
+
+    A run outside of it is right as well; entering and leaving it is then part of the run.
+    """
+
+    def bracket(self) -> AbstractContextManager[Any]:
+        """What to run in; it may be entered again when it was left."""
         ...
 
 
