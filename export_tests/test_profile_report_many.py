@@ -13,6 +13,7 @@ from attn_deploy.bench.collection import named_runs
 from attn_deploy.bench.overview import MANY, overview
 from attn_deploy.report.profile_html import plotly_script, profile_html
 from attn_deploy.report.profile_tables import profile_markdown
+from attn_deploy.report.profile_text import known_text
 
 from .profile_records import failed, record, row
 from .test_profile_report import chromium, in_a_browser
@@ -80,6 +81,18 @@ def test_markdown_has_a_line_for_each_model_and_folds_the_rows(found):
     assert len([x for x in folded.splitlines() if x.startswith("| net")]) == sum(
         e.row.status == "ok" for e in found.entries
     )
+
+
+def test_the_terminal_has_a_line_for_each_model(found):
+    text = known_text(found)
+    lines = [line.split() for line in text.splitlines() if re.match(r"net\d\d +\d+x\d+ ", line)]
+    assert len(lines) == len(found.runs)
+    rows = by_cell(found)
+    for name, _, eager, compiled, *_ in lines:
+        assert float(eager) == pytest.approx(rows[name, "eager", "fp32", 1].latency.p50_ms, rel=5e-3)
+        assert compiled == f"{rows[name, 'compile', 'fp32', 1].speedup.speedup:.2f}x"
+    assert "geometric mean over" in text
+    assert len(text.splitlines()) < len(found.runs) + 15
 
 
 def test_few_records_keep_their_sections():

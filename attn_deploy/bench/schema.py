@@ -119,7 +119,7 @@ def _fields_of(kind: type) -> tuple[tuple[str, Any, bool], ...]:
     hints = get_type_hints(kind)
     return tuple(
         (f.name, hints[f.name], f.default is MISSING and f.default_factory is MISSING)
-        for f in fields(kind)  # type: ignore[arg-type]
+        for f in fields(kind)
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from attn_deploy.bench.overview import Overview
 from attn_deploy.report.profile_conditions import cold_text, conditions_text
 from attn_deploy.report.profile_machines import side_by_side
-from attn_deploy.report.profile_models import models_markdown
+from attn_deploy.report.profile_models_markdown import models_markdown
 from attn_deploy.report.profile_rows import COLUMNS, first_of, flat_rows, grouped, mean_text, told, used
 from attn_deploy.report.terminal import machine
 
