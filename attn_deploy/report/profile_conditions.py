@@ -35,9 +35,10 @@ def cold_text(record: ProfileRecord) -> str:
     return f"Cold start in ms, load + first run: {', '.join(told)}." if told else ""
 
 
-def conditions_text(record: ProfileRecord) -> str:
-    """Clocks, temperature and power before and after the rows; empty where none is known."""
-    states = [s for row in record.rows if row.conditions for s in (row.conditions.before, row.conditions.after)]
+def conditions_text(record: ProfileRecord, *others: ProfileRecord) -> str:
+    """Clocks, temperature and power before and after the rows of records of one machine; empty where none is known."""
+    known = [row.conditions for made in (record, *others) for row in made.rows if row.conditions]
+    states = [s for found in known for s in (found.before, found.after)]
     environment = record.environment
     parts = []
     clock = _range([s.cpu_mhz for s in states] or [environment.frequency_mhz], "MHz")

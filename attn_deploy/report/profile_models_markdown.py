@@ -45,11 +45,11 @@ def models_markdown(found: Overview) -> str:
     lines += _reasons(found)
     lines += ["<details><summary>Every row</summary>", "", *_every(found), "", "</details>", ""]
     for name in found.machines:
-        run = next(r for r in found.runs if r.machine == name)
-        dates = sorted(r.record.created for r in found.runs if r.machine == name)
-        clocks = conditions_text(run.record)
-        lines += [f"{clocks.removesuffix('.')} (of {run.record.name}).", ""] if clocks else []
-        lines += [f"{machine(run.record.environment)}. {dates[0]} to {dates[-1]}", ""]
+        records = [r.record for r in found.runs if r.machine == name]
+        dates = sorted(r.created for r in records)
+        clocks = conditions_text(*records)
+        lines += [clocks, ""] if clocks else []
+        lines += [f"{machine(records[0].environment)}. {dates[0]} to {dates[-1]}", ""]
     return "\n".join(lines)
 
 
