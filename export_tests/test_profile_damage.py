@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from attn_deploy.bench import library
+from attn_deploy.bench.collection import read_runs
 from attn_deploy.bench.latency import LatencyResult
 from attn_deploy.bench.record import ProfileRecord
 from attn_deploy.cli import app
@@ -99,6 +100,16 @@ def test_every_command_names_the_file_and_the_field(tmp_path, monkeypatch, comma
     assert "bad.json" in told
     assert field in told
     assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize("field", ["name", "environment", "options", "rows", "baseline", "schema_version"])
+def test_a_record_in_a_folder_that_lost_a_field_is_not_passed_over(tmp_path, field):
+    healthy().write(tmp_path / "good.json")
+    data = json.loads(healthy().to_json())
+    del data[field]
+    (tmp_path / "bad.json").write_text(json.dumps(data))
+    with pytest.raises(InvalidRequestError, match=rf"bad\.json.*({field}|schema version)"):
+        read_runs([tmp_path])
 
 
 def test_samples_that_are_read_alone_are_checked_too():

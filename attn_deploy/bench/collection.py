@@ -94,8 +94,8 @@ def machine_label(environment: Environment, device: str = "") -> str:
 
 
 def is_profile(data: Any) -> bool:
-    """Whether JSON data are meant to be a profile record, be it of another version."""
-    return isinstance(data, dict) and set(data) >= _MARKS
+    """Whether JSON data are meant to be a profile record, be it of another version or one that has lost a field."""
+    return isinstance(data, dict) and len(_MARKS - set(data)) <= 1
 
 
 def _files(path: Path) -> list[Path]:
