@@ -42,6 +42,16 @@ class ModelName:
     checkpoint: str | None = None
 
     @property
+    def short(self) -> str:
+        """The name without the folder of its file, such as ``net.py:MyNet``: the same model wherever it lies."""
+        if self.file is not None:
+            return Path(self.file).name + self.text[len(self.file) :]
+        if self.checkpoint is not None:
+            path = Path(self.checkpoint)
+            return path.parent.name or path.name if path.name == "model.safetensors" else path.name
+        return self.text
+
+    @property
     def stem(self) -> str:
         """The name as a file name, such as ``resnet18-cbam-layer3``."""
         text = self.base if self.file or self.checkpoint else self.text

@@ -171,3 +171,17 @@ def test_every_public_name_can_be_imported():
         assert getattr(attn_deploy, name) is not None
     with pytest.raises(AttributeError):
         attn_deploy.no_such_name  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("text", "short"),
+    [
+        ("path/to/net.py:MyNet", "net.py:MyNet"),
+        ("/elsewhere/net.py:MyNet:width=3", "net.py:MyNet:width=3"),
+        ("runs/resnet8-se.v2/model.safetensors", "resnet8-se.v2"),
+        ("resnet18+se@layer3", "resnet18+se@layer3"),
+        ("timm:resnet50/a", "timm:resnet50/a"),
+    ],
+)
+def test_the_short_name_knows_no_folder(text, short):
+    assert parse_name(text).short == short

@@ -133,6 +133,16 @@ def test_the_record_survives_its_file(record, tmp_path):
     assert len((tmp_path / "record.json").read_text().splitlines()) < 1000  # samples stand on few lines
 
 
+def test_a_model_of_a_file_has_the_same_name_in_every_folder(tmp_path):
+    code = "from torch import nn\n\n\nclass Net(nn.Linear):\n    def __init__(self):\n        super().__init__(4, 4)\n"
+    names = set()
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        folder.mkdir()
+        (folder / "net.py").write_text(code)
+        names.add(make_subject(f"{folder}/net.py:Net", inputs=parse_inputs(["1x4"])).name)
+    assert names == {"net.py:Net"}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

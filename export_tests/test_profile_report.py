@@ -16,19 +16,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner
 
 from attn_deploy.bench import library
 from attn_deploy.bench.collection import named_runs, read_runs
 from attn_deploy.bench.compare import compare_runs, mcnemar_bound
+from attn_deploy.bench.evidence import Conditions, GpuState, MachineState
+from attn_deploy.bench.latency import ColdStart
 from attn_deploy.bench.layers import write_layers
 from attn_deploy.bench.overview import overview
 from attn_deploy.cli import app
 from attn_deploy.errors import InvalidRequestError, MissingDependencyError
+from attn_deploy.report import profile_charts as charts
 from attn_deploy.report import profile_html as page_module
 from attn_deploy.report.profile_html import profile_html
 from attn_deploy.report.profile_tables import profile_csv, profile_json, profile_markdown
-from attn_deploy.report.profile_text import diff_text
+from attn_deploy.report.profile_text import diff_text, known_text
+from attn_deploy.report.terminal import profile_report
 
 from .profile_records import CPU, GPU, accuracy, failed, full, latency, layer_report, record, row
 
@@ -105,6 +110,14 @@ def test_json_has_rows_means_and_machines(many):
     assert mean["interval"]["low"] <= mean["mean"] <= mean["interval"]["high"]
 
 
+def test_two_models_are_too_few_for_an_interval():
+    pair = [record(row("eager", 1.0), row("ort-cpu", 0.5, seed=i), name=f"net{i}") for i in range(2)]
+    found = overview(runs_of(*pair))
+    assert [m.interval for m in found.means] == [None]
+    assert "(too few for an interval)" in profile_markdown(found)
+    assert "<td>too few</td>" in profile_html(found)
+
+
 def test_markdown_says_why_a_row_has_no_number(one):
     text = profile_markdown(one)
     assert "| ort-cpu | int8 | 1 | 32x32 |" in text
@@ -112,6 +125,30 @@ def test_markdown_says_why_a_row_has_no_number(one):
     assert "ran on CPU & not where it was asked" in text
     widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
     assert len(widths) == 1, "every line of the table has its columns"
+
+
+def test_cold_starts_and_conditions_are_in_every_form(tmp_path):
+    state = MachineState(0.5, 2950.0, (GpuState("NVIDIA H100", 1980, 2619, 61, 300.0, 1 << 30, ("power cap",)),))
+    before = replace(state, cpu_mhz=2400.0)
+    timed = row("ort-cpu", 1.0, cold=ColdStart(0.25, 0.125, 1.5, 7.5), conditions=Conditions(before, state))
+    made = record(timed, environment=GPU)
+    found = overview(runs_of(made))
+    line = next(csv.DictReader(io.StringIO(profile_csv(found))))
+    assert [float(line[k]) for k in ("import_seconds", "build_seconds", "load_seconds")] == [1.5, 7.5, 0.25]
+    assert [float(line[k]) for k in ("cpu_mhz", "gpu_mhz", "gpu_celsius", "gpu_watts")] == [2950, 1980, 61, 300]
+    assert line["throttled"] == "power cap"
+    assert json.loads(profile_json(found))["rows"][0]["build_seconds"] == 7.5
+    clocks = "CPU 2400 to 2950 MHz; load 0.50; NVIDIA H100 1980 MHz, 61 °C, 300 W, held down by power cap."
+    text, page = profile_markdown(found), profile_html(found)
+    assert "ort-cpu import 1500 + build 7500 + 250 + 125." in text
+    assert clocks in text
+    assert clocks in page
+    assert re.search(r'ort-cpu fp32</td><td data-v="1.5">1,500</td><td data-v="7.5">7,500</td>', page)
+    assert "p95 ms" in page
+    shown = io.StringIO()
+    Console(file=shown, width=200).print(profile_report(made, 200))
+    assert "p95 ms" in shown.getvalue()
+    assert "p95 ms" in known_text(found)
 
 
 # --- the front and the limits ----------------------------------------------------------------------------------------
@@ -188,17 +225,17 @@ def test_the_numbers_of_the_page_are_those_of_the_record(tmp_path, one):
         assert float(cells[key]["times the floor"]) == entry.limit.multiple
         if entry.row.speedup:
             assert float(cells[key]["speed-up"]) == entry.row.speedup.speedup
-    charts = dict(found["read"])
-    boxes = [t for t in charts["distribution-0-0"] if t["type"] == "box"]
+    drawn = dict(found["read"])
+    boxes = [t for t in drawn["distribution-0-0"] if t["type"] == "box"]
     first = [e for e in timed.values() if (e.row.batch, e.row.size) == (1, (32, 32))]
     assert [t["median"][0] for t in boxes] == [e.row.latency.p50_ms for e in first]
-    assert charts["light-0"][0]["x"] == pytest.approx([100 / e.limit.multiple for e in timed.values()])
-    dots = [(x, y) for t in charts["accuracy"] if t["name"] != "front" for x, y in zip(t["x"], t["y"], strict=True)]
+    assert drawn["light-0"][0]["x"] == pytest.approx([100 / e.limit.multiple for e in timed.values()])
+    dots = [(x, y) for t in drawn["accuracy"] if t["name"] != "front" for x, y in zip(t["x"], t["y"], strict=True)]
     assert sorted(dots) == sorted(
         (e.row.latency.p50_ms / e.row.batch, 100 * e.row.accuracy.top1) for e in timed.values()
     )
-    assert charts["layers-0-0"][0]["values"][0] == one.runs[0].layers[0].total_us
-    assert {"batches-0", "sizes-0", "rounds-0"} <= set(charts)
+    assert drawn["layers-0-0"][0]["values"][0] == one.runs[0].layers[0].total_us
+    assert {"batches-0", "sizes-0", "rounds-0"} <= set(drawn)
 
 
 @in_a_browser
@@ -218,6 +255,23 @@ def test_a_run_of_many_is_chosen_by_its_address(tmp_path, many):
     assert not {c for c, _ in chosen["read"]} & {"accuracy", "speedups"}, "those of all models are out of the way"
     assert {c for c, _ in chosen["read"]} >= {f"light-{index}", f"rounds-{index}", f"batches-{index}"}
     assert sum(not hidden for _, hidden, _ in chosen["cells"]) == sum(e.row.latency is not None for e in many.of(index))
+
+
+def test_rows_of_one_reason_share_a_line_and_noise_is_folded():
+    rows = [row("eager", 1.0, noise="the median drifted")]
+    rows += [failed("compile", "no compiler", batch=b) for b in (1, 2, 4)]
+    text = profile_html(overview(runs_of(record(*rows))))
+    assert text.count("no compiler") == 1
+    assert "compile fp32 b1 32x32 and 2 more" in text
+    assert re.search(r"<details><summary>1 row with a doubtful median</summary>.*the median drifted.*?</details>", text)
+
+
+def test_lines_of_the_rounds_are_told_apart_by_legend_and_dash(one):
+    lines = charts.rounds(one.entries)["data"]
+    assert len(lines) > 8
+    assert all(t.get("showlegend", True) for t in lines)
+    looks = {(t["line"]["color"], t["line"]["dash"], t["marker"]["symbol"]) for t in lines}
+    assert len(looks) == len(lines)
 
 
 def test_without_plotly_the_page_names_the_extra(one, monkeypatch):
@@ -249,7 +303,10 @@ def test_folders_are_read_with_what_stands_beside_the_record(tmp_path):
         ({}, "holds no profile record"),
         ({"record.json": "{"}, r"record\.json.*is not JSON"),
         ({"record.json": '{"schema_version": 99}'}, r"record\.json.*schema version 99"),
-        ({"record.json": '{"schema_version": 2, "name": "x"}'}, r"record\.json.*not a profile record"),
+        (
+            {"record.json": '{"schema_version": 2, "name": "x"}'},
+            r"record\.json.*not a profile record: environment, options",
+        ),
         ({"other.json": '{"title": "another benchmark"}'}, "holds no profile record"),
         ({"half.json": '{"schema_version": 2, "na'}, r"half\.json cannot be read as JSON"),
     ],
@@ -460,6 +517,9 @@ def test_profiles_prints_what_is_committed(tmp_path, monkeypatch):
     done = CliRunner().invoke(app, ["profiles"])
     assert done.exit_code == 1
     assert "no measured profiles" in done.stderr
+    done = CliRunner().invoke(app, ["profiles", "--json"])
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["rows"] == []
     (tmp_path / "h100").mkdir()
     made = record(row("eager", 1.0), row("tensorrt", 0.2, precision="fp16"), name="se", environment=GPU)
     made.write(tmp_path / "h100" / "se.json")

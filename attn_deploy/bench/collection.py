@@ -14,6 +14,7 @@ from attn_deploy.bench.record import ProfileRecord
 from attn_deploy.errors import InvalidRequestError
 
 RECORD_NAME = "record.json"
+CPU = "cpu"  # the type of a cluster's node that has no accelerator: it is named as the same machine without a cluster
 _MARKS = {
     "schema_version",
     "name",
@@ -83,16 +84,18 @@ def named_runs(records: Sequence[tuple[Path, ProfileRecord, tuple[LayerReport, .
 
 
 def machine_label(environment: Environment, device: str = "") -> str:
-    """A machine in a few words: its GPU, else its processor with the cores that were usable."""
+    """A machine in a few words: its GPU, else its accelerator type, else its processor with the cores that were usable."""
     if environment.gpus:
         return environment.gpus[0].name.removeprefix("NVIDIA ").removeprefix("GeForce ")
     cores = environment.usable_cores
-    return device or f"{environment.cpu}, {cores} core{'s' * (cores != 1)}"
+    if device and device != CPU:
+        return device
+    return f"{environment.cpu}, {cores} core{'s' * (cores != 1)}"
 
 
 def is_profile(data: Any) -> bool:
-    """Whether JSON data are meant to be a profile record, be it of another version."""
-    return isinstance(data, dict) and set(data) >= _MARKS
+    """Whether JSON data are meant to be a profile record, be it of another version or one that has lost a field."""
+    return isinstance(data, dict) and len(_MARKS - set(data)) <= 1
 
 
 def _files(path: Path) -> list[Path]:
@@ -131,7 +134,7 @@ def read_record(path: Path) -> ProfileRecord:
         if str(path) in str(error):
             raise
         raise InvalidRequestError(f"{path}: {error}") from error
-    except (ValueError, LookupError) as error:
+    except (ValueError, LookupError, RecursionError) as error:
         raise InvalidRequestError(f"{path}: the record is broken: {error}.") from error
     if not record.rows:
         raise InvalidRequestError(f"{path}: the record has no rows; nothing was measured.")

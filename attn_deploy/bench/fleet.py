@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from attn_deploy.bench.collection import CPU, RECORD_NAME, Run, named_runs
 from attn_deploy.bench.plan import ProfilePlan
 from attn_deploy.bench.record import ProfileRecord
 from attn_deploy.errors import InvalidRequestError, MissingDependencyError, WorkerError
@@ -16,7 +17,6 @@ from attn_deploy.files import write_atomic
 
 Tell = Callable[[str], None]
 _PREFIX = "accelerator_type:"
-CPU = "cpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +26,31 @@ class FleetRecord:
     Attributes:
         records: by accelerator type; each names its type in ``device``.
         failures: why there is no record of a type.
+        stopped: types that Ctrl-C left to be made.
     """
 
     records: Mapping[str, ProfileRecord]
     failures: Mapping[str, str]
+    stopped: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
         """Whether every type has a record whose rows all have a number."""
-        return not self.failures and bool(self.records) and all(r.passed for r in self.records.values())
+        return (
+            not self.failures
+            and not self.stopped
+            and bool(self.records)
+            and all(r.passed for r in self.records.values())
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
-        return {"records": {t: r.to_dict() for t, r in self.records.items()}, "failures": dict(self.failures)}
+        records = {t: r.to_dict() for t, r in self.records.items()}
+        return {"records": records, "failures": dict(self.failures), "stopped": list(self.stopped)}
+
+    def runs(self, folder: Path) -> tuple[Run, ...]:
+        """The records as the runs of one report; ``folder`` is where they were saved."""
+        return named_runs([(folder / _plain(t) / RECORD_NAME, r, ()) for t, r in self.records.items()])
 
 
 def profile_fleet(
@@ -47,7 +59,8 @@ def profile_fleet(
     """Make a plan once on each accelerator type of the cluster that ``RAY_ADDRESS`` names.
 
     Each type's share runs in a task of its own, as soon as the cluster has a free node, and there in processes of its
-    own (see `attn_deploy.profile`). Nodes need the same version of this package, and the plan's files under the same
+    own (see `attn_deploy.profile`). Each record is written when it comes; after Ctrl-C those are kept, and the rest is
+    cancelled. Nodes need the same version of this package, and the plan's files under the same
     paths. A cluster without accelerators is measured on one of its nodes.
 
     Args:
@@ -75,25 +88,38 @@ def profile_fleet(
             task = ray.remote(num_cpus=1, num_gpus=gpus, resources=resources, max_retries=0, max_calls=1)(_measure)
             pending[task.remote(plan.to_dict(), memory)] = kind
     records, failures = dict(kept), {}
-    while pending:
-        (done, *_), _ = ray.wait(list(pending), num_returns=1)
+
+    def take(done: Any) -> None:
         kind = pending.pop(done)
         try:
             record = replace(ProfileRecord.from_dict(json.loads(ray.get(done))), device=kind)
         except Exception as error:  # whatever a node raises comes wrapped in a class that Ray makes for it
             failures[kind] = _cause(error)
             tell(f"{kind} failed: {failures[kind]}")
-            continue
-        records[kind] = record
+            return
         place = folder / _plain(kind)
         place.mkdir(parents=True, exist_ok=True)
-        record.write(place / "record.json")
+        record.write(place / RECORD_NAME)
+        records[kind] = record
         tell(f"{kind} is measured")
-    write_atomic(folder / "fleet.json", json.dumps({"types": list(types), "failures": failures}, indent=1) + "\n")
-    if failures and not records:
+
+    try:
+        while pending:
+            (done, *_), _ = ray.wait(list(pending), num_returns=1)
+            take(done)
+    except KeyboardInterrupt:
+        # What came while another was written is whole, and must not be measured again.
+        for done in ray.wait(list(pending), num_returns=len(pending), timeout=0)[0] if pending else ():
+            take(done)
+        for task in pending:
+            ray.cancel(task)
+    stopped = tuple(pending.values())
+    state = {"types": list(types), "failures": failures, "stopped": stopped}
+    write_atomic(folder / "fleet.json", json.dumps(state, indent=1) + "\n")
+    if failures and not records and not stopped:
         told = "; ".join(f"{k}: {why}" for k, why in failures.items())
         raise WorkerError(f"the plan could be made on none of {', '.join(failures)}: {told}")
-    return FleetRecord({t: records[t] for t in types if t in records}, failures)
+    return FleetRecord({t: records[t] for t in types if t in records}, failures, stopped)
 
 
 def accelerator_types(ray: Any) -> dict[str, float]:

@@ -16,6 +16,7 @@ from attn_deploy.bench.statistics import Interval
 from attn_deploy.devices import DeviceProfile
 
 RESAMPLES = 2000
+MANY = 16  # runs up to which a report shows each of them at full length
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class MeanSpeedup:
 
     Attributes:
         machine, runtime, precision, batch, size: of the rows that it is over; ``baseline`` what they are compared with.
+            The size is None where each model was measured at one of its own.
         models: how many; ``faster`` and ``slower`` those of which that is beyond doubt.
         mean: the geometric mean; above 1 the runtime is faster.
         interval: by drawing models with replacement; None with fewer than three.
@@ -66,6 +68,16 @@ class Overview:
     runs: tuple[Run, ...]
     entries: tuple[Entry, ...]
     means: tuple[MeanSpeedup, ...]
+
+    @property
+    def many(self) -> bool:
+        """Whether there are so many runs that a report is an overview of models, with their details on request."""
+        return len(self.runs) > MANY
+
+    @property
+    def machines(self) -> tuple[str, ...]:
+        """What was measured on, each once."""
+        return tuple(dict.fromkeys(r.machine for r in self.runs))
 
     def of(self, run: int) -> tuple[Entry, ...]:
         """The entries of one run."""
@@ -104,10 +116,14 @@ def _front(runs: Sequence[Run], rows: Sequence[tuple[int, ProfileRow]]) -> set[i
 
 def _means(runs: Sequence[Run]) -> tuple[MeanSpeedup, ...]:
     groups: dict[tuple[str, str, str, int, tuple[int, int] | None, str], list[ProfileRow]] = {}
+    # A model that takes no other size than its own counts beside the others; of one with several each size is a mean's.
+    sizes = [{row.size for row in run.record.rows} for run in runs]
+    apart = any(len(s) > 1 for s in sizes) or len(set().union(*sizes)) == 1
     for run in runs:
         for row in run.record.rows:
             if row.speedup is not None and run.record.baseline:
-                key = (run.machine, row.runtime, row.precision, row.batch, row.size, run.record.baseline)
+                size = row.size if apart else None
+                key = (run.machine, row.runtime, row.precision, row.batch, size, run.record.baseline)
                 groups.setdefault(key, []).append(row)
     return tuple(_mean(key, rows) for key, rows in sorted(groups.items(), key=_order) if len(rows) > 1)
 

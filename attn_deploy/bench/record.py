@@ -15,7 +15,9 @@ from attn_deploy.bench.latency import LatencyResult as LatencyResult
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.row import ProfileRow as ProfileRow
 from attn_deploy.bench.row import Status as Status
+from attn_deploy.bench.row import check_row
 from attn_deploy.bench.row import summary as summary
+from attn_deploy.bench.schema import check
 from attn_deploy.devices import DeviceProfile
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.files import write_atomic
@@ -101,7 +103,8 @@ class ProfileRecord:
         """The inverse of `to_dict`.
 
         Raises:
-            InvalidRequestError: if the data are of another schema version, or not a profile.
+            InvalidRequestError: if the data are of another schema version, or not a profile; the message names the field
+                that is missing, of another type, not finite, or beyond what it can be.
         """
         version = data.get("schema_version")
         if version not in _READABLE:
@@ -109,6 +112,12 @@ class ProfileRecord:
                 f"the profile record has schema version {version}, this version of attn-deploy reads up to {SCHEMA_VERSION}; "
                 "measure again, or read it with the version that wrote it."
             )
+        missing = [n for n in ("name", "environment", "options", "rows", "baseline") if n not in data]
+        if missing:
+            raise InvalidRequestError(f"the data are not a profile record: {', '.join(missing)} is missing.")
+        check(data, cls)
+        for index, row in enumerate(data["rows"]):
+            check_row(row, f"rows[{index}]")
         try:
             return cls(
                 name=data["name"],
@@ -116,16 +125,16 @@ class ProfileRecord:
                 options=BenchOptions(**data["options"]),
                 rows=tuple(ProfileRow.from_dict(r) for r in data["rows"]),
                 baseline=data["baseline"],
-                onnx=tuple(data["onnx"]),
-                load_after=data["load_after"],
-                argv=tuple(data["argv"]),
-                created=data["created"],
+                onnx=tuple(data.get("onnx", ())),
+                load_after=data.get("load_after"),
+                argv=tuple(data.get("argv", ())),
+                created=data.get("created", ""),
                 device=data.get("device", ""),
                 unfinished=data.get("unfinished", 0),
                 light=DeviceProfile.from_dict(data["light"]) if data.get("light") else None,
             )
         except (KeyError, TypeError, AttributeError) as error:
-            raise InvalidRequestError(f"the data are not a profile record: {error} is missing or malformed.") from error
+            raise InvalidRequestError(f"the data are not a profile record: {error}.") from error
 
     def to_json(self) -> str:
         """The record as JSON text."""

@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from attn_deploy.bench import statistics
 from attn_deploy.bench.evidence import AccuracyRow, Conditions, GraphCost, MemoryPeak, Placement, conditions_from_dict
-from attn_deploy.bench.latency import ColdStart, LatencyResult
+from attn_deploy.bench.latency import ColdStart, LatencyResult, check_samples
 from attn_deploy.bench.options import BenchOptions
+from attn_deploy.bench.schema import refused
 from attn_deploy.bench.statistics import Comparison
 from attn_deploy.parity.report import ParityCase, ParityReport
 from attn_deploy.runtimes.base import RuntimeInfo
@@ -104,6 +105,30 @@ def summary(row: ProfileRow, options: BenchOptions) -> dict[str, Any] | None:
         "device_p50_ms": row.device_time.p50_ms if row.device_time else None,
         "end_to_end_p50_ms": row.end_to_end.p50_ms if row.end_to_end else None,
     }
+
+
+def check_row(data: Mapping[str, Any], where: str = "row") -> None:
+    """Check what the types of a row that was read do not say: a number needs samples, and ratios are above zero.
+
+    Raises:
+        InvalidRequestError: if something is beyond what it can be; the message names it.
+    """
+    if data["batch"] < 1:
+        raise refused(f"{where}.batch", data["batch"], "at least 1")
+    if data["status"] == "ok" and data.get("latency") is None:
+        raise refused(f"{where}.latency", None, "the samples of a row whose status is ok")
+    for name in ("latency", "device_time", "end_to_end"):
+        if data.get(name) is not None:
+            check_samples(data[name], f"{where}.{name}")
+    speedup = data.get("speedup")
+    if speedup is not None:
+        inner = {f"interval.{n}": speedup["interval"][n] for n in ("low", "high")}
+        for name, value in {"speedup": speedup["speedup"], **inner}.items():
+            if value <= 0:
+                raise refused(f"{where}.speedup.{name}", value, "above 0")
+    accuracy = data.get("accuracy")
+    if accuracy is not None and not 0 <= accuracy["correct"] <= accuracy["images"] > 0:
+        raise refused(f"{where}.accuracy.images", accuracy["images"], "at least 1, and at least those that are correct")
 
 
 def _shapes(data: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

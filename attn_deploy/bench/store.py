@@ -69,7 +69,7 @@ class ProfileStore:
             return None
         try:
             return [ProfileRow.from_dict(r) for r in data["rows"]]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, InvalidRequestError) as error:
             self._tell(f"{path} is broken ({error}); {shape.key} is made again")
             return None
 

@@ -25,7 +25,7 @@ class Subject:
     """What is profiled.
 
     Attributes:
-        name: in records.
+        name: in records; of a file without its folder, so that runs of one model in several places are of one model.
         inputs: inputs with their symbols; the sizes are those profiled by default.
         movable: symbols whose extent may differ from that.
         model: the resolved model; None for a file.
@@ -142,7 +142,7 @@ def make_subject(
         bound = bind_inputs(resolved.module, known, resolved.name.text)
         known, resolved = bound.inputs, replace(resolved, module=bound.module)
     subject = Subject(
-        name=resolved.name.text,
+        name=resolved.name.short,
         inputs=known,
         movable=_movable(known, resolved.dynamic),
         model=resolved,
@@ -220,7 +220,7 @@ def _from_file(path: Path, inputs: Sequence[TensorInput] | None) -> Subject:
         # Files of this project take small images; of a foreign one nobody knows.
         ours = {s for s in symbols if s[0] in "HW"} if artifact.metadata else set()
         unsized = tuple(s for s in symbols if s[0] != "N" and s not in ours)
-    return Subject(str(path), known, symbols, None, path, tuple(o.name for o in artifact.outputs), unsized)
+    return Subject(path.name, known, symbols, None, path, tuple(o.name for o in artifact.outputs), unsized)
 
 
 def is_engine(model: object) -> bool:
@@ -243,7 +243,7 @@ def _from_engine(path: Path, inputs: Sequence[TensorInput] | None) -> Subject:
     known = tuple(TensorInput(i.name, dims[i.name], i.dtype, sizes, {}, {}) for i in engine.inputs)
     if inputs is not None:
         known = _bind(known, inputs, str(path))
-    return Subject(str(path), known, tuple(sizes), None, path, tuple(o.name for o in engine.outputs))
+    return Subject(path.name, known, tuple(sizes), None, path, tuple(o.name for o in engine.outputs))
 
 
 def _movable(inputs: Sequence[TensorInput], dynamic: Sequence[str]) -> tuple[str, ...]:

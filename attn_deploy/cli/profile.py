@@ -200,9 +200,12 @@ def _on_a_cluster(
     import json
 
     from attn_deploy.bench.fleet import profile_fleet
+    from attn_deploy.bench.overview import overview
     from attn_deploy.bench.request import make_plan
     from attn_deploy.errors import InvalidRequestError
     from attn_deploy.report.console import print_result, status
+    from attn_deploy.report.profile_files import write_fleet_reports
+    from attn_deploy.report.profile_text import known_text
     from attn_deploy.report.terminal import profile_report
 
     if save is None:
@@ -217,6 +220,16 @@ def _on_a_cluster(
         for kind, record in found.records.items():
             typer.echo(f"{kind}:")
             print_result(lambda width, record=record: profile_report(record, width))  # type: ignore[misc]
+    if found.records:
+        together = overview(found.runs(save))
+        if not as_json:
+            typer.echo(f"\n{known_text(together)}")
+        for path in write_fleet_reports(together, save):
+            typer.echo(f"written: {path}", err=True)
     for kind, why in found.failures.items():
         typer.echo(f"{kind}: {why}", err=True)
+    if found.stopped:
+        left = ", ".join(found.stopped)
+        typer.echo(f"stopped; {left} is still to be made. Go on with --save {save} --resume.", err=True)
+        raise typer.Exit(130)
     raise typer.Exit(0 if found.passed else 1)

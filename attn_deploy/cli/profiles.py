@@ -31,6 +31,8 @@ def profiles(
 
     runs = known_runs(device=device, model=model)
     if not runs:
+        if as_json:
+            typer.echo(profile_json(overview(())), nl=False)
         typer.echo("no measured profiles come with this version; make your own with attn-deploy profile.", err=True)
         raise typer.Exit(1)
     found = overview(runs)

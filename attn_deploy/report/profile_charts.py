@@ -28,7 +28,15 @@ SYMBOLS = {"fp32": "circle", "fp16": "square", "bf16": "diamond", "int8": "trian
 BOUNDS = {"compute": "arithmetic", "memory": "memory", "launch": "starting nodes"}
 ROW = 30  # pixels of one row of a horizontal chart
 MARGIN = 78  # above and below it
-NAMED = 8  # lines up to which a chart has a legend
+NAMED = 32  # lines up to which a chart has a legend
+DASHES = (
+    "solid",
+    "dash",
+    "dot",
+    "dashdot",
+    "longdash",
+    "longdashdot",
+)  # of batches and sizes, where lines share a colour
 LEVEL = 10.0  # percent that the chart of the rounds shows at least, so that noise of a few looks like little
 LOG_FROM = 20  # ratio of the largest to the smallest value from which an axis is logarithmic
 
@@ -110,6 +118,7 @@ def rounds(entries: Sequence[Entry]) -> Figure | None:
     """The median of each round over that of all: how steady the machine was while all rows were timed in turn."""
     traces: list[dict[str, Any]] = []
     highest = LEVEL
+    shapes = list(dict.fromkeys((e.row.batch, e.row.size, e.row.cuda_graph) for e in entries))
     for name, entry in zip(labels(entries), entries, strict=True):
         if entry.row.latency is None:
             continue
@@ -122,11 +131,16 @@ def rounds(entries: Sequence[Entry]) -> Figure | None:
         traces.append(
             {
                 "type": "scatter",
-                "mode": "lines",
+                "mode": "lines+markers",
                 "name": name,
                 "x": list(range(1, len(medians) + 1)),
-                "y": changes,
-                "line": {"color": color(entry.row.runtime), "width": 1.5, "dash": _dash(entry.row)},
+                "y": [round(c, 3) for c in changes],
+                "line": {
+                    "color": color(entry.row.runtime),
+                    "width": 1.5,
+                    "dash": DASHES[shapes.index((entry.row.batch, entry.row.size, entry.row.cuda_graph)) % len(DASHES)],
+                },
+                "marker": {"symbol": SYMBOLS.get(entry.row.precision, "x"), "size": 5},
                 "hovertemplate": "round %{x}: %{y:+.1f} %",
             }
         )
@@ -324,5 +338,6 @@ def log_ticks(low: float, high: float) -> dict[str, Any]:
     return {"tickvals": inside, "ticktext": [f"{t:g}" for t in inside], "tickangle": 0}
 
 
-def _dash(row: ProfileRow) -> str:
-    return {"fp32": "solid", "fp16": "dash", "bf16": "dashdot", "int8": "dot"}.get(row.precision, "longdash")
+def dash(precision: str) -> str:
+    """A pattern of lines for each precision."""
+    return {"fp32": "solid", "fp16": "dash", "bf16": "dashdot", "int8": "dot"}.get(precision, "longdash")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -41,3 +42,17 @@ def write_report(found: Overview, path: Path) -> None:
     """
     check_report(path)
     write_atomic(path, FORMS[path.suffix.lower()](found))
+
+
+def write_fleet_reports(found: Overview, folder: Path) -> list[Path]:
+    """Write ``report.md``, and ``report.html`` where plotly is installed, beside the records of a fleet.
+
+    Returns:
+        what was written.
+    """
+    written = [folder / "report.md"]
+    write_report(found, written[0])
+    if importlib.util.find_spec("plotly") is not None:
+        written.append(folder / "report.html")
+        write_report(found, written[1])
+    return written

@@ -9,17 +9,22 @@ from typing import Any
 
 from attn_deploy.bench.layers import LayerReport
 from attn_deploy.bench.overview import Overview
+from attn_deploy.bench.record import ProfileRecord
 from attn_deploy.errors import MissingDependencyError
 from attn_deploy.report import profile_charts as charts
 from attn_deploy.report import profile_overview_charts as wide
-from attn_deploy.report.profile_rows import flat_rows, milliseconds, told, used
+from attn_deploy.report.profile_conditions import COLD, cold_rows, conditions_text
+from attn_deploy.report.profile_machines import side_by_side
+from attn_deploy.report.profile_models import FEW, reasons
+from attn_deploy.report.profile_models_html import curves, models_table
+from attn_deploy.report.profile_rows import first_of, flat_rows, grouped, milliseconds, told, used
 from attn_deploy.report.profile_tables import TITLES
 from attn_deploy.report.terminal import machine
 from attn_deploy.report.text import file_words
 
 _PAGE = Path(__file__).with_name("profile_page.html")
 _COLUMNS = (
-    "model", "machine", "runtime", "precision", "batch", "size", "p50_ms", "p90_ms", "p99_ms", "items_per_second",
+    "model", "machine", "runtime", "precision", "batch", "size", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "items_per_second",
     "device_p50_ms", "end_to_end_p50_ms", "speedup", "top1", "agreement", "mcnemar_p", "floor_ms", "floor_multiple", "bound",
     "host_mib", "device_mib", "max_abs_error", "provider",
 )  # fmt: skip
@@ -55,7 +60,7 @@ def profile_html(found: Overview) -> str:
         ("<!--HEAD-->", _head(found)),
         ("<!--WHOLE-->", whole),
         ("<!--RUNS-->", sections),
-        ("<!--TABLE-->", _table(found)),
+        ("<!--TABLE-->", _every(found)),
         ("<!--DATA-->", data),
         ("<!--PLOTLY-->", plotly_script()),
     ):
@@ -107,32 +112,54 @@ def _whole(found: Overview, figures: dict[str, charts.Figure]) -> str:
     several = len({r.machine for r in found.runs}) > 1
     if found.means:
         parts.append(_means(found, several))
+    parts.append(_beside(found))
     parts.append(
         _chart("accuracy", wide.accuracy(found), "Accuracy against time", figures, "The dotted line is the front.")
     )
     note = "Bars are confidence intervals; the legend shows and hides series."
-    parts.append(_chart("speedups", wide.speedups(found), "Speed-up of each model", figures, note))
+    if found.many:
+        batches = dict.fromkeys(e.row.batch for e in found.entries if e.row.speedup is not None)
+        drawn = [
+            _chart(f"curves-{b}", curves(found, b), f"Speed-ups in order, batch {b}", figures, note)
+            for b in sorted(batches)
+        ]
+        parts.append(f'<div class="cards">{"".join(drawn)}</div>')
+        parts.append(models_table(found))
+        parts.append(_listed(reasons(found), [], folded=True))
+    else:
+        parts.append(_chart("speedups", wide.speedups(found), "Speed-up of each model", figures, note))
     text = "".join(parts)
     return f'<section class="whole">{text}</section>' if text else ""
 
 
+def _beside(found: Overview) -> str:
+    beside = None if found.many else side_by_side(found)
+    if beside is None:
+        return ""
+    heads, lines = beside
+    kinds = [' class="word"' if h in ("model", "row") else "" for h in heads]
+    head = "".join(f"<th{k}>{escape(h)}</th>" for k, h in zip(kinds, heads, strict=True))
+    body = "".join(
+        "<tr>" + "".join(f"<td{k}>{escape(c)}</td>" for k, c in zip(kinds, line, strict=True)) + "</tr>"
+        for line in lines
+    )
+    return (
+        '<figure class="card"><figcaption>Side by side</figcaption><p class="soft">Medians, and in brackets how many times as '
+        'fast as the machine\'s own baseline.</p><div class="sheet tall"><table id="beside"><thead><tr>'
+        f"{head}</tr></thead><tbody>{body}</tbody></table></div></figure>"
+    )
+
+
 def _means(found: Overview, several: bool) -> str:
-    heads = [
-        *(["machine"] if several else []),
-        "runtime",
-        "precision",
-        "batch",
-        "size",
-        "geometric mean",
-        "95 % interval",
-    ]
-    heads += ["models", "faster", "slower"]
+    sizes = any(m.size for m in found.means)
+    heads = ["machine"] * several + ["runtime", "precision", "batch"] + ["size"] * sizes
+    heads += ["geometric mean", "95 % interval", "models", "faster", "slower"]
     lines = []
     for mean in found.means:
-        cells = [mean.machine] if several else []
-        cells += [mean.runtime, mean.precision, str(mean.batch), f"{mean.size[0]}x{mean.size[1]}" if mean.size else ""]
+        cells = [mean.machine] * several + [mean.runtime, mean.precision, str(mean.batch)]
+        cells += ["x".join(map(str, mean.size or ()))] * sizes
         cells += [f"{mean.mean:.2f}x {mean.baseline}"]
-        cells += [f"{mean.interval.low:.2f} - {mean.interval.high:.2f}" if mean.interval else ""]
+        cells += [f"{mean.interval.low:.2f} - {mean.interval.high:.2f}" if mean.interval else FEW]
         cells += [str(mean.models), str(mean.faster), str(mean.slower)]
         row = "".join(f"<td{_kind(h)}>{escape(c)}</td>" for h, c in zip(heads, cells, strict=True))
         lines.append(f'<tr data-mean="{mean.mean!r}">{row}</tr>')
@@ -146,19 +173,10 @@ def _means(found: Overview, several: bool) -> str:
 def _section(found: Overview, index: int, figures: dict[str, charts.Figure]) -> str:
     run, entries = found.runs[index], found.of(index)
     baseline = run.record.baseline
-    parts = [f"<h2>{escape(run.label)}</h2>" if len(found.runs) > 1 else "", _answer(found, index)]
-    parts += [
-        f'<li class="{e.row.status}"><b>{escape(e.row.key)}</b> {e.row.status}: {escape(e.row.reason)}</li>'
-        for e in entries
-        if e.row.status != "ok"
-    ]
-    parts += [
-        f'<li class="noisy"><b>{escape(e.row.key)}</b> noisy: {escape(e.row.noise)}</li>'
-        for e in entries
-        if e.row.noise
-    ]
-    head, items = "".join(parts[:2]), "".join(parts[2:])
-    listed = f'<ul class="reasons">{items}</ul>' if items else ""
+    head = f"<h2>{escape(run.label)}</h2>" if len(found.runs) > 1 else ""
+    head += _answer(found, index)
+    without = [(first_of(n), f"{status}: {why}") for n, status, why in grouped((e.row.key, e.row) for e in entries)]
+    listed = _listed(without, [(e.row.key, e.row.noise) for e in entries if e.row.noise])
     devices = ", ".join(dict.fromkeys(e.limit.device for e in entries if e.limit is not None))
     box = (
         "Latency: the box is the middle half of the runs with their median, the whiskers the 5th and 95th percentile, the "
@@ -198,10 +216,38 @@ def _section(found: Overview, index: int, figures: dict[str, charts.Figure]) -> 
     compared = f"Speed-ups are against {escape(baseline)}." if baseline else ""
     return (
         f'<section class="run" data-run="{index}"{hidden}>{head}{listed}<p class="soft">{box if boxes else ""}</p>'
-        f'<div class="cards">{cards}</div>{flames}'
+        f'<div class="cards">{cards}{_cold(run.record)}</div>{flames}'
         f"<details><summary>Machine, software and settings</summary>{_environment(found, index)}<p>{compared}</p>"
         f"</details></section>"
     )
+
+
+def _listed(without: list[tuple[str, str]], noisy: list[tuple[str, str]], *, folded: bool = False) -> str:
+    """Rows without a number, one line for each reason, and behind a click those whose number is doubtful."""
+    items = "".join(f"<li><b>{escape(who)}</b> {escape(why)}</li>" for who, why in without)
+    text = f'<ul class="reasons">{items}</ul>' if items else ""
+    if text and folded:
+        text = f"<details><summary>Why rows have no number: {len(without)} reasons</summary>{text}</details>"
+    if noisy:
+        doubts = "".join(f'<li class="noisy"><b>{escape(who)}</b> {escape(why)}</li>' for who, why in noisy)
+        count = f"{len(noisy)} row{'s' * (len(noisy) != 1)}"
+        text += f"<details><summary>{count} with a doubtful median</summary>"
+        text += f'<ul class="reasons">{doubts}</ul></details>'
+    return text
+
+
+def _every(found: Overview) -> str:
+    """The table of all rows; folded where there are many, and in its place when a run is chosen."""
+    filtering = (
+        '<input type="search" id="search" placeholder="filter: ort int8 b8" aria-label="filter the rows">'
+        '<span class="soft" id="shown"></span>'
+    )
+    if found.many:
+        return (
+            f'<details id="every"><summary>Every number</summary><div class="controls">{filtering}</div>{_table(found)}'
+            "</details>"
+        )
+    return f'<div class="controls"><h2>Every number</h2>{filtering}</div>{_table(found)}'
 
 
 def _answer(found: Overview, index: int) -> str:
@@ -221,6 +267,25 @@ def _answer(found: Overview, index: int) -> str:
             f"({s.interval.low:.2f} - {s.interval.high:.2f}: {s.verdict})"
         )
     return f'<p class="answer">{escape(text)}.</p>'
+
+
+def _cold(record: ProfileRecord) -> str:
+    """What happens once, for each runtime and precision."""
+    rows = cold_rows(record)
+    keys = [k for k in COLD if any(getattr(r.cold, k) is not None for r in rows)]
+    if not rows:
+        return ""
+    lines = ""
+    for row in rows:
+        times = [getattr(row.cold, k) for k in keys]
+        cells = "".join(f"<td{_value(t)}>{'' if t is None else f'{1e3 * t:,.0f}'}</td>" for t in times)
+        lines += f'<tr><td class="word">{escape(f"{row.runtime} {row.precision}")}</td>{cells}</tr>'
+    heads = "".join(f"<th>{COLD[k]} ms</th>" for k in keys)
+    return (
+        '<figure class="card"><figcaption>Cold start</figcaption><p class="soft">What happens once, at the first shape.</p>'
+        f'<div class="sheet"><table class="cold"><thead><tr><th class="word"></th>{heads}</tr></thead><tbody>{lines}</tbody>'
+        "</table></div></figure>"
+    )
 
 
 def _layers(name: str, report: LayerReport, figures: dict[str, charts.Figure]) -> str:
@@ -296,6 +361,7 @@ def _environment(found: Overview, index: int) -> str:
         ("system", f"{environment.os}, {environment.python}"),
         ("versions", versions),
         ("load average", load),
+        ("conditions", conditions_text(record)),
         ("commit", environment.git_commit or ""),
         ("settings", settings),
         ("ONNX files", files),

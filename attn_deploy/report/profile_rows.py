@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from attn_deploy.bench.overview import Entry, MeanSpeedup, Overview
+from attn_deploy.bench.row import ProfileRow
+from attn_deploy.report.profile_conditions import COLD, row_conditions
 
 # Name and meaning of each column, in order.
 COLUMNS = {
@@ -44,6 +46,8 @@ COLUMNS = {
     "bound": "what limits the work: compute, memory, launch",
     "floor_device": "device profile of the floor",
     "macs": "multiply-accumulates of one run",
+    "import_seconds": "importing the library in a fresh process",
+    "build_seconds": "export, conversion, engine build or compilation",
     "load_seconds": "making the session",
     "first_run_seconds": "upload and first run",
     "host_mib": "peak memory added by model and runs",
@@ -51,6 +55,12 @@ COLUMNS = {
     "provider": "what executed it",
     "threads": "within an operator",
     "version": "of the runtime",
+    "cpu_mhz": "mean clock of the usable cores after the row",
+    "load_average": "runnable processes over the last minute, after the row",
+    "gpu_mhz": "clock of the first GPU after the row",
+    "gpu_celsius": "its temperature",
+    "gpu_watts": "its power",
+    "throttled": "why its clocks were held down",
     "noise": "why the median is doubtful",
     "reason": "why there is no number",
     "created": "when",
@@ -113,18 +123,41 @@ def _flat(found: Overview, entry: Entry, intervals: bool) -> dict[str, Any]:
     if row.graph is not None:
         values["macs"] = row.graph.macs
     if row.cold is not None:
-        values |= {"load_seconds": row.cold.load_seconds, "first_run_seconds": row.cold.first_run_seconds}
+        values |= {key: getattr(row.cold, key) for key in COLD}
+    values |= row_conditions(row)
     if row.memory is not None:
         values["host_mib"] = row.memory.host_added / 2**20
         values["device_mib"] = row.memory.device / 2**20 if row.memory.device is not None else None
     return values
 
 
+def grouped(rows: Iterable[tuple[str, ProfileRow]]) -> list[tuple[list[str], str, str]]:
+    """Rows without a number, or without the accuracy asked for: the names that share a reason, the status, the reason.
+
+    Args:
+        rows: what to call each row, and the row.
+    """
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, row in rows:
+        if row.status != "ok":
+            found.setdefault((row.status, row.reason), []).append(name)
+        elif row.accuracy_missing:
+            found.setdefault(("no top-1", row.accuracy_missing), []).append(name)
+    return [(names, status, reason) for (status, reason), names in found.items()]
+
+
+def first_of(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
+    return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
+
+
 def mean_text(mean: MeanSpeedup, machine: bool = False) -> str:
     """A geometric mean in one sentence."""
     where = f"{mean.machine}: " if machine else ""
     size = f", {mean.size[0]}x{mean.size[1]}" if mean.size else ""
-    interval = f" ({mean.interval.low:.2f} - {mean.interval.high:.2f})" if mean.interval else ""
+    interval = (
+        f" ({mean.interval.low:.2f} - {mean.interval.high:.2f})" if mean.interval else " (too few for an interval)"
+    )
     rest = mean.models - mean.faster - mean.slower
     return (
         f"{where}{mean.runtime} {mean.precision}, batch {mean.batch}{size}: {mean.mean:.2f}x{interval} {mean.baseline} in the "
@@ -158,6 +191,8 @@ def told(key: str, values: dict[str, Any]) -> str:
         return f"{value:,.0f}" if value >= 10 else f"{value:.2f}"
     if key in ("max_abs_error", "mcnemar_p"):
         return f"{value:.1e}" if value < 0.001 else f"{value:.3f}"
+    if key in COLD:
+        return f"{value:.3f}" if value < 10 else f"{value:.1f}"
     if key.endswith("_mib"):
         return f"{value:,.0f}"
     return milliseconds(value) if isinstance(value, float) else str(value)

@@ -8,7 +8,10 @@ import json
 from dataclasses import asdict
 
 from attn_deploy.bench.overview import Overview
-from attn_deploy.report.profile_rows import COLUMNS, flat_rows, mean_text, told, used
+from attn_deploy.report.profile_conditions import cold_text, conditions_text
+from attn_deploy.report.profile_machines import side_by_side
+from attn_deploy.report.profile_models_markdown import models_markdown
+from attn_deploy.report.profile_rows import COLUMNS, first_of, flat_rows, grouped, mean_text, told, used
 from attn_deploy.report.terminal import machine
 
 SCHEMA_VERSION = 1
@@ -58,11 +61,24 @@ def profile_json(found: Overview) -> str:
 
 
 def profile_markdown(found: Overview) -> str:
-    """A table for each run, the means over models, and what has no number."""
+    """A table for each run, the means over models, and what has no number; of many runs a line for each model."""
+    if found.many:
+        return models_markdown(found)
     several = len({r.machine for r in found.runs}) > 1
     lines = ["# Profiles", ""]
     if found.means:
         lines += [*(f"- {mean_text(m, several)}." for m in found.means), ""]
+    beside = side_by_side(found)
+    if beside is not None:
+        heads, cells = beside
+        lines += [
+            "## Side by side",
+            "",
+            "Medians, and in brackets how many times as fast as the machine's own baseline.",
+            "",
+        ]
+        lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+        lines += [*("| " + " | ".join(line) + " |" for line in cells), ""]
     rows = flat_rows(found)
     for index, run in enumerate(found.runs):
         mine = [r for r, e in zip(rows, found.entries, strict=True) if e.run == index]
@@ -77,9 +93,12 @@ def profile_markdown(found: Overview) -> str:
             lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(columns)]
             lines += ["| " + " | ".join(told(c, r) for c in columns) + " |" for r in timed]
             lines.append("")
-        lines += [f"- {e.row.key}: {e.row.status}: {e.row.reason}" for e in found.of(index) if e.row.status != "ok"]
+        without = grouped((e.row.key, e.row) for e in found.of(index))
+        lines += [f"- {first_of(names)}: {status}: {reason}" for names, status, reason in without]
         lines += [f"- {e.row.key}: noisy: {e.row.noise}" for e in found.of(index) if e.row.noise]
         if lines[-1]:
             lines.append("")
+        for told_once in (cold_text(run.record), conditions_text(run.record)):
+            lines += [told_once, ""] if told_once else []
         lines += [f"{machine(run.record.environment)}. {run.record.created}", ""]
     return "\n".join(lines)

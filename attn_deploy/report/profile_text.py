@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from attn_deploy.bench.compare import ProfileDiff
 from attn_deploy.bench.overview import Overview
+from attn_deploy.report.profile_models import model_lines, reasons, table
 from attn_deploy.report.profile_rows import flat_rows, mean_text, told, used
 
 KNOWN = (
-    "machine", "model", "runtime", "precision", "batch", "size", "p50_ms", "p99_ms", "items_per_second", "speedup", "verdict",
-    "top1", "floor_multiple", "bound",
+    "machine", "model", "runtime", "precision", "batch", "size", "p50_ms", "p95_ms", "p99_ms", "items_per_second",
+    "speedup", "verdict", "top1", "floor_multiple", "bound",
 )  # fmt: skip
 TITLES = {
     "p50_ms": "p50 ms",
+    "p95_ms": "p95 ms",
     "p99_ms": "p99 ms",
     "items_per_second": "items/s",
     "floor_multiple": "x floor",
     "top1": "top-1",
 }
-NUMBERS = frozenset(("batch", "p50_ms", "p99_ms", "items_per_second", "speedup", "top1", "floor_multiple"))
+NUMBERS = frozenset(("batch", "p50_ms", "p95_ms", "p99_ms", "items_per_second", "speedup", "top1", "floor_multiple"))
 
 
 def diff_text(found: ProfileDiff) -> str:
@@ -44,7 +46,12 @@ def diff_text(found: ProfileDiff) -> str:
 
 
 def known_text(found: Overview) -> str:
-    """A table of the rows that have a number, columns that are the same everywhere named once above it."""
+    """A table of the rows that have a number, columns that are the same everywhere named once above it.
+
+    Of many runs there is a line for each model instead: its times, and the speed-ups of the rest.
+    """
+    if found.many:
+        return _models_text(found)
     rows = [r for r in flat_rows(found) if r["status"] == "ok"]
     if not rows:
         return "No row has a number."
@@ -53,15 +60,32 @@ def known_text(found: Overview) -> str:
     columns = [c for c in columns if c not in constant]
     heads = [TITLES.get(c, c) for c in columns]
     cells = [[told(c, r) for c in columns] for r in rows]
+    lines = [f"{c}: {rows[0][c]}" for c in constant]
+    lines += _lined(heads, cells, [c in NUMBERS for c in columns])
+    return "\n".join(lines + _means(found))
+
+
+def _models_text(found: Overview) -> str:
+    lines = []
+    made = model_lines(found)
+    for name in found.machines:
+        heads, cells = table([line for line in made if line.machine == name])
+        lines += [f"machine: {name}", *_lined(heads, cells, [h not in ("model", "size") for h in heads])]
+    lines += [""] + [f"{who}: {why}" for who, why in reasons(found)] if reasons(found) else []
+    lines += _means(found)
+    return "\n".join([*lines, "Every row: --json, or -o with .html, .md or .csv."])
+
+
+def _means(found: Overview) -> list[str]:
+    return [""] * bool(found.means) + [mean_text(m, len(found.machines) > 1) + "." for m in found.means]
+
+
+def _lined(heads: list[str], cells: list[list[str]], right: list[bool]) -> list[str]:
+    """A table whose columns are as wide as what stands in them."""
     widths = [max(len(h), *(len(line[i]) for line in cells)) for i, h in enumerate(heads)]
 
     def line(values: list[str]) -> str:
-        return "  ".join(
-            v.rjust(w) if c in NUMBERS else v.ljust(w) for v, w, c in zip(values, widths, columns, strict=True)
-        ).rstrip()
+        told = zip(values, widths, right, strict=True)
+        return "  ".join(v.rjust(w) if r else v.ljust(w) for v, w, r in told).rstrip()
 
-    lines = [f"{c}: {rows[0][c]}" for c in constant]
-    lines += [line(heads), *(line(c) for c in cells)]
-    several = len({r.machine for r in found.runs}) > 1
-    lines += [""] * bool(found.means) + [mean_text(m, several) + "." for m in found.means]
-    return "\n".join(lines)
+    return [line(heads), *(line(c) for c in cells)]

@@ -13,6 +13,8 @@ from attn_deploy.bench.environment import Environment
 from attn_deploy.bench.record import ProfileRecord, ProfileRow
 from attn_deploy.bench.roofline import SpeedOfLight, row_limits
 from attn_deploy.doctor import DoctorReport
+from attn_deploy.report.profile_conditions import cold_text
+from attn_deploy.report.profile_rows import first_of, grouped
 from attn_deploy.report.text import file_words
 
 _MARKS = {"ok": "green", "invalid": "red", "failed": "red"}
@@ -69,6 +71,7 @@ def _columns(record: ProfileRecord) -> list[_Column]:
         _Column("p50 ms", [_time(r, 50) for r in rows]),
         _Column(f"{options.confidence:.0%} interval", [_median_interval(r, record) for r in rows], rank=2),
         _Column("p90 ms", [_time(r, 90) for r in rows], rank=4),
+        _Column("p95 ms", [_time(r, 95) for r in rows], rank=6),
         _Column("p99 ms", [_time(r, 99) for r in rows]),
         _Column("IQR ms", [_ms(r.latency.iqr_ms) if r.latency else "" for r in rows], rank=8),
         _Column("items/s", [_count(r.latency.throughput(r.batch)) if r.latency else "" for r in rows], rank=1),
@@ -154,16 +157,7 @@ def _verdict(row: ProfileRow) -> str:
 
 def _problems(rows: Sequence[ProfileRow]) -> list[str]:
     """One line for each reason, with the first row that has it."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for row in rows:
-        if row.status != "ok":
-            found.setdefault((row.status, row.reason), []).append(row.key)
-        elif row.accuracy_missing:
-            found.setdefault(("no top-1", row.accuracy_missing), []).append(row.key)
-    return [
-        f"{keys[0]}{f' and {len(keys) - 1} more' if len(keys) > 1 else ''}: {status}: {reason}"
-        for (status, reason), keys in found.items()
-    ]
+    return [f"{first_of(keys)}: {status}: {reason}" for keys, status, reason in grouped((r.key, r) for r in rows)]
 
 
 def _doubts(record: ProfileRecord) -> list[str]:
@@ -219,10 +213,8 @@ def _caption(record: ProfileRecord, dropped: Sequence[str]) -> list[str]:
             f"Max error is against {report.reference} at these shapes; allowed: rtol {report.rtol:g}, "
             f"atol {report.atol:g} * max(1, max|y|)."
         )
-    first = record.rows[0] if record.rows else None
-    cold = [_cold(r) for r in record.rows if r.cold and first and (r.batch, r.size) == (first.batch, first.size)]
-    if cold:
-        lines.append(f"Cold start in ms, load + first run: {', '.join(cold)}.")
+    cold = cold_text(record)
+    lines += [cold] if cold else []
     tested = next((r.accuracy for r in record.rows if r.accuracy), None)
     if tested:
         lines.append(
@@ -239,16 +231,6 @@ def _caption(record: ProfileRecord, dropped: Sequence[str]) -> list[str]:
     if "attn-deploy" in packages:
         lines.append(f"attn-deploy {packages['attn-deploy']}, {record.created}.")
     return lines
-
-
-def _cold(row: ProfileRow) -> str:
-    cold = row.cold
-    if cold is None:
-        return ""
-    parts = [f"import {cold.import_seconds * 1e3:.0f} +"] if cold.import_seconds is not None else []
-    parts += [f"build {cold.build_seconds * 1e3:.0f} +"] if cold.build_seconds is not None else []
-    name = row.runtime if row.precision == "fp32" else f"{row.runtime} {row.precision}"
-    return " ".join([name, *parts, f"{cold.load_seconds * 1e3:.0f} + {cold.first_run_seconds * 1e3:.0f}"])
 
 
 def doctor_report(report: DoctorReport, width: int = 160) -> RenderableType:
