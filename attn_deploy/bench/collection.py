@@ -23,6 +23,7 @@ _MARKS = {
     "rows",
     "baseline",
 }  # what tells a profile from other JSON
+_OTHERS = ({"recipe", "history"}, {"cells", "counts"})  # fields of a training's record, and of a matrix's
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ def _files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise InvalidRequestError(f"{path} does not exist; name a record, or a folder that holds one.")
-    records = sorted(path.rglob(RECORD_NAME))
+    records = [p for p in sorted(path.rglob(RECORD_NAME)) if not _is_of_another_kind(p)]
     if records:
         return records
     others = [p for p in sorted(path.rglob("*.json")) if p.name != LAYERS_NAME and is_profile(read_json(p))]
@@ -112,6 +113,15 @@ def _files(path: Path) -> list[Path]:
             f"{path} holds no profile record; save one with attn-deploy profile NAME --save {path}."
         )
     return others
+
+
+def _is_of_another_kind(path: Path) -> bool:
+    """Whether a ``record.json`` among others is that of a training or a matrix; a broken one is not passed over."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(data, dict) and any(marks <= set(data) for marks in _OTHERS)
 
 
 def read_json(path: Path) -> Any:
