@@ -286,7 +286,7 @@ def test_without_plotly_the_page_names_the_extra(one, monkeypatch):
 def test_records_of_trainings_and_matrices_in_a_folder_are_no_profiles(tmp_path):
     for kind, fields in {"run": ("recipe", "history"), "matrix": ("cells", "counts")}.items():
         (tmp_path / kind).mkdir()
-        (tmp_path / kind / "record.json").write_text(json.dumps({"schema_version": 1, **dict.fromkeys(fields, [])}))
+        (tmp_path / kind / "record.json").write_text(json.dumps({"schema_version": 1, **dict.fromkeys(fields, 0)}))
     (tmp_path / "zoo").mkdir()
     full("se").write(tmp_path / "zoo" / "se.json")
     assert [r.record.name for r in read_runs([tmp_path])] == ["se"]
