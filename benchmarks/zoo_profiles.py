@@ -44,12 +44,13 @@ NOTHING = "has no product with weights"  # of the reason why a model is not to b
 
 
 def known(path: Path, given: argparse.Namespace) -> bool:
-    """Whether the record has every row that is asked for."""
+    """Whether the record has every row that is asked for; one that failed is tried again."""
     try:
         record = ProfileRecord.read(path)
     except AttnDeployError:
         return False
-    found = {(r.runtime, r.precision, r.batch) for r in record.rows}
+    made = [r for r in record.rows if r.status != "failed" or NOTHING in r.reason]
+    found = {(r.runtime, r.precision, r.batch) for r in made}
     wanted = {(r, "fp32", b) for r in given.runtimes.split(",") for b in given.batch}
     wanted |= {
         ("ort-cpu", p, b) for p in given.precisions.split(",") for b in given.batch if "ort-cpu" in given.runtimes

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+import attn_deploy
 from attn_deploy.bench.subject import make_subject
 from attn_deploy.binding import bind_inputs
 from attn_deploy.errors import AttnDeployError, DynamicAxisError, InvalidRequestError
 from attn_deploy.exporters.pipeline import export
-from attn_deploy.exporters.prepare import prepare
+from attn_deploy.exporters.prepare import _bound, prepare
 from attn_deploy.inputs import parse_inputs, tied_to_maps
 from attn_deploy.linting import lint
 from attn_deploy.report.text import export_text
@@ -216,3 +217,20 @@ def test_an_output_that_is_no_tensor_is_told(tmp_path, capfd):
     made = export(Partial(), tmp_path / "m.onnx", inputs=parse_inputs(["1x3x8x9"]), exporter="dynamo", simplify=False)
     assert "None among the outputs" in export_text(made)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", [s.name for s in attn_deploy.list_models()])
+def test_every_entry_takes_the_inputs_that_a_profile_gives(name):
+    """A symbol may stand alone in another input only: 2*H in one, H in the other."""
+    subject = make_subject(name)
+    given = subject.at(3, None)
+    _, taken, _ = _bound(subject.model, given)
+    assert [i.shape() for i in taken] == [i.shape() for i in given]
+
+
+def test_a_size_that_two_inputs_do_not_agree_on_is_refused():
+    given = parse_inputs(["high:2x64x32x32", "low:2x64x60x64"])
+    with pytest.raises(
+        InvalidRequestError, match=r"input 'low' must be .* got \(2, 64, 60, 64\): .* \(2, 64, 64, 64\)"
+    ):
+        prepare("seb", inputs=given)

@@ -271,19 +271,26 @@ def _bound(
     by_name = {i.name: i for i in given}
     same = set(by_name) == {i.name for i in resolved.inputs}
     matched = [by_name[i.name] for i in resolved.inputs] if same else given
-    shaped = (_at_shape(k, n, resolved.name.text) for k, n in zip(resolved.inputs, matched, strict=True))
+    pairs = list(zip(resolved.inputs, matched, strict=True))
+    sizes: dict[str, int] = {}
+    for known, new in pairs:
+        sizes |= _new_sizes(known, new, resolved.name.text)
+    shaped = (_at_shape(known, new, sizes, resolved.name.text) for known, new in pairs)
     return resolved.module, tuple(shaped), ""
 
 
-def _at_shape(known: TensorInput, new: TensorInput, owner: str) -> TensorInput:
-    """A registry input traced at the user's shape; only plain symbols can take a new extent."""
+def _new_sizes(known: TensorInput, new: TensorInput, owner: str) -> dict[str, int]:
+    """The extents that the user's shape gives to symbols; only where they stand alone can they be read."""
     shape = new.shape()
     if len(shape) != len(known.dims):
         raise InvalidRequestError(f"{owner}: input {known.name!r} has {len(known.dims)} axes, {len(shape)} were given.")
-    sizes = dict(known.sizes)
-    for dim, extent in zip(known.dims, shape, strict=True):
-        if isinstance(dim, str) and dim in sizes:
-            sizes[dim] = extent
+    return {d: n for d, n in zip(known.dims, shape, strict=True) if isinstance(d, str) and d in known.sizes}
+
+
+def _at_shape(known: TensorInput, new: TensorInput, new_sizes: Mapping[str, int], owner: str) -> TensorInput:
+    """A registry input traced at the user's shape, with the sizes that all inputs together give."""
+    shape = new.shape()
+    sizes = {s: new_sizes.get(s, n) for s, n in known.sizes.items()}
     fixed = TensorInput(known.name, known.dims, known.dtype, sizes, known.minimum, known.multiple)
     if fixed.shape() != shape:
         raise InvalidRequestError(
