@@ -62,7 +62,7 @@ COLUMNS = {
     "gpu_watts": "its power",
     "throttled": "why its clocks were held down",
     "noise": "why the median is doubtful",
-    "reason": "why there is no number",
+    "reason": "why there is no number, or no top-1",
     "created": "when",
 }
 
@@ -90,7 +90,7 @@ def _flat(found: Overview, entry: Entry, intervals: bool) -> dict[str, Any]:
         "size": f"{row.size[0]}x{row.size[1]}" if row.size else "",
         "cuda_graph": row.cuda_graph,
         "status": row.status,
-        "reason": row.reason,
+        "reason": row.reason or row.accuracy_missing,
         "noise": row.noise,
         "created": run.record.created,
         "on_front": entry.on_front,
