@@ -216,7 +216,7 @@ def test_an_engine_of_another_library_is_built_again(key, cached, tmp_path):
 
 
 def test_ctrl_c_ends_the_command_and_leaves_nothing(tmp_path):
-    onnx_file = deep(tmp_path / "net.onnx", 150)
+    onnx_file = deep(tmp_path / "net.onnx", 800)  # builds for five seconds
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", "from attn_deploy.cli import main; main()", "build", str(onnx_file)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:

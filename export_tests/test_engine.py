@@ -273,7 +273,7 @@ def children_of(pid: int) -> list[int]:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 def test_an_interrupt_ends_the_child_and_leaves_nothing(tmp_path):
-    onnx_file = deep(tmp_path / "net.onnx", 150)
+    onnx_file = deep(tmp_path / "net.onnx", 800)  # builds for five seconds
     code = f"""
         import sys
         from attn_deploy.engine.builder import build
