@@ -24,7 +24,7 @@
 
 A message says what happened with both values, where, and what to do. ``exit_code`` is what the command line returns:
 1 a check failed, 2 the request cannot be used, 3 something needed is not installed or no device is there. ``rule`` names
-the entry of `attn_deploy.diagnosis.rules` that explains the failure, where one does.
+the entry of `attn_deploy.rules.rules` that explains the failure, where one does.
 """
 
 from __future__ import annotations

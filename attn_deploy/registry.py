@@ -1,12 +1,11 @@
 """What can be exported, as data: specifications, the decorator that makes them, and look-up by name.
 
-No torch here: `attn-deploy list` reads `catalog.json`, which `python -m attn_deploy.catalog` writes from the
+No torch here: `attn-deploy list` reads `catalog.json`, which `python -m attn_deploy.resolve.catalog` writes from the
 decorators. A model's class is imported only when the model is made.
 """
 
 from __future__ import annotations
 
-import ast
 import difflib
 import functools
 import inspect
@@ -242,46 +241,6 @@ def suggest(name: str) -> str:
     close = difflib.get_close_matches(name.lower(), words, n=5, cutoff=0.55)
     names = list(dict.fromkeys(words[c] for c in close))[:3]
     return f"; did you mean {', '.join(repr(n) for n in names)}?" if names else "."
-
-
-def evaluate(expression: str | int, values: Mapping[str, Any]) -> int:
-    """The integer that a shape expression gives for known axes and arguments.
-
-    Raises:
-        InvalidRequestError: if the expression uses an unknown name or anything but + - * //.
-    """
-    if isinstance(expression, int):
-        return expression
-    operators: dict[type, Callable[[int, int], int]] = {
-        ast.Add: lambda a, b: a + b,
-        ast.Sub: lambda a, b: a - b,
-        ast.Mult: lambda a, b: a * b,
-        ast.FloorDiv: lambda a, b: a // b,
-    }
-
-    def walk(node: ast.expr) -> int:
-        if isinstance(node, ast.Constant) and isinstance(node.value, int):
-            return node.value
-        if isinstance(node, ast.Name) and node.id in values:
-            return int(values[node.id])
-        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id in values:
-            entries, index = values[node.value.id], walk(node.slice)
-            if isinstance(entries, (list, tuple)) and -len(entries) <= index < len(entries):
-                return int(entries[index])
-            raise InvalidRequestError(
-                f"the shape expression {expression!r} cannot be read: {node.value.id} is {entries!r}, which has no "
-                f"element {index}."
-            )
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-            return -walk(node.operand)
-        if isinstance(node, ast.BinOp) and type(node.op) in operators:
-            return operators[type(node.op)](walk(node.left), walk(node.right))
-        raise InvalidRequestError(
-            f"the shape expression {expression!r} cannot be read: {ast.unparse(node)!r} is neither an axis nor an "
-            f"argument (known: {', '.join(values)}), and only + - * // are allowed."
-        )
-
-    return walk(ast.parse(expression, mode="eval").body)
 
 
 @functools.cache

@@ -30,8 +30,6 @@ import numpy as np
 from plain import CASES, make_pair
 from plain.exports import Exported, check_modules_agree, export_pair
 
-import attn_deploy
-from attn_deploy.bench.environment import Environment, command_line, describe_environment, load_average
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.statistics import (
     Comparison,
@@ -44,7 +42,9 @@ from attn_deploy.bench.statistics import (
 from attn_deploy.bench.timer import measure
 from attn_deploy.errors import AttnDeployError
 from attn_deploy.files import write_atomic
-from attn_deploy.inputs import Arrays, example_arrays
+from attn_deploy.inputs.samples import example_arrays
+from attn_deploy.inputs.tensors import Arrays
+from attn_deploy.machine.environment import Environment, command_line, describe_environment, load_average
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
 SCHEMA_VERSION = 1
@@ -290,7 +290,7 @@ def as_markdown(record: Record) -> str:
 def default_path(environment: Environment) -> Path:
     """Where the record of this processor belongs."""
     slug = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)", "", environment.cpu.lower())).strip("-")
-    return Path(attn_deploy.__file__).parent / "profiles" / "results" / slug / "attention-cost.json"
+    return Path(__file__).resolve().parents[1] / "profiles" / slug / "attention-cost.json"
 
 
 def run(

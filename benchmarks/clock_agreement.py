@@ -35,15 +35,15 @@ import torch
 from torch.utils.benchmark import Timer
 
 from attn_deploy import export
-from attn_deploy.bench.environment import command_line, describe_environment
 from attn_deploy.bench.options import BenchOptions
-from attn_deploy.bench.parse import parse_size
 from attn_deploy.bench.statistics import compare_rounds
 from attn_deploy.bench.subject import make_subject
 from attn_deploy.bench.timer import EndToEnd, measure
+from attn_deploy.cli.parse import parse_size
 from attn_deploy.files import write_atomic
-from attn_deploy.inputs import example_arrays
-from attn_deploy.report.terminal import machine
+from attn_deploy.inputs.samples import example_arrays
+from attn_deploy.machine.environment import command_line, describe_environment
+from attn_deploy.report.profile.terminal import machine
 from attn_deploy.runtimes.base import Runner
 from attn_deploy.runtimes.eager import EagerRunner
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner

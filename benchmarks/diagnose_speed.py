@@ -25,10 +25,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from attn_deploy.bench.environment import describe_environment
+from attn_deploy.machine.environment import describe_environment
 
 LIMIT_SECONDS = 60.0
-_MODEL = Path(__file__).parent.parent / "export_tests" / "user_models" / "deep_blocks.py"
+_MODEL = Path(__file__).parent.parent / "export_tests" / "exporters" / "user_models" / "deep_blocks.py"
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 

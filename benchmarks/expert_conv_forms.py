@@ -21,9 +21,9 @@ from ratios import Record, Row, default_path, environment, markdown, record, tim
 
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.exporters.pipeline import export
-from attn_deploy.inputs import example_arrays
-from attn_deploy.models import resolve
+from attn_deploy.inputs.samples import example_arrays
 from attn_deploy.ops import cheaper_form
+from attn_deploy.resolve.resolve import resolve
 
 OPSET = 17
 COSTLY = 1.25

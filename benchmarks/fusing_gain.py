@@ -25,13 +25,14 @@ import onnx
 import torch
 from ratios import Record, Row, default_path, environment, markdown, record, time_files, times
 
-from attn_deploy import catalog
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.exporters.pipeline import export
 from attn_deploy.fusing import fuse_with_report
-from attn_deploy.inputs import example_arrays, fit_size
-from attn_deploy.models import resolve
-from attn_deploy.weights import enliven
+from attn_deploy.inputs.samples import example_arrays
+from attn_deploy.inputs.tensors import fit_size
+from attn_deploy.resolve import catalog
+from attn_deploy.resolve.resolve import resolve
+from attn_deploy.resolve.seeding import enliven
 
 OPSET = 17
 EXTENT = {"N": 1, "H": 32, "W": 32}

@@ -37,10 +37,11 @@ def plain(names: list[str], opsets: list[int]) -> dict[str, int]:
     from attn_deploy.exporters.quiet import quiet_torch
     from attn_deploy.fusing import fuse
     from attn_deploy.graph.operators import unlisted_operators
-    from attn_deploy.inputs import bounds, example_arrays
-    from attn_deploy.models import resolve
+    from attn_deploy.inputs.samples import example_arrays
+    from attn_deploy.inputs.tensors import bounds
     from attn_deploy.parity.verify import verify_onnx
-    from attn_deploy.weights import enliven
+    from attn_deploy.resolve.resolve import resolve
+    from attn_deploy.resolve.seeding import enliven
 
     counts = {"good": 0, "other opset": 0, "failed": 0}
     for name in names:
@@ -117,7 +118,7 @@ def main() -> int:
     parser.add_argument("--variant", choices=("plain", "matrix"), help=argparse.SUPPRESS)
     parser.add_argument("--names", default=",".join(MODELS), help=argparse.SUPPRESS)
     given = parser.parse_args()
-    from attn_deploy.bench.environment import describe_environment
+    from attn_deploy.machine.environment import describe_environment
     from attn_deploy.matrix.options import parse_opsets
 
     names, opsets = given.names.split(",")[: given.models], list(parse_opsets(given.opsets))

@@ -28,14 +28,14 @@ import onnx
 import attn_deploy
 from attn_deploy.accuracy.predict import run_dataset
 from attn_deploy.accuracy.result import AccuracyResult
-from attn_deploy.bench.environment import describe_environment
 from attn_deploy.data import load_dataset
 from attn_deploy.files import write_atomic
 from attn_deploy.graph.artifact import OnnxArtifact, load_model
 from attn_deploy.graph.precision import rounded
-from attn_deploy.names import parse_name
+from attn_deploy.machine.environment import describe_environment
+from attn_deploy.resolve.names import parse_name
+from attn_deploy.resolve.trained import load_trained
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
-from attn_deploy.trained import load_trained
 
 SCHEMA_VERSION = 1
 BOUNDS = {"fp16": 0.1, "int8 auto": 0.5}

@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 
-import attn_deploy
-from attn_deploy.bench.environment import Environment, command_line, describe_environment, load_average
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.statistics import Comparison, compare_rounds, comparison_from_dict
 from attn_deploy.bench.timer import measure
 from attn_deploy.files import write_atomic
-from attn_deploy.inputs import Arrays
+from attn_deploy.inputs.tensors import Arrays
+from attn_deploy.machine.environment import Environment, command_line, describe_environment, load_average
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
 SCHEMA_VERSION = 1
@@ -174,4 +173,4 @@ def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int) 
 def default_path(where: Environment, name: str) -> Path:
     """Where the record of this processor belongs."""
     slug = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)", "", where.cpu.lower())).strip("-")
-    return Path(attn_deploy.__file__).parent / "profiles" / "results" / slug / f"{name}.json"
+    return Path(__file__).resolve().parents[1] / "profiles" / slug / f"{name}.json"

@@ -28,14 +28,15 @@ from typing import Any
 import numpy as np
 
 from attn_deploy import export
-from attn_deploy.bench.environment import command_line, describe_environment
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.statistics import compare_rounds
 from attn_deploy.bench.subject import make_subject
 from attn_deploy.bench.timer import measure
 from attn_deploy.files import write_atomic
-from attn_deploy.inputs import Arrays, example_arrays
-from attn_deploy.report.terminal import machine
+from attn_deploy.inputs.samples import example_arrays
+from attn_deploy.inputs.tensors import Arrays
+from attn_deploy.machine.environment import command_line, describe_environment
+from attn_deploy.report.profile.terminal import machine
 from attn_deploy.runtimes.base import RuntimeInfo
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 

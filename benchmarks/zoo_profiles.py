@@ -27,15 +27,15 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import attn_deploy
-from attn_deploy.bench.collection import read_runs
-from attn_deploy.bench.environment import usable_cores
 from attn_deploy.bench.options import BenchOptions
-from attn_deploy.bench.overview import overview
 from attn_deploy.bench.record import ProfileRecord
+from attn_deploy.comparison.collection import read_runs
+from attn_deploy.comparison.overview import overview
 from attn_deploy.errors import AttnDeployError
-from attn_deploy.report.profile_rows import mean_text
+from attn_deploy.machine.environment import usable_cores
+from attn_deploy.report.profile.rows import mean_text
 
-RESULTS = Path(attn_deploy.__file__).parent / "profiles" / "results"
+RESULTS = Path(__file__).resolve().parents[1] / "profiles"
 OPTIONS = BenchOptions(
     threads=1, min_samples=200, max_samples=240, min_seconds=0.4, warmup_seconds=0.2, max_seconds=8.0
 )

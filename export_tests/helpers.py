@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from attn_deploy.parity.tolerance import NOISE_FACTOR
 from attn_deploy.registry import ModelSpec
-from attn_deploy.weights import enliven as randomize
+from attn_deploy.resolve.seeding import enliven as randomize
 
 __all__ = [
     "EXEMPLARS",

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 
 from attn_deploy.accuracy.predict import BATCH, run_dataset
 from attn_deploy.accuracy.result import AccuracyResult
-from attn_deploy.bench.environment import command_line, describe_environment, usable_cores
-from attn_deploy.bench.runtimes import RUNTIMES, Work, choose_runtimes, import_torch
 from attn_deploy.data import ImageSet, load_dataset
 from attn_deploy.data.imageset import Split
 from attn_deploy.errors import CheckpointError, GraphError, InvalidRequestError
+from attn_deploy.machine.environment import command_line, describe_environment, usable_cores
 from attn_deploy.runtimes.base import Runner
+from attn_deploy.runtimes.table import RUNTIMES, choose_runtimes, import_torch
+from attn_deploy.runtimes.work import Work
 
 if TYPE_CHECKING:
-    from attn_deploy.trained import TrainedModel
+    from attn_deploy.resolve.trained import TrainedModel
 
 Progress = Callable[[str], None]
 NUMPY_TYPES = {"float": "float32", "float16": "float16", "double": "float64"}
@@ -55,7 +56,7 @@ def evaluate(
         model: a run folder or ``model.safetensors`` of `attn_deploy.train`, an ``.onnx`` file or an ``.engine`` file. A
             checkpoint is exported (and the file proven) for runtimes that run files; files need no torch.
         dataset: cifar10, digits or folder; by default what the checkpoint was trained on.
-        runtimes: names in `attn_deploy.bench.runtimes`; by default eager for a checkpoint, ort-cpu for an ONNX file.
+        runtimes: names in `attn_deploy.runtimes.table`; by default eager for a checkpoint, ort-cpu for an ONNX file.
         split: train or test.
         images: test on the first so many; all by default.
         reference: another such model, or the JSON of an earlier result: what the first runtime's answers are compared
@@ -122,8 +123,8 @@ def _subject(model: str | Path) -> TrainedModel | Path:
             raise GraphError(f"there is no file {path}.", exit_code=2)
         return path
     import_torch()
-    from attn_deploy.names import parse_name
-    from attn_deploy.trained import load_trained
+    from attn_deploy.resolve.names import parse_name
+    from attn_deploy.resolve.trained import load_trained
 
     if not path.exists():
         raise CheckpointError(

@@ -19,10 +19,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from attn_deploy.bench.environment import Environment, describe_environment
-from attn_deploy.devices import DeviceLimits, DeviceProfile
 from attn_deploy.files import write_atomic
 from attn_deploy.isolate import run_isolated
+from attn_deploy.machine.devices import DeviceLimits, DeviceProfile
+from attn_deploy.machine.environment import Environment, describe_environment
 
 Measured = Callable[[str], None]
 

@@ -9,16 +9,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from attn_deploy.bench import conditions
 from attn_deploy.bench.evidence import MemoryPeak
 from attn_deploy.bench.files import OnnxFiles
 from attn_deploy.bench.group import Bench, blank_row, profile_group, raise_if_request, refused, start, with_candidate
 from attn_deploy.bench.make import begun, make_bench
 from attn_deploy.bench.plan import ProfilePlan, Variant, inputs_from_dicts
-from attn_deploy.bench.runtimes import RUNTIMES, choose_runtimes, torch_device
 from attn_deploy.bench.subject import Subject
 from attn_deploy.errors import MissingDependencyError
-from attn_deploy.inputs import TensorInput, example_arrays
+from attn_deploy.inputs.samples import example_arrays
+from attn_deploy.inputs.tensors import TensorInput
+from attn_deploy.machine import conditions
+from attn_deploy.runtimes.table import RUNTIMES, choose_runtimes, torch_device
 
 Emit = Callable[[dict[str, Any]], None]
 _MORE_RUNS = 3  # of a row that is started alone: some libraries allocate in their second run

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from attn_deploy.machine.state import GpuState, MachineState
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
@@ -81,38 +83,6 @@ class AccuracyRow:
     def agreement(self) -> float | None:
         """Share of images with the same answer as the reference."""
         return None if self.same is None else self.same / self.images
-
-
-@dataclass(frozen=True, slots=True)
-class GpuState:
-    """One GPU at one moment; clocks in MHz, temperature in degrees Celsius, power in watts, memory in bytes.
-
-    Attributes:
-        throttle: why the clock is held down, in the driver's words; empty when it is not.
-    """
-
-    name: str
-    sm_mhz: int | None
-    memory_mhz: int | None
-    temperature: int | None
-    power: float | None
-    memory_used: int | None
-    throttle: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class MachineState:
-    """The machine at one moment.
-
-    Attributes:
-        load_average: runnable processes over the last minute.
-        cpu_mhz: mean clock of the cores that this process may use.
-        gpus: those that the driver lists.
-    """
-
-    load_average: float | None
-    cpu_mhz: float | None
-    gpus: tuple[GpuState, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from attn_deploy import errors
 from attn_deploy.bench.subject import Subject, is_engine
 from attn_deploy.errors import AttnDeployError, MissingDependencyError, PrecisionError, WorkerError
 from attn_deploy.files import write_atomic
-from attn_deploy.inputs import TensorInput
+from attn_deploy.inputs.tensors import TensorInput
 
 if TYPE_CHECKING:
     import onnx
@@ -151,14 +151,16 @@ class OnnxFiles:
     def _convert(self, source: Path, target: Path, precision: str) -> None:
         self._tell(f"converting to {precision}")
         if precision != "int8":
-            from attn_deploy.conversion import convert
+            from attn_deploy.conversion.convert import convert
 
             convert(source, target, precision=precision)
             return
-        from attn_deploy.quantization import quantize
+        from attn_deploy.conversion.quantize import quantize_file
 
         owner = self._subject.name if self._subject.onnx is None else None  # a file of ours, of which nobody knows
-        quantize(source, target, precision=precision, calibration=self._calibration(), owner=owner, progress=self._tell)
+        quantize_file(
+            source, target, precision=precision, calibration=self._calibration(), owner=owner, progress=self._tell
+        )
 
     def _describe(self, path: Path, fixed: dict[str, int], how: str, asked: str, seconds: float) -> Made:
         if is_engine(path):

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from attn_deploy.bench.plan import Variant
-from attn_deploy.bench.runtimes import RUNTIMES
-from attn_deploy.inputs import TensorInput
+from attn_deploy.inputs.tensors import TensorInput
+from attn_deploy.runtimes.table import RUNTIMES
 
 if TYPE_CHECKING:
     from torch import nn

@@ -11,14 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from attn_deploy.bench import statistics
-from attn_deploy.bench.conditions import machine_state
 from attn_deploy.bench.evidence import Conditions, GraphCost, Placement
 from attn_deploy.bench.files import SHORT, Made, OnnxFiles
 from attn_deploy.bench.latency import ColdStart
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.plan import Variant, size_of
 from attn_deploy.bench.row import ProfileRow
-from attn_deploy.bench.runtimes import REFERENCE, RUNTIMES, Work
 from attn_deploy.bench.subject import Subject
 from attn_deploy.bench.timer import EndToEnd, Measured, cold_start, measure_both
 from attn_deploy.errors import (
@@ -30,10 +28,14 @@ from attn_deploy.errors import (
     ProviderError,
 )
 from attn_deploy.graph.work import graph_work
-from attn_deploy.inputs import Arrays, TensorInput, example_arrays
+from attn_deploy.inputs.samples import example_arrays
+from attn_deploy.inputs.tensors import Arrays, TensorInput
+from attn_deploy.machine.conditions import machine_state
 from attn_deploy.parity.tolerance import TOLERANCES
 from attn_deploy.parity.verify import compare
 from attn_deploy.runtimes.base import Runner, RuntimeInfo
+from attn_deploy.runtimes.table import REFERENCE, RUNTIMES
+from attn_deploy.runtimes.work import Work
 
 _END_TO_END_SHARE = 5  # of the time and of the samples that the runs themselves get
 
@@ -59,7 +61,7 @@ class Bench:
         options: with the number of threads.
         files: of the runtimes that run ONNX files.
         device: of torch.
-        tf32: as `attn_deploy.bench.runtimes.Work`.
+        tf32: as `attn_deploy.runtimes.work.Work`.
         folder: for engines.
         tell: is called with a few words at each step.
         trail: is told which variant is about to run, so that a crash has a name.

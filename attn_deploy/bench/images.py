@@ -13,7 +13,7 @@ from attn_deploy.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from attn_deploy.data import ImageSet
-    from attn_deploy.trained import TrainedModel
+    from attn_deploy.resolve.trained import TrainedModel
 
 Tell = Callable[[str], None]
 
@@ -95,8 +95,8 @@ def trained_model(plan: ProfilePlan) -> TrainedModel | None:
     path = plan.weights or plan.model
     if not Path(path).exists() or (plan.weights is not None and not Path(path).is_dir()):
         return None
-    from attn_deploy.names import parse_name
-    from attn_deploy.trained import load_trained
+    from attn_deploy.resolve.names import parse_name
+    from attn_deploy.resolve.trained import load_trained
 
     name = parse_name(path)
     return load_trained(name) if name.checkpoint is not None else None

@@ -12,13 +12,13 @@ from attn_deploy.bench.evidence import MemoryPeak
 from attn_deploy.bench.files import described_in, read_index
 from attn_deploy.bench.fit import Need
 from attn_deploy.bench.group import blank_row, reason_of
-from attn_deploy.bench.make import Begun
+from attn_deploy.bench.maker import Begun
 from attn_deploy.bench.plan import ProfilePlan, Variant, inputs_from_dicts
 from attn_deploy.bench.row import ProfileRow
-from attn_deploy.bench.runtimes import RUNTIMES
 from attn_deploy.errors import AttnDeployError, MissingDependencyError, WorkerError
-from attn_deploy.inputs import TensorInput
+from attn_deploy.inputs.tensors import TensorInput
 from attn_deploy.isolate import run_isolated
+from attn_deploy.runtimes.table import RUNTIMES
 
 _CHILDREN = "attn_deploy.bench.children"
 Tell = Callable[[str], None]

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attn_deploy.bench.conditions import available_memory
 from attn_deploy.bench.layers import LAYERS_NAME, LayerReport, write_layers
 from attn_deploy.bench.make import begun, make_bench
 from attn_deploy.bench.plan import ProfilePlan, Variant
 from attn_deploy.bench.request import with_threads
 from attn_deploy.errors import AttnDeployError
-from attn_deploy.inputs import Arrays, TensorInput, example_arrays
+from attn_deploy.inputs.samples import example_arrays
+from attn_deploy.inputs.tensors import Arrays, TensorInput
+from attn_deploy.machine.conditions import available_memory
 
 if TYPE_CHECKING:
     from attn_deploy.bench.group import Bench
@@ -101,9 +102,9 @@ def _view(bench: Bench, variant: Variant, inputs: tuple[TensorInput, ...], array
             config={"session.x64quantprecision": "1"} if precision == "int8" else None,
         )
     if variant.runtime in ("tensorrt", "tensorrt-rtx"):
-        from attn_deploy.bench.engines import import_engine_library
         from attn_deploy.bench.layers_tensorrt import engine_layers
         from attn_deploy.engine.builder import build
+        from attn_deploy.runtimes.engines import import_engine_library
 
         import_engine_library(variant.runtime)  # refuses a machine without a GPU before minutes of building
 

@@ -16,7 +16,7 @@ from attn_deploy.bench.layers import LayerReport, LayerTime, middle, summed
 from attn_deploy.errors import GraphError
 from attn_deploy.graph.artifact import load_model
 from attn_deploy.graph.work import node_module
-from attn_deploy.inputs import Arrays
+from attn_deploy.inputs.tensors import Arrays
 from attn_deploy.runtimes.onnxruntime import PROVIDERS, import_onnxruntime
 
 _SUFFIX = "_kernel_time"

@@ -11,7 +11,7 @@ from typing import Any
 from attn_deploy.bench.layers import LayerReport, LayerTime, summed
 from attn_deploy.engine.flavors import flavor_spec, load_flavor
 from attn_deploy.engine.scopes import NodePlace, mentioned, read_places
-from attn_deploy.inputs import Arrays
+from attn_deploy.inputs.tensors import Arrays
 
 
 def profiled_layers(trt: Any, context: Any, run: Callable[[], None], onnx: Path, runs: int) -> tuple[LayerTime, ...]:

@@ -17,7 +17,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from attn_deploy.bench.layers import LayerReport, LayerTime, middle
-from attn_deploy.inputs import Arrays
+from attn_deploy.inputs.tensors import Arrays
 
 _MARK = "module:"
 _WARMUP = 5

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from attn_deploy.bench.options import BenchOptions
-from attn_deploy.bench.runtimes import RUNTIMES, choose_precisions, choose_runtimes
-from attn_deploy.devices import DeviceProfile
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.inputs import TensorInput
+from attn_deploy.inputs.tensors import TensorInput
+from attn_deploy.machine.devices import DeviceProfile
+from attn_deploy.runtimes.table import RUNTIMES, choose_precisions, choose_runtimes
 
 Size = tuple[int, int]
 

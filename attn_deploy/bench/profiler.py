@@ -10,19 +10,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attn_deploy.bench.conditions import available_memory
-from attn_deploy.bench.environment import command_line, describe_environment, load_average
 from attn_deploy.bench.group import blank_row
-from attn_deploy.bench.make import Begun, InlineMaker, Maker
+from attn_deploy.bench.make import InlineMaker
+from attn_deploy.bench.maker import Begun, Maker
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.plan import AccuracyPlan, ProfilePlan, Shape, Size
 from attn_deploy.bench.record import ProfileRecord, ProfileRow
 from attn_deploy.bench.request import make_plan, with_threads
-from attn_deploy.bench.runtimes import REFERENCE
 from attn_deploy.bench.store import ProfileStore
-from attn_deploy.devices import DeviceProfile
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.inputs import TensorInput
+from attn_deploy.inputs.tensors import TensorInput
+from attn_deploy.machine.conditions import available_memory
+from attn_deploy.machine.devices import DeviceProfile
+from attn_deploy.machine.environment import command_line, describe_environment, load_average
+from attn_deploy.runtimes.table import REFERENCE
 
 if TYPE_CHECKING:
     from torch import nn
@@ -76,9 +77,9 @@ def profile(
     process of its own, with a time limit, and so is the first run of each row, whose peak memory is measured there.
 
     Args:
-        model: a name (see `attn_deploy.names`), a module, or the path of an ``.onnx`` file, for which torch is not
+        model: a name (see `attn_deploy.resolve.names`), a module, or the path of an ``.onnx`` file, for which torch is not
             needed and eager cannot be had.
-        runtimes: names in `attn_deploy.bench.runtimes`; None for eager and ONNX Runtime on the CPU.
+        runtimes: names in `attn_deploy.runtimes.table`; None for eager and ONNX Runtime on the CPU.
         precisions: of fp32, fp16, bf16 and int8; None for the model as it is.
         batch: batch sizes; None for that of ``inputs``, or 1.
         size: height and width, or several; None for those of ``inputs``, or 32x32 where the model allows it.
@@ -102,11 +103,11 @@ def profile(
         save: a folder for the run: plan, rows of each shape as they come, files, record.
         resume: go on with the run in that folder.
         executor: ``inline``, in this process, or ``processes``, in some of their own; None: the latter where ``save`` is
-            given and ``model`` is not a module. For a cluster see `attn_deploy.bench.fleet`.
+            given and ``model`` is not a module. For a cluster see `attn_deploy.comparison.fleet`.
         memory: in processes of their own, start each row once in one more, and measure peak memory and imports there.
         timeout: seconds that the start of one row may take in a process of its own.
         memory_limit: bytes of such a process; None for what is free.
-        device: whose speed of light the rows are put against: a name of `attn_deploy.devices`, a TOML file of one's own,
+        device: whose speed of light the rows are put against: a name of `attn_deploy.machine.devices`, a TOML file of one's own,
             or a profile; None for the one that fits this machine. It is kept in the record.
         progress: called with a few words at each step.
         on_step: called with the step, their number, and the shape that is made.
@@ -152,7 +153,7 @@ def profile(
     if chosen not in EXECUTORS:
         raise InvalidRequestError(
             f"the executor {chosen!r} is unknown; use {', '.join(EXECUTORS)}, or --executor ray for a cluster (in Python: "
-            "attn_deploy.bench.fleet.profile_fleet)."
+            "attn_deploy.comparison.fleet.profile_fleet)."
         )
     if chosen == "processes" and given is not None:
         raise InvalidRequestError("a module cannot be given to another process; give its name, or executor='inline'.")

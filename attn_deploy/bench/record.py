@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from attn_deploy.bench.environment import Environment
 from attn_deploy.bench.latency import ColdStart as ColdStart
 from attn_deploy.bench.latency import LatencyResult as LatencyResult
 from attn_deploy.bench.options import BenchOptions
@@ -18,9 +17,10 @@ from attn_deploy.bench.row import Status as Status
 from attn_deploy.bench.row import check_row
 from attn_deploy.bench.row import summary as summary
 from attn_deploy.bench.schema import check
-from attn_deploy.devices import DeviceProfile
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.files import write_atomic
+from attn_deploy.machine.devices import DeviceProfile
+from attn_deploy.machine.environment import Environment
 
 SCHEMA_VERSION = 2
 _READABLE = (1, 2)  # what version 2 adds has defaults

@@ -7,16 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attn_deploy.bench.environment import usable_cores
 from attn_deploy.bench.images import check_images
 from attn_deploy.bench.make import default_runtimes
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.plan import AccuracyPlan, ProfilePlan, Size, plan_path
-from attn_deploy.bench.runtimes import RUNTIMES, choose_precisions
 from attn_deploy.bench.subject import is_engine
-from attn_deploy.devices import DeviceProfile, load_device
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.inputs import TensorInput
+from attn_deploy.inputs.tensors import TensorInput
+from attn_deploy.machine.devices import DeviceProfile, load_device
+from attn_deploy.machine.environment import usable_cores
+from attn_deploy.runtimes.table import RUNTIMES, choose_precisions
 
 if TYPE_CHECKING:
     from torch import nn

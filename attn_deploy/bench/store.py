@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from attn_deploy.accuracy.result import AccuracyResult
-from attn_deploy.bench.environment import Environment
 from attn_deploy.bench.plan import ProfilePlan, Shape, Variant
 from attn_deploy.bench.row import ProfileRow
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.files import write_atomic
+from attn_deploy.machine.environment import Environment
 
 PLAN, RECORD = "plan.json", "record.json"
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.inputs import TensorInput, fit_size
+from attn_deploy.inputs.tensors import TensorInput, fit_size
 from attn_deploy.registry import DEFAULT_SIZES
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from attn_deploy.models import ResolvedModel
+    from attn_deploy.resolve.make import ResolvedModel
 
 Size = tuple[int, int]
 DEFAULT_SIZE: Size = (32, 32)  # CIFAR's, at which the registry counts multiply-accumulates
@@ -137,7 +137,7 @@ def make_subject(
             else _default_sizes(known, _movable(known, resolved.dynamic))
         )
     else:
-        from attn_deploy.binding import bind_inputs
+        from attn_deploy.inputs.binding import bind_inputs
 
         bound = bind_inputs(resolved.module, known, resolved.name.text)
         known, resolved = bound.inputs, replace(resolved, module=bound.module)
@@ -168,10 +168,10 @@ def _with_file(subject: Subject, path: Path) -> Subject:
 
 
 def _resolve(model: str | nn.Module, arguments: Mapping[str, Any] | None, weights: Path | str | None) -> ResolvedModel:
-    from attn_deploy.bench.runtimes import import_torch
+    from attn_deploy.runtimes.table import import_torch
 
     import_torch()
-    from attn_deploy.models import resolve_module, resolve_seeded
+    from attn_deploy.resolve.resolve import resolve_module, resolve_seeded
 
     if not isinstance(model, str):
         if weights is not None:
@@ -182,7 +182,7 @@ def _resolve(model: str | nn.Module, arguments: Mapping[str, Any] | None, weight
     trained = _trained(model, Path(weights))
     if trained is not None:
         return trained
-    from attn_deploy.checkpoints import load_weights
+    from attn_deploy.resolve.checkpoints import load_weights
 
     resolved = resolve_seeded(model, arguments, fresh=False)
     load_weights(resolved.module, weights, resolved.name.text)
@@ -191,8 +191,8 @@ def _resolve(model: str | nn.Module, arguments: Mapping[str, Any] | None, weight
 
 def _trained(model: str, path: Path) -> ResolvedModel | None:
     """The model with its weights, where the path is a checkpoint of `attn_deploy.train`."""
-    from attn_deploy.names import parse_name
-    from attn_deploy.trained import load_trained
+    from attn_deploy.resolve.names import parse_name
+    from attn_deploy.resolve.trained import load_trained
 
     name = parse_name(str(path)) if path.is_dir() else None
     if name is None or name.checkpoint is None:

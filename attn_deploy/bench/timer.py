@@ -20,7 +20,7 @@ import numpy as np
 
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.record import ColdStart, LatencyResult
-from attn_deploy.inputs import Arrays
+from attn_deploy.inputs.tensors import Arrays
 from attn_deploy.runtimes.base import Bracketed, DeviceClock, Runner, RuntimeInfo
 
 Clock = Callable[[], int]

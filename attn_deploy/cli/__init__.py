@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from attn_deploy import __version__
+from attn_deploy._version import __version__
 from attn_deploy.cli.build import build
 from attn_deploy.cli.compare import compare
 from attn_deploy.cli.convert import convert

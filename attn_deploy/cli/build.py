@@ -80,7 +80,7 @@ def build(
       attn-deploy build resnet18+se --precision fp16
       attn-deploy build ghostmodule --json
     """
-    from attn_deploy.building import build_model
+    from attn_deploy.deploy.build import build_model
     from attn_deploy.report.engine import engine_text
 
     with output_aside(), _progress_bar() as (tell, on_progress):

@@ -31,9 +31,9 @@ def compare(
       attn-deploy compare main/ branch/
       attn-deploy compare old.json new.json --threshold 0.1 --json
     """
-    from attn_deploy.bench.collection import read_runs
-    from attn_deploy.bench.compare import compare_runs
-    from attn_deploy.report.profile_text import diff_text
+    from attn_deploy.comparison.collection import read_runs
+    from attn_deploy.comparison.compare import compare_runs
+    from attn_deploy.report.profile.text import diff_text
 
     found = compare_runs(
         read_runs([before]),

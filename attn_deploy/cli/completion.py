@@ -26,6 +26,6 @@ def complete_family(incomplete: str) -> list[str]:
 
 def complete_device(incomplete: str) -> list[str]:
     """Device profiles that begin with what was typed."""
-    from attn_deploy.devices import list_devices
+    from attn_deploy.machine.devices import list_devices
 
     return [d for d in list_devices() if d.startswith(incomplete)]

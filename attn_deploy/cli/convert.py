@@ -39,7 +39,7 @@ def convert(
       attn-deploy convert model.onnx --precision fp16 --io same
       attn-deploy convert model.onnx --precision fp16 --calibration images.npz
     """
-    from attn_deploy.conversion import convert as convert_file
+    from attn_deploy.conversion.convert import convert as convert_file
     from attn_deploy.report.text import conversion_text
 
     artifact = convert_file(

@@ -65,8 +65,8 @@ def diagnose(
       attn-deploy diagnose model.onnx --no-numbers
       attn-deploy diagnose model-int8.onnx --against model.onnx
     """
-    from attn_deploy.faults.diagnose import diagnose as find
-    from attn_deploy.inputs import parse_axes, parse_inputs
+    from attn_deploy.diagnosis.diagnose import diagnose as find
+    from attn_deploy.inputs.grammar import parse_axes, parse_inputs
     from attn_deploy.report.diagnose import diagnosis_text
 
     with output_aside():

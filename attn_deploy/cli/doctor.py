@@ -41,9 +41,9 @@ def doctor(
         return
     if threads is not None or output is not None:
         raise InvalidRequestError("--threads and --output belong to --measure; add it, or leave them out.")
-    from attn_deploy.doctor import diagnose
+    from attn_deploy.machine.doctor import diagnose
     from attn_deploy.report.console import print_result, status
-    from attn_deploy.report.terminal import doctor_report
+    from attn_deploy.report.doctor import doctor_report
 
     with status() as tell:
         report = diagnose(tell)
@@ -56,8 +56,8 @@ def doctor(
 
 def _measure(threads: str | None, output: Path | None, as_json: bool) -> None:
     from attn_deploy.bench.capability import measure_cpu, write_profile
-    from attn_deploy.bench.parse import parse_integers
-    from attn_deploy.bench.roofline import measured_profile
+    from attn_deploy.cli.parse import parse_integers
+    from attn_deploy.comparison.speed_of_light import measured_profile
     from attn_deploy.report.capability import capability_text
     from attn_deploy.report.console import status
 

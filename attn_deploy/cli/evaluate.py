@@ -39,7 +39,7 @@ def evaluate(
       attn-deploy evaluate model.engine --dataset cifar10
     """
     from attn_deploy.accuracy.evaluate import evaluate as evaluate_model
-    from attn_deploy.bench.parse import parse_words
+    from attn_deploy.cli.parse import parse_words
     from attn_deploy.data import require_split
     from attn_deploy.files import check_writable
     from attn_deploy.report.console import print_result, status

@@ -74,7 +74,7 @@ def export(
       attn-deploy export fusion.py:Net --input image:1x3x64x64 --input mask:1xHxW:bool --input text:1xL=77x64
     """
     from attn_deploy.exporters.pipeline import export as export_model
-    from attn_deploy.inputs import parse_axes, parse_inputs
+    from attn_deploy.inputs.grammar import parse_axes, parse_inputs
     from attn_deploy.report.text import export_text
 
     with output_aside(), _status() as tell:

@@ -33,12 +33,12 @@ def inspect(
       attn-deploy inspect model.engine
       attn-deploy inspect --diff model.onnx model-fp16.onnx
     """
+    from attn_deploy.diagnosis.contents import diff_graphs
+    from attn_deploy.diagnosis.contents import inspect as inspect_file
     from attn_deploy.engine.artifact import EngineArtifact
     from attn_deploy.engine.kernels import read_kernels
     from attn_deploy.errors import InvalidRequestError
-    from attn_deploy.inputs import parse_inputs
-    from attn_deploy.inspection import diff_graphs
-    from attn_deploy.inspection import inspect as inspect_file
+    from attn_deploy.inputs.grammar import parse_inputs
     from attn_deploy.report.engine import engine_text
     from attn_deploy.report.inspection import diff_text, graph_text
 

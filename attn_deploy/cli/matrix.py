@@ -59,8 +59,8 @@ def matrix(
     from attn_deploy.matrix.request import matrix_request, verdict
     from attn_deploy.matrix.run import run_matrix
     from attn_deploy.report.console import print_result
-    from attn_deploy.report.matrix_files import write_reports
-    from attn_deploy.report.matrix_terminal import matrix_summary, watch_matrix
+    from attn_deploy.report.matrix.files import write_reports
+    from attn_deploy.report.matrix.terminal import matrix_summary, watch_matrix
 
     request = matrix_request(
         models=models,
@@ -123,8 +123,8 @@ def merge(
     from attn_deploy.matrix.merge import merge_records
     from attn_deploy.matrix.record import read_record
     from attn_deploy.report.console import print_result
-    from attn_deploy.report.matrix_files import write_reports
-    from attn_deploy.report.matrix_terminal import matrix_summary
+    from attn_deploy.report.matrix.files import write_reports
+    from attn_deploy.report.matrix.terminal import matrix_summary
 
     record = merge_records([read_record(path) for path in records], partial=partial)
     written = write_reports(record, output)
@@ -157,7 +157,7 @@ def diff(
 
     from attn_deploy.matrix.diff import diff_records
     from attn_deploy.matrix.record import read_record
-    from attn_deploy.report.matrix_text import diff_text
+    from attn_deploy.report.matrix.text import diff_text
 
     found = diff_records(read_record(old), read_record(new), subset=subset)
     typer.echo(json.dumps(found.to_dict(), indent=1) if as_json else diff_text(found))

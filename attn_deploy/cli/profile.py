@@ -92,10 +92,10 @@ def profile(
       attn-deploy profile model.onnx --input 1x3x224x224 --json
     """
     from attn_deploy.bench.options import BenchOptions
-    from attn_deploy.bench.parse import parse_dynamic, parse_integers, parse_sizes, parse_switch, parse_words
     from attn_deploy.bench.plan import AccuracyPlan
+    from attn_deploy.cli.parse import parse_dynamic, parse_integers, parse_sizes, parse_switch, parse_words
     from attn_deploy.errors import InvalidRequestError
-    from attn_deploy.inputs import parse_inputs
+    from attn_deploy.inputs.grammar import parse_inputs
 
     request = {
         "runtimes": parse_words(",".join(runtimes), "--runtimes") if runtimes else None,
@@ -146,7 +146,7 @@ def _here(
     layers: bool,
     as_json: bool,
 ) -> None:
-    import attn_deploy
+    from attn_deploy.bench.profiler import profile
     from attn_deploy.files import check_writable
     from attn_deploy.report.console import print_result, profile_bar
 
@@ -154,7 +154,7 @@ def _here(
     if alone is not None:
         check_writable(alone)
     with output_aside(), profile_bar() as bar:
-        record = attn_deploy.profile(
+        record = profile(
             model,
             **request,
             save=None if alone is not None else save,
@@ -169,7 +169,7 @@ def _here(
     if as_json:
         typer.echo(record.to_json(), nl=False)
     else:
-        from attn_deploy.report.terminal import profile_report
+        from attn_deploy.report.profile.terminal import profile_report
 
         print_result(lambda width: profile_report(record, width))
     if layers and not record.unfinished:
@@ -199,14 +199,14 @@ def _on_a_cluster(
 ) -> None:
     import json
 
-    from attn_deploy.bench.fleet import profile_fleet
-    from attn_deploy.bench.overview import overview
     from attn_deploy.bench.request import make_plan
+    from attn_deploy.comparison.fleet import profile_fleet
+    from attn_deploy.comparison.overview import overview
     from attn_deploy.errors import InvalidRequestError
     from attn_deploy.report.console import print_result, status
-    from attn_deploy.report.profile_files import write_fleet_reports
-    from attn_deploy.report.profile_text import known_text
-    from attn_deploy.report.terminal import profile_report
+    from attn_deploy.report.profile.files import write_fleet_reports
+    from attn_deploy.report.profile.terminal import profile_report
+    from attn_deploy.report.profile.text import known_text
 
     if save is None:
         raise InvalidRequestError(

@@ -24,10 +24,10 @@ def profiles(
       attn-deploy profiles --device h100 --model 'resnet18+*'
       attn-deploy profiles -o zoo.html
     """
-    from attn_deploy.bench.library import known_runs
-    from attn_deploy.bench.overview import overview
-    from attn_deploy.report.profile_tables import profile_json
-    from attn_deploy.report.profile_text import known_text
+    from attn_deploy.comparison.library import known_runs
+    from attn_deploy.comparison.overview import overview
+    from attn_deploy.report.profile.tables import profile_json
+    from attn_deploy.report.profile.text import known_text
 
     runs = known_runs(device=device, model=model)
     if not runs:
@@ -37,7 +37,7 @@ def profiles(
         raise typer.Exit(1)
     found = overview(runs)
     if output is not None:
-        from attn_deploy.report.profile_files import write_report
+        from attn_deploy.report.profile.files import write_report
 
         write_report(found, output)
         typer.echo(f"written: {output}", err=True)

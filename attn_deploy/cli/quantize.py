@@ -57,7 +57,7 @@ def quantize(
       attn-deploy quantize model.onnx --calibration samples.npz --method entropy -o small.onnx
       attn-deploy quantize model-fp16.onnx --calibration cifar10 --precision fp8
     """
-    from attn_deploy.quantization import quantize as quantize_model
+    from attn_deploy.deploy.quantize import quantize as quantize_model
     from attn_deploy.report.console import status
     from attn_deploy.report.quantization import quantization_text
 

@@ -27,12 +27,12 @@ def report(
       attn-deploy report server/ jetson/ -o report.html
       attn-deploy report runs/ -o report.md -o rows.csv
     """
-    from attn_deploy.bench.collection import read_runs
-    from attn_deploy.bench.overview import overview
-    from attn_deploy.devices import load_device
-    from attn_deploy.report.profile_files import check_report, write_report
-    from attn_deploy.report.profile_tables import profile_json
-    from attn_deploy.report.profile_text import known_text
+    from attn_deploy.comparison.collection import read_runs
+    from attn_deploy.comparison.overview import overview
+    from attn_deploy.machine.devices import load_device
+    from attn_deploy.report.profile.files import check_report, write_report
+    from attn_deploy.report.profile.tables import profile_json
+    from attn_deploy.report.profile.text import known_text
 
     for path in output or ():
         check_report(path)

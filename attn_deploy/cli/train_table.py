@@ -46,7 +46,7 @@ def train_table(
       attn-deploy train-table --backbone resnet8 --models se,eca,cbam --epochs 6 --resume
       attn-deploy train-table --backbone resnet8 --models se,eca --dataset digits --only-report
     """
-    from attn_deploy.bench.parse import parse_words
+    from attn_deploy.cli.parse import parse_words
     from attn_deploy.report.console import step_bar
     from attn_deploy.report.train_table import table_markdown, write_pages
     from attn_deploy.training.recipe import recipe_for

@@ -1,1 +1,1 @@
-"""Why a model cannot be exported: the known causes, where in the user's source they are, and what to do about them."""
+"""Which part of a finished graph breaks a build or the numbers: found by trying parts, told in the names of modules."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from attn_deploy.errors import AttnDeployError
 from attn_deploy.graph.artifact import OnnxArtifact, TensorInfo
-from attn_deploy.registry import evaluate
+from attn_deploy.inputs.expressions import evaluate
 
 Extents = tuple[int, int, int]
 """Least extent, the one to optimize for, and the largest."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from attn_deploy import __version__
+from attn_deploy._version import __version__
 from attn_deploy.engine.artifact import EngineArtifact, sidecar_of, write_sidecar
 from attn_deploy.engine.fingerprint import onnx_sha256
 from attn_deploy.engine.logger import LOG
@@ -59,7 +59,7 @@ def build(
         path: the engine file; by default ``<onnx stem>.engine`` beside the ONNX file. ``<path>.json`` comes with it.
         flavor: ``tensorrt``, ``tensorrt-rtx``, or ``auto``: TensorRT where it is installed and has a GPU, else TensorRT-RTX.
         targets: compute capabilities for TensorRT-RTX, such as ``"sm86,sm89"``; TensorRT builds for the GPU at hand.
-        device: a device profile (see `attn_deploy.devices`) in place of ``targets``; it brings the scratch memory limit
+        device: a device profile (see `attn_deploy.machine.devices`) in place of ``targets``; it brings the scratch memory limit
             and the batch sizes of derived profiles too.
         profiles: shape ranges, see `make_profiles`; by default derived from the dynamic axes.
         tf32: allow fp32 products to round their inputs to TF32. Off, so that fp32 means fp32.

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from attn_deploy.engine.artifact import EngineArtifact, read_engine
-from attn_deploy.engine.device import find_gpu
 from attn_deploy.engine.flavors import flavor_spec, load_flavor
 from attn_deploy.engine.logger import logger_for
 from attn_deploy.errors import AttnDeployError, DeviceError, NoDeviceError
 from attn_deploy.isolate import run_isolated
+from attn_deploy.machine.gpu import find_gpu
 
 # What the libraries call element types, in the words of this package; the versions write them differently.
 _TYPES = {

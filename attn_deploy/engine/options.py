@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from attn_deploy.engine.device import Gpu
 from attn_deploy.engine.flavors import Flavor
 from attn_deploy.errors import InvalidRequestError, NoDeviceError, PrecisionError
+from attn_deploy.machine.gpu import Gpu
 
 HARDWARE_COMPAT = {"none": "NONE", "ampere-plus": "AMPERE_PLUS", "same-capability": "SAME_COMPUTE_CAPABILITY"}
 FIRST_CAPABILITY = {"fp8": 89}  # the first GPU generation that multiplies a type, where that is not all of them

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attn_deploy.devices import DeviceProfile, load_device
 from attn_deploy.engine.artifact import EngineArtifact, read_engine
 from attn_deploy.engine.flavors import check_installed
 from attn_deploy.engine.options import BuildOptions, parse_size, parse_targets
 from attn_deploy.errors import EngineMismatchError, InvalidRequestError, PrecisionError
 from attn_deploy.files import check_writable
+from attn_deploy.machine.devices import DeviceProfile, load_device
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attn_deploy.engine.device import find_gpu
 from attn_deploy.engine.flavors import Flavor, choose_flavor, load_flavor
 from attn_deploy.engine.logger import logger_for
 from attn_deploy.engine.network import summarise
@@ -24,6 +23,7 @@ from attn_deploy.engine.weak_typing import permit
 from attn_deploy.errors import EngineBuildError, InvalidRequestError
 from attn_deploy.files import write_atomic
 from attn_deploy.graph.artifact import TensorInfo
+from attn_deploy.machine.gpu import find_gpu
 
 Send = Callable[[dict[str, Any]], bool]
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from attn_deploy.inputs import TensorInput, verification_sizes
+from attn_deploy.inputs.samples import verification_sizes
+from attn_deploy.inputs.tensors import TensorInput
 
 Run = Callable[[Sequence[TensorInput], Mapping[str, int] | None], list[Tensor]]
 _STEPS = (2, 4, 8, 16, 32, 64)

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attn_deploy.diagnosis.calls import record_calls
-from attn_deploy.diagnosis.location import Place, place_of_error
-from attn_deploy.diagnosis.rules import explain, rule
 from attn_deploy.errors import ExportError
-from attn_deploy.inputs import TensorInput
+from attn_deploy.inputs.tensors import TensorInput
+from attn_deploy.rules.calls import record_calls
+from attn_deploy.rules.location import Place, place_of_error
+from attn_deploy.rules.rules import explain, rule
 from attn_deploy.runtimes.eager import flatten_outputs
 
 

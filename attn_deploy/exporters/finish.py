@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx
 
-import attn_deploy
+from attn_deploy._version import __version__
 from attn_deploy.errors import DynamicAxisError, OpsetError
 from attn_deploy.exporters.prepare import PreparedModel
 from attn_deploy.exporters.record import ExportRecord
@@ -33,7 +33,7 @@ def normalise(model: onnx.ModelProto, prepared: PreparedModel, opset: int) -> on
         if not any(n.domain == domain.domain for n in model.graph.node):
             model.opset_import.remove(domain)
     model.ir_version = IR_VERSIONS[opset]
-    model.producer_name, model.producer_version = "attn-deploy", attn_deploy.__version__
+    model.producer_name, model.producer_version = "attn-deploy", __version__
     model.doc_string = ""
     model.graph.name = prepared.label
     del model.graph.value_info[:]  # holds the exporter's own symbols; shape inference restores it where it is wanted
@@ -83,7 +83,7 @@ def _name_axes(values: Any, dims_by_value: list[tuple[int | str, ...]], prepared
 def stamp(model: onnx.ModelProto, record: ExportRecord) -> None:
     """Write the evidence into the file's metadata."""
     entries: Mapping[str, Any] = {
-        "version": attn_deploy.__version__,
+        "version": __version__,
         "model": record.model,
         "arguments": record.arguments,
         "exporter": record.exporter,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attn_deploy.diagnosis.rules import rule
 from attn_deploy.errors import InvalidRequestError, OpsetError
+from attn_deploy.graph.opset import MAX_OPSET, MIN_OPSET
+from attn_deploy.rules.rules import rule
 
-MIN_OPSET, MAX_OPSET = 13, 25
 DEFAULT_OPSET = 20
 EXPORTERS = ("auto", "dynamo", "torchscript")
 # The lowest opset that torch's torch.export exporter has operators for; below, it stamps 18 and says so in a log line.

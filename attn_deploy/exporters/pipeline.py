@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 from torch import nn
 
-from attn_deploy.diagnosis.rules import explain
+from attn_deploy.conversion.half import HalfModel, to_half
 from attn_deploy.errors import (
     AttnDeployError,
     DynamicAxisError,
@@ -33,12 +33,13 @@ from attn_deploy.files import atomic_path, check_writable
 from attn_deploy.graph.artifact import OnnxArtifact, load_model, read_onnx
 from attn_deploy.graph.opset import convert_opset, standard_opset
 from attn_deploy.graph.simplify import Simplified, simplify_model
-from attn_deploy.inputs import TensorInput, example_arrays, verification_sizes
+from attn_deploy.inputs.samples import example_arrays, verification_sizes
+from attn_deploy.inputs.tensors import TensorInput
 from attn_deploy.parity.reference import EagerReference
 from attn_deploy.parity.report import ParityReport
 from attn_deploy.parity.tolerance import Tolerance
 from attn_deploy.parity.verify import compare, verify_against
-from attn_deploy.precision import HalfModel, to_half
+from attn_deploy.rules.rules import explain
 from attn_deploy.runtimes.base import Runner
 from attn_deploy.runtimes.onnxruntime import import_onnxruntime
 
@@ -84,7 +85,7 @@ def export(
     """Export a model to ONNX, and prove the file.
 
     Args:
-        model: a name (see `attn_deploy.names`) or a module.
+        model: a name (see `attn_deploy.resolve.names`) or a module.
         path: the file to write; by default ``<name>.onnx`` in the current folder.
         opset: 13 to 25; the file holds exactly this. None: 20, or 22 for bf16.
         exporter: auto, dynamo or torchscript.
@@ -124,7 +125,7 @@ def export(
         io=io,
     )
     if isinstance(model, str) and path is None:
-        from attn_deploy.names import parse_name
+        from attn_deploy.resolve.names import parse_name
 
         path = Path(f"{parse_name(model).stem}.onnx")
     target = Path(path) if path is not None else Path(f"{type(model).__name__.lower()}.onnx")

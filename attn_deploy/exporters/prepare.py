@@ -15,26 +15,21 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from attn_deploy.binding import bind_inputs
-from attn_deploy.checkpoints import load_weights
-from attn_deploy.diagnosis.examine import examine
-from attn_deploy.diagnosis.finding import Finding
 from attn_deploy.errors import DynamicAxisError, ExportError, InvalidRequestError
 from attn_deploy.exporters.axes import output_dims, with_multiples
 from attn_deploy.exporters.eager_checks import checked_run, refuse_batch_statistics, run_eager
 from attn_deploy.exporters.rewrite import rewrite as rewrite_model
 from attn_deploy.fusing import fuse_with_report
-from attn_deploy.inputs import (
-    TensorInput,
-    dynamic_symbols,
-    example_arrays,
-    symbols_of,
-    tied_to_maps,
-    verification_sizes,
-)
-from attn_deploy.models import ResolvedModel, resolve_module, resolve_seeded
+from attn_deploy.inputs.binding import bind_inputs
+from attn_deploy.inputs.samples import example_arrays, verification_sizes
+from attn_deploy.inputs.tensors import TensorInput, dynamic_symbols, symbols_of, tied_to_maps
 from attn_deploy.ops.bounded import half_range
 from attn_deploy.parity.reference import EagerReference
+from attn_deploy.resolve.checkpoints import load_weights
+from attn_deploy.resolve.make import ResolvedModel
+from attn_deploy.resolve.resolve import resolve_module, resolve_seeded
+from attn_deploy.rules.examine import examine
+from attn_deploy.rules.finding import Finding
 from attn_deploy.runtimes.eager import dropped_outputs, flatten_outputs, output_names
 
 
@@ -118,7 +113,7 @@ def prepare(
     """Make a model ready for export.
 
     Args:
-        model: a name of the grammar, a module, or what `attn_deploy.models.resolve` gives.
+        model: a name of the grammar, a module, or what `attn_deploy.resolve.resolve.resolve` gives.
         inputs: needed for the user's own models; over the registry's for others.
         dynamic: symbols that move; None for all that may.
         fuse: export the deployed form.

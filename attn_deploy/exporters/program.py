@@ -16,13 +16,13 @@ import torch.fx.experimental._config as symbolic_config
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from attn_deploy.diagnosis.location import Place, place_of_error
-from attn_deploy.diagnosis.rules import explain, rule
 from attn_deploy.errors import DynamicAxisError, ExportError
 from attn_deploy.exporters.prepare import PreparedModel
 from attn_deploy.exporters.quiet import quiet_torch
 from attn_deploy.exporters.refusal import refusal
-from attn_deploy.inputs import TensorInput, bounds
+from attn_deploy.inputs.tensors import TensorInput, bounds
+from attn_deploy.rules.location import Place, place_of_error
+from attn_deploy.rules.rules import explain, rule
 
 
 def exported_program(prepared: PreparedModel) -> ExportedProgram:

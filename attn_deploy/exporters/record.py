@@ -32,7 +32,7 @@ class ExportRecord:
         dropped: what among the outputs is no tensor, and not in the file: the types.
         versions: of the packages that made the file.
         precision: asked for: fp32 (the model's own types), fp16 or bf16.
-        typing: what became of the graph's types, see `attn_deploy.precision`; None for fp32.
+        typing: what became of the graph's types, see `attn_deploy.conversion.half`; None for fp32.
 
     No time and no path is in it: the same request makes the same bytes.
     """

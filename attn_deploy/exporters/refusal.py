@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from attn_deploy.diagnosis.finding import Finding
-from attn_deploy.diagnosis.location import Place
-from attn_deploy.diagnosis.rules import Rule, explain, rule
 from attn_deploy.errors import AttnDeployError, ExportError
+from attn_deploy.rules.finding import Finding
+from attn_deploy.rules.location import Place
+from attn_deploy.rules.rules import Rule, explain, rule
 
 if TYPE_CHECKING:
     from attn_deploy.exporters.prepare import PreparedModel

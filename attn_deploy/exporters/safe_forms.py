@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from attn_deploy import ops
-from attn_deploy.diagnosis.location import module_paths, place_here
 from attn_deploy.ops.fold import fold
 from attn_deploy.ops.per_sample_conv import grouped_by_batch
+from attn_deploy.rules.location import module_paths, place_here
 
 
 @dataclass(frozen=True, slots=True)

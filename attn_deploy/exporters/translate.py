@@ -10,9 +10,6 @@ from pathlib import Path
 import onnx
 import torch
 
-from attn_deploy.diagnosis.finding import Finding
-from attn_deploy.diagnosis.location import place_of_error, place_of_line
-from attn_deploy.diagnosis.rules import explain
 from attn_deploy.errors import AttnDeployError, ExportError
 from attn_deploy.exporters import safe_forms
 from attn_deploy.exporters.options import DECOMPOSED_MAX_OPSET, DYNAMO_MIN_OPSET, TORCHSCRIPT_MAX_OPSET
@@ -22,6 +19,9 @@ from attn_deploy.exporters.quiet import quiet_torch
 from attn_deploy.exporters.refusal import refusal
 from attn_deploy.exporters.torchlib import shared_work
 from attn_deploy.ops import fold
+from attn_deploy.rules.finding import Finding
+from attn_deploy.rules.location import place_of_error, place_of_line
+from attn_deploy.rules.rules import explain
 
 _TORCH = Path(torch.__file__).resolve().parent
 # Here channel counts are made numbers on purpose.

@@ -57,7 +57,7 @@ class Cell:
         id: the coordinates.
         checks: in order; a cell that failed has none after the one that failed.
         kind: ``timeout`` or ``crash`` where the process was ended or died, else the name of the error's class.
-        rule: the rule of `attn_deploy.diagnosis` that explains the failure, where one does.
+        rule: the rule of `attn_deploy.rules` that explains the failure, where one does.
         seconds: wall clock, with what the cell made for others of its group.
         key: hash of the model's source, the toolkit, the versions and the options: equal keys give equal results.
         found: facts about the finished file: sha256, bytes, nodes, error, shapes, engine bytes.

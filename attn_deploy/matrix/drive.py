@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from attn_deploy.matrix.cell import CRASH, TIMEOUT, Cell, CellId, failed
-from attn_deploy.matrix.workers import Task, TaskCrashError, TaskTimeoutError, Worker
+from attn_deploy.matrix.task import Task, TaskCrashError, TaskTimeoutError, Worker
 
 LANE = "attn-deploy matrix lane"  # name of the threads that wait for workers
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from attn_deploy.conversion.quantize import quantize_file
 from attn_deploy.errors import (
     AttnDeployError,
     DynamicAxisError,
@@ -31,13 +32,12 @@ from attn_deploy.exporters.pipeline import export_prepared
 from attn_deploy.exporters.prepare import PreparedModel, prepare
 from attn_deploy.graph.artifact import OnnxArtifact, describe, load_model
 from attn_deploy.graph.operators import CONTROL_FLOW, all_nodes, unlisted_operators
-from attn_deploy.inputs import parse_inputs
+from attn_deploy.inputs.grammar import parse_inputs
 from attn_deploy.isolate import call_here
 from attn_deploy.matrix.cell import FAILED, PASSED, SKIPPED, Cell, CellId, Check, skipped
 from attn_deploy.matrix.options import MatrixOptions
 from attn_deploy.matrix.plan import in_registry
-from attn_deploy.names import parse_name
-from attn_deploy.quantization import quantize
+from attn_deploy.resolve.names import parse_name
 
 DYNAMIC_AXES: Mapping[str, tuple[str, ...] | None] = {"none": (), "batch": ("N",), "all": None}
 _ENGINE_MODULES = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
@@ -116,7 +116,7 @@ def _make(
     started = time.perf_counter()
     if cell.precision == "int8":
         try:
-            artifact = quantize(artifact, folder / "model-int8.onnx")
+            artifact = quantize_file(artifact, folder / "model-int8.onnx")
         except NothingToConvertError as error:
             return _short(str(error).replace(str(path), cell.model))
     found.update(_read_back(cell, prepared, artifact, checks))

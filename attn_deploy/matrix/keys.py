@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from attn_deploy import registry
-from attn_deploy.bench.environment import installed_versions
+from attn_deploy.machine.environment import installed_versions
 from attn_deploy.matrix.cell import CellId
 from attn_deploy.matrix.options import MatrixOptions
 from attn_deploy.matrix.plan import in_registry
-from attn_deploy.names import ModelName, parse_name
+from attn_deploy.resolve.names import ModelName, parse_name
 
 _ROOT = Path(__file__).resolve().parent.parent
 # Rooms whose code cannot change what is found: they report, time, or hold the models, which are hashed one by one.

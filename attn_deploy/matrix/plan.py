@@ -19,8 +19,8 @@ from attn_deploy import registry
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.matrix.cell import Cell, CellId, skipped
 from attn_deploy.matrix.options import BF16_FIRST_OPSET, TORCHSCRIPT_LAST_OPSET, MatrixOptions
-from attn_deploy.names import ModelName, parse_name
 from attn_deploy.registry import ModelSpec
+from attn_deploy.resolve.names import ModelName, parse_name
 
 
 @dataclass(frozen=True, slots=True)

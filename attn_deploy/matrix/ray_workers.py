@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from attn_deploy.errors import MissingDependencyError
-from attn_deploy.matrix.workers import Task, TaskCrashError, TaskTimeoutError, Worker
+from attn_deploy.matrix.task import Task, TaskCrashError, TaskTimeoutError, Worker
 
 
 class RayWorker:

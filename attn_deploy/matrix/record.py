@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attn_deploy.bench.environment import Environment
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.files import write_atomic
+from attn_deploy.machine.environment import Environment
 from attn_deploy.matrix.cell import FAILED, PASSED, SKIPPED, Cell, sorted_cells
 from attn_deploy.matrix.options import MatrixOptions
 

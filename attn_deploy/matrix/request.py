@@ -14,7 +14,7 @@ from attn_deploy.matrix.record import MatrixRecord, read_record
 from attn_deploy.matrix.store import stored_request
 
 DEFAULT_FOLDER = Path("matrix-results")
-BASELINE = Path(__file__).resolve().parent.parent / "profiles" / "results" / "matrix.json"
+BASELINE = Path(__file__).resolve().parents[2] / "profiles" / "matrix.json"
 FAIL_ON = ("any", "regressions")
 INTERRUPTED = 130
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from attn_deploy import registry
 from attn_deploy.errors import InvalidRequestError, MissingDependencyError
-from attn_deploy.inputs import parse_inputs
+from attn_deploy.inputs.grammar import parse_inputs
 from attn_deploy.matrix.options import MatrixOptions
 from attn_deploy.matrix.plan import expand_models, in_registry
-from attn_deploy.names import ModelName, parse_name
+from attn_deploy.resolve.names import ModelName, parse_name
 
 
 def check_models(options: MatrixOptions) -> None:

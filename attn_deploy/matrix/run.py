@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from attn_deploy import __version__
-from attn_deploy.bench.environment import command_line, describe_environment, usable_cores
+from attn_deploy._version import __version__
 from attn_deploy.errors import InvalidRequestError
+from attn_deploy.machine.environment import command_line, describe_environment, usable_cores
 from attn_deploy.matrix.cell import Cell, CellId, sorted_cells
 from attn_deploy.matrix.drive import drive
 from attn_deploy.matrix.keys import cell_key
@@ -18,7 +18,8 @@ from attn_deploy.matrix.plan import make_plan
 from attn_deploy.matrix.record import RECORD_NAME, MatrixRecord
 from attn_deploy.matrix.resolvable import check_models
 from attn_deploy.matrix.store import RunFolder, stored_request
-from attn_deploy.matrix.workers import Task, worker_factory
+from attn_deploy.matrix.task import Task
+from attn_deploy.matrix.workers import worker_factory
 
 
 def run_matrix(

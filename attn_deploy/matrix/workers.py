@@ -11,50 +11,16 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from attn_deploy.errors import InvalidRequestError, MissingDependencyError
 from attn_deploy.matrix.cell import CellId
 from attn_deploy.matrix.options import MatrixOptions
+from attn_deploy.matrix.task import Task, TaskCrashError, TaskTimeoutError, Worker
 
 EXECUTORS = ("processes", "inline", "ray")
 _ENDED = "the process was ended from here."
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One cell to make; see `attn_deploy.matrix.evaluate.evaluate`."""
-
-    cell: CellId
-    options: MatrixOptions
-    key: str
-    timeout: float
-
-
-class TaskTimeoutError(Exception):
-    """The cell took too long, and its process was ended."""
-
-
-class TaskCrashError(Exception):
-    """The process died under the cell; the message says how."""
-
-
-class Worker(Protocol):
-    """Makes one cell after another, and survives what a cell does to its process."""
-
-    def run(self, task: Task, *, careful: bool) -> dict[str, Any]:
-        """The cell as data.
-
-        Raises:
-            TaskTimeoutError, TaskCrashError: as they say; the next call works again.
-        """
-        ...
-
-    def close(self) -> None:
-        """End the process, whatever it does."""
-        ...
 
 
 def worker_factory(executor: str, jobs: int) -> Callable[[], Worker]:
@@ -79,7 +45,7 @@ def worker_factory(executor: str, jobs: int) -> Callable[[], Worker]:
 
 def threads_of_a_worker(jobs: int) -> int:
     """The threads that a worker may use, so that all together have a core each."""
-    from attn_deploy.bench.environment import usable_cores
+    from attn_deploy.machine.environment import usable_cores
 
     return max(1, usable_cores() // jobs)
 

@@ -11,7 +11,7 @@ constant, so that form cannot be exported with a dynamic batch. Two equal forms 
 ``auto`` counts, for each output position, multiply-accumulates and elements moved, takes ``BALANCE`` of the former to
 cost as much as one of the latter, and picks the cheaper form. A kernel of 1x1 needs no unrolling: always mix_kernels.
 The constant is measured, by ``benchmarks/expert_conv_forms.py`` in ONNX Runtime on a CPU: any between 30 and 90 makes the
-same choices over its layers. The table is in ``attn_deploy/profiles/results``.
+same choices over its layers. The table is in ``profiles``.
 """
 
 from __future__ import annotations

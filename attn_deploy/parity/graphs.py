@@ -7,7 +7,8 @@ import re
 import onnx
 
 from attn_deploy.errors import GraphError
-from attn_deploy.inputs import TensorInput, example_arrays, fit_size, verification_sizes
+from attn_deploy.inputs.samples import example_arrays, verification_sizes
+from attn_deploy.inputs.tensors import TensorInput, fit_size
 from attn_deploy.parity.report import ParityReport
 from attn_deploy.parity.tolerance import TOLERANCES, Tolerance
 from attn_deploy.parity.verify import compare

@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 
 from attn_deploy.errors import InvalidRequestError, PrecisionError
-from attn_deploy.inputs import Arrays
+from attn_deploy.inputs.tensors import Arrays
 from attn_deploy.runtimes.base import Runner, run_once
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 

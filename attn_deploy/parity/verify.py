@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from attn_deploy.errors import AttnDeployError, InvalidRequestError
-from attn_deploy.inputs import Arrays, TensorInput, example_arrays, verification_sizes
+from attn_deploy.inputs.samples import example_arrays, verification_sizes
+from attn_deploy.inputs.tensors import Arrays, TensorInput
 from attn_deploy.parity.reference import EagerReference
 from attn_deploy.parity.report import ParityCase, ParityReport
 from attn_deploy.parity.tolerance import NOISE_FACTOR, TOLERANCES, Tolerance
@@ -189,7 +190,7 @@ def verify(
 
     artifact = read_onnx(onnx_path)
     if isinstance(model, str):
-        from attn_deploy.models import resolve
+        from attn_deploy.resolve.resolve import resolve
 
         resolved = resolve(model, arguments)
         module, known, label = resolved.module, resolved.inputs, resolved.name.text
@@ -199,7 +200,7 @@ def verify(
     if chosen is None:
         raise InvalidRequestError("give the inputs of the module: inputs=parse_inputs(['1x3x224x224']).")
     if known is None:
-        from attn_deploy.binding import bind_inputs
+        from attn_deploy.inputs.binding import bind_inputs
 
         bound = bind_inputs(module, chosen, label)
         module, chosen = bound.module, bound.inputs

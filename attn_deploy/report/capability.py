@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attn_deploy.devices import DeviceLimits, DeviceProfile
+from attn_deploy.machine.devices import DeviceLimits, DeviceProfile
 from attn_deploy.report.text import rows_text
 
 

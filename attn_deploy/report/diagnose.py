@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from attn_deploy.report.text import rows_text, shapes_text
 
 if TYPE_CHECKING:
-    from attn_deploy.faults.record import Diagnosis, Fault, Step
+    from attn_deploy.diagnosis.record import Diagnosis, Fault, Step
 
 _SHOWN = 24
 _QUESTIONS = {"build": "BUILD", "numbers": "NUMBERS"}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from attn_deploy.report.text import rows_text, shapes_text
 
 if TYPE_CHECKING:
-    from attn_deploy.inspection import Difference, GraphReport
+    from attn_deploy.diagnosis.contents import Difference, GraphReport
 
 _SHOWN = 12
 

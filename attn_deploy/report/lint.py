@@ -6,7 +6,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from attn_deploy.linting import LintReport
+    from attn_deploy.diagnosis.lint import LintReport
 
 
 def lint_text(report: LintReport, width: int = 120) -> str:

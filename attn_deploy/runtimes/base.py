@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from attn_deploy.inputs import Arrays
+from attn_deploy.inputs.tensors import Arrays
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from attn_deploy.errors import MissingDependencyError, ProviderError
-from attn_deploy.inputs import Arrays
+from attn_deploy.inputs.tensors import Arrays
 from attn_deploy.runtimes.base import RuntimeInfo
 from attn_deploy.runtimes.eager import EagerRunner
 

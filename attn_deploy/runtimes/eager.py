@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from attn_deploy.errors import NoDeviceError
-from attn_deploy.inputs import Arrays
+from attn_deploy.inputs.tensors import Arrays
 from attn_deploy.runtimes.base import RuntimeInfo
 
 

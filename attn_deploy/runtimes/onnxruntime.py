@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from attn_deploy.errors import GraphError, MissingDependencyError, NoDeviceError, ProviderError
-from attn_deploy.inputs import Arrays
+from attn_deploy.inputs.tensors import Arrays
 from attn_deploy.runtimes.base import RuntimeInfo
 
 PROVIDERS = {

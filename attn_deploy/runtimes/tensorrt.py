@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attn_deploy.engine.artifact import EngineArtifact, read_engine
-from attn_deploy.engine.device import Gpu, find_gpu
 from attn_deploy.engine.flavors import flavor_spec, load_flavor
 from attn_deploy.engine.logger import logger_for
 from attn_deploy.engine.network import dtype_name
 from attn_deploy.errors import DeviceError, InvalidRequestError, NoDeviceError
 from attn_deploy.files import write_atomic
-from attn_deploy.inputs import Arrays
+from attn_deploy.inputs.tensors import Arrays
+from attn_deploy.machine.gpu import Gpu, find_gpu
 from attn_deploy.runtimes.base import RuntimeInfo
 from attn_deploy.runtimes.cuda import Buffer, Cuda, Graph, host_array
 

@@ -17,15 +17,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from attn_deploy.errors import CheckpointError, InvalidRequestError
 from attn_deploy.files import atomic_path, sha256_of, write_atomic
+from attn_deploy.resolve.checkpoints import HEADER, RECORD, WEIGHTS
 
-RECORD, WEIGHTS = "record.json", "model.safetensors"
-HEADER = "attn_deploy"  # key of our JSON in the header of model.safetensors
 SCHEMA_VERSION = 1
 
 
@@ -141,26 +139,3 @@ class RunFolder:
         """Remove the states, which nobody needs once the run is finished."""
         for old in self.path.glob("state-*.safetensors"):
             old.unlink(missing_ok=True)
-
-
-def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a ``model.safetensors``, or of a run folder, and what its header says.
-
-    Raises:
-        CheckpointError: if there is none, it is damaged, or it does not say of what model it is.
-    """
-    file = path / WEIGHTS if path.is_dir() else path
-    if not file.exists():
-        hint = " (the run is not finished: train with --resume)" if (path / RECORD).exists() else ""
-        raise CheckpointError(f"there is no {file}{hint}.")
-    try:
-        with safe_open(file, framework="pt") as opened:
-            header = (opened.metadata() or {}).get(HEADER)
-        tensors = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} is not a whole safetensors file: {error}.") from error
-    if header is None:
-        raise CheckpointError(
-            f"{file} does not say of what model it is; expected a file that `attn-deploy train` wrote."
-        )
-    return tensors, json.loads(header)

@@ -12,11 +12,11 @@ from typing import Any
 from attn_deploy.accuracy.evaluate import evaluate
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.profiler import profile
+from attn_deploy.conversion.quantize import quantize_file
 from attn_deploy.data import ImageSet, load_dataset
 from attn_deploy.errors import CheckpointError, ExportError
 from attn_deploy.exporters.pipeline import export
 from attn_deploy.files import sha256_of, write_atomic
-from attn_deploy.quantization import quantize
 
 SCHEMA_VERSION = 1
 CALIBRATION_IMAGES = 512
@@ -71,15 +71,15 @@ def measure_deployed(
         images = _training_images(run, data_dir)
         small = Path(folder) / "model-int8.onnx"
         tell(f"quantizing {run.name}")
-        quantize(path, small, calibration=images, images=min(CALIBRATION_IMAGES, len(images)))
+        quantize_file(path, small, calibration=images, images=min(CALIBRATION_IMAGES, len(images)))
         found.append(_measured(run, small, "int8", data_dir, seconds, tell))
     return tuple(found)
 
 
 def _training_images(run: Path, data_dir: Path | str | None) -> ImageSet:
     """What the model was trained on, normalised as in training."""
-    from attn_deploy.names import parse_name
-    from attn_deploy.trained import load_trained
+    from attn_deploy.resolve.names import parse_name
+    from attn_deploy.resolve.trained import load_trained
 
     trained = load_trained(parse_name(str(run / "model.safetensors")))
     return trained.prepared(load_dataset(trained.dataset, "train", data_dir=data_dir))

@@ -17,10 +17,11 @@ import torch
 from torch import nn
 
 from attn_deploy.accuracy.predict import describe, run_dataset
-from attn_deploy.bench.environment import command_line, describe_environment
 from attn_deploy.data import ImageSet, load_dataset
 from attn_deploy.errors import InvalidRequestError, MissingDependencyError, NoDeviceError
-from attn_deploy.models import ResolvedModel, resolve
+from attn_deploy.machine.environment import command_line, describe_environment
+from attn_deploy.resolve.make import ResolvedModel
+from attn_deploy.resolve.resolve import resolve
 from attn_deploy.runtimes.eager import EagerRunner
 from attn_deploy.training.batches import ResidentImages
 from attn_deploy.training.checkpoint import RunFolder
@@ -144,7 +145,7 @@ def classifier_for(model: str, images: ImageSet) -> ResolvedModel:
         InvalidRequestError: if it does not give one score for each class.
     """
     from attn_deploy import registry
-    from attn_deploy.names import parse_name
+    from attn_deploy.resolve.names import parse_name
 
     parsed = parse_name(model)
     classes = len(images.classes)

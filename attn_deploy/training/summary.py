@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attn_deploy.accuracy.metrics import mean_and_spread
-from attn_deploy.bench.environment import Environment
 from attn_deploy.errors import CheckpointError
+from attn_deploy.machine.environment import Environment
 from attn_deploy.training.checkpoint import RunFolder
 from attn_deploy.training.deployed import Deployed, read_deployed
 from attn_deploy.training.record import TrainingRecord
 
 if TYPE_CHECKING:
-    from attn_deploy.training.table import TablePlan
+    from attn_deploy.training.plan import TablePlan
 
 SCHEMA_VERSION = 1
 
@@ -125,7 +125,7 @@ def _row(root: Path, plan: TablePlan, module: str, environments: dict[str, None]
             progress = f"seed {seed}: {len(record.history)} of {record.recipe.epochs} epochs"
     if not finished:
         return TableRow(module=module, model=model, reason=reason, progress=progress)
-    from attn_deploy.catalog import count_macs
+    from attn_deploy.resolve.catalog import count_macs
 
     top1 = tuple(float((r.test or {})["top1"]) for r in finished)
     mean, spread = mean_and_spread(top1)

@@ -14,16 +14,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from attn_deploy import registry
-from attn_deploy.bench.environment import describe_environment
 from attn_deploy.data import load_dataset
 from attn_deploy.errors import (
     AttnDeployError,
-    CheckpointError,
     ExportError,
     GraphError,
     InvalidRequestError,
@@ -32,91 +29,22 @@ from attn_deploy.errors import (
     TrainingError,
 )
 from attn_deploy.files import write_atomic
-from attn_deploy.models import resolve
+from attn_deploy.machine.environment import describe_environment
+from attn_deploy.resolve.resolve import resolve
 from attn_deploy.training.checkpoint import RunFolder
 from attn_deploy.training.deployed import measure_deployed, write_deployed
+from attn_deploy.training.plan import DEPLOYED, PLAIN, PLAN, REFUSED, SUMMARY, TablePlan
 from attn_deploy.training.recipe import Recipe
 from attn_deploy.training.record import TrainingRecord
 from attn_deploy.training.run import RUNS, TrainProgress, train
 from attn_deploy.training.summary import TableSummary, summarise
 
-SCHEMA_VERSION = 1
-PLAN, SUMMARY, DEPLOYED, REFUSED = "table.json", "summary.json", "deployed.json", "refused.json"
-PLAIN = "none"  # the backbone with nothing in its slots: always the first row
 FAMILIES = ("attention", "convolution", "context", "fusion")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TablePlan:
-    """What a table is of.
-
-    Attributes:
-        backbone: its name, with arguments where it has any.
-        modules: what is put into its slots, the plain backbone first.
-        dataset: cifar10, digits or folder.
-        source: what its training images are, in the words of the set.
-        recipe: how all are trained.
-        seeds: 0 to this number - 1.
-    """
-
-    backbone: str
-    modules: tuple[str, ...]
-    dataset: str
-    source: str
-    recipe: Recipe
-    seeds: int
-
-    def name(self, module: str) -> str:
-        """The model of a row."""
-        return self.backbone if module == PLAIN else f"{self.backbone}+{module}"
-
-    def folder(self, root: Path, module: str, seed: int) -> Path:
-        """Where a run stands."""
-        from attn_deploy.names import parse_name
-
-        return root / f"{parse_name(self.name(module)).stem}-s{seed}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "backbone": self.backbone,
-            "modules": list(self.modules),
-            "dataset": self.dataset,
-            "source": self.source,
-            "recipe": self.recipe.to_dict(),
-            "seeds": self.seeds,
-        }
-
-    @classmethod
-    def read(cls, root: Path) -> TablePlan:
-        """The plan of a folder.
-
-        Raises:
-            CheckpointError: if there is none, or it cannot be read.
-        """
-        path = root / PLAN
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            if data["schema_version"] != SCHEMA_VERSION:
-                raise CheckpointError(
-                    f"{path} has schema version {data['schema_version']}; this reads {SCHEMA_VERSION}."
-                )
-            return cls(
-                backbone=data["backbone"],
-                modules=tuple(data["modules"]),
-                dataset=data["dataset"],
-                source=data["source"],
-                recipe=Recipe.from_dict(data["recipe"]),
-                seeds=data["seeds"],
-            )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path} is not the plan of a table: {error}.") from error
 
 
 def default_folder(backbone: str, dataset: str) -> Path:
     """Where a table stands when no folder is named."""
-    from attn_deploy.names import parse_name
+    from attn_deploy.resolve.names import parse_name
 
     return RUNS / "train-table" / f"{parse_name(backbone).stem}-{dataset}"
 

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attn_deploy.errors import CheckpointError, TrainingError
+from attn_deploy.errors import TrainingError
+from attn_deploy.resolve.checkpoints import load_tensors
 from attn_deploy.training.batches import ResidentImages, mixed_seed
 from attn_deploy.training.recipe import Recipe
 
@@ -160,30 +161,3 @@ class Trainer:
     @staticmethod
     def _tensors(module: nn.Module) -> list[Tensor]:
         return [*module.parameters(), *module.buffers()]
-
-
-def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
-    """Load a state dict that must fit exactly.
-
-    Raises:
-        CheckpointError: naming the first tensors that are missing, left over or of another shape.
-    """
-    own = module.state_dict()
-    missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-    differing = [k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape]
-    if missing or extra or differing:
-        parts = []
-        if missing:
-            parts.append(f"it lacks {_some(missing)}")
-        if extra:
-            parts.append(f"it has {_some(extra)}, which the model has not")
-        if differing:
-            key = min(differing)
-            parts.append(f"{key} is {tuple(tensors[key].shape)} and should be {tuple(own[key].shape)}")
-        raise CheckpointError(f"{what} belongs to another model: {'; '.join(parts)}.")
-    module.load_state_dict(dict(tensors))
-
-
-def _some(keys: list[str]) -> str:
-    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-    return ", ".join(keys[:3]) + more

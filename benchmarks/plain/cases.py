@@ -9,9 +9,10 @@ from typing import Any
 from torch import nn
 
 from attn_deploy import load_official_state_dict
-from attn_deploy.inputs import TensorInput
-from attn_deploy.models import ResolvedModel, resolve
-from attn_deploy.weights import enliven
+from attn_deploy.inputs.tensors import TensorInput
+from attn_deploy.resolve.make import ResolvedModel
+from attn_deploy.resolve.resolve import resolve
+from attn_deploy.resolve.seeding import enliven
 
 from . import branches, criss_cross, descriptors, gates, non_local, parts, pyramid, regions, windows
 

@@ -17,7 +17,7 @@ from attn_deploy.exporters.pipeline import export_prepared
 from attn_deploy.exporters.prepare import PreparedModel, prepare
 from attn_deploy.exporters.quiet import quiet_torch
 from attn_deploy.graph.artifact import check_model
-from attn_deploy.inputs import TensorInput, dynamic_symbols
+from attn_deploy.inputs.tensors import TensorInput, dynamic_symbols
 from attn_deploy.parity.tolerance import Tolerance
 from attn_deploy.parity.verify import compare
 from attn_deploy.runtimes.base import Runner

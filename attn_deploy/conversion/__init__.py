@@ -1,0 +1,1 @@
+"""From one ONNX file to another, proven: opset, half precision, eight bits."""

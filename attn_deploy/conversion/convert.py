@@ -1,0 +1,235 @@
+"""Graph-to-graph steps as a user calls them: from file to file, each compared with its source before it is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+
+from attn_deploy._version import __version__
+from attn_deploy.conversion.calibration import load_calibration
+from attn_deploy.conversion.half import note_typing, to_half
+from attn_deploy.errors import GraphError, InvalidRequestError, OpsetError
+from attn_deploy.files import atomic_path, check_writable, write_atomic
+from attn_deploy.graph.artifact import METADATA_PREFIX, OnnxArtifact, check_model, load_model, read_onnx
+from attn_deploy.graph.operators import foreign_nodes
+from attn_deploy.graph.opset import ConversionResult, convert_opset, standard_opset
+from attn_deploy.graph.precision import half_type
+from attn_deploy.graph.simplify import simplify_model
+from attn_deploy.inputs.samples import example_arrays, verification_sizes
+from attn_deploy.parity.graphs import compare_models, runnable_inputs
+from attn_deploy.parity.report import ParityReport
+from attn_deploy.parity.tolerance import TOLERANCES, Tolerance
+from attn_deploy.parity.verify import compare, compare_on
+from attn_deploy.runtimes.base import Runner
+from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner, import_onnxruntime
+
+COMPARED_BATCHES = 4
+_RUNNABLE_DOMAINS = ("ai.onnx", "com.microsoft", "com.ms")
+
+
+def simplify(artifact: OnnxArtifact | Path | str, path: Path | str) -> OnnxArtifact:
+    """Simplify an ONNX file into another, after comparing both in ONNX Runtime.
+
+    Args:
+        artifact: the file, or its artifact.
+        path: the file to write.
+
+    Raises:
+        GraphError: if the file cannot be read, or no simplifier gives a valid graph.
+        ParityError: if the simplified graph gives other numbers.
+        MissingDependencyError: if onnxruntime is not installed.
+    """
+    source = artifact.path if isinstance(artifact, OnnxArtifact) else Path(artifact)
+    target = Path(path)
+    check_writable(target)
+    model = load_model(source)
+    made = simplify_model(model)
+    if not made.tool:
+        raise GraphError(f"{source} was not simplified: {made.reason}.")
+    compare_models(model, made.model).raise_if_failed(f"{source} simplified by {made.tool}")
+    write_atomic(target, made.model.SerializeToString())
+    return read_onnx(target)
+
+
+def convert(
+    artifact: OnnxArtifact | Path | str,
+    path: Path | str | None = None,
+    *,
+    opset: int | None = None,
+    precision: str | None = None,
+    io: str = "fp32",
+    calibration: Path | str | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> OnnxArtifact:
+    """Rewrite an ONNX file for another opset or in half precision, after comparing both at several sizes.
+
+    Args:
+        artifact: the file, or its artifact.
+        path: the file to write; by default ``<name>-opset<k>.onnx`` or ``<name>-fp16.onnx`` beside the source.
+        opset: 13 to 25; the file holds exactly this. None: that of the source, raised to 22 for bf16.
+        precision: fp16 or bf16; softmax, norms, reductions and what leaves the range stay in fp32.
+        io: ``fp32`` keeps the types of inputs and outputs, ``same`` gives them the half type.
+        calibration: data on which the ranges are measured and the files compared too: an ``.npz`` with an array for each
+            input, or what else `attn_deploy.conversion.calibration.load_calibration` takes.
+        tell: called with one line where the file has the opset already: it is copied to ``path``, or left where it is.
+
+    Returns:
+        What was read back from the finished file; ``metadata["conversion"]`` and ``metadata["typing"]`` tell how it was
+        made and compared.
+
+    Raises:
+        InvalidRequestError: if neither an opset nor a precision is asked for, or the calibration data do not fit.
+        OpsetError: if an operator, an attribute or an element type has no equal at that opset.
+        PrecisionError: if the precision cannot be had; the message names the module.
+        GraphError: if the file cannot be read, is not valid, or cannot be run.
+        ParityError: if the converted graph gives other numbers.
+        MissingDependencyError: if onnxruntime is not installed.
+    """
+    if opset is None and precision is None:
+        raise InvalidRequestError("nothing to convert to: give --opset, --precision, or both.")
+    if precision is None and (calibration is not None or io != "fp32"):
+        raise InvalidRequestError("--io and --calibration belong to --precision fp16 or bf16, which was not given.")
+    source = artifact.path if isinstance(artifact, OnnxArtifact) else Path(artifact)
+    words = [f"opset{opset}"] * (opset is not None) + [precision] * (precision is not None)
+    target = Path(path) if path is not None else source.with_name("-".join([source.stem, *map(str, words)]) + ".onnx")
+    check_writable(target)
+    import_onnxruntime()
+    model = load_model(source)
+    check_model(model, str(source))
+    if precision is None and opset == standard_opset(model):
+        told = f"copied to {target}" if path is not None else "no file is written"
+        (tell or (lambda _: None))(f"{source} has opset {opset} already: nothing to do, {told}.")
+        return read_onnx(source) if path is None else _copied(source, model, target)
+    _refuse_unknown_domains(source, model)
+    wanted = _opset(model, opset, precision, io)
+    made = model
+    if opset is not None or wanted != standard_opset(model):
+        made = at_opset(source, model, wanted)
+    if precision is not None:
+        made = _in_half(source, model, made, precision, io, calibration)
+    with atomic_path(target) as temporary:
+        try:
+            onnx.save(made, temporary)
+        except ValueError as error:  # protobuf stops at 2 GiB
+            raise GraphError(f"{target} cannot be written as one file: {error}") from error
+        found = read_onnx(temporary)
+        if found.opset != wanted:
+            raise OpsetError(f"{source}: asked for opset {wanted}, the written file has opset {found.opset}.")
+        if load_model(temporary).graph.SerializeToString() != made.graph.SerializeToString():
+            raise GraphError(f"{target}: the graph in the written file is not the one that was compared.")
+    return replace(found, path=target)
+
+
+def _refuse_unknown_domains(source: Path, model: onnx.ModelProto) -> None:
+    defined = {f.domain for f in model.functions}
+    for node in foreign_nodes(model):
+        if node.domain not in defined and not node.domain.startswith(_RUNNABLE_DOMAINS):
+            raise OpsetError(
+                f"{source}: the node {node.name or node.output[0]!r} is {node.domain}::{node.op_type}, which ONNX Runtime "
+                "does not know, so that nothing made of this file can be compared with it. Write that part of the model "
+                "with standard operators, and export it again."
+            )
+
+
+def _copied(source: Path, model: onnx.ModelProto, target: Path) -> OnnxArtifact:
+    if source.resolve() != target.resolve():
+        write_atomic(target, model.SerializeToString())
+    return read_onnx(target)
+
+
+def _opset(model: onnx.ModelProto, opset: int | None, precision: str | None, io: str) -> int:
+    """The opset of the file to write."""
+    wanted = standard_opset(model) if opset is None else opset
+    if precision is not None:
+        if opset is None:
+            wanted = max(wanted, half_type(precision).first_opset)
+        half_type(precision).check(io, wanted)
+    return wanted
+
+
+def at_opset(source: Path, model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """The graph at another opset, after comparing both; ``source`` is its name in messages.
+
+    Raises:
+        OpsetError: if something in it has no equal there.
+        ParityError: if the converted graph gives other numbers.
+    """
+    try:
+        result = convert_opset(model, opset)
+    except OpsetError as error:
+        raise OpsetError(f"{source}: {error}", exit_code=error.exit_code) from error
+    # Unoptimised, because the two graphs are judged here and not what an optimiser makes of them.
+    report = compare_models(model, result.model, tolerance=_tolerance(model), optimize=False)
+    report.raise_if_failed(f"{source} converted from opset {result.source} to {opset}")
+    _note_conversion(result, report)
+    return result.model
+
+
+def _in_half(
+    source: Path,
+    reference: onnx.ModelProto,
+    model: onnx.ModelProto,
+    precision: str,
+    io: str,
+    calibration: Path | str | None,
+) -> onnx.ModelProto:
+    """Type a graph, compared with the source file at sizes that move its axes, and on the calibration data."""
+    before = OnnxRuntimeRunner(reference.SerializeToString(), optimize=False)
+    inputs, symbols = runnable_inputs(reference, before)
+    given = None if calibration is None else load_calibration(calibration, inputs, symbols).whole()
+    ramps = [example_arrays(inputs, sizes) for sizes in [{}, *verification_sizes(inputs, symbols)[:2]]]
+
+    def judge(candidate: Runner, tolerance: Tolerance) -> ParityReport:
+        if given is not None:
+            return compare_on(before, candidate, given.batches[:COMPARED_BATCHES], tolerance=tolerance)
+        return compare(before, candidate, inputs, symbols, tolerance=tolerance)
+
+    made = to_half(
+        model,
+        precision,
+        io=io,
+        batches=ramps if given is None else given.batches,
+        judge=judge,
+        owner=str(source),
+        calibration=None if given is None else given.identity,
+    )
+    note_typing(made)
+    return made.model
+
+
+def _tolerance(model: onnx.ModelProto) -> Tolerance:
+    """The tolerance of the coarsest element type in a graph's interface and weights."""
+    kinds = {i.data_type for i in model.graph.initializer}
+    kinds |= {v.type.tensor_type.elem_type for v in (*model.graph.input, *model.graph.output)}
+    if onnx.TensorProto.BFLOAT16 in kinds:
+        return TOLERANCES["bfloat16"]
+    return TOLERANCES["float16" if onnx.TensorProto.FLOAT16 in kinds else "float32"]
+
+
+def _note_conversion(result: ConversionResult, report: ParityReport) -> None:
+    """Write the evidence into the model's metadata, and the new opset into what an export wrote there."""
+    entries = {p.key: p.value for p in result.model.metadata_props}
+    key = METADATA_PREFIX + "{}"
+    if key.format("record") in entries:
+        record = json.loads(entries[key.format("record")])
+        entries[key.format("record")] = json.dumps({**record, "opset": result.target})
+    entries[key.format("version")] = __version__
+    entries[key.format("opset")] = str(result.target)
+    entries[key.format("conversion")] = json.dumps(
+        {
+            "from": result.source,
+            "to": result.target,
+            "rules": dict(result.applied),
+            "max_abs_error": report.max_abs_error,
+            "rtol": report.rtol,
+            "atol": report.atol,
+            "shapes": [dict(case.shapes) for case in report.cases],
+        }
+    )
+    del result.model.metadata_props[:]
+    for name, value in entries.items():
+        result.model.metadata_props.add(key=name, value=value)

@@ -1,0 +1,315 @@
+"""From an fp32 graph to a proven one in half precision: measure, decide, write, compare, and repair once."""
+
+from __future__ import annotations
+
+import collections
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from attn_deploy._version import __version__
+from attn_deploy.errors import GraphError, NothingToConvertError, PrecisionError
+from attn_deploy.graph.artifact import METADATA_PREFIX
+from attn_deploy.graph.opset import standard_opset
+from attn_deploy.graph.precision import (
+    HalfType,
+    PrecisionPlan,
+    Range,
+    TypedGraph,
+    apply_plan,
+    half_type,
+    instrumented,
+    make_plan,
+    prepared_graph,
+    read_ranges,
+    rounded,
+)
+from attn_deploy.graph.precision.plan import MARGIN, Kept, describe
+from attn_deploy.inputs.tensors import Arrays
+from attn_deploy.parity.report import ParityReport
+from attn_deploy.parity.tolerance import TOLERANCES, Tolerance
+from attn_deploy.runtimes.base import Runner, RuntimeInfo, run_once
+from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
+
+_SHOWN = 64
+Judge = Callable[[Runner, Tolerance], ParityReport]
+
+
+@dataclass(frozen=True, slots=True)
+class HalfModel:
+    """A graph in half precision with its evidence.
+
+    Attributes:
+        model: the graph.
+        report: the comparison of its numbers, each operator's result rounded to the half type.
+        record: everything found, JSON-ready.
+    """
+
+    model: onnx.ModelProto
+    report: ParityReport
+    record: Mapping[str, Any]
+
+
+def to_half(
+    model: onnx.ModelProto,
+    precision: str,
+    *,
+    io: str,
+    batches: Sequence[Arrays],
+    judge: Judge,
+    owner: str,
+    calibration: Mapping[str, str] | None = None,
+    by_range: bool = True,
+) -> HalfModel:
+    """Convert a graph, and prove the result.
+
+    Args:
+        model: in fp32.
+        precision: fp16 or bf16.
+        io: ``fp32`` keeps the types of inputs and outputs, ``same`` gives them the half type.
+        batches: inputs on which the ranges are measured.
+        judge: compares a runner of the result with what is right; called with the tolerance of the type.
+        owner: for messages.
+        calibration: name and hash of the data behind ``batches``, if it came from a file.
+        by_range: keep nodes in fp32 whose measured values leave the range; off shows what the rules alone would give.
+
+    Raises:
+        NothingToConvertError: if nothing of the graph can be half.
+        PrecisionError: if the fp32 graph itself gives NaN, or the half graph does.
+        ParityError: if the numbers are out of the tolerance of the type.
+    """
+    half = half_type(precision)
+    half.check(io, standard_opset(model))
+    tolerance = TOLERANCES[half.name]
+    prepared = prepared_graph(model)
+    ranges = measure(prepared, batches, owner)
+    _check_interface(prepared, ranges, half, io, owner)
+    report: ParityReport | None = None
+    for careful in (False, True) if by_range else (False,):
+        working = ir.from_proto(prepared)
+        plan = make_plan(working, half, ranges if by_range else None, careful=careful)
+        typed = apply_plan(working, plan, same_io=io == "same")
+        _check_share(typed, half, plan, owner)
+        simulation = rounded(typed.model)
+        found = judge(_Named(OnnxRuntimeRunner(simulation.SerializeToString(), optimize=False), half), tolerance)
+        report = found if report is None or found.passed else report
+        if found.passed:
+            break
+    else:
+        _explain_failure(simulation, batches, half, owner)
+        if report is not None:
+            report.raise_if_failed(f"{owner} in {precision}")
+    if report is None:
+        raise PrecisionError(f"{owner}: nothing was compared.")
+    record = {
+        "precision": precision,
+        "io": io,
+        "tolerance": {"rtol": tolerance.rtol, "atol": tolerance.atol},
+        "max_abs_error": report.max_abs_error,
+        "compared": f"in float32 arithmetic, rounded to {half.name} after every operator",
+        "onnxruntime": _in_onnxruntime(typed.model, judge, tolerance, owner),
+        "careful": careful,
+        "calibration": dict(calibration) if calibration else {"data": "ramped noise"},
+        **_described(typed, plan, ranges),
+    }
+    return HalfModel(typed.model, report, record)
+
+
+def note_typing(made: HalfModel) -> None:
+    """Write the evidence into the model's metadata, and into the record that an export left there."""
+    entries = {p.key: p.value for p in made.model.metadata_props}
+    record_key = METADATA_PREFIX + "record"
+    parity = {
+        "max_abs_error": made.report.max_abs_error,
+        "rtol": made.report.rtol,
+        "atol": made.report.atol,
+        "reference": f"{made.report.reference}, the fp32 file",
+        "candidate": made.report.candidate,
+        "cases": len(made.report.cases),
+    }
+    if record_key in entries:
+        known = json.loads(entries[record_key])
+        changed = {"precision": made.record["precision"], "typing": dict(made.record), "parity": parity}
+        entries[record_key] = json.dumps({**known, **changed})
+    entries[METADATA_PREFIX + "version"] = __version__
+    entries[METADATA_PREFIX + "precision"] = str(made.record["precision"])
+    entries[METADATA_PREFIX + "parity"] = json.dumps(parity)
+    shapes = [dict(case.shapes) for case in made.report.cases]
+    entries[METADATA_PREFIX + "typing"] = json.dumps({**made.record, "shapes": shapes})
+    del made.model.metadata_props[:]
+    for name, value in entries.items():
+        made.model.metadata_props.add(key=name, value=value)
+
+
+def measure(prepared: onnx.ModelProto, batches: Iterable[Arrays], owner: str) -> dict[str, Range]:
+    """The magnitudes of all tensors of a prepared fp32 graph, over all batches.
+
+    Raises:
+        PrecisionError: naming the first tensor that is NaN or infinite.
+    """
+    model, names = instrumented(prepared)
+    runner = OnnxRuntimeRunner(model.SerializeToString(), optimize=False)
+    found: dict[str, Range] = {}
+    for batch in batches:
+        for name, value in read_ranges(names, run_once(runner, batch)).items():
+            found[name] = value.joined(found[name]) if name in found else value
+    bad = next((n for n in names if n in found and not found[n].finite), None)
+    if bad is not None:
+        raise PrecisionError(
+            f"{owner}: in fp32 already, {_place(prepared, bad)} is NaN or infinite; no precision below repairs that."
+        )
+    return found
+
+
+def _check_interface(
+    prepared: onnx.ModelProto, ranges: Mapping[str, Range], half: HalfType, io: str, owner: str
+) -> None:
+    if io != "same":
+        return
+    for kind, values in (("input", prepared.graph.input), ("output", prepared.graph.output)):
+        for value in values:
+            found = ranges.get(value.name)
+            if found is not None and found.largest > half.largest:
+                raise PrecisionError(
+                    f"{owner}: the {kind} {value.name!r} reaches {found.largest:.4g}, and {half.word} ends at "
+                    f"{half.largest:.5g}: keep the interface in fp32 with --io fp32."
+                )
+
+
+def _check_share(typed: TypedGraph, half: HalfType, plan: PrecisionPlan, owner: str) -> None:
+    if typed.half_nodes and (typed.products.get(half.name) or not typed.products):
+        return
+    reasons = collections.Counter(k.reason for k in plan.wide.values()).most_common(3)
+    raise NothingToConvertError(
+        f"{owner}: no {'product' if typed.products else 'operator'} of the graph can be {half.word}, so the file would "
+        f"be {half.word} in name only ({'; '.join(f'{n} nodes: {r}' for r, n in reasons)}). Use fp32"
+        + (", or --precision bf16, which has the range of fp32." if half.word == "fp16" else ".")
+    )
+
+
+def _explain_failure(simulation: onnx.ModelProto, batches: Iterable[Arrays], half: HalfType, owner: str) -> None:
+    """Name the first tensor of the half graph that is NaN or infinite, if there is one."""
+    model, names = instrumented(onnx.shape_inference.infer_shapes(simulation, data_prop=True))
+    runner = OnnxRuntimeRunner(model.SerializeToString(), optimize=False)
+    for batch in batches:
+        found = read_ranges(names, run_once(runner, batch))
+        bad = next((n for n in names if not found[n].finite), None)
+        if bad is not None:
+            raise PrecisionError(
+                f"{owner}: in {half.word}, {_place(simulation, bad)} is NaN or infinite: a value there leaves the range, "
+                f"which ends at {half.largest:.5g}. Give data of the size that the model meets (--calibration FILE.npz), "
+                "so that the node is kept in fp32, or use --precision bf16."
+            )
+
+
+def _in_onnxruntime(model: onnx.ModelProto, judge: Judge, tolerance: Tolerance, owner: str) -> dict[str, Any]:
+    """What the file itself gives in ONNX Runtime, or why it cannot be run there."""
+    interface = {v.type.tensor_type.elem_type for v in (*model.graph.input, *model.graph.output)}
+    if onnx.TensorProto.BFLOAT16 in interface:
+        return {"ran": False, "reason": "numpy has no bfloat16, which the file's inputs or outputs are"}
+    try:
+        runner = OnnxRuntimeRunner(model.SerializeToString(), optimize=False)
+    except GraphError as error:
+        if "NOT_IMPLEMENTED" not in str(error):
+            raise
+        reason = str(error).split("NOT_IMPLEMENTED : ")[-1]
+        return {"ran": False, "reason": f"ONNX Runtime on the CPU lacks a kernel: {reason}"}
+    report = judge(_Typed(runner, model), tolerance)
+    report.raise_if_failed(f"{owner}: the typed file")
+    return {"ran": True, "max_abs_error": report.max_abs_error}
+
+
+def _described(typed: TypedGraph, plan: PrecisionPlan, ranges: Mapping[str, Range]) -> dict[str, Any]:
+    by_range = sorted((k for k in plan.wide.values() if k.largest is not None), key=lambda k: -(k.largest or 0))
+    return {
+        "nodes_half": typed.half_nodes,
+        "nodes_fp32": typed.wide_nodes,
+        "products": dict(typed.products),
+        "casts": typed.casts,
+        "kept": dict(collections.Counter(k.reason.split(":")[0] for k in plan.wide.values())),
+        "kept_by_range": [_kept(k) for k in by_range[:_SHOWN]],
+        "largest": max((r.largest for r in ranges.values()), default=0.0),
+        "margin": MARGIN,
+        "overflow": None if plan.overflow is None else _kept(plan.overflow),
+        "weights_lost": [{"name": n, "share": s} for n, s in typed.lost[:_SHOWN]],
+    }
+
+
+def _kept(kept: Kept) -> dict[str, Any]:
+    return {"operator": kept.operator, "module": kept.module, "node": kept.node, "reason": kept.reason}
+
+
+def _place(model: onnx.ModelProto, tensor: str) -> str:
+    """A tensor in the user's words: what makes it, in which module."""
+    graph = ir.from_proto(model).graph
+    value = next((v for n in graph for v in n.outputs if v.name == tensor), None)
+    node = None if value is None else value.producer()
+    while node is not None and node.op_type == "Cast" and node.inputs[0] is not None and node.inputs[0].producer():
+        node = node.inputs[0].producer()
+    if node is None:
+        return f"the input {tensor!r}"
+    name, operator, module = describe(node)
+    return f"the result of {operator} in " + (f"module {module!r}" if module else f"node {name!r}")
+
+
+class _Wrapped:
+    """A runner around a runner."""
+
+    def __init__(self, inner: Runner) -> None:
+        self._inner = inner
+
+    @property
+    def info(self) -> RuntimeInfo:
+        """What runs here."""
+        return self._inner.info
+
+    def prepare(self, inputs: Arrays) -> None:
+        """Take ``inputs``."""
+        self._inner.prepare(inputs)
+
+    def enqueue(self) -> None:
+        """Start one run."""
+        self._inner.enqueue()
+
+    def synchronize(self) -> None:
+        """Wait for it."""
+        self._inner.synchronize()
+
+    def outputs(self) -> Arrays:
+        """The results by name."""
+        return self._inner.outputs()
+
+    def close(self) -> None:
+        """Free the session."""
+        self._inner.close()
+
+
+class _Named(_Wrapped):
+    """Float32 arithmetic that says which type it stands for."""
+
+    def __init__(self, inner: Runner, half: HalfType) -> None:
+        super().__init__(inner)
+        self._half = half
+
+    @property
+    def info(self) -> RuntimeInfo:
+        """What runs here."""
+        return replace(self._inner.info, runtime=f"{self._half.word} rounded in ort-cpu", precision=self._half.name)
+
+
+class _Typed(_Wrapped):
+    """Takes float32 inputs for a graph whose own are half."""
+
+    def __init__(self, inner: Runner, model: onnx.ModelProto) -> None:
+        super().__init__(inner)
+        half = onnx.TensorProto.FLOAT16
+        self._half = {i.name for i in model.graph.input if i.type.tensor_type.elem_type == half}
+
+    def prepare(self, inputs: Arrays) -> None:
+        """Take ``inputs``, rounded where the graph wants it."""
+        self._inner.prepare({n: a.astype(np.float16) if n in self._half else a for n, a in inputs.items()})

@@ -1,0 +1,114 @@
+"""From a model's name, or a file, in any precision, to an engine: what `attn-deploy build` does. Files need no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from attn_deploy.engine.artifact import EngineArtifact
+from attn_deploy.engine.builder import build
+from attn_deploy.engine.request import check_request
+from attn_deploy.errors import InvalidRequestError, PrecisionError
+from attn_deploy.graph.artifact import OnnxArtifact, read_onnx
+from attn_deploy.machine.devices import PRECISIONS, load_device
+
+_HALF, _QUANTIZED = ("fp16", "bf16"), ("int8", "fp8")
+_GIVEN = ("profiles", "force", "on_progress")
+
+
+def build_model(
+    model: Path | str,
+    path: Path | str | None = None,
+    *,
+    precision: str | None = None,
+    calibration: Path | str | None = None,
+    progress: Callable[[str], None] | None = None,
+    **options: Any,
+) -> EngineArtifact:
+    """Build an engine, after exporting, converting or quantizing what it is built from.
+
+    The ONNX file that comes in between stays: it is what the engine's record names and what a rebuild starts from.
+
+    Args:
+        model: an ONNX file, or the name of a model.
+        path: the engine file; by default beside the ONNX file.
+        precision: fp32, fp16, bf16, int8 or fp8, given to the graph first; None leaves a file's own, and is fp32 for names.
+        calibration: for int8 and fp8 what ranges are measured on, see `attn_deploy.quantize`; for fp16 an ``.npz``.
+        progress: called with a few words at each step before the build.
+        options: those of `attn_deploy.build`.
+
+    Raises:
+        PrecisionError: if the precision is unknown, the file is in another one already, or the device lacks it.
+        InvalidRequestError: if an option cannot be used.
+        AttnDeployError: what `attn_deploy.export`, `convert`, `quantize` and `build` raise.
+    """
+    check_request(
+        path, **{k: v for k, v in options.items() if k not in _GIVEN}
+    )  # an export may take a minute: so first
+    if precision is not None:
+        _check_precision(precision, options.get("device"))
+    if calibration is not None and precision in (None, "fp32"):
+        raise InvalidRequestError("--calibration belongs to --precision fp16, bf16, int8 or fp8, which was not given.")
+    onnx = None if path is None else Path(path).with_suffix(".onnx")
+    graph = _graph(str(model), onnx, precision, calibration, progress or (lambda _: None))
+    return build(graph, path, **options)
+
+
+def _check_precision(precision: str, device: str | None) -> None:
+    known = tuple(p for p in PRECISIONS if p != "tf32")  # a way to compute fp32: --tf32
+    if precision not in known:
+        raise PrecisionError(f"the precision {precision!r} is unknown: choose {', '.join(known)}.", exit_code=2)
+    if device is not None:
+        load_device(device).check_precision(precision)
+
+
+def _graph(
+    model: str, target: Path | None, precision: str | None, calibration: Path | str | None, tell: Callable[[str], None]
+) -> OnnxArtifact | Path:
+    path = Path(model)
+    if path.suffix.lower() == ".onnx" or path.is_file():
+        return _typed(path, target, precision, calibration, tell)
+    if precision in _QUANTIZED:
+        from attn_deploy.deploy.quantize import quantize
+
+        return quantize(model, target, precision=precision, calibration=calibration, progress=tell)
+    from attn_deploy.exporters.pipeline import export
+    from attn_deploy.resolve.names import parse_name
+
+    if precision not in _HALF:
+        return export(model, target, progress=tell)
+    if calibration is None:
+        return export(
+            model, target or Path(f"{parse_name(model).stem}-{precision}.onnx"), precision=precision, progress=tell
+        )
+    raise InvalidRequestError(
+        f"--calibration with --precision {precision} is for ONNX files: export {model!r} first, then build the file."
+    )
+
+
+def _typed(
+    path: Path, target: Path | None, precision: str | None, calibration: Path | str | None, tell: Callable[[str], None]
+) -> OnnxArtifact | Path:
+    """The file itself, or the one that is made from it in the precision."""
+    if precision is None:
+        return path
+    found = read_onnx(path).metadata.get("precision", "fp32")
+    if found == precision:
+        return path
+    if found != "fp32" and not (precision in _QUANTIZED and found in _HALF):
+        raise PrecisionError(
+            f"{path} is in {found} already and cannot be made {precision}: give the fp32 file that it comes from, or leave "
+            "out --precision.",
+            exit_code=2,
+        )
+    if target is not None and target.absolute() == path.absolute():
+        target = None  # an engine that is to lie beside its model by name; the file in between gets a name of its own
+    if precision in _QUANTIZED:
+        from attn_deploy.deploy.quantize import quantize
+
+        return quantize(path, target, precision=precision, calibration=calibration, progress=tell)
+    from attn_deploy.conversion.convert import convert
+
+    tell(f"converting to {precision}")
+    return convert(path, target, precision=precision, calibration=calibration)

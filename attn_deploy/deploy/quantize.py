@@ -1,0 +1,89 @@
+"""`attn_deploy.quantize`: from a model's name, or a file, to a proven file in 8 bits."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from attn_deploy.conversion.quantize import Progress, check_options, quantize_file
+from attn_deploy.data import ImageSet, load_dataset
+from attn_deploy.files import check_writable
+from attn_deploy.graph.artifact import OnnxArtifact
+from attn_deploy.graph.quantize import quant_format
+
+
+def quantize(
+    model: OnnxArtifact | Path | str,
+    path: Path | str | None = None,
+    *,
+    precision: str = "int8",
+    calibration: str | Path | ImageSet | None = None,
+    images: int | None = None,
+    method: str = "auto",
+    keep_accuracy: float | None = None,
+    size: int | None = None,
+    data_dir: Path | str | None = None,
+    seed: int = 0,
+    owner: str | None = None,
+    progress: Progress | None = None,
+) -> OnnxArtifact:
+    """As `attn_deploy.conversion.quantize.quantize_file`, from a file or from a model's name, which is exported first.
+
+    Args:
+        model: the file, its artifact, or a model's name.
+        path: the file to write; by default ``<name>-int8.onnx`` beside the source, or in the working directory.
+        precision: as `quantize_file`.
+        images: as `quantize_file`.
+        method: as `quantize_file`.
+        keep_accuracy: as `quantize_file`.
+        size: as `quantize_file`.
+        data_dir: as `quantize_file`.
+        seed: as `quantize_file`.
+        progress: as `quantize_file`.
+        calibration: what ranges are measured on, see `attn_deploy.conversion.calibration.load_calibration`. By default
+            what a trained model was trained on, else ramped noise, which says little of real images.
+        owner: how messages name the model; as it was named here where None.
+
+    Returns:
+        What was read back from the finished file.
+
+    Raises:
+        AttnDeployError: what `attn_deploy.export` and `quantize_file` raise.
+    """
+    options: dict[str, Any] = {
+        "precision": precision,
+        "images": images,
+        "method": method,
+        "keep_accuracy": keep_accuracy,
+        "size": size,
+        "data_dir": data_dir,
+        "seed": seed,
+        "progress": progress,
+    }
+    if isinstance(model, OnnxArtifact) or _is_file(model):
+        return quantize_file(model, path, calibration=calibration, owner=owner, **options)
+    from attn_deploy.exporters.pipeline import export  # torch, which files do without
+    from attn_deploy.resolve.names import parse_name
+
+    form = quant_format(precision)
+    check_options(method, keep_accuracy)
+    name = parse_name(str(model))
+    target = Path(path) if path is not None else Path(f"{name.stem}-{form.word}.onnx")
+    check_writable(target)
+    with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
+        if progress is not None:
+            progress(f"exporting {model}")
+        source = export(str(model), Path(folder) / "model.onnx", progress=progress).path
+        if calibration is None and name.checkpoint is not None:
+            from attn_deploy.resolve.trained import load_trained
+
+            trained = load_trained(name)
+            calibration = trained.prepared(load_dataset(trained.dataset, "train", data_dir=data_dir))
+        artifact = quantize_file(source, target, calibration=calibration, owner=owner or str(model), **options)
+    return replace(artifact, path=target)
+
+
+def _is_file(model: Path | str) -> bool:
+    return isinstance(model, Path) or model.lower().endswith(".onnx")

@@ -1,0 +1,97 @@
+"""A graph converted to another precision as an export would, whether or not its numbers are right."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from attn_deploy.conversion.half import measure
+from attn_deploy.diagnosis.candidate import Candidate, as_it_is
+from attn_deploy.diagnosis.judge import worst_case
+from attn_deploy.diagnosis.references import Reference
+from attn_deploy.graph.artifact import load_model
+from attn_deploy.graph.opset import convert_opset, standard_opset
+from attn_deploy.graph.parts import Parts
+from attn_deploy.graph.precision import apply_plan, half_type, make_plan, prepared_graph
+from attn_deploy.graph.quantize import FORMATS
+from attn_deploy.inputs.samples import example_arrays, verification_sizes
+from attn_deploy.inputs.tensors import Arrays
+
+
+def converted(
+    model: onnx.ModelProto,
+    precision: str,
+    reference: Reference,
+    batches: Sequence[Arrays] | None,
+    *,
+    calibration: Path | str | None,
+    by_range: bool,
+    owner: str,
+    tell: Callable[[str], None],
+) -> Candidate:
+    """The fp32 graph in another precision; of a half type, with more in fp32 where the rules alone do not do.
+
+    Args:
+        model: in fp32.
+        precision: fp16, bf16, int8 or fp8.
+        reference: what the result is compared with; it knows the inputs.
+        batches: what ranges are measured on; None for ramped noise at several sizes.
+        calibration: the same for int8 and fp8, as `attn_deploy.quantize` takes it.
+        by_range: keep nodes in fp32 whose measured values leave the range.
+        owner: for messages.
+        tell: is told what is done.
+
+    Raises:
+        PrecisionError: if the precision is unknown, the fp32 graph gives NaN, or 8 bits cannot be had.
+        OpsetError: if the graph cannot be brought to an opset that has the precision.
+    """
+    tell(f"converting to {precision}")
+    if precision in FORMATS:
+        return _quantized(model, precision, calibration, tell)
+    measured = batches
+    if measured is None:
+        sizes = [{}, *verification_sizes(reference.inputs, reference.dynamic)[:2]]
+        measured = [example_arrays(reference.inputs, s) for s in sizes]
+    first_opset = half_type(precision).first_opset
+    raised = model if standard_opset(model) >= first_opset else convert_opset(model, first_opset).model
+
+    def made(careful: bool) -> Candidate:
+        return _typed(raised, precision, measured, by_range=by_range, careful=careful, owner=owner)
+
+    plain = made(False)
+    if not by_range or worst_case(plain, reference, batches, owner).passed:
+        return plain
+    careful = made(True)
+    return careful if worst_case(careful, reference, batches, owner).passed else plain
+
+
+def _typed(
+    model: onnx.ModelProto, precision: str, batches: Sequence[Arrays], *, by_range: bool, careful: bool, owner: str
+) -> Candidate:
+    half = half_type(precision)
+    prepared = prepared_graph(model)
+    ranges = measure(prepared, batches, owner)
+    working = ir.from_proto(prepared)
+    plan = make_plan(working, half, ranges, careful=careful)
+    overflow = plan.overflow
+    if not by_range:
+        plan = make_plan(working, half, None, careful=careful)
+    made = apply_plan(working, plan, same_io=False)
+    told = f"{overflow}; {'kept in fp32' if by_range else 'not kept in fp32'}" if overflow is not None else ""
+    return as_it_is(made.model, Parts(prepared), told)
+
+
+def _quantized(
+    model: onnx.ModelProto, precision: str, calibration: Path | str | None, tell: Callable[[str], None]
+) -> Candidate:
+    from attn_deploy.conversion.quantize import quantize_file
+
+    with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
+        source, target = Path(folder) / "model.onnx", Path(folder) / "quantized.onnx"
+        onnx.save(model, source)
+        quantize_file(source, target, precision=precision, calibration=calibration, progress=tell)
+        return as_it_is(load_model(target), Parts(model))

@@ -1,0 +1,159 @@
+"""`attn_deploy.lint`: what would break an export, told before it is tried."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from attn_deploy.errors import AttnDeployError, ExportError, InvalidRequestError
+from attn_deploy.exporters.options import DEFAULT_OPSET, ExportOptions
+from attn_deploy.exporters.prepare import prepare
+from attn_deploy.exporters.program import exported_program
+from attn_deploy.exporters.refusal import most_telling
+from attn_deploy.inputs.tensors import TensorInput
+from attn_deploy.resolve.make import ResolvedModel
+from attn_deploy.resolve.resolve import resolve, resolve_module
+from attn_deploy.rules.examine import examine
+from attn_deploy.rules.finding import SEVERITIES, Finding
+from attn_deploy.rules.location import Place
+from attn_deploy.rules.modules import walk_modules
+
+TARGETS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
+_FIRST_DFT = 17
+
+
+@dataclass(frozen=True, slots=True)
+class LintReport:
+    """What was found in a model.
+
+    Attributes:
+        model: its name.
+        opset, target: what it was looked at for.
+        traced: whether a forward pass was traced too, which needs the inputs; without, the source alone was read.
+        findings: the worst first.
+    """
+
+    model: str
+    opset: int
+    target: str
+    traced: bool
+    findings: tuple[Finding, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing was found that would make the export fail."""
+        return all(f.severity != "error" for f in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {
+            "model": self.model,
+            "opset": self.opset,
+            "target": self.target,
+            "traced": self.traced,
+            "passed": self.passed,
+            "findings": [f.to_dict() for f in self.findings],
+        }
+
+
+def lint(
+    model: str | nn.Module,
+    *,
+    opset: int = DEFAULT_OPSET,
+    target: str = "onnxruntime",
+    inputs: Sequence[TensorInput] | None = None,
+    dynamic: Sequence[str] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> LintReport:
+    """Look for what would break an export: layers, source and, where the inputs are known, a traced forward pass.
+
+    Args:
+        model: a name (see `attn_deploy.resolve.names`) or a module.
+        opset: 13 to 25.
+        target: what the file is for: onnxruntime, tensorrt or tensorrt-rtx.
+        inputs: the inputs of a model of the user's; without, no forward pass is made.
+        dynamic: symbols that move; None for all that may.
+        arguments: constructor arguments when ``model`` is a name.
+
+    Raises:
+        InvalidRequestError: if the request cannot be used.
+    """
+    ExportOptions(opset=opset)
+    if target not in TARGETS:
+        raise InvalidRequestError(f"target {target!r} is unknown: choose {', '.join(TARGETS)}.")
+    resolved = resolve(model, arguments) if isinstance(model, str) else resolve_module(model)
+    known = inputs is not None or resolved.inputs is not None
+    module = resolved.module
+    if known:
+        found, broken = _traced(resolved, inputs, dynamic)
+    else:
+        found, broken = examine(module), None
+    judged = [_judged(f, opset, target) for f in (*walk_modules(module, target), *found)]
+    if broken is not None:
+        judged = _with_failure(judged, broken)
+    return LintReport(resolved.name.text, opset, target, known, _sorted(judged))
+
+
+def _traced(
+    resolved: ResolvedModel, inputs: Sequence[TensorInput] | None, dynamic: Sequence[str] | None
+) -> tuple[Sequence[Finding], Finding | None]:
+    """What runs and the trace show, and the error that ended them."""
+    try:
+        prepared = prepare(resolved, inputs=inputs, dynamic=dynamic, fuse=False, rewrite=True)
+    except ExportError as error:
+        return examine(resolved.module), _failure(error, error)
+    # The model as the user wrote it, not the copy in which calls are rewritten.
+    sizes = [None, {"N": prepared.inputs[0].sizes["N"] + 1}] if "N" in prepared.dynamic else [None]
+    original = examine(prepared.original, [prepared.example(s) for s in sizes])
+    try:
+        exported_program(prepared)
+    except ExportError as error:
+        telling = most_telling(prepared, [("dynamo", error)])
+        return original, _failure(error, telling)
+    return original, None
+
+
+def _failure(error: ExportError, telling: AttnDeployError) -> Finding:
+    """An error as a finding, without the remedy that a finding has of its own."""
+    found = Finding(telling.rule or "baked-size", str(error), Place(), "error")
+    return replace(found, what=found.what.replace(found.remedy, "").strip())
+
+
+def _judged(finding: Finding, opset: int, target: str) -> Finding:
+    """A finding with the severity that it has at this opset and for this target."""
+    tensorrt = target.startswith("tensorrt")
+    if finding.rule in ("fold", "groups-from-batch") or (
+        finding.rule == "adaptive-pooling" and "3d" not in finding.what
+    ):
+        return replace(finding, severity="rewritten")
+    if finding.rule == "fft":
+        return replace(finding, severity="error" if opset < _FIRST_DFT or tensorrt else "warning")
+    if finding.rule == "data-dependent-size":
+        return replace(finding, severity="error" if tensorrt else "warning")
+    if finding.rule in ("data-dependent-branch", "hard-coded-device"):
+        return replace(finding, severity="error")
+    return finding
+
+
+def _with_failure(findings: list[Finding], broken: Finding) -> list[Finding]:
+    """The failure of the trace, told at the finding that explains it if there is one."""
+    cause = next((f for f in findings if f.rule == broken.rule), None)
+    if cause is None:
+        return [*findings, broken]
+    return [replace(f, severity="error") if f is cause else f for f in findings]
+
+
+def _sorted(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The worst first; of several at one place under one rule, the first."""
+    found: dict[tuple[str, str, str, int], Finding] = {}
+    for finding in sorted(findings, key=lambda f: SEVERITIES.index(f.severity)):
+        key = (finding.rule, finding.place.module, Path(finding.place.file).name, finding.place.line)
+        twin = (finding.rule, finding.place.module)
+        if finding.severity == "rewritten" and any((k[0], k[1]) == twin for k in found):
+            continue
+        found.setdefault(key, finding)
+    return tuple(found.values())

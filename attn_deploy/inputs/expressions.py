@@ -1,0 +1,49 @@
+"""Shape expressions of registry entries, such as ``2*H`` or ``widths[0]``, evaluated without `eval`."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from attn_deploy.errors import InvalidRequestError
+
+
+def evaluate(expression: str | int, values: Mapping[str, Any]) -> int:
+    """The integer that a shape expression gives for known axes and arguments.
+
+    Raises:
+        InvalidRequestError: if the expression uses an unknown name or anything but + - * //.
+    """
+    if isinstance(expression, int):
+        return expression
+    operators: dict[type, Callable[[int, int], int]] = {
+        ast.Add: lambda a, b: a + b,
+        ast.Sub: lambda a, b: a - b,
+        ast.Mult: lambda a, b: a * b,
+        ast.FloorDiv: lambda a, b: a // b,
+    }
+
+    def walk(node: ast.expr) -> int:
+        if isinstance(node, ast.Constant) and isinstance(node.value, int):
+            return node.value
+        if isinstance(node, ast.Name) and node.id in values:
+            return int(values[node.id])
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id in values:
+            entries, index = values[node.value.id], walk(node.slice)
+            if isinstance(entries, (list, tuple)) and -len(entries) <= index < len(entries):
+                return int(entries[index])
+            raise InvalidRequestError(
+                f"the shape expression {expression!r} cannot be read: {node.value.id} is {entries!r}, which has no "
+                f"element {index}."
+            )
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            return -walk(node.operand)
+        if isinstance(node, ast.BinOp) and type(node.op) in operators:
+            return operators[type(node.op)](walk(node.left), walk(node.right))
+        raise InvalidRequestError(
+            f"the shape expression {expression!r} cannot be read: {ast.unparse(node)!r} is neither an axis nor an "
+            f"argument (known: {', '.join(values)}), and only + - * // are allowed."
+        )
+
+    return walk(ast.parse(expression, mode="eval").body)

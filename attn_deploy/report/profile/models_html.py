@@ -1,0 +1,117 @@
+"""Many models on one page: a table with a line for each, that sorts and filters, and curves of sorted speed-ups."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from attn_deploy.comparison.overview import Entry, Overview
+from attn_deploy.report.profile.charts import Figure, color, dash, log_ticks
+from attn_deploy.report.profile.models import ModelLine, Series, cell, columns, head, model_lines, value
+from attn_deploy.report.profile.overview_charts import EVEN
+
+
+def models_table(found: Overview) -> str:
+    """Each model on a line: the time of its baseline, and the speed-up of everything else with its interval."""
+    lines = model_lines(found)
+    series = columns(lines)
+    several, sizes = len(found.machines) > 1, len({line.size for line in lines}) > 1
+    words = ["model"] + ["machine"] * several + ["size"] * sizes
+    above = f'<th colspan="{len(words)}"></th>'
+    for batch in dict.fromkeys(s.batch for s in series):
+        above += f'<th class="group" colspan="{sum(s.batch == batch for s in series)}">batch {batch}</th>'
+    heads = "".join(f'<th class="word"><button type="button">{w}</button></th>' for w in words)
+    firsts = {next(s for s in series if s.batch == b) for b in {s.batch for s in series}}
+    heads += "".join(
+        f'<th{_edge(s, firsts)}><button type="button">{escape(head(s, lines))}</button></th>' for s in series
+    )
+    body = "".join(_line(line, series, firsts, several=several, sizes=sizes) for line in lines)
+    return (
+        '<figure class="card"><figcaption>Each model</figcaption><p class="soft">Click a heading to sort, a model to see its '
+        'details. Speed-ups with their intervals; green is faster beyond doubt, red slower.</p><p><input type="search" '
+        'id="wanted" placeholder="filter models: se eca" aria-label="filter the models"> <span class="soft" id="listed">'
+        f'</span></p><div class="sheet tall"><table id="models"><thead><tr>{above}</tr><tr>{heads}</tr></thead><tbody>{body}'
+        "</tbody></table></div></figure>"
+    )
+
+
+def curves(found: Overview, batch: int) -> Figure | None:
+    """The speed-ups of all models at one batch, each runtime's in order: where its curve crosses 1 it begins to pay."""
+    groups: dict[Series, list[tuple[float, str, Entry]]] = {}
+    for line in model_lines(found):
+        name = line.model + (f" · {line.machine}" if len(found.machines) > 1 else "")
+        for series, entry in line.cells.items():
+            if series.batch == batch and entry.row.speedup is not None:
+                groups.setdefault(series, []).append((entry.row.speedup.speedup, name, entry))
+    traces: list[dict[str, Any]] = []
+    values: list[float] = []
+    for series, members in groups.items():
+        members.sort(key=lambda m: m[:2])
+        bounds = [e.row.speedup.interval for _, _, e in members if e.row.speedup is not None]
+        values += [v for b in bounds for v in (b.low, b.high)]
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": series.words,
+                "x": list(range(1, len(members) + 1)),
+                "y": [v for v, _, _ in members],
+                "customdata": [n for _, n, _ in members],
+                "error_y": {
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [b.high - v for b, (v, _, _) in zip(bounds, members, strict=True)],
+                    "arrayminus": [v - b.low for b, (v, _, _) in zip(bounds, members, strict=True)],
+                    "thickness": 1,
+                    "width": 0,
+                    "color": color(series.runtime),
+                },
+                "line": {"color": color(series.runtime), "width": 1.5, "dash": dash(series.precision)},
+                "marker": {"size": 4, "color": color(series.runtime)},
+                "hovertemplate": "%{customdata}: %{y:.2f}x",
+            }
+        )
+    if not traces:
+        return None
+    baseline = next((r.record.baseline for r in found.runs if r.record.baseline), "the baseline")
+    ends = {"x0": 0, "x1": 1, "xref": "paper", "y0": 1, "y1": 1}
+    layout = {
+        "xaxis": {"title": {"text": "models, each runtime's from the least to the most"}, "rangemode": "tozero"},
+        "yaxis": {
+            "title": {"text": f"times as fast as {baseline}"},
+            "type": "log",
+            **log_ticks(min(values), max(values)),
+        },
+        "shapes": [{"type": "line", **ends, "line": {"width": 1, "color": EVEN}}],
+    }
+    return {"data": traces, "layout": layout, "height": 360}
+
+
+def _line(line: ModelLine, series: list[Series], firsts: set[Series], *, several: bool, sizes: bool) -> str:
+    words = [line.machine] * several + [line.size] * sizes
+    cells = f'<td class="word"><button type="button" class="open">{escape(line.model)}</button></td>'
+    cells += "".join(f'<td class="word">{escape(w)}</td>' for w in words)
+    for one in series:
+        entry = line.cells.get(one)
+        number = value(entry)
+        kept = f' data-v="{number!r}"' if number is not None else ""
+        cells += f"<td{_edge(one, firsts, entry)}{kept}>{_shown(entry)}</td>"
+    return f'<tr data-run="{line.run}">{cells}</tr>'
+
+
+def _shown(entry: Entry | None) -> str:
+    text = escape(cell(entry))
+    if entry is None or entry.row.speedup is None:
+        return text
+    found = entry.row.speedup.interval
+    return f'{text} <span class="soft">{found.low:.2f}-{found.high:.2f}</span>'
+
+
+def _edge(series: Series, firsts: set[Series], entry: Entry | None = None) -> str:
+    """The classes of a cell: the first of a batch has a rule, and a verdict its colour."""
+    names = ["edge"] * (series in firsts)
+    if entry is not None:
+        names += [entry.row.status] * (entry.row.status != "ok")
+        verdict = entry.row.speedup.verdict if entry.row.speedup is not None else ""
+        names += [verdict] * (verdict in ("faster", "slower"))
+    return f' class="{" ".join(names)}"' if names else ""

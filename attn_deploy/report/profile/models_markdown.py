@@ -1,0 +1,80 @@
+"""Many models as Markdown: the means, a line for each model, and every row folded away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from attn_deploy.comparison.overview import Overview
+from attn_deploy.report.profile.conditions import conditions_text
+from attn_deploy.report.profile.models import FEW, ModelLine, model_lines, reasons, table
+from attn_deploy.report.profile.rows import flat_rows, told, used
+from attn_deploy.report.profile.terminal import machine
+
+_EVERY = (
+    "machine", "model", "runtime", "precision", "batch", "size", "p50_ms", "p95_ms", "p99_ms", "speedup", "top1",
+    "floor_multiple", "host_mib", "max_abs_error", "build_seconds", "load_seconds", "first_run_seconds",
+)  # fmt: skip
+_TITLES = {"p50_ms": "p50 ms", "p95_ms": "p95 ms", "p99_ms": "p99 ms", "speedup": "speed-up", "top1": "top-1"}
+_TITLES |= {"floor_multiple": "times the floor", "host_mib": "MiB added", "max_abs_error": "max error"}
+_TITLES |= {"build_seconds": "build s", "load_seconds": "load s", "first_run_seconds": "first run s"}
+
+
+def models_markdown(found: Overview) -> str:
+    """The means with their intervals, one line for each model, and every row folded away."""
+    several = len(found.machines) > 1
+    lines = [f"# Profiles of {len({r.record.name for r in found.runs})} models", ""]
+    baselines = ", ".join(dict.fromkeys(r.record.baseline for r in found.runs if r.record.baseline))
+    lines += [f"Speed-ups are against {baselines}: above 1 is faster.", ""] if baselines else []
+    if found.means:
+        names = ["machine"] * several + ["runtime", "precision", "batch"]
+        names += ["geometric mean", "95 % interval", "models", "faster", "slower"]
+        sizes = len({m.size for m in found.means}) > 1
+        names += ["size"] * sizes
+        lines += ["## Over all models", "", *_rows([names])[:1], "|" + "---|" * len(names)]
+        for mean in found.means:
+            cells = [mean.machine] * several + [mean.runtime, mean.precision, str(mean.batch), f"{mean.mean:.2f}x"]
+            cells += [f"{mean.interval.low:.2f} - {mean.interval.high:.2f}" if mean.interval else FEW]
+            cells += [str(mean.models), str(mean.faster), str(mean.slower)]
+            cells += ["x".join(map(str, mean.size or ()))] * sizes
+            lines += _rows([cells])
+        lines.append("")
+    made = model_lines(found)
+    for name in found.machines:
+        mine = [line for line in made if line.machine == name]
+        lines += [f"## Each model{f' on {name}' if several else ''}", "", *_table(mine), ""]
+    lines += _reasons(found)
+    lines += ["<details><summary>Every row</summary>", "", *_every(found), "", "</details>", ""]
+    for name in found.machines:
+        records = [r.record for r in found.runs if r.machine == name]
+        dates = sorted(r.created for r in records)
+        clocks = conditions_text(*records)
+        lines += [clocks, ""] if clocks else []
+        lines += [f"{machine(records[0].environment)}. {dates[0]} to {dates[-1]}", ""]
+    return "\n".join(lines)
+
+
+def _table(lines: list[ModelLine]) -> list[str]:
+    heads, cells = table(lines)
+    words = heads.index(next(h for h in heads if h not in ("model", "size")))
+    return [*_rows([heads]), "|" + "---|" * words + "---:|" * (len(heads) - words), *_rows(cells)]
+
+
+def _reasons(found: Overview) -> list[str]:
+    listed = [f"- {who}: {' '.join(why.split())}" for who, why in reasons(found)]
+    noisy = [f"- {found.runs[e.run].record.name}: {e.row.key}: {e.row.noise}" for e in found.entries if e.row.noise]
+    lines = ["## Without a number", "", *listed, ""] if listed else []
+    if noisy:
+        lines += [f"<details><summary>{len(noisy)} doubtful medians</summary>", "", *noisy, "", "</details>", ""]
+    return lines
+
+
+def _every(found: Overview) -> list[str]:
+    rows = [r for r in flat_rows(found) if r["status"] == "ok"]
+    keys = used(rows, _EVERY)
+    keys = [k for k in keys if k != "machine" or len(found.machines) > 1]
+    heads = [_TITLES.get(k, k) for k in keys]
+    return [*_rows([heads]), "|" + "---|" * len(keys), *_rows([[told(k, r) for k in keys] for r in rows])]
+
+
+def _rows(cells: Iterable[Iterable[str]]) -> list[str]:
+    return ["| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in cells]

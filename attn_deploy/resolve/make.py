@@ -1,0 +1,194 @@
+"""Makes the module that a parsed name stands for."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from attn_deploy import registry
+from attn_deploy.errors import ExportError, InvalidRequestError
+from attn_deploy.inputs.grammar import parse_inputs as parse_inputs
+from attn_deploy.inputs.tensors import TensorInput, fit_size, inputs_for_spec
+from attn_deploy.registry import ModelSpec
+from attn_deploy.resolve.filler import ModuleFiller
+from attn_deploy.resolve.names import ModelName
+from attn_deploy.resolve.packages import from_package
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedModel:
+    """A module made from a name, with what is known of its inputs.
+
+    Attributes:
+        name: the parsed name.
+        module: the module, in eval mode.
+        inputs: concrete inputs; None when only the user can say (a model of the user's, without ``--input``).
+        outputs: output names, or None when they are not known before a run.
+        dynamic: the axis symbols that may move.
+        spec: the registry entry of the base name; None for the user's own model, those of packages and trained ones.
+        arguments: constructor arguments in force.
+    """
+
+    name: ModelName
+    module: nn.Module
+    inputs: tuple[TensorInput, ...] | None
+    outputs: tuple[str, ...] | None
+    dynamic: tuple[str, ...]
+    spec: ModelSpec | None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+def make_model(parsed: ModelName, arguments: Mapping[str, Any] | None = None) -> ResolvedModel:
+    """The model that a parsed name stands for, in eval mode; trained runs are `attn_deploy.resolve.trained`'s.
+
+    Raises:
+        UnknownModelError: if there is no such model.
+        InvalidRequestError: if an argument or a file cannot be used.
+        MissingDependencyError: if the model is of a package that is not installed.
+        ExportError: if the user's own code fails while the model is made.
+    """
+    chosen = {**parsed.arguments, **(arguments or {})}
+    if parsed.file is not None:
+        module = _from_file(parsed, chosen)
+        return ResolvedModel(parsed, module, None, None, registry.DEFAULT_DYNAMIC, None, chosen)
+    if parsed.package is not None:
+        module, taken = from_package(parsed, chosen)
+        return ResolvedModel(parsed, module, taken, None, registry.DEFAULT_DYNAMIC, None, chosen)
+    spec = registry.get(parsed.base)
+    settings = {**spec.reference, **chosen}
+    filled = dict(settings)
+    filler = None
+    if parsed.slot is not None:
+        if spec.family != "backbone":
+            raise InvalidRequestError(
+                f"{parsed.text!r}: {spec.name!r} is a module of the family {spec.family!r} and has no slots; "
+                "put a backbone before the '+', such as resnet18+se."
+            )
+        filled["slot"] = filler = slot_factory(parsed.slot, parsed.slot_arguments)
+        settings["slot"] = {"name": registry.get(parsed.slot).name, **parsed.slot_arguments}
+        if parsed.stage is not None:
+            settings["slot_stage"] = filled["slot_stage"] = parsed.stage
+    module = _instantiate(spec, filled, parsed.text)
+    inputs = inputs_for_spec(spec, {**_defaults(spec), **settings})
+    model = ResolvedModel(parsed, module, inputs, spec.outputs, spec.dynamic, spec, settings)
+    return model if filler is None else _with_slot(model, registry.get(filler.name), parsed.slot_arguments)
+
+
+def slot_factory(name: str, arguments: Mapping[str, Any]) -> ModuleFiller:
+    """What fills the slots of a backbone with the module of this name.
+
+    Raises:
+        InvalidRequestError: if the module cannot stand in any slot; the message says why.
+    """
+    return ModuleFiller(registry.get(name), arguments, _instantiate)
+
+
+def _with_slot(model: ResolvedModel, inner: ModelSpec, arguments: Mapping[str, Any]) -> ResolvedModel:
+    """The model with the limits that the modules in its slots put on the sizes and the axes that may move."""
+    settings = {**_defaults(inner), **inner.reference, **arguments}
+    (limits,) = inputs_for_spec(inner, settings)
+    (halving,) = inputs_for_spec(inner, {**settings, "stride": 2}) if "stride" in settings else (limits,)
+    stride = int(getattr(model.module, "slot_stride", 1))
+
+    def scaled(kind: str, given: TensorInput) -> dict[str, int]:
+        """Limits at the last slot, and at the last one that halves the map, which sees it twice as large."""
+        known = [(1, getattr(given, kind)), (stride, getattr(limits, kind)), (stride // 2, getattr(halving, kind))]
+        return {s: max(n * by if (n := of.get(s, 1)) > 1 else 1 for by, of in known) for s in given.symbols}
+
+    inputs = tuple(replace(i, minimum=scaled("minimum", i), multiple=scaled("multiple", i)) for i in model.inputs or ())
+    fitted = tuple(replace(i, sizes={s: fit_size(n, s, i) for s, n in i.sizes.items()}) for i in inputs)
+    return replace(model, inputs=fitted, dynamic=tuple(d for d in model.dynamic if d in inner.dynamic))
+
+
+def _load(spec: ModelSpec) -> type[nn.Module]:
+    module, _, attribute = spec.target.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in attribute.split("."):
+        found = getattr(found, part)
+    if not isinstance(found, type):
+        raise InvalidRequestError(f"{spec.name}: {spec.target} is not a class.")
+    return found
+
+
+def _defaults(spec: ModelSpec) -> dict[str, Any]:
+    return {p.name: p.default for p in _parameters(_load(spec))}
+
+
+def _parameters(cls: type) -> list[inspect.Parameter]:
+    return list(inspect.signature(cls).parameters.values())
+
+
+def _instantiate(spec: ModelSpec, settings: Mapping[str, Any], name: str) -> nn.Module:
+    cls = _load(spec)
+    allowed = [p.name for p in _parameters(cls)]
+    unknown = [k for k in settings if k not in allowed]
+    if unknown:
+        raise InvalidRequestError(
+            f"{name}: {spec.name!r} has no argument {unknown[0]!r}; it takes {', '.join(allowed) or 'none'}."
+        )
+    try:
+        return cls(**settings).eval()
+    except (ValueError, TypeError) as error:
+        if isinstance(error, InvalidRequestError):
+            raise
+        raise InvalidRequestError(f"{name}: {error}") from error
+
+
+def _from_file(parsed: ModelName, arguments: Mapping[str, Any]) -> nn.Module:
+    path = Path(str(parsed.file))
+    if not path.is_file():
+        raise InvalidRequestError(f"{parsed.text!r}: there is no file {str(path)!r}.")
+    loaded = _import_file(path)
+    if not hasattr(loaded, parsed.base):
+        names = [n for n, v in vars(loaded).items() if inspect.isclass(v) and issubclass(v, nn.Module)]
+        raise InvalidRequestError(
+            f"{path} defines no {parsed.base!r}; its model classes are {', '.join(names) or 'none'}."
+        )
+    factory = getattr(loaded, parsed.base)
+    try:
+        made = factory(**arguments) if callable(factory) and not isinstance(factory, nn.Module) else factory
+    except Exception as error:
+        raise ExportError(f"{parsed.text}: making the model failed: {_told(error, path)}", exit_code=2) from error
+    if not isinstance(made, nn.Module):
+        raise InvalidRequestError(f"{parsed.text}: expected a torch.nn.Module, got {type(made).__name__}.")
+    return made.eval()
+
+
+def _import_file(path: Path) -> types.ModuleType:
+    """Import a user's file under a name of its own, with its folder importable for its neighbours."""
+    name = f"_attn_deploy_user_{path.stem}_{abs(hash(str(path.resolve())))}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise InvalidRequestError(f"{path} cannot be imported as Python.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    folder = str(path.resolve().parent)
+    sys.path.insert(0, folder)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise ExportError(f"importing {path} failed: {_told(error, path)}", exit_code=2) from error
+    finally:
+        sys.path.remove(folder)
+    return module
+
+
+def _told(error: BaseException, path: Path) -> str:
+    """The error in one line, with the last line of the user's file that led to it."""
+    import traceback
+
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f.lineno for f in frames if Path(f.filename).resolve() == path.resolve()]
+    text = " ".join(str(error).split()) or "no message"
+    where = f" ({path}, line {lines[-1]})" if lines else ""
+    return f"{type(error).__name__}: {text}{where}"

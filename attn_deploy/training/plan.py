@@ -1,0 +1,89 @@
+"""What a training table is of: backbone, modules, data, recipe, seeds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attn_deploy.errors import (
+    CheckpointError,
+)
+from attn_deploy.training.recipe import Recipe
+
+SCHEMA_VERSION = 1
+
+
+PLAN, SUMMARY, DEPLOYED, REFUSED = "table.json", "summary.json", "deployed.json", "refused.json"
+
+
+PLAIN = "none"  # the backbone with nothing in its slots: always the first row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TablePlan:
+    """What a table is of.
+
+    Attributes:
+        backbone: its name, with arguments where it has any.
+        modules: what is put into its slots, the plain backbone first.
+        dataset: cifar10, digits or folder.
+        source: what its training images are, in the words of the set.
+        recipe: how all are trained.
+        seeds: 0 to this number - 1.
+    """
+
+    backbone: str
+    modules: tuple[str, ...]
+    dataset: str
+    source: str
+    recipe: Recipe
+    seeds: int
+
+    def name(self, module: str) -> str:
+        """The model of a row."""
+        return self.backbone if module == PLAIN else f"{self.backbone}+{module}"
+
+    def folder(self, root: Path, module: str, seed: int) -> Path:
+        """Where a run stands."""
+        from attn_deploy.resolve.names import parse_name
+
+        return root / f"{parse_name(self.name(module)).stem}-s{seed}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "backbone": self.backbone,
+            "modules": list(self.modules),
+            "dataset": self.dataset,
+            "source": self.source,
+            "recipe": self.recipe.to_dict(),
+            "seeds": self.seeds,
+        }
+
+    @classmethod
+    def read(cls, root: Path) -> TablePlan:
+        """The plan of a folder.
+
+        Raises:
+            CheckpointError: if there is none, or it cannot be read.
+        """
+        path = root / PLAN
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            if data["schema_version"] != SCHEMA_VERSION:
+                raise CheckpointError(
+                    f"{path} has schema version {data['schema_version']}; this reads {SCHEMA_VERSION}."
+                )
+            return cls(
+                backbone=data["backbone"],
+                modules=tuple(data["modules"]),
+                dataset=data["dataset"],
+                source=data["source"],
+                recipe=Recipe.from_dict(data["recipe"]),
+                seeds=data["seeds"],
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} is not the plan of a table: {error}.") from error

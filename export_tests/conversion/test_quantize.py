@@ -1,0 +1,392 @@
+"""int8 and fp8 graphs: what is quantized, on which ranges, what the file holds, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+from attn_deploy import build, export, quantize
+from attn_deploy.cli import app
+from attn_deploy.conversion.calibration import load_calibration
+from attn_deploy.diagnosis.contents import inspect
+from attn_deploy.errors import (
+    DatasetError,
+    GraphError,
+    InvalidRequestError,
+    NothingToConvertError,
+    PrecisionError,
+)
+from attn_deploy.graph.artifact import load_model
+from attn_deploy.graph.quantize import METHODS, Histogram, quant_format
+from attn_deploy.inputs.grammar import parse_inputs
+from export_tests.graph.opset.opset_helpers import parse
+
+INT8, FP8 = onnx.TensorProto.INT8, onnx.TensorProto.FLOAT8E4M3FN
+X, Y = "float[N,4,H,W] x", "float[N,4,H,W] y"
+
+
+class Classifier(nn.Module):
+    """Two branches that share their input, a product of two activations, and scores for ten classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.left, self.right = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        left, right = self.left(x).flatten(2), self.right(x).flatten(2)
+        weights = torch.matmul(left.softmax(2), right.transpose(1, 2))
+        return self.head(weights.mean(2))
+
+
+class Uneven(nn.Module):
+    """A layer whose input has one channel a thousand times larger than those that matter to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.even = nn.Conv2d(3, 3, 1)
+        self.uneven = nn.Conv2d(4, 10, 1)
+        with torch.no_grad():
+            self.uneven.weight[:, 3:] *= 1e-5
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.even(x)
+        x = torch.cat([x, x.mean(1, keepdim=True) * 3000.0], 1)
+        return self.uneven(x).mean((2, 3))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("quantize") / "net.onnx"
+    torch.manual_seed(0)
+    export(Classifier(), path, inputs=parse_inputs(["2x3x32x32"]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("quantize") / "uneven.onnx"
+    torch.manual_seed(0)
+    export(Uneven(), path, inputs=parse_inputs(["2x3x32x32"]))
+    return path
+
+
+def saved(path: Path, opset: int, body: str, inputs: str = X, outputs: str = Y, **weights: np.ndarray) -> Path:
+    model = parse(opset, inputs, outputs, body)
+    for name, array in weights.items():
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    onnx.save(model, path)
+    return path
+
+
+def evidence(artifact) -> dict:
+    return json.loads(artifact.metadata["quantization"])
+
+
+def test_a_file_holds_symmetric_pairs_and_weights_by_channel(exported, tmp_path):
+    artifact = quantize(exported, tmp_path / "q.onnx", calibration="digits", images=64)
+    model = load_model(artifact.path)
+    constants = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
+    kinds = {i.name: i.data_type for i in model.graph.initializer}
+    quantizing = [n for n in model.graph.node if n.op_type == "QuantizeLinear"]
+    dequantizing = [n for n in model.graph.node if n.op_type == "DequantizeLinear"]
+    # stem's input, the shared input of left and right, the head's input; the product of two activations is left
+    assert len(quantizing) == 3
+    assert len(dequantizing) == 3 + 4
+    for node in (*quantizing, *dequantizing):
+        assert kinds[node.input[2]] == INT8
+        assert not constants[node.input[2]].any(), "TensorRT takes no zero point"
+        assert (constants[node.input[1]] > 0).all()
+    stored = {n.input[0]: n for n in dequantizing if n.input[0] in constants}
+    assert {constants[w].dtype for w in stored} == {np.dtype(np.int8)}
+    assert all(np.abs(constants[w].astype(int)).max() == 127 for w in stored), "the largest weight of a channel is 127"
+    axes = {constants[w].shape: next(a.i for a in n.attribute if a.name == "axis") for w, n in stored.items()}
+    assert axes[8, 3, 3, 3] == axes[8, 8, 1, 1] == axes[8, 1, 3, 3] == 0
+    products = [n for n in model.graph.node if n.op_type in ("Conv", "Gemm")]
+    assert [y["operator"] for y in evidence(artifact)["left"]] == ["MatMul"]
+    made_by = {o: n.op_type for n in model.graph.node for o in n.output}
+    assert all(made_by[name] == "DequantizeLinear" for n in products for name in n.input[:2])
+    assert all(constants[n.input[2]].dtype == np.float32 for n in products if len(n.input) > 2), "biases stay in float"
+    assert artifact.dynamic_axes == ("N", "H", "W")
+    assert artifact.metadata["precision"] == "int8"
+    report = inspect(artifact.path)
+    assert (report.pairs, report.dequantized_weights) == (3, 4)
+
+
+def test_methods_are_compared_and_the_best_is_taken(exported, tmp_path):
+    found = evidence(quantize(exported, tmp_path / "q.onnx", calibration="digits", images=64))
+    assert set(found["methods"]) == set(METHODS)
+    best = min(found["methods"], key=lambda m: (-found["methods"][m]["same"], found["methods"][m]["error"]))
+    assert found["method"] == best
+    assert found["judged"]["error"] == found["methods"][best]["error"] < 0.05
+    assert found["calibration"]["data"] == "digits"
+    assert len(found["calibration"]["sha256"]) == 64
+    assert (found["calibration"]["samples"], found["calibration"]["held_out"]) == ("64", "1000")
+    assert found["judged"]["samples"] == 1000
+    assert found["onnxruntime"]["ran"]
+    for method in METHODS:
+        asked = evidence(quantize(exported, tmp_path / "m.onnx", calibration="digits", images=64, method=method))
+        assert asked["method"] == method
+        assert asked["judged"]["error"] == pytest.approx(found["methods"][method]["error"], rel=1e-6)
+
+
+def test_the_same_seed_gives_the_same_file(exported, tmp_path):
+    first, second, other = (
+        quantize(exported, tmp_path / f"{k}.onnx", calibration="digits", images=64, seed=seed, method="minmax")
+        for k, seed in enumerate((0, 0, 1))
+    )
+    assert first.sha256 == second.sha256
+    assert first.sha256 != other.sha256
+
+
+def test_a_sensitive_layer_is_found_and_left_in_float(uneven, tmp_path):
+    artifact = quantize(uneven, tmp_path / "q.onnx")
+    found = evidence(artifact)
+    assert all(judged["error"] > 0.1 for judged in found["methods"].values())
+    assert [s["module"] for s in found["sensitive"]] == ["uneven"]
+    assert found["sensitive"][0]["error_alone"] > 0.1
+    assert found["judged"]["error"] < 0.1
+    assert (found["layers"], found["products"]) == (1, 2)
+    assert inspect(artifact.path).pairs == 1
+    # Answers that change are counted too, where a bound on them is asked for.
+    kept = evidence(quantize(uneven, tmp_path / "k.onnx", calibration="digits", images=64, keep_accuracy=1.0))
+    assert kept["judged"]["points_lost"] <= 1.0 < 100 * (1 - kept["methods"][kept["method"]]["same"] / 1000)
+
+
+def test_a_bound_that_no_choice_of_layers_meets_is_an_error(tmp_path):
+    torch.manual_seed(0)
+    net = Uneven()
+    path = export(
+        nn.Sequential(nn.Identity(), OnlyUneven(net)), tmp_path / "n.onnx", inputs=parse_inputs(["2x3x32x32"])
+    )
+    with pytest.raises(PrecisionError, match=r"int8 cannot keep to .* Most sensitive: Conv in module '1\.uneven'"):
+        quantize(path, tmp_path / "q.onnx")
+    assert not (tmp_path / "q.onnx").exists()
+
+
+class OnlyUneven(nn.Module):
+    def __init__(self, net: Uneven) -> None:
+        super().__init__()
+        self.uneven = net.uneven
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.uneven(torch.cat([x, x.mean(1, keepdim=True) * 3000.0], 1))
+
+
+def test_an_int8_engine_multiplies_in_int8(exported, tmp_path):
+    artifact = quantize(exported, tmp_path / "q.onnx", calibration="digits", images=32, method="minmax")
+    engine = build(artifact, targets="sm86,sm89,sm120")
+    assert engine.precision == "int8+fp32"
+    assert engine.network.compute_dtypes == {"int8": 4, "float32": 1}
+
+
+def test_an_fp8_file_is_for_the_gpus_that_have_it(exported, tmp_path):
+    artifact = quantize(exported, tmp_path / "q.onnx", precision="fp8", calibration="digits", images=32)
+    model = load_model(artifact.path)
+    assert {i.data_type for i in model.graph.initializer if i.name.endswith("_fp8")} == {FP8}
+    found = evidence(artifact)
+    assert found["judged"]["error"] < 0.1
+    assert not found["onnxruntime"]["ran"] or "usable" in found["onnxruntime"]
+    engine = build(artifact)
+    assert (engine.precision, engine.targets) == ("fp8+fp32", ("sm89", "sm120"))
+    with pytest.raises(PrecisionError, match=r"in fp8, which GPUs have from sm89 on, .* asked for sm86"):
+        build(artifact, targets="sm86,sm89")
+
+
+def test_a_file_in_fp16_keeps_it_around_the_pairs(tmp_path):
+    torch.manual_seed(0)
+    half = export(Classifier(), tmp_path / "half.onnx", inputs=parse_inputs(["2x3x32x32"]), precision="fp16", opset=17)
+    artifact = quantize(half, tmp_path / "q.onnx", calibration="digits", images=32, method="minmax")
+    assert artifact.opset == 19, "scales in fp16 need it"
+    scales = {i.data_type for i in load_model(artifact.path).graph.initializer if i.name.endswith("_scale")}
+    assert scales == {onnx.TensorProto.FLOAT16}
+    engine = build(artifact, targets="sm86")
+    assert engine.precision == "int8+fp16"
+    assert engine.network.layer_dtypes["float16"] > 0
+
+
+@pytest.mark.parametrize(
+    ("body", "weights", "reason"),
+    [
+        ("y = Conv (x, x)", {}, "its weights are computed"),
+        ("y = MatMul (w, x)", {"w": np.ones((4, 4), np.float32)}, "the constant on its left"),
+        ('y = Einsum <equation = "nchw,cd->ndhw"> (x, w)', {"w": np.ones((4, 4), np.float32)}, "no quantized form"),
+        ("t = Transpose <perm = [0, 1, 3, 2]> (x) y = MatMul (t, x)", {}, "it multiplies two activations"),
+        ("y = Relu (x)", {}, "no product with weights, so the file would be int8 in name only"),
+    ],
+)
+def test_what_cannot_be_quantized_is_said(body, weights, reason, tmp_path):
+    sizes = "float[4,4,4,4] x" if "Conv" in body else "float[N,4,4,W] x"
+    outputs = "float[4,4,1,1] y" if "Conv" in body else "float[N,4,4,W] y"
+    path = saved(tmp_path / "n.onnx", 17, body, sizes, outputs, **weights)
+    with pytest.raises(NothingToConvertError, match=reason):
+        quantize(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["n.onnx"]
+
+
+def test_requests_that_cannot_be_used(exported, tmp_path):
+    out = tmp_path / "q.onnx"
+    quantized = quantize(exported, out, calibration="digits", images=32, method="minmax")
+    with pytest.raises(PrecisionError, match="it is quantized already"):
+        quantize(quantized)
+    with pytest.raises(PrecisionError, match="'int4' is no quantized type: choose int8 or fp8"):
+        quantize(exported, precision="int4")
+    with pytest.raises(InvalidRequestError, match="method 'mse' is unknown; use auto, minmax, entropy, percentile"):
+        quantize(exported, method="mse")
+    with pytest.raises(InvalidRequestError, match="a loss of -1 points is no bound"):
+        quantize(exported, keep_accuracy=-1)
+    with pytest.raises(InvalidRequestError, match=r"15 samples are held out, .* 0\.5 asks for at least 200"):
+        quantize(exported, keep_accuracy=0.5)
+    with pytest.raises(InvalidRequestError, match="there are no calibration data 'imagenet': give cifar10, digits"):
+        quantize(exported, calibration="imagenet")
+    with pytest.raises(GraphError, match="there is no ONNX file"):
+        quantize(tmp_path / "none.onnx")
+    bf16 = export("se", tmp_path / "b.onnx", precision="bf16", opset=22)
+    with pytest.raises(PrecisionError, match="is in bf16"):
+        quantize(bf16)
+    module = export("se", tmp_path / "se.onnx")
+    with pytest.raises(InvalidRequestError, match="points of accuracy need scores for classes"):
+        quantize(module, keep_accuracy=0.5)
+    with pytest.raises(InvalidRequestError, match="images of digits fit a graph with one input N x 3 x H x W"):
+        quantize(module, calibration="digits")
+
+
+def picture(path: Path, size: tuple[int, int] = (40, 30), seed: int = 0) -> None:
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def test_a_folder_of_images_calibrates(exported, tmp_path):
+    folder = tmp_path / "images"
+    for k in range(24):
+        picture(folder / f"{k}.png", seed=k)
+    with pytest.raises(
+        InvalidRequestError, match=r"any size, so say which the images of .* are brought to: --size 224"
+    ):
+        quantize(exported, tmp_path / "q.onnx", calibration=folder)
+    found = evidence(quantize(exported, tmp_path / "q.onnx", calibration=folder, size=24, images=16))
+    assert found["calibration"]["source"] == "images of the folder images, brought to 24x24"
+    assert (found["calibration"]["samples"], found["calibration"]["held_out"]) == ("16", "8")
+    assert found["judged"]["correct"] is None, "nobody knows the right answers"
+    assert found["judged"]["same"] is not None
+
+
+def test_a_folder_that_cannot_be_used(exported, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(DatasetError, match="empty holds no image; files that count end in"):
+        quantize(exported, tmp_path / "q.onnx", calibration=empty, size=32)
+    broken = tmp_path / "broken"
+    picture(broken / "a.png")
+    (broken / "b.png").write_bytes((broken / "a.png").read_bytes()[:200])
+    with pytest.raises(DatasetError, match=r"b\.png cannot be read as an image"):
+        quantize(exported, tmp_path / "q.onnx", calibration=broken, size=32)
+    fixed = export(Classifier(), tmp_path / "fixed.onnx", inputs=parse_inputs(["2x3x32x32"]), dynamic=("N",))
+    with pytest.raises(InvalidRequestError, match="images of side 64 were asked for, and the graph takes 32"):
+        quantize(fixed, tmp_path / "q.onnx", calibration=broken, size=64)
+    assert not (tmp_path / "q.onnx").exists()
+
+
+def test_arrays_of_a_file_with_labels(exported, tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((64, 3, 32, 32)).astype(np.float32)
+    np.savez(tmp_path / "s.npz", x=x, labels=rng.integers(0, 10, 64))
+    found = evidence(quantize(exported, tmp_path / "q.onnx", calibration=tmp_path / "s.npz", method="minmax"))
+    assert (found["calibration"]["samples"], found["calibration"]["held_out"]) == ("48", "16")
+    assert found["judged"]["correct"] is not None
+    x[3, 0, 0, 0] = np.nan
+    np.savez(tmp_path / "n.npz", x=x)
+    with pytest.raises(DatasetError, match="holds a NaN or an infinite value"):
+        quantize(exported, calibration=tmp_path / "n.npz")
+    np.savez(tmp_path / "w.npz", x=x[:, :2])
+    with pytest.raises(
+        InvalidRequestError, match=r"has the shape \(64, 2, 32, 32\), and the graph takes \(N, 3, H, W\)"
+    ):
+        quantize(exported, calibration=tmp_path / "w.npz")
+
+
+def test_ranges_of_a_histogram_do_not_depend_on_the_order_of_batches():
+    rng = np.random.default_rng(0)
+    batches = [rng.standard_normal(5000) * s for s in (0.1, 1.0, 7.0, 0.5)]
+    made = []
+    for order in (batches, batches[::-1]):
+        histogram = Histogram()
+        for batch in order:
+            histogram.add(batch)
+        made.append(histogram)
+    assert made[0].largest == made[1].largest == max(np.abs(b).max() for b in batches)
+    assert made[0].counts.sum() == made[1].counts.sum() == 20_000
+    for method in METHODS:
+        assert made[0].range(method) == pytest.approx(made[1].range(method), rel=0.05)
+
+
+def test_ranges_cut_what_is_far_and_rare():
+    histogram = Histogram()
+    histogram.add(np.concatenate([np.random.default_rng(0).standard_normal(100_000), [80.0]]))
+    assert histogram.range("minmax") == 80.0
+    assert 3.0 < histogram.range("percentile") < 6.0
+    assert 2.0 < histogram.range("entropy") < 10.0
+    zeros = Histogram()
+    zeros.add(np.zeros(10))
+    assert [zeros.range(m) for m in METHODS] == [0.0, 0.0, 0.0]
+
+
+def test_weights_that_two_products_share_are_stored_for_each(tmp_path):
+    """One tensor of 8-bit weights for both is a file that ONNX Runtime cannot load with its optimisations."""
+    body = "a = Conv (x, w) b = Relu (a) y = Conv (b, w)"
+    path = saved(tmp_path / "n.onnx", 17, body, w=np.random.default_rng(0).random((4, 4, 1, 1)).astype(np.float32))
+    artifact = quantize(path, tmp_path / "q.onnx")
+    assert evidence(artifact)["onnxruntime"]["ran"]
+    assert inspect(artifact.path).dequantized_weights == 2
+
+
+def test_values_are_rounded_to_the_nearest_step_and_cut_at_the_end():
+    int8, fp8 = quant_format("int8"), quant_format("fp8")
+    assert int8.quantized(np.array([0.0, 0.4, 0.6, -1.5, 200.0, -200.0]), np.array(1.0)).tolist() == [
+        0,
+        0,
+        1,
+        -2,
+        127,
+        -127,
+    ]
+    assert fp8.quantized(np.array([1.0, 500.0, -1e9]), np.array(1.0)).astype(np.float32).tolist() == [
+        1.0,
+        448.0,
+        -448.0,
+    ]
+    assert int8.scale(np.array([0.0, 12.7])).tolist() == [1.0, pytest.approx(0.1)]
+
+
+def test_noise_is_said_to_be_noise(exported, tmp_path):
+    result = CliRunner().invoke(app, ["quantize", str(exported), "-o", str(tmp_path / "q.onnx"), "--method", "minmax"])
+    assert result.exit_code == 0, result.output
+    text = " ".join(result.stdout.split())
+    assert "ramped noise: ranges on real data differ; give --calibration" in text
+    assert "int8 in 4 of 5 products" in text
+    again = CliRunner().invoke(app, ["quantize", str(exported), "-o", str(tmp_path / "q.onnx"), "--json"])
+    assert json.loads(again.stdout)["metadata"]["precision"] == "int8"
+
+
+def test_images_are_parted_without_overlap(exported):
+    from attn_deploy.parity.graphs import graph_inputs
+
+    data = load_calibration("digits", graph_inputs(load_model(exported)), ("N", "H", "W"), images=64)
+    seen = {b[k].tobytes() for batch in data.batches for b in batch.values() for k in range(len(b))}
+    held = {b[k].tobytes() for batch in data.held_out for b in batch.values() for k in range(len(b))}
+    assert len(seen) == 64
+    assert not seen & held
+    assert sum(map(len, data.labels)) == 1000

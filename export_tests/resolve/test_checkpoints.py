@@ -1,0 +1,128 @@
+"""Checkpoints of the forms that training scripts write, loaded with every key accounted for."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from attn_deploy.errors import InvalidRequestError
+from attn_deploy.exporters.pipeline import export
+from attn_deploy.files import sha256_of
+from attn_deploy.inputs.grammar import parse_inputs
+from attn_deploy.resolve.checkpoints import load_weights
+from export_tests.exporters.test_user_models import FOLDER
+from export_tests.exporters.user_models.se_resnet import SEResNet
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
+
+
+@pytest.fixture
+def trained() -> dict[str, torch.Tensor]:
+    torch.manual_seed(5)
+    return {k: torch.rand_like(v) if v.is_floating_point() else v + 7 for k, v in network().state_dict().items()}
+
+
+FORMS = {
+    "plain": lambda s: s,
+    "state_dict": lambda s: {"state_dict": s, "epoch": 3},
+    "model": lambda s: {"model": s, "optimizer": {"lr": 0.1}},
+    "nested": lambda s: {"model": {"state_dict": s}},
+    "module.": lambda s: {"module." + k: v for k, v in s.items()},
+    "_orig_mod.module.": lambda s: {"state_dict": {"_orig_mod.module." + k: v for k, v in s.items()}},
+    "no counters": lambda s: {k: v for k, v in s.items() if "num_batches" not in k},
+    "parameters": lambda s: {k: nn.Parameter(v, requires_grad=v.is_floating_point()) for k, v in s.items()},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_of_checkpoints(form, trained, tmp_path):
+    path = tmp_path / "w.pth"
+    torch.save(FORMS[form](trained), path)
+    model = network()
+    assert load_weights(model, path, "m") == ("w.pth", sha256_of(path))
+    for name, value in model.state_dict().items():
+        if "num_batches" not in name:
+            assert torch.equal(value, trained[name]), name
+
+
+def test_safetensors(trained, tmp_path):
+    save_file(trained, tmp_path / "w.safetensors")
+    model = network()
+    load_weights(model, tmp_path / "w.safetensors", "m")
+    assert torch.equal(model[0].weight, trained["0.weight"])
+
+
+class Planted:
+    def __reduce__(self):
+        return (print, ("this must not run",))
+
+
+WRONG = {
+    "missing": (
+        lambda s: {k: v for k, v in s.items() if k != "0.bias"},
+        r"1 of the model's tensors are missing \(0.bias\)",
+    ),
+    "unexpected": (lambda s: {**s, "head.weight": s["0.bias"]}, r"1 are not the model's \(head.weight\)"),
+    "renamed": (
+        lambda s: {k.replace("0.weight", "0.weights"): v for k, v in s.items()},
+        "'0.weights' looks like '0.weight'",
+    ),
+    "shape": (lambda s: {**s, "0.bias": torch.zeros(5)}, r"'0.bias' has the shape \(5,\), the model's is \(4,\)"),
+    "no tensors": (lambda s: {"epoch": 3}, r"holds no state dict \(keys 'epoch'\)"),
+    "a list": (lambda s: [1, 2], r"holds no state dict \(list\)"),
+    "an object": (lambda s: {"state_dict": s, "config": Planted()}, "save model.state_dict"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_does_not_fit_is_refused(case, trained, tmp_path, capsys):
+    make, message = WRONG[case]
+    torch.save(make(trained), tmp_path / "w.pth")
+    model = network()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(InvalidRequestError, match=message):
+        load_weights(model, tmp_path / "w.pth", "m")
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert "this must not run" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "content"), [("w.pth", b"no"), ("w.safetensors", b"no"), ("w.pt", b"")])
+def test_damaged_files_are_refused(name, content, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InvalidRequestError, match="cannot be read as"):
+        load_weights(network(), tmp_path / name, "m")
+
+
+def test_an_export_has_the_weights_of_the_checkpoint(tmp_path):
+    torch.manual_seed(11)
+    trained = SEResNet(layers=(1,), width=8).eval()
+    torch.save({"state_dict": trained.state_dict()}, tmp_path / "w.pth")
+    made = export(
+        f"{FOLDER}/se_resnet.py:SEResNet:layers=(1,),width=8",
+        tmp_path / "m.onnx",
+        inputs=parse_inputs(["1x3x32x32"]),
+        weights=tmp_path / "w.pth",
+        opset=17,
+        simplify=False,
+    )
+    assert made.record["weights"] == ["w.pth", sha256_of(tmp_path / "w.pth")]
+    x = torch.randn(2, 3, 40, 24)
+    [found] = onnxruntime.InferenceSession(made.path, providers=["CPUExecutionProvider"]).run(None, {"x": x.numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(found, trained(x).numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_zoo_module_keeps_the_weights_of_its_checkpoint(tmp_path):
+    from attn_deploy.exporters.prepare import prepare
+    from attn_deploy.resolve.resolve import create
+
+    state = {k: torch.full_like(v, 0.25) for k, v in create("eca").state_dict().items()}
+    save_file(state, tmp_path / "w.safetensors")
+    prepared = prepare("eca", weights=tmp_path / "w.safetensors")
+    assert all(torch.equal(v, state[k]) for k, v in prepared.original.state_dict().items())
