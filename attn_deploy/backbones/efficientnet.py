@@ -120,14 +120,14 @@ class EfficientNetB0(nn.Module):
             strides[f"stage{index + 1}"] = reach
         slots = Slots("efficientnet_b0", slot, slot_stage, strides)
         layers: list[nn.Module] = [conv_bn(3, FIRST, 3, stride=1 if stem == "cifar" else 2, activation=nn.SiLU())]
-        total, made, channels = sum(s[4] for s in STAGES), 0, FIRST
+        total, count, channels = sum(s[4] for s in STAGES), 0, FIRST
         for index, (expansion, kernel_size, first_stride, width, count) in enumerate(STAGES):
             blocks = []
             for position in range(count):
                 stride = first_stride if position == 0 else 1
                 place = slots.attention(f"stage{index + 1}", width)
-                blocks.append(MBConv(channels, width, kernel_size, stride, expansion, DROP_PATH * made / total, place))
-                channels, made = width, made + 1
+                blocks.append(MBConv(channels, width, kernel_size, stride, expansion, DROP_PATH * count / total, place))
+                channels, count = width, count + 1
             layers.append(nn.Sequential(*blocks))
         layers.append(conv_bn(channels, LAST, activation=nn.SiLU()))
         self.features = nn.Sequential(*layers)

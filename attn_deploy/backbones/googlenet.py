@@ -55,21 +55,21 @@ class Inception(nn.Module):
 
     def __init__(self, channels: tuple[int, ...], cifar: bool, slots: Slots, stage: str) -> None:
         super().__init__()
-        given, one, before_three, three, before_five, five, pooled = channels
+        in_channels, one, before_three, three, before_five, five, pooled = channels
         eps = 1e-5 if cifar else 1e-3
 
         def point(in_channels: int, out_channels: int) -> ConvUnit:
             return ConvUnit(nn.Conv2d(in_channels, out_channels, 1, bias=cifar), out_channels, eps)
 
         def window(in_channels: int, out_channels: int) -> ConvUnit:
-            made = slots.convolution(stage, in_channels, out_channels, bias=cifar, activated=True)
-            return ConvUnit(made, out_channels, eps)
+            convolution = slots.convolution(stage, in_channels, out_channels, bias=cifar, activated=True)
+            return ConvUnit(convolution, out_channels, eps)
 
-        self.branch1 = point(given, one)
-        self.branch2 = nn.Sequential(point(given, before_three), window(before_three, three))
+        self.branch1 = point(in_channels, one)
+        self.branch2 = nn.Sequential(point(in_channels, before_three), window(before_three, three))
         second = [window(five, five)] if cifar else []
-        self.branch3 = nn.Sequential(point(given, before_five), window(before_five, five), *second)
-        self.branch4 = nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), point(given, pooled))
+        self.branch3 = nn.Sequential(point(in_channels, before_five), window(before_five, five), *second)
+        self.branch4 = nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), point(in_channels, pooled))
         self.slot = slots.attention(stage, one + three + five + pooled)
 
     def forward(self, x: Tensor) -> Tensor:

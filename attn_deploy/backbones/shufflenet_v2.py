@@ -29,15 +29,15 @@ class ShuffleUnit(nn.Module):
         half = out_channels // 2
         self.splits = stride == 1
         self.channels = half
-        given = half if self.splits else in_channels
+        width = half if self.splits else in_channels
         self.branch1 = nn.Sequential()
         if not self.splits:
             self.branch1 = nn.Sequential(
-                *conv_bn(given, given, 3, stride=stride, groups=given),
-                *conv_bn(given, half, activation=nn.ReLU(inplace=True)),
+                *conv_bn(width, width, 3, stride=stride, groups=width),
+                *conv_bn(width, half, activation=nn.ReLU(inplace=True)),
             )
         self.branch2 = nn.Sequential(
-            *conv_bn(given, half, activation=nn.ReLU(inplace=True)),
+            *conv_bn(width, half, activation=nn.ReLU(inplace=True)),
             *conv_bn(half, half, 3, stride=stride, groups=half),
             *conv_bn(half, half, activation=nn.ReLU(inplace=True)),
         )

@@ -74,7 +74,7 @@ def train_table(
             data_dir=data_dir,
             progress=show,
             tell=lambda text: words.__setitem__(0, text),
-            seen=lambda found: write_pages(found, folder),
+            seen=lambda summary: write_pages(summary, folder),
         )
     typer.echo(json.dumps(summary.to_dict(), indent=1) if as_json else table_markdown(summary), nl=False)
     typer.echo(f"{folder}/table.md, {folder}/table.html", err=True)
