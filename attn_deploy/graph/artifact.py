@@ -1,4 +1,4 @@
-"""An ONNX file and what was found in it."""
+"""An ONNX file and its contents."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def load_model(path: Path) -> onnx.ModelProto:
         GraphError: if the file is missing, not ONNX, truncated or empty.
     """
     if not path.is_file():
-        raise GraphError(f"there is no ONNX file {str(path)!r}.", exit_code=2)
+        raise GraphError(f"{path} not found: no such ONNX file.", exit_code=2)
     try:
         model = onnx.load(path)
     except DecodeError as error:

@@ -1,4 +1,4 @@
-"""What a comparison of two runtimes found."""
+"""The result of comparing two runtimes."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class ParityReport:
         return {**asdict(self), "passed": self.passed}
 
     def raise_if_failed(self, owner: str) -> None:
-        """Raise what the first failed case found.
+        """Raise the first failed case.
 
         Raises:
             ParityError: naming the shapes, the error and the tolerance.
