@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import onnx
 
-from attn_deploy._version import __version__
 from attn_deploy.conversion.calibration import load_calibration
 from attn_deploy.conversion.half import note_typing, to_half
 from attn_deploy.errors import GraphError, InvalidRequestError, OpsetError
 from attn_deploy.files import atomic_path, check_writable, write_atomic
-from attn_deploy.graph.artifact import METADATA_PREFIX, OnnxArtifact, check_model, load_model, read_onnx
+from attn_deploy.graph.artifact import OnnxArtifact, check_model, load_model, read_onnx
+from attn_deploy.graph.evidence import Evidence, read_evidence, write_evidence
 from attn_deploy.graph.operators import foreign_nodes
 from attn_deploy.graph.opset import ConversionResult, convert_opset, standard_opset
 from attn_deploy.graph.precision import half_type
@@ -50,7 +49,11 @@ def simplify(artifact: OnnxArtifact | Path | str, path: Path | str) -> OnnxArtif
     simplified = simplify_model(model)
     if not simplified.tool:
         raise GraphError(f"{source} was not simplified: {simplified.reason}.")
-    compare_models(model, simplified.model).raise_if_failed(f"{source} simplified by {simplified.tool}")
+    report = compare_models(model, simplified.model)
+    report.raise_if_failed(f"{source} simplified by {simplified.tool}")
+    nodes = {"tool": simplified.tool, "nodes": [simplified.nodes_before, simplified.nodes_after]}
+    evidence = (read_evidence(model) or Evidence()).after("simplify", nodes, parity=report.summary())
+    write_evidence(simplified.model, evidence)
     write_atomic(target, simplified.model.SerializeToString())
     return read_onnx(target)
 
@@ -212,24 +215,13 @@ def _tolerance(model: onnx.ModelProto) -> Tolerance:
 
 def _note_conversion(result: ConversionResult, report: ParityReport) -> None:
     """Write the evidence into the model's metadata, and the new opset into what an export wrote there."""
-    entries = {p.key: p.value for p in result.model.metadata_props}
-    key = METADATA_PREFIX + "{}"
-    if key.format("record") in entries:
-        record = json.loads(entries[key.format("record")])
-        entries[key.format("record")] = json.dumps({**record, "opset": result.target})
-    entries[key.format("version")] = __version__
-    entries[key.format("opset")] = str(result.target)
-    entries[key.format("conversion")] = json.dumps(
-        {
-            "from": result.source,
-            "to": result.target,
-            "rules": dict(result.applied),
-            "max_abs_error": report.max_abs_error,
-            "rtol": report.rtol,
-            "atol": report.atol,
-            "shapes": [dict(case.shapes) for case in report.cases],
-        }
-    )
-    del result.model.metadata_props[:]
-    for name, value in entries.items():
-        result.model.metadata_props.add(key=name, value=value)
+    moved = {"from": result.source, "to": result.target}
+    compared = {
+        "max_abs_error": report.max_abs_error,
+        "rtol": report.rtol,
+        "atol": report.atol,
+        "shapes": [dict(case.shapes) for case in report.cases],
+    }
+    conversion = {**moved, "rules": dict(result.applied), **compared}
+    evidence = read_evidence(result.model) or Evidence()
+    write_evidence(result.model, evidence.after("opset", moved, opset=result.target, conversion=conversion))

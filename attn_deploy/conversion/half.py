@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,9 +11,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from attn_deploy._version import __version__
 from attn_deploy.errors import GraphError, NothingToConvertError, PrecisionError
-from attn_deploy.graph.artifact import METADATA_PREFIX
+from attn_deploy.graph.evidence import Evidence, read_evidence, write_evidence
 from attn_deploy.graph.opset import standard_opset
 from attn_deploy.graph.precision import (
     HalfType,
@@ -122,28 +120,17 @@ def to_half(
 
 def note_typing(typed: HalfModel) -> None:
     """Write the evidence into the model's metadata, and into the record that an export left there."""
-    entries = {p.key: p.value for p in typed.model.metadata_props}
-    record_key = METADATA_PREFIX + "record"
-    parity = {
-        "max_abs_error": typed.report.max_abs_error,
-        "rtol": typed.report.rtol,
-        "atol": typed.report.atol,
-        "reference": f"{typed.report.reference}, the fp32 file",
-        "candidate": typed.report.candidate,
-        "cases": len(typed.report.cases),
-    }
-    if record_key in entries:
-        record = json.loads(entries[record_key])
-        changed = {"precision": typed.record["precision"], "typing": dict(typed.record), "parity": parity}
-        entries[record_key] = json.dumps({**record, **changed})
-    entries[METADATA_PREFIX + "version"] = __version__
-    entries[METADATA_PREFIX + "precision"] = str(typed.record["precision"])
-    entries[METADATA_PREFIX + "parity"] = json.dumps(parity)
+    parity = {**typed.report.summary(), "reference": f"{typed.report.reference}, the fp32 file"}
     shapes = [dict(case.shapes) for case in typed.report.cases]
-    entries[METADATA_PREFIX + "typing"] = json.dumps({**typed.record, "shapes": shapes})
-    del typed.model.metadata_props[:]
-    for name, value in entries.items():
-        typed.model.metadata_props.add(key=name, value=value)
+    precision = str(typed.record["precision"])
+    evidence = (read_evidence(typed.model) or Evidence()).after(
+        "precision",
+        {"precision": precision, "max_abs_error": typed.report.max_abs_error},
+        precision=precision,
+        parity=parity,
+        typing={**typed.record, "shapes": shapes},
+    )
+    write_evidence(typed.model, evidence)
 
 
 def measure(prepared: onnx.ModelProto, batches: Iterable[Arrays], owner: str) -> dict[str, Range]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from attn_deploy._version import __version__
 from attn_deploy.conversion.calibration import CalibrationData, load_calibration
 from attn_deploy.conversion.convert import at_opset
 from attn_deploy.data import ImageSet
@@ -24,7 +22,8 @@ from attn_deploy.errors import (
     PrecisionError,
 )
 from attn_deploy.files import atomic_path, check_writable
-from attn_deploy.graph.artifact import METADATA_PREFIX, OnnxArtifact, check_model, load_model, read_onnx
+from attn_deploy.graph.artifact import OnnxArtifact, check_model, load_model, read_onnx
+from attn_deploy.graph.evidence import Evidence, read_evidence, write_evidence
 from attn_deploy.graph.opset import standard_opset
 from attn_deploy.graph.quantize import (
     METHODS,
@@ -319,24 +318,21 @@ def _plan(prepared: onnx.ModelProto, form: QuantFormat, owner: str) -> QuantPlan
 
 def _note(model: onnx.ModelProto, record: Mapping[str, Any]) -> None:
     """Write the evidence into the model's metadata, and into the record that an export left there."""
-    entries = {p.key: p.value for p in model.metadata_props}
     judged = record["judged"]
+    precision = str(record["precision"])
     parity = {
         "max_abs_error": judged["max_abs_error"],
         "relative_error": judged["error"],
         "reference": "the float file",
-        "candidate": f"{record['precision']} pairs in ort-cpu, as the standard says",
+        "candidate": f"{precision} pairs in ort-cpu, as the standard says",
         "cases": judged["samples"],
         "limit": record["limit"],
     }
-    key = METADATA_PREFIX + "record"
-    if key in entries:
-        export = json.loads(entries[key])
-        entries[key] = json.dumps({**export, "precision": record["precision"], "parity": parity})
-    entries[METADATA_PREFIX + "version"] = __version__
-    entries[METADATA_PREFIX + "precision"] = str(record["precision"])
-    entries[METADATA_PREFIX + "parity"] = json.dumps(parity)
-    entries[METADATA_PREFIX + "quantization"] = json.dumps(record)
-    del model.metadata_props[:]
-    for name, value in entries.items():
-        model.metadata_props.add(key=name, value=value)
+    evidence = (read_evidence(model) or Evidence()).after(
+        "quantize",
+        {"precision": precision, "relative_error": judged["error"]},
+        precision=precision,
+        parity=parity,
+        quantization=record,
+    )
+    write_evidence(model, evidence)

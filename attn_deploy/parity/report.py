@@ -57,6 +57,17 @@ class ParityReport:
         """The shapes, other than the traced ones, at which the candidate passed."""
         return [dict(c.shapes) for c in self.cases if c.passed and not c.traced]
 
+    def summary(self) -> dict[str, Any]:
+        """What the evidence in a file keeps of it."""
+        return {
+            "max_abs_error": self.max_abs_error,
+            "rtol": self.rtol,
+            "atol": self.atol,
+            "reference": self.reference,
+            "candidate": self.candidate,
+            "cases": len(self.cases),
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
         return {**asdict(self), "passed": self.passed}
