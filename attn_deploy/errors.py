@@ -7,6 +7,7 @@
     │   ├── OpsetError            the asked opset cannot be met
     │   └── DynamicAxisError      an axis declared dynamic does not move
     ├── GraphError                a file is not a usable ONNX graph
+    │   └── EvidenceError         the evidence in a file is damaged, or belongs to another graph
     ├── ParityError               two runtimes disagree, or a result is NaN or infinite
     ├── PrecisionError            a precision cannot be had, or is not what was found in the graph
     │   └── NothingToConvertError no operator of the graph can take the precision
@@ -28,6 +29,10 @@ the entry of `attn_deploy.rules.rules` that explains the failure, where one does
 """
 
 from __future__ import annotations
+
+
+class FileWarning(UserWarning):
+    """Something about a file that its reader should know; the command line prints it as one line."""
 
 
 class AttnDeployError(Exception):
@@ -66,6 +71,10 @@ class DynamicAxisError(ExportError):
 
 class GraphError(AttnDeployError):
     """A file is not a usable ONNX graph."""
+
+
+class EvidenceError(GraphError):
+    """The evidence in a file is damaged, or the graph changed after it was proven."""
 
 
 class ParityError(AttnDeployError):

@@ -262,16 +262,7 @@ def _reference(prepared: PreparedModel) -> EagerReference:
 
 def _record(prepared: PreparedModel, options: ExportOptions, candidate: _Candidate, reason: str) -> ExportRecord:
     report = candidate.parity
-    parity = None
-    if report is not None:
-        parity = {
-            "max_abs_error": report.max_abs_error,
-            "rtol": report.rtol,
-            "atol": report.atol,
-            "reference": report.reference,
-            "candidate": report.candidate,
-            "cases": len(report.cases),
-        }
+    parity = None if report is None else report.summary()
     return ExportRecord(
         model=prepared.label,
         arguments=prepared.arguments,
