@@ -42,11 +42,11 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def _unknown(what: str, name: str, known: list[str]) -> str:
-    known = list(dict.fromkeys(known))
-    if not known:
-        return f"no measured profile of a {what} {name!r} comes with this version, nor of any other."
-    close = difflib.get_close_matches(name, known, n=1)
+def _unknown(what: str, name: str, names: list[str]) -> str:
+    names = list(dict.fromkeys(names))
+    if not names:
+        return f"no measured profile of a {what} {name!r} is part of this version, nor of anything else."
+    close = difflib.get_close_matches(name, names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else "."
-    listed = ", ".join(known[:12]) + (f" and {len(known) - 12} more" if len(known) > 12 else "")
+    listed = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
     return f"no measured profile of the {what} {name!r}{hint} Measured: {listed}."

@@ -18,8 +18,8 @@ from attn_deploy.matrix.diff import diff_records
 from attn_deploy.matrix.merge import merge_records
 from attn_deploy.matrix.options import MatrixOptions
 from attn_deploy.matrix.record import read_record
-from attn_deploy.matrix.request import matrix_request, verdict
-from attn_deploy.matrix.summary import findings, ranges
+from attn_deploy.matrix.request import matrix_request, outcome
+from attn_deploy.matrix.summary import cell_groups, ranges
 from attn_deploy.report.matrix.files import write_reports
 from attn_deploy.report.matrix.tables import matrix_csv, matrix_junit, matrix_markdown
 from attn_deploy.report.matrix.terminal import headline, matrix_summary
@@ -50,7 +50,7 @@ def test_what_is_no_record_is_refused(text, tmp_path):
 
 
 def test_cells_with_one_reason_are_one_finding(mixed):
-    found = {f.model: f for f in findings(mixed.failures)}
+    found = {f.model: f for f in cell_groups(mixed.failures)}
     assert found["se"].opsets == (13, 14), "errors differ from opset to opset, the cause is one"
     assert (found["se"].check, found["se"].rule, found["se"].cells) == ("parity", "R7", 2)
     assert found["se"].where == "torchscript; opset 13-14"
@@ -264,18 +264,19 @@ def test_a_folder_stays_its_shard_and_tells_what_it_is_asked_beside(tmp_path):
     assert command("--resume", folder, "--shard", "1/2").exit_code == 0
     other = command("--resume", folder, "--shard", "2/2")
     assert other.exit_code == 2
-    assert "holds shard 1/2 of its matrix and cannot go on as 2/2" in other.stderr
+    assert "holds shard 1/2 of its matrix and cannot be resumed as 2/2" in other.stderr
     changed = command("--resume", folder, "--opsets", "17,18", "--executor", "inline")
     assert changed.exit_code == 0, changed.output
     assert (
-        "goes on with other options than before, and its record has their cells: opsets 17 -> 17,18" in changed.stderr
+        "is resumed with other options than before; its record will hold the cells of these: opsets 17 -> 17,18"
+        in changed.stderr
     )
     (folder / "options.json").write_text('{"models": ["se"], "of_another_version": 1}')
     unread = command("--resume", folder)
     assert unread.exit_code == 2
     assert "options.json holds no options that this version reads" in unread.stderr
     (folder / "options.json").unlink()
-    assert "holds no matrix run to go on with" in command("--resume", folder).stderr
+    assert "holds no matrix run to resume" in command("--resume", folder).stderr
 
 
 @pytest.mark.parametrize("wrong", [{"engine_opset": "99"}, {"engine_opset": "12"}, {"engine_opset": "19"}])
@@ -304,15 +305,15 @@ def test_options_of_the_command_line_as_a_request(tmp_path):
 
 
 def test_what_a_record_means_for_the_exit_code(mixed, tmp_path):
-    assert verdict(mixed, matrix_request()).exit_code == 1
-    assert verdict(record(green("se", "dynamo", 13)), matrix_request()).exit_code == 0
-    stopped = verdict(replace(mixed, interrupted=True), matrix_request(output=tmp_path / "run"))
+    assert outcome(mixed, matrix_request()).exit_code == 1
+    assert outcome(record(green("se", "dynamo", 13)), matrix_request()).exit_code == 0
+    stopped = outcome(replace(mixed, interrupted=True), matrix_request(output=tmp_path / "run"))
     assert stopped.exit_code == 130
     assert f"--resume {tmp_path / 'run'}" in stopped.words
     mixed.write(tmp_path / "record.json")
     request = matrix_request(fail_on="regressions", baseline=tmp_path / "record.json")
-    assert verdict(mixed, request).exit_code == 0, "red before, red now"
+    assert outcome(mixed, request).exit_code == 0, "red before, red now"
     options = MatrixOptions(models=("se",), opsets=(13,), exporters=("dynamo",))
-    found = verdict(record(red("se", "dynamo", 13), options=options), request)
+    found = outcome(record(red("se", "dynamo", 13), options=options), request)
     assert found.exit_code == 1
     assert "1 regressions against the baseline" in found.words
