@@ -77,7 +77,7 @@ def export(
     from attn_deploy.inputs.grammar import parse_axes, parse_inputs
     from attn_deploy.report.text import export_text
 
-    with output_aside(), _status() as tell:
+    with output_aside(), _status() as progress:
         artifact = export_model(
             model,
             output,
@@ -93,7 +93,7 @@ def export(
             weights=weights,
             verify=verify,
             inputs=parse_inputs(shape) if shape else None,
-            progress=tell,
+            progress=progress,
         )
     if as_json:
         typer.echo(json.dumps(artifact.to_dict(), indent=1))

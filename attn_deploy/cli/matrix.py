@@ -159,6 +159,6 @@ def diff(
     from attn_deploy.matrix.record import read_record
     from attn_deploy.report.matrix.text import diff_text
 
-    found = diff_records(read_record(old), read_record(new), subset=subset)
-    typer.echo(json.dumps(found.to_dict(), indent=1) if as_json else diff_text(found))
-    raise typer.Exit(1 if found.regressions else 0)
+    changes = diff_records(read_record(old), read_record(new), subset=subset)
+    typer.echo(json.dumps(changes.to_dict(), indent=1) if as_json else diff_text(changes))
+    raise typer.Exit(1 if changes.regressions else 0)
