@@ -43,9 +43,9 @@ def test_a_record_is_read_as_it_was_written(mixed, tmp_path):
 @pytest.mark.parametrize("text", ["{", "{}", '{"schema_version": 99}', '{"schema_version": 1}'])
 def test_what_is_no_record_is_refused(text, tmp_path):
     (tmp_path / "record.json").write_text(text)
-    with pytest.raises(InvalidRequestError, match=r"no matrix record|schema"):
+    with pytest.raises(InvalidRequestError, match=r"not a matrix record|schema"):
         read_record(tmp_path)
-    with pytest.raises(InvalidRequestError, match="there is no matrix record"):
+    with pytest.raises(InvalidRequestError, match="there is not a matrix record"):
         read_record(tmp_path / "elsewhere")
 
 
@@ -122,7 +122,7 @@ def test_merging_wants_every_shard_and_cell(tmp_path):
         merge_records([first])
     assert e.value.exit_code == 1
     short = replace(second, cells=second.cells[:1])
-    with pytest.raises(InvalidRequestError, match="no whole: 1 of 4 cells, of eca, such as eca dynamo opset 14"):
+    with pytest.raises(InvalidRequestError, match="incomplete: 1 of 4 cells, of eca, such as eca dynamo opset 14"):
         merge_records([first, short])
     write_reports(first, tmp_path / "p1")
     assert command("merge", tmp_path / "p1", "-o", tmp_path / "all").exit_code == 1
@@ -268,7 +268,7 @@ def test_a_folder_stays_its_shard_and_tells_what_it_is_asked_beside(tmp_path):
     changed = command("--resume", folder, "--opsets", "17,18", "--executor", "inline")
     assert changed.exit_code == 0, changed.output
     assert (
-        "is resumed with other options than before; its record will hold the cells of these: opsets 17 -> 17,18"
+        "is resumed with other options than before; its record has their cells: opsets 17 -> 17,18"
         in changed.stderr
     )
     (folder / "options.json").write_text('{"models": ["se"], "of_another_version": 1}')
@@ -281,7 +281,7 @@ def test_a_folder_stays_its_shard_and_tells_what_it_is_asked_beside(tmp_path):
 
 @pytest.mark.parametrize("wrong", [{"engine_opset": "99"}, {"engine_opset": "12"}, {"engine_opset": "19"}])
 def test_an_opset_of_engines_that_no_cell_has_is_refused(wrong):
-    with pytest.raises(InvalidRequestError, match=r"--engine-opset \d+ is (no opset|not among --opsets 13,14)"):
+    with pytest.raises(InvalidRequestError, match=r"--engine-opset \d+ is (not an opset|not among --opsets 13,14)"):
         matrix_request(opsets="13,14", **wrong)
     assert matrix_request(opsets="13,14", engine_opset="20").options.engine_opset == 20, "a part without engines"
 

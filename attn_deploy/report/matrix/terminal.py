@@ -13,7 +13,7 @@ from rich.text import Text
 
 from attn_deploy.matrix.cell import FAILED, Cell, CellId
 from attn_deploy.matrix.record import MatrixRecord
-from attn_deploy.matrix.summary import Tally, exporters_of, cell_groups, opsets_of, tally, unmade_checks
+from attn_deploy.matrix.summary import Tally, cell_groups, exporters_of, opsets_of, tally, unmade_checks
 
 MOST_FINDINGS = 40
 
