@@ -41,12 +41,12 @@ def doctor(
         return
     if threads is not None or output is not None:
         raise InvalidRequestError("--threads and --output belong to --measure; add it, or leave them out.")
-    from attn_deploy.machine.doctor import diagnose
+    from attn_deploy.machine.doctor import examine_machine
     from attn_deploy.report.console import print_result, status
     from attn_deploy.report.doctor import doctor_report
 
     with status() as progress:
-        report = diagnose(progress)
+        report = examine_machine(progress)
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=1))
     else:

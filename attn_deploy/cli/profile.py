@@ -182,12 +182,12 @@ def _here(
 
 def _show_layers(model: str, request: dict[str, Any], save: Path | None, *, as_json: bool) -> None:
     from attn_deploy.bench.layer_views import layer_views
-    from attn_deploy.bench.request import make_plan
+    from attn_deploy.bench.request import plan_profile
     from attn_deploy.report.console import status
     from attn_deploy.report.layers_text import layers_text
 
     with output_aside(), status() as progress:
-        views = layer_views(make_plan(model, **request), save=save, progress=progress)
+        views = layer_views(plan_profile(model, **request), save=save, progress=progress)
     for report in views.reports:
         typer.echo(f"\n{layers_text(report)}", err=as_json)  # with --json, standard output is the record's
     for variant, why in views.missing.items():
@@ -199,7 +199,7 @@ def _on_a_cluster(
 ) -> None:
     import json
 
-    from attn_deploy.bench.request import make_plan
+    from attn_deploy.bench.request import plan_profile
     from attn_deploy.comparison.fleet import profile_fleet
     from attn_deploy.comparison.overview import overview
     from attn_deploy.errors import InvalidRequestError
@@ -213,7 +213,9 @@ def _on_a_cluster(
             "--executor ray measures on several machines; give a folder for them with --save DIR."
         )
     with output_aside(), status() as progress:
-        fleet = profile_fleet(make_plan(model, **request), save=save, resume=resume, memory=memory, progress=progress)
+        fleet = profile_fleet(
+            plan_profile(model, **request), save=save, resume=resume, memory=memory, progress=progress
+        )
     if as_json:
         typer.echo(json.dumps(fleet.to_dict(), indent=1))
     else:

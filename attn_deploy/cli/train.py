@@ -69,7 +69,7 @@ def train(
             output=output,
             resume=resume,
             data_dir=data_dir,
-            progress=show,
+            on_step=show,
         )
     if as_json:
         typer.echo(json.dumps(record.to_dict(), indent=1))

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 from attn_deploy.matrix.cell import CHECKS, FAILED, PASSED, SKIPPED, Cell
 from attn_deploy.matrix.record import MatrixRecord
-from attn_deploy.matrix.summary import exporters_of, findings, models_of, opsets_of, ranges, tally, unmade_checks
+from attn_deploy.matrix.summary import cell_groups, exporters_of, models_of, opsets_of, ranges, tally, unmade_checks
 
 _MARKS = {PASSED: "pass", FAILED: "**fail**", SKIPPED: "n/a"}
 
@@ -146,7 +146,7 @@ def _reasons(record: MatrixRecord) -> list[str]:
             lines += [f"## {title}", "", "None.", ""]
             continue
         lines += [f"## {title}", "", "| model | where | check | reason | rule |", "|---|---|---|---|---|"]
-        for f in findings(cells):
+        for f in cell_groups(cells):
             lines.append(f"| `{f.model}` | {f.where} | {f.check} | {_inline(f.reason)} | {f.rule or ''} |")
         lines.append("")
     unmade = unmade_checks(record)

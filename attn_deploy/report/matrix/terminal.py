@@ -13,7 +13,7 @@ from rich.text import Text
 
 from attn_deploy.matrix.cell import FAILED, Cell, CellId
 from attn_deploy.matrix.record import MatrixRecord
-from attn_deploy.matrix.summary import Tally, exporters_of, findings, opsets_of, tally, unmade_checks
+from attn_deploy.matrix.summary import Tally, cell_groups, exporters_of, opsets_of, tally, unmade_checks
 
 MOST_FINDINGS = 40
 
@@ -22,7 +22,7 @@ def matrix_summary(record: MatrixRecord) -> RenderableType:
     """Counts by exporter and opset, then every reason for a red or grey cell."""
     parts: list[RenderableType] = [_grid(record), Text(headline(record), style="bold")]
     for title, cells, style in (("Red", record.failures, "red"), ("Grey", record.skipped, "bright_black")):
-        groups = findings(cells)
+        groups = cell_groups(cells)
         for finding in groups[:MOST_FINDINGS]:
             check = f"[{finding.check}] " if finding.check else ""
             rule = f" (rule {finding.rule})" if finding.rule else ""
