@@ -46,7 +46,7 @@ def _bytes(tensor: onnx.TensorProto) -> bytes:
     if tensor.HasField("raw_data"):
         return bytes(tensor.raw_data)
     try:
-        return numpy_helper.to_array(tensor).tobytes()
+        return bytes(numpy_helper.to_array(tensor).tobytes())
     except (TypeError, ValueError, KeyError, OSError, onnx.checker.ValidationError):
         return tensor.SerializeToString(deterministic=True)
 
