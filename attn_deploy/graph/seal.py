@@ -48,7 +48,7 @@ def _bytes(tensor: onnx.TensorProto) -> bytes:
     try:
         return bytes(numpy_helper.to_array(tensor).tobytes())
     except (TypeError, ValueError, KeyError, OSError, onnx.checker.ValidationError):
-        return tensor.SerializeToString(deterministic=True)
+        return bytes(tensor.SerializeToString(deterministic=True))
 
 
 def _plain(graph: onnx.GraphProto) -> onnx.GraphProto:
