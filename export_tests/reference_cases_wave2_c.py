@@ -63,7 +63,8 @@ CASES: dict[str, tuple[str, dict]] = {
     "spd_conv": ("spd_conv", _io(8, 16)),
     "spd_conv_k1": ("spd_conv", _io(8, 16, kernel_size=1)),
     "gsconv": ("gsconv", _io(16, 24, kernel_size=3, stride=2, act="mish", shuffle="interleave")),
-    "gsconv_deinterleave": ("gsconv", _io(16, 24, act="silu", shuffle="deinterleave")),
+    # The configuration stored in the file says SiLU; that folder's convolutions have Mish, and so do the vectors.
+    "gsconv_deinterleave": ("gsconv", _io(16, 24, act="mish", shuffle="deinterleave")),
     "gs_bottleneck": ("gs_bottleneck", _io(16, 16)),
     "vovgscsp": ("vovgscsp", _io(16, 32, n=2)),
     "vovgscsp_paper": ("vovgscsp", _io(16, 32, variant="paper")),
