@@ -49,16 +49,16 @@ def bilinear_sample(
     height, width = maps.shape[1], maps.shape[2]
     left, right, across = _neighbours(columns, width, ring)
     upper, lower, down = _neighbours(rows, height, ring)
+    # Rows of the table are counted by sample, row of pixels, pixel and group.
     first = (torch.arange(maps.shape[0], device=maps.device) * height).reshape(-1, 1, 1, 1)
-    upper, lower = (first + upper) * width, (first + lower) * width
+    upper, lower = (first + upper) * (width * groups), (first + lower) * (width * groups)
+    if groups > 1:
+        group = torch.arange(groups, device=maps.device).reshape(1, 1, -1, 1)
+        left, right = left * groups + group, right * groups + group
     table = maps.reshape(-1, channels // groups)
-    group = torch.arange(groups, device=maps.device).reshape(1, 1, -1, 1)
 
     def corner(row: Tensor, column: Tensor, weight: Tensor) -> Tensor:
-        index = row + column
-        if groups > 1:
-            index = index * groups + group
-        values = table.index_select(0, index.flatten())
+        values = table.index_select(0, (row + column).flatten())
         values = values.reshape(-1, columns.shape[1], groups, taps, channels // groups)
         return values * weight.to(maps.dtype).unsqueeze(4)
 

@@ -4,7 +4,8 @@ Paper: SCConv: Spatial and Channel Reconstruction Convolution for Feature Redund
 Official: none by the authors; cheng-haha/ScConv, ScConv.py (SRU, CRU, ScConv), the implementation in use.
 Export: the gates are one Where each, and the scales of the normalisation are summed by one reduction instead of an addition
     for each channel. The threshold is held against the logits: a sigmoid near 0.5 has lost the digits that decide, and
-    each runtime rounds them its own way. Fused, the shares of the scales are a constant. Equal.
+    each runtime rounds them its own way. Fused, the shares of the scales
+    are part of the normalisation. Equal.
 Deviations: the paper's two gates are complementary; in the code, which trained weights belong to, the weak half of the map
     keeps its soft weight in both. Not the self-calibrated convolution, which is `sc_conv` here.
 Limits: the gate jumps where the normalised map is 0: a value within rounding of that changes by half of itself, in fp16 and
@@ -44,8 +45,6 @@ class SpatialReconstruction(Fusible, nn.Module):
         ValueError: if channels is odd, group_num does not divide it, or gate_threshold is not between 0 and 1.
     """
 
-    shares: Tensor | None
-
     def __init__(self, channels: int, *, group_num: int = 16, gate_threshold: float = 0.5) -> None:
         super().__init__()
         require_positive(channels=channels)
@@ -56,22 +55,24 @@ class SpatialReconstruction(Fusible, nn.Module):
         self.channels = channels
         self.threshold = math.log(gate_threshold / (1 - gate_threshold))
         self.gn = nn.GroupNorm(group_num, channels)
-        self.register_buffer("shares", None)
+        self.shares_are_folded = False
 
     @torch.no_grad()
     def fuse_(self) -> str | None:
-        """Make the share of each channel in the scales a constant."""
-        if self.shares is not None:
+        """Fold the share of each channel in the scales into the normalisation."""
+        if self.shares_are_folded:
             return None
-        self.shares = self._shares()
-        return "computed the channel shares of the gate"
-
-    def _shares(self) -> Tensor:
-        return (self.gn.weight / self.gn.weight.sum()).reshape(1, -1, 1, 1)
+        weight, bias = self.gn.weight.double(), self.gn.bias.double()
+        self.gn.weight.copy_(weight * weight / weight.sum())
+        self.gn.bias.copy_(bias * weight / weight.sum())
+        self.shares_are_folded = True
+        return "folded the channel shares of the gate into the GroupNorm"
 
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, self.channels, "SpatialReconstruction")
-        logits = self.gn(x) * (self._shares() if self.shares is None else self.shares)
+        logits = self.gn(x)
+        if not self.shares_are_folded:
+            logits = logits * (self.gn.weight / self.gn.weight.sum()).reshape(1, -1, 1, 1)
         informative = logits > self.threshold
         soft = x * logits.sigmoid()
         strong, weak = torch.where(informative, x, soft), torch.where(informative, torch.zeros_like(soft), soft)
