@@ -7,7 +7,7 @@ Export: mmcv's operator is none of ONNX. By default, at every opset, the four ne
     mask is part of their weights, and one 1x1 convolution sums taps and channels. From opset 19 on,
     sampling="deform_conv" writes the operator DeformConv instead. Equal up to rounding.
 Deviations: the padding is 1 by default, as networks give it for 3x3, where the official class has 0.
-Limits: sampling="deform_conv" needs opset 19; ONNX Runtime runs DeformConv, other runtimes may not. The offsets' convolution
+Limits: sampling="deform_conv" needs opset 19; ONNX Runtime runs DeformConv, TensorRT-RTX refuses it. The offsets' convolution
     wants a higher precision than int8.
 """
 
