@@ -4,6 +4,8 @@ Every function here is plain torch, gives the same numbers as the operator it st
 usual form is refused by an exporter or, worse, exported wrong in silence.
 """
 
+from attn_deploy.ops.activations import activation, require_activation
+from attn_deploy.ops.bilinear_sampling import bilinear_sample, coordinates_like
 from attn_deploy.ops.checks import (
     check_channels,
     is_traced,
@@ -13,6 +15,8 @@ from attn_deploy.ops.checks import (
     require_positive,
     require_reduced,
 )
+from attn_deploy.ops.conv_bn_act import conv_bn_act
+from attn_deploy.ops.drop_path import drop_path
 from attn_deploy.ops.expert_conv import EXPORT_FORMS, ExpertConv2d, cheaper_form
 from attn_deploy.ops.folding import (
     Fusible,
@@ -39,13 +43,18 @@ __all__ = [
     "EXPORT_FORMS",
     "ExpertConv2d",
     "Fusible",
+    "activation",
     "adaptive_avg_pool2d",
     "adaptive_max_pool2d",
     "averaging_matrix",
+    "bilinear_sample",
     "channel_layer_norm",
     "cheaper_form",
     "check_channels",
+    "conv_bn_act",
     "conv_bn_relu",
+    "coordinates_like",
+    "drop_path",
     "fold_bn_",
     "fold_bn_before_conv",
     "fold_bn_into_conv",
@@ -58,6 +67,7 @@ __all__ = [
     "is_traced",
     "nearest_matrix",
     "pad_same",
+    "require_activation",
     "require_choice",
     "require_divisible",
     "require_odd",
