@@ -70,6 +70,28 @@ def gram_softmax(x: Tensor, *, negate: bool = False) -> Tensor:
     return _softmax(gram, _GRAM_SCALE, _GRAM_SCALE)
 
 
+def double_normalised(logits: Tensor, *, positions: int, items: int, eps: float = 1e-9) -> Tensor:
+    """Softmax over the positions, then each position's weights divided by their sum over the items plus ``eps``.
+
+    In fp16 a weight far from its row's largest is 0, ``eps`` is 0, and a position with such weights alone divides 0 by 0.
+    There the division is a softmax over the items of logarithms, in which ``eps`` is one item more.
+
+    Args:
+        logits: of any number of axes.
+        positions: the axis of the softmax.
+        items: the axis of the sum.
+        eps: keeps the sum from being 0.
+    """
+    if not _narrow(logits):
+        weights = logits.softmax(positions)
+        return weights / (weights.sum(items, keepdim=True) + eps)
+    logarithms = logits.log_softmax(positions)
+    least = math.log(eps)
+    top = logarithms.amax(items, keepdim=True).clamp_min(least)
+    weights = (logarithms - top).exp()
+    return weights / (weights.sum(items, keepdim=True) + (least - top).exp())
+
+
 def _narrow(x: Tensor) -> bool:
     return x.dtype == torch.float16 or _FOR_HALF.get()
 

@@ -2,13 +2,12 @@
 
 Paper: Beyond Self-Attention: External Attention using Two Linear Layers for Visual Tasks, TPAMI 2022, arXiv:2105.02358.
 Official: MenghaoGuo/EANet, model_torch.py (External_attention), multi_head_attention_torch.py (Attention).
-Export: Conv, MatMul and Softmax; the 1-D convolutions on flattened positions are 1x1 convolutions. Equal up to rounding.
-    Fusing merges four convolutions into two, and drops the biases that the softmax over positions cancels.
+Export: Conv, MatMul and Softmax; the 1-D convolutions on flattened positions are 1x1 convolutions. In fp16, where the
+    softmax over positions underflows and the 1e-9 of the division is 0, both normalisations work on logarithms. Equal up
+    to rounding. Fusing merges four convolutions into two, and drops the biases that the softmax over positions cancels.
 Deviations: BatchNorm stands for the official SyncBatchNorm. The official constructor lets both memories share storage
     until they are moved to a GPU; here they only start equal. External-Attention-pytorch has the two linear layers alone,
     without projections, BatchNorm and shortcut.
-Limits: keep the softmax over positions and the sum after it in fp32: in fp16 it underflows beyond 20 000 positions, and
-    1e-9, which is added before the division, is 0.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from attn_deploy.ops import (
     require_divisible,
     require_positive,
 )
+from attn_deploy.ops.bounded import double_normalised
 from attn_deploy.registry import Input, register
 
-_EPS = 1e-9
 _HEAD_FACTOR = 4  # officially the token form has four times the heads, and four times the width
 
 
@@ -62,8 +61,8 @@ class ExternalAttention(Fusible, nn.Module):
         check_channels(x, self.channels, "ExternalAttention")
         height, width = x.shape[2], x.shape[3]
         logits = self.linear_0(x if self.fused else self.conv1(x))
-        weights = logits.flatten(2).softmax(2)
-        weights = (weights / (weights.sum(1, keepdim=True) + _EPS)).reshape(x.shape[0], self.memory, height, width)
+        weights = double_normalised(logits.flatten(2), positions=2, items=1)
+        weights = weights.reshape(x.shape[0], self.memory, height, width)
         mixture = self.linear_1(weights)
         return ((mixture if self.fused else self.conv2(mixture)) + x).relu()
 
@@ -126,8 +125,7 @@ class MultiHeadExternalAttention(Fusible, nn.Module):
             )
         batch, length = x.shape[0], x.shape[1]
         heads = self.trans_dims(x).reshape(batch, length, self.num_heads, self.head_width).transpose(1, 2)
-        weights = self.linear_0(heads).softmax(2)
-        weights = weights / (weights.sum(3, keepdim=True) + _EPS)
+        weights = double_normalised(self.linear_0(heads), positions=2, items=3)
         mixture = self.linear_1(weights).transpose(1, 2)
         return self.proj(mixture.reshape(batch, length, self.num_heads * self.head_width))
 

@@ -2,8 +2,8 @@
 
 Paper: Residual Attention: A Simple but Effective Method for Multi-Label Recognition, ICCV 2021, arXiv:2108.02456.
 Official: Kevinz-code/CSRA, pipeline/csra.py (CSRA, MHA).
-Export: the classifier's weights are divided by their norms, not the scores. Equal up to rounding. Fusing divides once,
-    and makes all heads one convolution.
+Export: the classifier's weights are divided by their norms, not the scores, and all heads are one convolution and one
+    softmax. Equal up to rounding. Fusing divides once.
 Deviations: External-Attention-pytorch's ResidualAttention has the branch of the maximum alone, with weights that are not
     divided. `rnan_res_att` is the residual attention of image restoration, another module.
 """
@@ -114,26 +114,34 @@ class MultiHeadCSRA(Fusible, nn.Module):
         require_positive(in_channels=in_channels, num_classes=num_classes)
         require_choice("num_heads", num_heads, TEMPERATURES)
         self.in_channels, self.num_classes, self.lam = in_channels, num_classes, lam
-        self.temperatures = TEMPERATURES[num_heads]
-        self.multi_head = nn.ModuleList(CSRA(in_channels, num_classes, T=t, lam=lam) for t in self.temperatures)
+        temperatures = TEMPERATURES[num_heads]
+        self.num_heads = num_heads
+        self.soft_heads = num_heads - temperatures.count(MAXIMUM)
+        self.multi_head = nn.ModuleList(CSRA(in_channels, num_classes, T=t, lam=lam) for t in temperatures)
+        soft = torch.tensor(temperatures[: self.soft_heads], dtype=torch.float32)
+        self.register_buffer("temperatures", soft.reshape(-1, 1, 1), persistent=False)
         self.joined: nn.Conv2d | None = None
+
+    def _weight(self) -> Tensor:
+        return torch.cat([_unit_rows(head.head.weight) for head in self.multi_head])
 
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, self.in_channels, "MultiHeadCSRA")
-        if self.joined is None:
-            return torch.stack([head(x) for head in self.multi_head]).sum(0)
-        scores = self.joined(x).flatten(2)
-        attended = [_attended(s, t) for s, t in zip(scores.split(self.num_classes, 1), self.temperatures, strict=True)]
-        base = scores.mean(2).reshape(x.shape[0], len(self.temperatures), self.num_classes).sum(1)
-        return base + self.lam * sum(attended[1:], attended[0])
+        scores = F.conv2d(x, self._weight()) if self.joined is None else self.joined(x)
+        scores = scores.reshape(x.shape[0], self.num_heads, self.num_classes, x.shape[2] * x.shape[3])
+        soft = scores[:, : self.soft_heads]
+        attended = (soft * (soft * self.temperatures).softmax(3)).sum((1, 3))
+        if self.soft_heads < self.num_heads:
+            attended = attended + scores[:, self.soft_heads].amax(2)
+        return scores.mean(3).sum(1) + self.lam * attended
 
     @torch.no_grad()
     def fuse_(self) -> str | None:
-        """One convolution gives the scores of all heads."""
+        """Divide the weights by their norms once; one convolution then gives the scores of all heads."""
         if self.joined is not None:
             return None
-        weight = torch.cat([_unit_rows(head.head.weight) for head in self.multi_head])
+        weight = self._weight()
         self.joined = nn.Conv2d(self.in_channels, len(weight), 1, bias=False)
         self.joined.weight = nn.Parameter(weight)
         self.multi_head = None
-        return f"merged {len(self.temperatures)} classifiers into one convolution"
+        return f"merged {self.num_heads} classifier{'s' * (self.num_heads > 1)} into one convolution"
