@@ -22,6 +22,11 @@ from attn_deploy.registry import register
 LEAST_WIDTH = 8
 
 
+def _hard_swish(x: Tensor) -> Tensor:
+    """As a product: TensorRT does not take the operator HardSwish in bfloat16."""
+    return x * F.hardsigmoid(x)
+
+
 @register(
     "coord_attention",
     aliases=("ca", "coordatt", "coordinate_attention"),
@@ -62,7 +67,7 @@ class CoordAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, self.in_channels, "CoordAttention")
         rows, columns = self._squeezed(*strip_means(x))
-        return x * self.conv_w(F.hardswish(columns)).sigmoid() * self.conv_h(F.hardswish(rows)).sigmoid()
+        return x * self.conv_w(_hard_swish(columns)).sigmoid() * self.conv_h(_hard_swish(rows)).sigmoid()
 
     def _squeezed(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         if not self.training:

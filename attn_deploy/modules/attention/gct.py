@@ -3,8 +3,8 @@
 Paper: Gated Channel Transformation for Visual Recognition, CVPR 2020, arXiv:1909.11519.
 Official: z-x-yang/GCT, PyTorch/GCT.py (GCT).
 Export: sums over H * W, which leave the range of fp16, are means, and epsilon is divided by H * W in both places; the
-    ratio of a channel's norm to that of all is the same. A floor, far below what fp32 can reach there, keeps a map of
-    zeros in fp16 from dividing by 0. Equal up to rounding.
+    ratio of a channel's norm to that of all is the same. In fp16, where that quotient is 0, a floor keeps a map of zeros
+    from dividing by 0. Equal up to rounding.
 Deviations: the Gaussian Context Transformer of CVPR 2021, also called GCT, is another module. An unknown mode is refused
     with ValueError (officially a NameError).
 """
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from attn_deploy.ops import check_channels, require_choice, require_positive
+from attn_deploy.ops.bounded import is_narrow
 from attn_deploy.registry import register
 
 _FLOOR = 1e-7  # the least that fp16 holds
@@ -61,5 +62,7 @@ class GatedChannelTransformation(nn.Module):
             values = x if self.after_relu else x.abs()
             embedding = values.mean((2, 3), keepdim=True) * self.alpha
             norm = embedding.abs().mean(1, keepdim=True) + epsilon
-        gate = (embedding / norm.clamp_min(_FLOOR) * self.gamma + self.beta).tanh()
+        if is_narrow(x):
+            norm = norm.clamp_min(_FLOOR)
+        gate = (embedding / norm * self.gamma + self.beta).tanh()
         return x * (gate + 1.0)

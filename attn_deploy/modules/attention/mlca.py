@@ -4,7 +4,7 @@ Paper: Mixed local channel attention for object detection, Engineering Applicati
 Official: wandahangFY/MLCA, MLCA.py (MLCA).
 Export: pooling to bins and back is two products with averaging matrices each, for maps smaller than the bins too. The
     usual adaptive pools are exported with the traced size baked in: wrong numbers at every other size, without a word.
-    Equal up to rounding.
+    The convolutions are two-dimensional: TensorRT quantizes no other. Equal up to rounding.
 Deviations: the convolution over the bins runs across their borders, from the last channels of one to the first of the
     next, as in the official code.
 """
@@ -46,17 +46,18 @@ class MLCA(nn.Module):
         size = int(abs(math.log2(channels) + b) / gamma)
         size = size if size % 2 else size + 1
         self.channels, self.local_size, self.local_weight = channels, local_size, local_weight
-        self.conv = nn.Conv1d(1, 1, size, padding=size // 2, bias=False)
-        self.conv_local = nn.Conv1d(1, 1, size, padding=size // 2, bias=False)
+        self.conv = nn.Conv2d(1, 1, (size, 1), padding=(size // 2, 0), bias=False)
+        self.conv_local = nn.Conv2d(1, 1, (size, 1), padding=(size // 2, 0), bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, self.channels, "MLCA")
         batch, bins = x.shape[0], self.local_size
         local = adaptive_avg_pool2d(x, bins).flatten(2).transpose(1, 2)  # (N, n * n, C)
         # The mean of the bins, not of the map: bins overlap where n does not divide H or W.
-        whole = self.conv(local.mean(1, keepdim=True)).sigmoid()
-        local = self.conv_local(local.reshape(batch, 1, bins * bins * self.channels)).sigmoid()
-        local = local.reshape(batch, bins * bins, self.channels)
+        whole = local.mean(1, keepdim=True).reshape(batch, 1, self.channels, 1)
+        local = local.reshape(batch, 1, bins * bins * self.channels, 1)
+        whole = self.conv(whole).sigmoid().reshape(batch, 1, self.channels)
+        local = self.conv_local(local).sigmoid().reshape(batch, bins * bins, self.channels)
         gate = self.local_weight * local + (1 - self.local_weight) * whole
         gate = gate.transpose(1, 2).reshape(batch, self.channels, bins, bins)
         return x * adaptive_avg_pool2d(gate, (x.shape[2], x.shape[3]))
