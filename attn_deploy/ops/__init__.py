@@ -8,6 +8,7 @@ from attn_deploy.ops.activations import activation, require_activation
 from attn_deploy.ops.bilinear_sampling import bilinear_sample, coordinates_like
 from attn_deploy.ops.checks import (
     check_channels,
+    check_map,
     is_traced,
     require_choice,
     require_divisible,
@@ -28,6 +29,8 @@ from attn_deploy.ops.folding import (
     fold_sequential,
     fuse_conv_bn,
 )
+from attn_deploy.ops.initialisation import fan_out_normal_
+from attn_deploy.ops.moments import require_two_positions, unbiased_variance
 from attn_deploy.ops.norm import channel_layer_norm, instance_norm
 from attn_deploy.ops.padding import pad_same
 from attn_deploy.ops.pooling import (
@@ -38,6 +41,7 @@ from attn_deploy.ops.pooling import (
     global_max_pool,
 )
 from attn_deploy.ops.resize import nearest_matrix, resize_bilinear, resize_nearest
+from attn_deploy.ops.strips import strip_means
 
 __all__ = [
     "EXPORT_FORMS",
@@ -51,10 +55,12 @@ __all__ = [
     "channel_layer_norm",
     "cheaper_form",
     "check_channels",
+    "check_map",
     "conv_bn_act",
     "conv_bn_relu",
     "coordinates_like",
     "drop_path",
+    "fan_out_normal_",
     "fold_bn_",
     "fold_bn_before_conv",
     "fold_bn_into_conv",
@@ -73,6 +79,9 @@ __all__ = [
     "require_odd",
     "require_positive",
     "require_reduced",
+    "require_two_positions",
     "resize_bilinear",
     "resize_nearest",
+    "strip_means",
+    "unbiased_variance",
 ]

@@ -7,8 +7,10 @@ configuration).
 from __future__ import annotations
 
 from . import reference_cases_wave2_c as wave2_c
+from . import reference_cases_wave2_a as wave2_a
 
 REFERENCE_CASES: dict[str, tuple[str, dict]] = {
+    **wave2_a.CASES,
     # attention, part 1
     "se": ("se", {"channels": 64, "reduction": 16}),
     "se_nobias": ("se", {"channels": 64, "reduction": 16, "bias": False}),
