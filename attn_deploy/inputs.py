@@ -72,7 +72,8 @@ def inputs_for_spec(spec: ModelSpec, settings: Mapping[str, Any]) -> tuple[Tenso
         for index in range(_count(given, settings)):
             values = {**settings, "i": index} if given.repeat else settings
             name = f"{given.name}{index}" if given.repeat else given.name
-            dims = tuple(_with_arguments(d, values) if symbols_of(d) else evaluate(d, values) for d in given.shape)
+            shape = [d.replace("{i}", str(index)) if isinstance(d, str) else d for d in given.shape]
+            dims = tuple(_with_arguments(d, values) if symbols_of(d) else evaluate(d, values) for d in shape)
             made.append(TensorInput(name, dims, given.dtype, sizes, minimum, multiple))
     return tuple(made)
 

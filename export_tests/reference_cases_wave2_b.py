@@ -1,0 +1,52 @@
+"""Vector files of the attention and convolution modules that mix positions: rows of `reference_cases`."""
+
+from __future__ import annotations
+
+_DEFORMABLE = {"channels": 32, "num_levels": 2, "num_heads": 4, "num_points": 3}
+_FOCAL = {
+    "channels": 32,
+    "focal_window": 5,
+    "focal_level": 3,
+    "focal_factor": 4,
+    "bias": False,
+    "use_postln_in_modulation": True,
+    "normalize_modulator": True,
+}
+_MOBILEVIT = {"channels": 24, "dim": 32, "ffn_dim": 64, "head_dim": 8}
+_PYRAMID = {"kernel_sizes": (3, 5, 3, 7), "groups": (2, 4, 4, 8), "stride": 2}
+
+CASES: dict[str, tuple[str, dict]] = {
+    "cot": ("cot", {"channels": 64}),
+    "cot_k5": ("cot", {"channels": 32, "kernel_size": 5}),
+    "coxt": ("coxt", {"channels": 64}),
+    "polarized_self_attention": ("polarized_self_attention", {"channels": 64}),
+    "polarized_self_attention_paper": ("polarized_self_attention", {"channels": 64, "variant": "paper"}),
+    "polarized_self_attention_sequential": ("polarized_self_attention_sequential", {"channels": 64}),
+    "polarized_self_attention_sequential_paper": (
+        "polarized_self_attention_sequential",
+        {"channels": 64, "variant": "paper"},
+    ),
+    "psa": ("psa", {"in_channels": 64, "out_channels": 64}),
+    "psa_s2": ("psa", {"in_channels": 64, "out_channels": 128, **_PYRAMID}),
+    "area_attention": ("area_attention", {"channels": 32, "num_heads": 2, "area": 4}),
+    "area_attention_full": ("area_attention", {"channels": 32, "num_heads": 2, "area": 1}),
+    "area_attention_ultralytics": (
+        "area_attention",
+        {"channels": 32, "num_heads": 2, "area": 4, "layout": "ultralytics"},
+    ),
+    "area_attention_block": ("area_attention_block", {"channels": 32, "num_heads": 1, "area": 4}),
+    "aifi": ("aifi", {"channels": 32, "ffn_dim": 128, "num_heads": 4}),
+    "aifi_prenorm": ("aifi", {"channels": 32, "ffn_dim": 96, "num_heads": 4, "normalize_before": True}),
+    "deformable_attention": ("deformable_attention", _DEFORMABLE),
+    "deformable_attention_boxes": ("deformable_attention", _DEFORMABLE),
+    "involution": ("involution", {"channels": 32}),
+    "involution_s2": ("involution", {"channels": 32, "kernel_size": 3, "stride": 2}),
+    "mobilevit": ("mobilevit", _MOBILEVIT),
+    "mobilevit_resize": ("mobilevit", _MOBILEVIT),
+    "mobilevit_nofusion_p4": ("mobilevit", {**_MOBILEVIT, "depth": 1, "patch_size": 4, "fusion": False}),
+    "mobilevit_v2": ("mobilevit_v2", {"channels": 24, "dim": 32}),
+    "mobilevit_v2_resize": ("mobilevit_v2", {"channels": 24, "dim": 32}),
+    "separable_self_attention": ("separable_self_attention", {"channels": 32}),
+    "focal_modulation": ("focal_modulation", {"channels": 32, "focal_window": 3, "focal_level": 2}),
+    "focal_modulation_postln": ("focal_modulation", _FOCAL),
+}
