@@ -56,6 +56,8 @@ class MSDeformableAttention(nn.Module):
         ValueError: if num_heads does not divide channels, sampling is unknown, or an input does not fit.
     """
 
+    distance_weights = ("sampling_offsets.weight",)
+
     def __init__(
         self,
         channels: int = 256,
@@ -115,18 +117,14 @@ class MSDeformableAttention(nn.Module):
         if reference.dtype in (torch.float16, torch.bfloat16):
             reference, offsets = reference.float(), offsets.float()
         parts = offsets[:, :, :, level].reshape(offsets.shape[0], self.num_heads, -1, self.num_points, 2)
-        anchor = reference[:, :, level].unsqueeze(1)
+        anchor = [t.unsqueeze(1).unsqueeze(3) for t in reference[:, :, level].unbind(2)]  # x, y and of boxes also w, h
         located = []
         for axis, extent in ((0, value.shape[3]), (1, value.shape[2])):
-            shift, place = parts[..., axis], anchor[..., axis : axis + 1] * extent
-            if self._as_boxes(reference):
-                shift = shift * (anchor[..., axis + 2 : axis + 3] * extent) * (0.5 / self.num_points)
-            located.append(place + shift - 0.5)
+            shift = parts[..., axis]
+            if len(anchor) > 2:
+                shift = shift * (anchor[axis + 2] * extent) * (0.5 / self.num_points)
+            located.append(anchor[axis] * extent + shift - 0.5)
         return located[0], located[1]
-
-    @staticmethod
-    def _as_boxes(reference: Tensor) -> bool:
-        return int(reference.shape[3]) == 4
 
     def _by_gather(self, value: Tensor, x: Tensor, y: Tensor, attention: Tensor) -> Tensor:
         """The weighted sum of one map's samples: (N, heads, Q, C / heads)."""
