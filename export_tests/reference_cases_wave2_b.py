@@ -12,6 +12,7 @@ _FOCAL = {
     "use_postln_in_modulation": True,
     "normalize_modulator": True,
 }
+_GLOBAL_LOCAL = {"channels": 32, "order": 4, "scale": 0.5, "gflayer": "global_local", "height": 10, "width": 12}
 _MOBILEVIT = {"channels": 24, "dim": 32, "ffn_dim": 64, "head_dim": 8}
 _PYRAMID = {"kernel_sizes": (3, 5, 3, 7), "groups": (2, 4, 4, 8), "stride": 2}
 
@@ -49,4 +50,32 @@ CASES: dict[str, tuple[str, dict]] = {
     "separable_self_attention": ("separable_self_attention", {"channels": 32}),
     "focal_modulation": ("focal_modulation", {"channels": 32, "focal_window": 3, "focal_level": 2}),
     "focal_modulation_postln": ("focal_modulation", _FOCAL),
+    "gnconv": ("gnconv", {"channels": 32}),
+    "gnconv_order3": ("gnconv", {"channels": 32, "order": 3, "scale": 1 / 3}),
+    "gnconv_gf": ("gnconv", _GLOBAL_LOCAL),
+    "global_filter": ("global_filter", {"channels": 32, "height": 14, "width": 14}),
+    "global_filter_odd": ("global_filter", {"channels": 24, "height": 9, "width": 15}),
+    "global_filter_wide": ("global_filter", {"channels": 16, "height": 10, "width": 16}),
+    "agent_attention": ("agent_attention", {"channels": 24, "size": 10, "num_heads": 4, "qkv_bias": True}),
+    "agent_attention_sr2": (
+        "agent_attention",
+        {"channels": 24, "size": 10, "num_heads": 4, "sr_ratio": 2, "agent_num": 9},
+    ),
+    "bi_level_routing_attention": (
+        "bi_level_routing_attention",
+        {"channels": 32, "num_heads": 4, "n_win": 4, "topk": 3},
+    ),
+    "bi_level_routing_attention_w3": (
+        "bi_level_routing_attention",
+        {"channels": 24, "num_heads": 3, "n_win": 3, "topk": 2, "side_dwconv": 5},
+    ),
+    "halo_attention": ("halo_attention", {"channels": 32, "num_heads": 4, "block_size": 4, "halo_size": 1}),
+    "halo_attention_s2": (
+        "halo_attention",
+        {"channels": 32, "num_heads": 2, "stride": 2, "qkv_bias": True, "scale_pos_embed": True},
+    ),
+    "halo_attention_avg": (
+        "halo_attention",
+        {"channels": 32, "num_heads": 4, "block_size": 4, "halo_size": 2, "stride": 2, "avg_down": True},
+    ),
 }
