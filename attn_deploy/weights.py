@@ -28,7 +28,9 @@ def enliven(module: nn.Module, seed: int = 0, *, deep: bool = False) -> nn.Modul
         The module.
     """
     generator = torch.Generator().manual_seed(seed)
-    distances = {id(child.get_parameter(n)) for child in module.modules() for n in getattr(child, "distance_weights", ())}
+    distances = {
+        id(child.get_parameter(n)) for child in module.modules() for n in getattr(child, "distance_weights", ())
+    }
     for name, parameter in module.named_parameters():
         flat = parameter.reshape(-1)
         if flat.numel() == 1 or bool((flat == flat[0]).all()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+_AXIAL = {"in_channels": 32, "out_channels": 48, "groups": 4, "kernel_size": 10}
 _DEFORMABLE = {"channels": 32, "num_levels": 2, "num_heads": 4, "num_points": 3}
 _FOCAL = {
     "channels": 32,
@@ -77,5 +78,16 @@ CASES: dict[str, tuple[str, dict]] = {
     "halo_attention_avg": (
         "halo_attention",
         {"channels": 32, "num_heads": 4, "block_size": 4, "halo_size": 2, "stride": 2, "avg_down": True},
+    ),
+    "outlook_attention": ("outlook_attention", {"channels": 32, "num_heads": 4}),
+    "outlook_attention_s2": ("outlook_attention", {"channels": 32, "num_heads": 4, "stride": 2, "qkv_bias": True}),
+    "axial_attention": ("axial_attention", {"channels": 32}),
+    "axial_attention_chained": ("axial_attention", {"channels": 32, "num_heads": 4, "sum_axial_out": False}),
+    "axial_attention_deeplab_h": ("axial_attention_deeplab", _AXIAL),
+    "axial_attention_deeplab_w_s2": ("axial_attention_deeplab", {**_AXIAL, "stride": 2, "width": True}),
+    "acmix": ("acmix", {"in_channels": 24, "out_channels": 16}),
+    "acmix_s2": (
+        "acmix",
+        {"in_channels": 24, "out_channels": 16, "kernel_att": 5, "num_heads": 2, "stride": 2},
     ),
 }

@@ -113,7 +113,7 @@ class MSDeformableAttention(nn.Module):
         return self.output_proj(mixed.transpose(1, 2).flatten(2))
 
     def _locations(self, reference: Tensor, offsets: Tensor, level: int, value: Tensor) -> tuple[Tensor, Tensor]:
-        """x and y of the points on one map, in pixels: (N, heads, Q, points)."""
+        """Where the points lie on one map, x and y in pixels: (N, heads, Q, points)."""
         if reference.dtype in (torch.float16, torch.bfloat16):
             reference, offsets = reference.float(), offsets.float()
         parts = offsets[:, :, :, level].reshape(offsets.shape[0], self.num_heads, -1, self.num_points, 2)

@@ -69,7 +69,9 @@ class FocalModulation(Fusible, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, self.channels, "FocalModulation")
-        query, context, *gates = torch.split(self.f(x), [self.channels, self.channels, *[1] * (self.focal_level + 1)], 1)
+        query, context, *gates = torch.split(
+            self.f(x), [self.channels, self.channels, *[1] * (self.focal_level + 1)], 1
+        )
         total = None
         for layer, gate in zip(self.focal_layers, gates, strict=False):
             context = layer(context)

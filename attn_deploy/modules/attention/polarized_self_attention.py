@@ -18,7 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attn_deploy.ops import Fusible, check_channels, global_avg_pool, require_choice, require_divisible, require_positive
+from attn_deploy.ops import (
+    Fusible,
+    check_channels,
+    global_avg_pool,
+    require_choice,
+    require_divisible,
+    require_positive,
+)
 from attn_deploy.ops.channel_norm import ChannelLayerNorm
 from attn_deploy.registry import register
 
