@@ -28,6 +28,7 @@ GRID = 7  # side of the maps from which the biases of pairs are resized
 
 @register(
     "agent_attention",
+    aliases=("agent_attn",),
     reference={"channels": 64, "size": 14},
     parameters=77456,
     inputs=(Input("x", ("N", "channels", "size", "size")),),

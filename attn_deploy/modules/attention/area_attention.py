@@ -46,7 +46,7 @@ def _keys(prefix: str, *names: str) -> dict[str, str]:
 
 @register(
     "area_attention",
-    aliases=("aattn", "a_attn"),
+    aliases=("aattn", "area_attn"),
     reference={"channels": 64, "num_heads": 2, "area": 4},
     parameters=18624,
     multiple=_ROWS,
@@ -146,7 +146,7 @@ class AreaAttention(Fusible, nn.Module):
 
 @register(
     "area_attention_block",
-    aliases=("ablock", "a_block"),
+    aliases=("ablock",),
     reference={"channels": 64, "num_heads": 2, "area": 4},
     parameters=28632,
     multiple=_ROWS,

@@ -29,7 +29,13 @@ _SIZES = {"Q": 10, **{f"{axis}{i}": max(2, side >> i) for i in range(8) for axis
 
 @register(
     "deformable_attention",
-    aliases=("ms_deform_attn", "ms_deformable_attention", "multi_scale_deformable_attention", "deformable_detr"),
+    aliases=(
+        "ms_deform_attn",
+        "ms_deformable_attention",
+        "multi_scale_deformable_attention",
+        "deformable_attn",
+        "deformable_detr",
+    ),
     parameters=33280,
     inputs=(
         Input("query", ("N", "Q", "channels")),

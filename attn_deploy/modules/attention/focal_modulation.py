@@ -19,7 +19,7 @@ from attn_deploy.registry import register
 
 @register(
     "focal_modulation",
-    aliases=("focalnet", "focal_net"),
+    aliases=("focalnet",),
     reference={"channels": 64, "focal_window": 3, "focal_level": 2},
     parameters=19011,
 )

@@ -29,7 +29,6 @@ _AXES = ("H", "W")
 
 @register(
     "acmix",
-    aliases=("ac_mix",),
     reference={"in_channels": 64, "out_channels": 64},
     parameters=17822,
     multiple=dict.fromkeys(_AXES, "stride"),

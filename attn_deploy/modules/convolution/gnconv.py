@@ -66,12 +66,12 @@ class GlobalLocalFilter(nn.Module):
         return self.post_norm(pairs.reshape(-1, self.channels, x.shape[2], x.shape[3]))
 
 
-@register("gnconv", aliases=("gn_conv", "recursive_gated_conv", "hornet"), parameters=21520)
+@register("gnconv", aliases=("recursive_gated_conv", "hornet"), parameters=21520)
 @register(
     "gnconv_gf",
     aliases=("gnconv_global_local",),
     reference={"channels": 64, "gflayer": "global_local", "height": 14, "width": 14},
-    parameters=33416,
+    parameters=30262,
     inputs=(Input("x", ("N", "channels", "height", "width")),),
     dynamic=("N",),
     summary="gnConv with a filter of the whole map and a 3x3 convolution in place of the 7x7 one.",

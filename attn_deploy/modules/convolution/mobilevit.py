@@ -95,7 +95,7 @@ class _EncoderLayer(nn.Module):
 
 @register(
     "mobilevit",
-    aliases=("mobilevit_block", "mobilevit_attention", "mobile_vit"),
+    aliases=("mobilevit_block", "mobilevit_attention"),
     reference={"channels": 64, "dim": 96, "ffn_dim": 192, "head_dim": 24},
     parameters=273024,
     multiple=_PATCHES,

@@ -47,7 +47,7 @@ class _LinearEncoderLayer(nn.Module):
 
 @register(
     "mobilevit_v2",
-    aliases=("mobilevit_v2_block", "mobilevitv2_attention"),
+    aliases=("mobilevit_v2_block", "mobilevit_block_v2", "mobilevit_v2_attention"),
     reference={"channels": 64, "dim": 96},
     parameters=144450,
     multiple=_PATCHES,
