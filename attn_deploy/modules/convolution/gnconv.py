@@ -6,7 +6,8 @@ Official: raoyongming/HorNet, hornet.py (gnconv, GlobalLocalFilter).
 Export: nothing had to be replaced with the 7x7 convolution; the global filter's transforms are matrix products with
     constant tables instead of rfft2. Equal up to rounding. Fusing puts the scale into the depthwise layer.
 Limits: the global filter fixes H and W in an exported file at height and width (gnconv_gf); in eager mode another map is
-    filtered by the resized weight, as officially.
+    filtered by the resized weight, as officially. The result is a product of order + 1 features, which leaves the range
+    of fp16 for large inputs unless a global filter normalises them.
 """
 
 from __future__ import annotations
