@@ -40,6 +40,7 @@ class Input:
 
     Where an argument says how many such inputs there are, by its value or its length, ``repeat`` names it: with
     ``Input("x", ("N", "channels[i]", "H", "W"), repeat="channels")`` the inputs are x0, x1, ... and i is their number.
+    ``"H{i}"`` is an axis of each one's own: H0, H1, ...
     """
 
     name: str

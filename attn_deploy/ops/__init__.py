@@ -6,6 +6,9 @@ usual form is refused by an exporter or, worse, exported wrong in silence.
 
 from attn_deploy.ops.activations import activation, require_activation
 from attn_deploy.ops.bilinear_sampling import bilinear_sample, coordinates_like
+from attn_deploy.ops.bilinear_rows import bilinear_taps, pixel_rows
+from attn_deploy.ops.ceil_pooling import ceil_avg_pool2d
+from attn_deploy.ops.channel_layer_norm import ChannelLayerNorm2d
 from attn_deploy.ops.checks import (
     check_channels,
     check_map,
@@ -31,8 +34,12 @@ from attn_deploy.ops.folding import (
 )
 from attn_deploy.ops.initialisation import fan_out_normal_
 from attn_deploy.ops.moments import require_two_positions, unbiased_variance
+from attn_deploy.ops.fourier import dft_tables, filter_frequencies
+from attn_deploy.ops.group_norm import GroupNorm2d, group_norm
+from attn_deploy.ops.halo_windows import halo_windows
 from attn_deploy.ops.norm import channel_layer_norm, instance_norm
 from attn_deploy.ops.padding import pad_same
+from attn_deploy.ops.patches import merge_patches, split_patches
 from attn_deploy.ops.pooling import (
     adaptive_avg_pool2d,
     adaptive_max_pool2d,
@@ -40,11 +47,13 @@ from attn_deploy.ops.pooling import (
     global_avg_pool,
     global_max_pool,
 )
+from attn_deploy.ops.region_gather import gather_regions
 from attn_deploy.ops.resize import nearest_matrix, resize_bilinear, resize_nearest
 from attn_deploy.ops.strips import strip_means
 
 __all__ = [
     "EXPORT_FORMS",
+    "ChannelLayerNorm2d",
     "ExpertConv2d",
     "Fusible",
     "activation",
@@ -52,6 +61,9 @@ __all__ = [
     "adaptive_max_pool2d",
     "averaging_matrix",
     "bilinear_sample",
+    "GroupNorm2d",
+    "bilinear_taps",
+    "ceil_avg_pool2d",
     "channel_layer_norm",
     "cheaper_form",
     "check_channels",
@@ -61,19 +73,26 @@ __all__ = [
     "coordinates_like",
     "drop_path",
     "fan_out_normal_",
+    "dft_tables",
+    "filter_frequencies",
     "fold_bn_",
     "fold_bn_before_conv",
     "fold_bn_into_conv",
     "fold_bn_into_linear",
     "fold_sequential",
     "fuse_conv_bn",
+    "gather_regions",
     "global_avg_pool",
     "global_max_pool",
+    "group_norm",
+    "halo_windows",
     "instance_norm",
     "is_traced",
+    "merge_patches",
     "nearest_matrix",
     "pad_same",
     "require_activation",
+    "pixel_rows",
     "require_choice",
     "require_divisible",
     "require_odd",
@@ -84,4 +103,5 @@ __all__ = [
     "resize_nearest",
     "strip_means",
     "unbiased_variance",
+    "split_patches",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from . import reference_cases_wave2_c as wave2_c
 from . import reference_cases_wave2_a as wave2_a
+from . import reference_cases_wave2_b as wave2_b
 
 REFERENCE_CASES: dict[str, tuple[str, dict]] = {
     **wave2_a.CASES,
@@ -407,5 +408,6 @@ REFERENCE_CASES: dict[str, tuple[str, dict]] = {
     "slimconv_s2_g4_d2": ("slimconv", {"channels": 64, "stride": 2, "groups": 4, "dilation": 2}),
     "spconv": ("spconv", {"in_channels": 64, "out_channels": 64}),
     "spconv_s2": ("spconv_s2", {"in_channels": 32, "out_channels": 48}),
+    **wave2_b.CASES,
 }
 REFERENCE_CASES = {**REFERENCE_CASES, **wave2_c.CASES}
