@@ -6,6 +6,8 @@ configuration).
 
 from __future__ import annotations
 
+from . import reference_cases_wave2_d as wave2_d
+
 REFERENCE_CASES: dict[str, tuple[str, dict]] = {
     # attention, part 1
     "se": ("se", {"channels": 64, "reduction": 16}),
@@ -404,3 +406,5 @@ REFERENCE_CASES: dict[str, tuple[str, dict]] = {
     "spconv": ("spconv", {"in_channels": 64, "out_channels": 64}),
     "spconv_s2": ("spconv_s2", {"in_channels": 32, "out_channels": 48}),
 }
+
+REFERENCE_CASES = {**REFERENCE_CASES, **wave2_d.CASES}

@@ -13,6 +13,7 @@ from attn_deploy.ops.checks import (
     require_positive,
     require_reduced,
 )
+from attn_deploy.ops.conv_norm_act import ConvNormAct, activation_layer, folded_conv, merge_centred
 from attn_deploy.ops.expert_conv import EXPORT_FORMS, ExpertConv2d, cheaper_form
 from attn_deploy.ops.folding import (
     Fusible,
@@ -37,8 +38,10 @@ from attn_deploy.ops.resize import nearest_matrix, resize_bilinear, resize_neare
 
 __all__ = [
     "EXPORT_FORMS",
+    "ConvNormAct",
     "ExpertConv2d",
     "Fusible",
+    "activation_layer",
     "adaptive_avg_pool2d",
     "adaptive_max_pool2d",
     "averaging_matrix",
@@ -51,11 +54,13 @@ __all__ = [
     "fold_bn_into_conv",
     "fold_bn_into_linear",
     "fold_sequential",
+    "folded_conv",
     "fuse_conv_bn",
     "global_avg_pool",
     "global_max_pool",
     "instance_norm",
     "is_traced",
+    "merge_centred",
     "nearest_matrix",
     "pad_same",
     "require_choice",
