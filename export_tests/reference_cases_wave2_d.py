@@ -26,4 +26,10 @@ CASES: dict[str, tuple[str, dict]] = {
     "psa_yolo": ("psa_yolo", {"channels": 32}),
     "a2c2f": ("a2c2f", {**_square(64), "area": 4, "residual": True}),
     "a2c2f_area1": ("a2c2f", {**_square(64), "area": 1}),
+    "sppelan": ("sppelan", {**_square(32), "hidden": 16}),
+    "repncspelan4": ("repncspelan4", {**_square(32), "c3": 32, "c4": 16}),
+    "sppcspc": ("sppcspc", _square(16)),
+    "simsppf": ("simsppf", {"in_channels": 16, "out_channels": 24}),
+    "simcspsppf": ("simcspsppf", _square(16)),
+    "bifusion": ("bifusion", {"in_channels": (16, 12), "out_channels": 16}),
 }
