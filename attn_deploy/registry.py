@@ -40,7 +40,8 @@ class Input:
     ``"2*H"`` for a map twice as high as the first input, ``"ratio*channels"``, or ``"widths[0]"``.
 
     Where an argument says how many such inputs there are, by its value or its length, ``repeat`` names it: with
-    ``Input("x", ("N", "channels[i]", "H", "W"), repeat="channels")`` the inputs are x0, x1, ... and i is their number.
+    ``Input("x", ("N", "channels[i]", "H", "W"), repeat="channels")`` the inputs are x0, x1, ..., i is their number and
+    ``count`` how many there are: levels of a pyramid, the finest first, have ``"2**(count-1-i)*H"`` rows.
     """
 
     name: str
@@ -68,7 +69,7 @@ class ModelSpec:
         family: attention, convolution, context, fusion, activation, backbone, or what a third party names.
         summary: one sentence, the first line of the class docstring.
         reference: constructor arguments of the reference configuration (64 channels), which ``create(name)`` makes.
-        inputs: the inputs in order; ``outputs`` the output names.
+        inputs: the inputs in order; ``outputs`` the output names, where the arguments do not change how many there are.
         dynamic: axis symbols that may move in an exported file.
         sizes: traced extent of each axis, raised to what ``minimum`` and ``multiple`` allow.
         minimum, multiple: the least extent of an axis, and what it must be a multiple of: integers, or expressions in
@@ -248,7 +249,7 @@ def evaluate(expression: str | int, values: Mapping[str, Any]) -> int:
     """The integer that a shape expression gives for known axes and arguments.
 
     Raises:
-        InvalidRequestError: if the expression uses an unknown name or anything but + - * //.
+        InvalidRequestError: if the expression uses an unknown name or anything but + - * // and **.
     """
     if isinstance(expression, int):
         return expression
@@ -257,6 +258,7 @@ def evaluate(expression: str | int, values: Mapping[str, Any]) -> int:
         ast.Sub: lambda a, b: a - b,
         ast.Mult: lambda a, b: a * b,
         ast.FloorDiv: lambda a, b: a // b,
+        ast.Pow: lambda a, b: int(a**b),
     }
 
     def walk(node: ast.expr) -> int:
@@ -278,7 +280,7 @@ def evaluate(expression: str | int, values: Mapping[str, Any]) -> int:
             return operators[type(node.op)](walk(node.left), walk(node.right))
         raise InvalidRequestError(
             f"the shape expression {expression!r} cannot be read: {ast.unparse(node)!r} is neither an axis nor an "
-            f"argument (known: {', '.join(values)}), and only + - * // are allowed."
+            f"argument (known: {', '.join(values)}), and only + - * // ** are allowed."
         )
 
     return walk(ast.parse(expression, mode="eval").body)

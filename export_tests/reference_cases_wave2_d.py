@@ -32,4 +32,21 @@ CASES: dict[str, tuple[str, dict]] = {
     "simsppf": ("simsppf", {"in_channels": 16, "out_channels": 24}),
     "simcspsppf": ("simcspsppf", _square(16)),
     "bifusion": ("bifusion", {"in_channels": (16, 12), "out_channels": 16}),
+    "bifpn_layer": ("bifpn_layer", {"in_channels": (16,) * 5, "out_channels": 16, "weight_method": "fastattn"}),
+    "bifpn_layer_first": (
+        "bifpn_layer",
+        {"in_channels": (8, 12, 20), "out_channels": 16, "weight_method": "attn", "pad": "symmetric"},
+    ),
+    "bifpn_layer_sum": (
+        "bifpn_layer",
+        {"in_channels": (16,) * 4, "out_channels": 16, "weight_method": "sum", "pad": "symmetric"},
+    ),
+    "fpn": ("fpn", {**_PYRAMID, "num_outs": 4}),
+    "fpn_odd": ("fpn", {**_PYRAMID, "num_outs": 3}),
+    "fpn_p6p7": ("fpn", {**_PYRAMID, "num_outs": 5, "extra": "conv", "relu_before_extra_convs": True}),
+    "pan": ("pan", {**_PYRAMID, "num_outs": 3}),
+    "asff_level0": ("asff", {**_ASFF, "level": 0, "out_channels": 64}),
+    "asff_level1": ("asff", {**_ASFF, "level": 1, "out_channels": 32}),
+    "asff_level2": ("asff", {**_ASFF, "level": 2, "out_channels": 16}),
+    "afpn": ("afpn", {"in_channels": (16, 24, 32, 40), "out_channels": 16}),
 }
