@@ -16,7 +16,7 @@ from attn_deploy.models import resolve, slot_factory
 
 from .helpers import randomize
 
-BACKBONES = [s.name for s in registry.list_models("backbone")]
+BACKBONES = [s.name for s in registry.list_models("backbone") if s.outputs == ("logits",)]  # no detectors
 DEPTHWISE = ("mobilenet_v2", "shufflenet_v2", "efficientnet_b0")
 
 # torchvision 0.28: parameters, entries of the state dict, and SHA-256 of its sorted lines "key shape"; googlenet without
