@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import math
 import re
@@ -19,6 +20,7 @@ Arrays = dict[str, NDArray[Any]]
 MAX_EXTENT = {"N": 1 << 12}
 _DEFAULT_MAX = 1 << 13
 _MOST_READINGS = 12
+_LEVEL_REACH = 4  # an axis that is more times as long as its symbol is verified at smaller extents of the symbol
 _AT_A_TIME = 1 << 22  # values of a test tensor that are drawn at once
 
 
@@ -70,7 +72,8 @@ def inputs_for_spec(spec: ModelSpec, settings: Mapping[str, Any]) -> tuple[Tenso
     made = []
     for given in spec.inputs:
         for index in range(_count(given, settings)):
-            values = {**settings, "i": index} if given.repeat else settings
+            count = _count(given, settings)
+            values = {**settings, "i": index, "count": count} if given.repeat else settings
             name = f"{given.name}{index}" if given.repeat else given.name
             shape = [d.replace("{i}", str(index)) if isinstance(d, str) else d for d in given.shape]
             dims = tuple(_with_arguments(d, values) if symbols_of(d) else evaluate(d, values) for d in shape)
@@ -87,8 +90,19 @@ def _count(given: Input, settings: Mapping[str, Any]) -> int:
 
 def _with_arguments(expression: int | str, settings: Mapping[str, Any]) -> str:
     """Constructor arguments in a symbolic axis as numbers: ``"ratio*H"`` becomes ``"2*H"``, or ``"H"`` for 1."""
-    numbers = re.sub(r"\b[a-z]\w*\b", lambda name: str(evaluate(name[0], settings)), str(expression))
-    return re.sub(r"\b1\*", "", numbers)
+
+    def numbered(node: ast.expr) -> str:
+        text = ast.unparse(node)
+        if not symbols_of(text):
+            return str(evaluate(text, settings))
+        if not isinstance(node, ast.BinOp):
+            return text
+        left, right = numbered(node.left), numbered(node.right)
+        if isinstance(node.op, ast.Mult) and "1" in (left, right):
+            return right if left == "1" else left
+        return ast.unparse(ast.BinOp(ast.parse(left, mode="eval").body, node.op, ast.parse(right, mode="eval").body))
+
+    return numbered(ast.parse(str(expression), mode="eval").body).replace(" ", "")
 
 
 @dataclass(slots=True)
@@ -272,7 +286,9 @@ def verification_sizes(inputs: Sequence[TensorInput], symbols: Sequence[str], co
             traced = first.sizes[symbol]
             base = pattern.get(symbol[0], (6, 11, 7, 13))[k % 4]
             if symbol[0] != "N":  # stay near the traced scale, so that a model traced at 224 is not judged at 9
-                base = max(1, round(base * max(1.0, traced / 22)))
+                reach = max(_reach(symbol, d) for i in inputs for d in i.dims)
+                # so for the finest level of a pyramid, not for the coarsest, whose extent the symbol stands for
+                base = max(1, round(base * max(1.0, traced / 22) * min(1.0, _LEVEL_REACH / reach)))
             value = fit_size(base, symbol, first)
             if value == traced:
                 value = fit_size(value + 1, symbol, first)
@@ -280,6 +296,14 @@ def verification_sizes(inputs: Sequence[TensorInput], symbols: Sequence[str], co
         if sizes not in found:
             found.append(sizes)
     return found
+
+
+def _reach(symbol: str, dim: int | str) -> int:
+    """How much an axis grows with a symbol: 4 for H in ``"4*H"``, 1 where it does not depend on it."""
+    if symbol not in symbols_of(dim):
+        return 1
+    one, two = (evaluate(dim, {**dict.fromkeys(symbols_of(dim), 1), symbol: n}) for n in (1, 2))
+    return max(1, two - one)
 
 
 def ramped(shape: tuple[int, ...], dtype: str = "float32", seed: int = 0) -> NDArray[Any]:

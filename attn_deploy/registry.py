@@ -41,6 +41,8 @@ class Input:
     Where an argument says how many such inputs there are, by its value or its length, ``repeat`` names it: with
     ``Input("x", ("N", "channels[i]", "H", "W"), repeat="channels")`` the inputs are x0, x1, ... and i is their number.
     ``"H{i}"`` is an axis of each one's own: H0, H1, ...
+    ``Input("x", ("N", "channels[i]", "H", "W"), repeat="channels")`` the inputs are x0, x1, ..., i is their number and
+    ``count`` how many there are: levels of a pyramid, the finest first, have ``"2**(count-1-i)*H"`` rows.
     """
 
     name: str
@@ -68,7 +70,7 @@ class ModelSpec:
         family: attention, convolution, context, fusion, activation, backbone, or what a third party names.
         summary: one sentence, the first line of the class docstring.
         reference: constructor arguments of the reference configuration (64 channels), which ``create(name)`` makes.
-        inputs: the inputs in order; ``outputs`` the output names.
+        inputs: the inputs in order; ``outputs`` the output names, where the arguments do not change how many there are.
         dynamic: axis symbols that may move in an exported file.
         sizes: traced extent of each axis, raised to what ``minimum`` and ``multiple`` allow.
         minimum, multiple: the least extent of an axis, and what it must be a multiple of: integers, or expressions in
@@ -260,6 +262,47 @@ def suggest(name: str) -> str:
     close = difflib.get_close_matches(name.lower(), words, n=5, cutoff=0.55)
     names = list(dict.fromkeys(words[c] for c in close))[:3]
     return f"; did you mean {', '.join(repr(n) for n in names)}?" if names else "."
+
+
+def evaluate(expression: str | int, values: Mapping[str, Any]) -> int:
+    """The integer that a shape expression gives for known axes and arguments.
+
+    Raises:
+        InvalidRequestError: if the expression uses an unknown name or anything but + - * // and **.
+    """
+    if isinstance(expression, int):
+        return expression
+    operators: dict[type, Callable[[int, int], int]] = {
+        ast.Add: lambda a, b: a + b,
+        ast.Sub: lambda a, b: a - b,
+        ast.Mult: lambda a, b: a * b,
+        ast.FloorDiv: lambda a, b: a // b,
+        ast.Pow: lambda a, b: int(a**b),
+    }
+
+    def walk(node: ast.expr) -> int:
+        if isinstance(node, ast.Constant) and isinstance(node.value, int):
+            return node.value
+        if isinstance(node, ast.Name) and node.id in values:
+            return int(values[node.id])
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id in values:
+            entries, index = values[node.value.id], walk(node.slice)
+            if isinstance(entries, (list, tuple)) and -len(entries) <= index < len(entries):
+                return int(entries[index])
+            raise InvalidRequestError(
+                f"the shape expression {expression!r} cannot be read: {node.value.id} is {entries!r}, which has no "
+                f"element {index}."
+            )
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            return -walk(node.operand)
+        if isinstance(node, ast.BinOp) and type(node.op) in operators:
+            return operators[type(node.op)](walk(node.left), walk(node.right))
+        raise InvalidRequestError(
+            f"the shape expression {expression!r} cannot be read: {ast.unparse(node)!r} is neither an axis nor an "
+            f"argument (known: {', '.join(values)}), and only + - * // ** are allowed."
+        )
+
+    return walk(ast.parse(expression, mode="eval").body)
 
 
 @functools.cache

@@ -21,6 +21,7 @@ from attn_deploy.ops.checks import (
 )
 from attn_deploy.ops.conv_bn_act import conv_bn_act
 from attn_deploy.ops.drop_path import drop_path
+from attn_deploy.ops.conv_norm_act import ConvNormAct, activation_layer, folded_conv, merge_centred
 from attn_deploy.ops.expert_conv import EXPORT_FORMS, ExpertConv2d, cheaper_form
 from attn_deploy.ops.folding import (
     Fusible,
@@ -57,6 +58,8 @@ __all__ = [
     "ExpertConv2d",
     "Fusible",
     "activation",
+    "ConvNormAct",
+    "activation_layer",
     "adaptive_avg_pool2d",
     "adaptive_max_pool2d",
     "averaging_matrix",
@@ -80,6 +83,7 @@ __all__ = [
     "fold_bn_into_conv",
     "fold_bn_into_linear",
     "fold_sequential",
+    "folded_conv",
     "fuse_conv_bn",
     "gather_regions",
     "global_avg_pool",
@@ -89,6 +93,7 @@ __all__ = [
     "instance_norm",
     "is_traced",
     "merge_patches",
+    "merge_centred",
     "nearest_matrix",
     "pad_same",
     "require_activation",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from . import reference_cases_wave2_c as wave2_c
 from . import reference_cases_wave2_a as wave2_a
 from . import reference_cases_wave2_b as wave2_b
+from . import reference_cases_wave2_d as wave2_d
 
 REFERENCE_CASES: dict[str, tuple[str, dict]] = {
     **wave2_a.CASES,
@@ -411,3 +412,5 @@ REFERENCE_CASES: dict[str, tuple[str, dict]] = {
     **wave2_b.CASES,
 }
 REFERENCE_CASES = {**REFERENCE_CASES, **wave2_c.CASES}
+
+REFERENCE_CASES = {**REFERENCE_CASES, **wave2_d.CASES}

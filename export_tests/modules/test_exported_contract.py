@@ -41,6 +41,12 @@ INPUTS = {
     "seb": ("high", "low"),
     "weighted_feature_fusion": ("x0", "x1", "x2"),
     "yolo_weighted_fusion": ("x0", "x1", "x2"),
+    "afpn": ("x0", "x1", "x2", "x3"),
+    "asff": ("coarse", "middle", "fine"),
+    "bifpn_layer": ("x0", "x1", "x2", "x3", "x4"),
+    "bifusion": ("coarse", "middle", "fine"),
+    "fpn": ("x0", "x1", "x2"),
+    "pan": ("x0", "x1", "x2"),
 }
 OF_THIS_PAGE = ("border_align", "seb", "yolo_weighted_fusion", "feature_concat")
 
