@@ -13,6 +13,8 @@ from attn_deploy.ops.checks import (
     require_positive,
     require_reduced,
 )
+from attn_deploy.ops.conv_bn_act import ACTIVATIONS, activation, conv_bn_act
+from attn_deploy.ops.drop_path import DropPath
 from attn_deploy.ops.expert_conv import EXPORT_FORMS, ExpertConv2d, cheaper_form
 from attn_deploy.ops.folding import (
     Fusible,
@@ -24,6 +26,9 @@ from attn_deploy.ops.folding import (
     fold_sequential,
     fuse_conv_bn,
 )
+from attn_deploy.ops.layer_norm_2d import LayerNormOverChannels, layer_norm_2d
+from attn_deploy.ops.make_divisible import make_divisible
+from attn_deploy.ops.merge_convs import add_parallel_conv_, centred_kernel, dilated_kernel, scale_conv_output_
 from attn_deploy.ops.norm import channel_layer_norm, instance_norm
 from attn_deploy.ops.padding import pad_same
 from attn_deploy.ops.pooling import (
@@ -34,18 +39,28 @@ from attn_deploy.ops.pooling import (
     global_max_pool,
 )
 from attn_deploy.ops.resize import nearest_matrix, resize_bilinear, resize_nearest
+from attn_deploy.ops.response_norm import ResponseNorm, relative_response
 
 __all__ = [
+    "ACTIVATIONS",
     "EXPORT_FORMS",
+    "DropPath",
     "ExpertConv2d",
     "Fusible",
+    "LayerNormOverChannels",
+    "ResponseNorm",
+    "activation",
     "adaptive_avg_pool2d",
     "adaptive_max_pool2d",
+    "add_parallel_conv_",
     "averaging_matrix",
+    "centred_kernel",
     "channel_layer_norm",
     "cheaper_form",
     "check_channels",
+    "conv_bn_act",
     "conv_bn_relu",
+    "dilated_kernel",
     "fold_bn_",
     "fold_bn_before_conv",
     "fold_bn_into_conv",
@@ -56,8 +71,11 @@ __all__ = [
     "global_max_pool",
     "instance_norm",
     "is_traced",
+    "layer_norm_2d",
+    "make_divisible",
     "nearest_matrix",
     "pad_same",
+    "relative_response",
     "require_choice",
     "require_divisible",
     "require_odd",
@@ -65,4 +83,5 @@ __all__ = [
     "require_reduced",
     "resize_bilinear",
     "resize_nearest",
+    "scale_conv_output_",
 ]
