@@ -6,7 +6,9 @@ configuration).
 
 from __future__ import annotations
 
-REFERENCE_CASES: dict[str, tuple[str, dict]] = {
+from . import reference_cases_wave2_e as wave2_e
+
+_FIRST_WAVE: dict[str, tuple[str, dict]] = {
     # attention, part 1
     "se": ("se", {"channels": 64, "reduction": 16}),
     "se_nobias": ("se", {"channels": 64, "reduction": 16, "bias": False}),
@@ -404,3 +406,5 @@ REFERENCE_CASES: dict[str, tuple[str, dict]] = {
     "spconv": ("spconv", {"in_channels": 64, "out_channels": 64}),
     "spconv_s2": ("spconv_s2", {"in_channels": 32, "out_channels": 48}),
 }
+
+REFERENCE_CASES: dict[str, tuple[str, dict]] = {**_FIRST_WAVE, **wave2_e.CASES}

@@ -35,6 +35,8 @@ INPUTS = {
     "fpt_render_trans": ("high", "low"),
     "iaff": ("x", "residual"),
     "ocr": ("feats", "logits"),
+    "octave_conv": ("high", "low"),
+    "octave_conv_last": ("high", "low"),
     "ocr_object_attention": ("x", "proxy"),
     "ocr_spatial_gather": ("feats", "logits"),
     "seb": ("high", "low"),

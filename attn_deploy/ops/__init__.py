@@ -14,6 +14,7 @@ from attn_deploy.ops.checks import (
     require_reduced,
 )
 from attn_deploy.ops.conv_bn_act import ACTIVATIONS, activation, conv_bn_act
+from attn_deploy.ops.coordinates import coordinate_line, coordinate_maps
 from attn_deploy.ops.drop_path import DropPath
 from attn_deploy.ops.expert_conv import EXPORT_FORMS, ExpertConv2d, cheaper_form
 from attn_deploy.ops.folding import (
@@ -27,6 +28,7 @@ from attn_deploy.ops.folding import (
     fuse_conv_bn,
 )
 from attn_deploy.ops.layer_norm_2d import LayerNormOverChannels, layer_norm_2d
+from attn_deploy.ops.linear_resize import linear_matrix
 from attn_deploy.ops.make_divisible import make_divisible
 from attn_deploy.ops.merge_convs import add_parallel_conv_, centred_kernel, dilated_kernel, scale_conv_output_
 from attn_deploy.ops.norm import channel_layer_norm, instance_norm
@@ -60,6 +62,8 @@ __all__ = [
     "check_channels",
     "conv_bn_act",
     "conv_bn_relu",
+    "coordinate_line",
+    "coordinate_maps",
     "dilated_kernel",
     "fold_bn_",
     "fold_bn_before_conv",
@@ -72,6 +76,7 @@ __all__ = [
     "instance_norm",
     "is_traced",
     "layer_norm_2d",
+    "linear_matrix",
     "make_divisible",
     "nearest_matrix",
     "pad_same",

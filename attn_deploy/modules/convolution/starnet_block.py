@@ -47,9 +47,7 @@ class StarBlock(Fusible, nn.Module):
         "dwconv2.conv": "after",
     }
 
-    def __init__(
-        self, channels: int, *, mlp_ratio: float = 3, kernel_size: int = 7, drop_path: float = 0.0
-    ) -> None:
+    def __init__(self, channels: int, *, mlp_ratio: float = 3, kernel_size: int = 7, drop_path: float = 0.0) -> None:
         super().__init__()
         require_positive(channels=channels)
         require_odd(kernel_size=kernel_size)
