@@ -103,7 +103,8 @@ class WTConv2d(Fusible, nn.Module):
             details.append(self._scaled(self.wavelet_convs[level](bands), level))
         deeper: Tensor | None = None
         for bands, (height, width) in zip(reversed(details), reversed(sizes), strict=True):
-            deeper = self._synthesised(bands, deeper)[:, :, :height, :width]
+            deeper = self._synthesised(bands, deeper)
+            deeper = F.pad(deeper, (0, width - deeper.shape[3], 0, height - deeper.shape[2]))
         base = self.base_conv(x)
         if self.base_scale is not None:
             base = base * self.base_scale
@@ -112,7 +113,8 @@ class WTConv2d(Fusible, nn.Module):
 
     def _analysed(self, x: Tensor) -> Tensor:
         """One level of the transform: (N, C, h, w) -> (N, 4C, ceil(h / 2), ceil(w / 2)), zeros beyond an odd end."""
-        kernel = F.pad(self.wt_filter, (1, 0, 1, 0))
+        kernel = torch.cat((torch.zeros_like(self.wt_filter[:, :, :1]), self.wt_filter), 2)
+        kernel = torch.cat((torch.zeros_like(kernel[:, :, :, :1]), kernel), 3)
         return F.conv2d(x, kernel, stride=2, padding=self.overlap + 1, groups=self.channels)
 
     def _synthesised(self, bands: Tensor, low: Tensor | None) -> Tensor:
