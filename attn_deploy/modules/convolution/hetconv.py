@@ -81,7 +81,7 @@ class HetConv2d(Fusible, nn.Module):
         """The 1x1 weights as (C_out, C_in, 1, 1), with zeros where the kernel is 3x3."""
         weight = F.pad(self.pointwise, (0, 1))
         full = weight.gather(2, self.places.unsqueeze(1).expand(-1, weight.shape[1], -1))
-        return full.transpose(0, 1).reshape(-1, self.in_channels, 1, 1)
+        return full.transpose(0, 1).reshape(self.grouped.out_channels, self.in_channels, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, self.in_channels, "HetConv2d")
