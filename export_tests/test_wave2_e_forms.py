@@ -230,6 +230,27 @@ def test_gelu_forms():
     torch.testing.assert_close(bounded, F.gelu(x, approximate="tanh"), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["mbconv", "fused_mbconv", "uib"])
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize(("height", "width"), [(8, 9), (7, 6), (1, 2)])
+def test_same_padding_puts_the_odd_row_at_the_end(name, kernel, height, width):
+    arguments = {"mid_kernel": kernel, "start_kernel": 0} if name == "uib" else {"kernel_size": kernel}
+    module = made(name, stride=2, pad="same", **arguments)
+    strided = next(m for m in module.modules() if isinstance(m, nn.Conv2d) and m.stride == (2, 2))
+    seen = []
+    strided.register_forward_hook(lambda conv, given, result: seen.append((given[0], result)))
+    x = ramp(2, 64, height, width)
+    assert module(x).shape == (2, 64, -(-height // 2), -(-width // 2))
+    (given, result) = seen[0]
+    plain = x if name == "fused_mbconv" else module.expand(x)
+    need = [max((-(-n // 2) - 1) * 2 + kernel - n, 0) for n in (height, width)]
+    (rows, columns) = need
+    padded = F.pad(plain, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
+    expected = F.conv2d(padded, strided.weight, stride=2, groups=strided.groups)
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
+    assert given.shape[1] == strided.in_channels
+
+
 def test_repvit_starts_as_its_token_mixer():
     module = create("repvit_block").eval()
     x = ramp(1, 64, 6, 5)

@@ -28,7 +28,7 @@ def coordinate_maps(x: Tensor, *, with_radius: bool = False) -> Tensor:
     height, width = x.shape[2], x.shape[3]
     columns = coordinate_line(width, x).reshape(1, 1, 1, -1).expand(1, 1, height, width)
     rows = coordinate_line(height, x).reshape(1, 1, -1, 1).expand(1, 1, height, width)
-    maps = (columns, rows)
+    maps = [columns, rows]
     if with_radius:
-        maps = (*maps, (columns * columns + rows * rows).sqrt())
+        maps.append((columns * columns + rows * rows).sqrt())
     return torch.cat(maps, 1)

@@ -11,13 +11,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from attn_deploy.modules.convolution.inverted_residual import channel_gate, expanded_width, hidden_act
+from attn_deploy.modules.convolution.inverted_residual import (
+    PADDINGS,
+    channel_gate,
+    expanded_width,
+    hidden_act,
+)
 from attn_deploy.ops import (
     DropPath,
     Fusible,
     check_channels,
     conv_bn_act,
     fold_sequential,
+    pad_same,
+    require_choice,
     require_odd,
     require_positive,
     scale_conv_output_,
@@ -50,13 +57,14 @@ class UniversalInvertedBottleneck(Fusible, nn.Module):
         se_ratio: width of the gate's hidden layer over the middle's; 0 leaves the gate out.
         act: "relu", "relu6", "silu", "gelu" or "hardswish".
         gate: "sigmoid" or "hardsigmoid".
+        pad: "symmetric", or "same" for TensorFlow's rule.
         layer_scale: what the factor on the branch starts at, True for 1e-5; None, 0 or False leaves it out.
         drop_path: share of the samples whose branch is left out in training, where there is a skip.
         bn_eps: of every BatchNorm.
 
     Raises:
         ValueError: if stride is above 1 without any depthwise convolution, the middle would have no channel, a kernel is
-            even, act or gate is unknown, or drop_path is not a rate.
+            even, act, gate or pad is unknown, or drop_path is not a rate.
     """
 
     official_keys = {
@@ -86,6 +94,7 @@ class UniversalInvertedBottleneck(Fusible, nn.Module):
         se_ratio: float = 0.0,
         act: str = "relu",
         gate: str = "sigmoid",
+        pad: str = "symmetric",
         layer_scale: float | None = 1e-5,
         drop_path: float = 0.0,
         bn_eps: float = 1e-5,
@@ -94,19 +103,31 @@ class UniversalInvertedBottleneck(Fusible, nn.Module):
         require_positive(in_channels=in_channels, out_channels=out_channels, stride=stride)
         kernels = {"start_kernel": start_kernel, "mid_kernel": mid_kernel, "end_kernel": end_kernel}
         require_odd(**{name: k for name, k in kernels.items() if k})
+        require_choice("pad", pad, PADDINGS)
         if stride > 1 and not any(kernels.values()):
             raise ValueError(
                 f"stride={stride} needs a depthwise convolution, got {', '.join(f'{n}={k}' for n, k in kernels.items())}: "
                 "give one of them a kernel, such as mid_kernel=3, or use stride=1."
             )
-        self.in_channels = in_channels
+        strided = mid_kernel or start_kernel or end_kernel
+        if pad == "same" and 1 < strided < stride:
+            raise ValueError(
+                f"pad='same' needs a kernel of at least the stride, got a kernel of {strided} and stride={stride}: use "
+                "pad='symmetric' or a larger kernel."
+            )
+        self.in_channels, self.stride = in_channels, stride
+        # At stride 1 both paddings are the same.
+        self.moving_kernel = strided if pad == "same" and stride > 1 else 0
         self.skip = in_channels == out_channels and stride == 1
         width = expanded_width(in_channels, expand_ratio)
 
         def depthwise(channels: int, kernel: int, step: int, act: str | None = None) -> nn.Sequential | None:
             if not kernel:
                 return None
-            return conv_bn_act(channels, channels, kernel, stride=step, groups=channels, act=act, bn_eps=bn_eps)
+            padding = 0 if self.moving_kernel and step > 1 else None
+            return conv_bn_act(
+                channels, channels, kernel, stride=step, padding=padding, groups=channels, act=act, bn_eps=bn_eps
+            )
 
         self.start = depthwise(in_channels, start_kernel, 1 if mid_kernel else stride)
         self.expand = conv_bn_act(in_channels, width, act=act, bn_eps=bn_eps)
@@ -120,17 +141,21 @@ class UniversalInvertedBottleneck(Fusible, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, self.in_channels, "UniversalInvertedBottleneck")
-        y = x if self.start is None else self.start(x)
-        y = self.expand(y)
-        for layer in (self.middle, self.se):
-            if layer is not None:
-                y = layer(y)
-        y = self.project(y)
-        if self.end is not None:
-            y = self.end(y)
+        y = self.expand(self._filtered(self.start, x))
+        y = self._filtered(self.middle, y)
+        if self.se is not None:
+            y = self.se(y)
+        y = self._filtered(self.end, self.project(y))
         if self.gamma is not None:
             y = y * self.gamma.reshape(1, -1, 1, 1)
         return x + self.drop_path(y) if self.skip else y
+
+    def _filtered(self, layer: nn.Sequential | None, x: Tensor) -> Tensor:
+        if layer is None:
+            return x
+        if self.moving_kernel and layer[0].stride[0] > 1:
+            x = pad_same(x, self.moving_kernel, stride=self.stride)
+        return layer(x)
 
     def fuse_(self) -> str | None:
         """Fold the layer scale into the last convolution."""
