@@ -22,6 +22,9 @@ from attn_deploy.ops.checks import (
 from attn_deploy.ops.conv_bn_act import conv_bn_act
 from attn_deploy.ops.drop_path import drop_path
 from attn_deploy.ops.conv_norm_act import ConvNormAct, activation_layer, folded_conv, merge_centred
+from attn_deploy.ops.conv_bn_act import ACTIVATIONS, activation, conv_bn_act
+from attn_deploy.ops.coordinates import coordinate_line, coordinate_maps
+from attn_deploy.ops.drop_path import DropPath
 from attn_deploy.ops.expert_conv import EXPORT_FORMS, ExpertConv2d, cheaper_form
 from attn_deploy.ops.folding import (
     Fusible,
@@ -38,6 +41,10 @@ from attn_deploy.ops.moments import require_two_positions, unbiased_variance
 from attn_deploy.ops.fourier import dft_tables, filter_frequencies
 from attn_deploy.ops.group_norm import GroupNorm2d, group_norm
 from attn_deploy.ops.halo_windows import halo_windows
+from attn_deploy.ops.layer_norm_2d import LayerNormOverChannels, layer_norm_2d
+from attn_deploy.ops.linear_resize import linear_matrix
+from attn_deploy.ops.make_divisible import make_divisible
+from attn_deploy.ops.merge_convs import add_parallel_conv_, centred_kernel, dilated_kernel, scale_conv_output_
 from attn_deploy.ops.norm import channel_layer_norm, instance_norm
 from attn_deploy.ops.padding import pad_same
 from attn_deploy.ops.patches import merge_patches, split_patches
@@ -51,8 +58,10 @@ from attn_deploy.ops.pooling import (
 from attn_deploy.ops.region_gather import gather_regions
 from attn_deploy.ops.resize import nearest_matrix, resize_bilinear, resize_nearest
 from attn_deploy.ops.strips import strip_means
+from attn_deploy.ops.response_norm import ResponseNorm, relative_response
 
 __all__ = [
+    "ACTIVATIONS",
     "EXPORT_FORMS",
     "ChannelLayerNorm2d",
     "ExpertConv2d",
@@ -60,8 +69,12 @@ __all__ = [
     "activation",
     "ConvNormAct",
     "activation_layer",
+    "DropPath",
+    "LayerNormOverChannels",
+    "ResponseNorm",
     "adaptive_avg_pool2d",
     "adaptive_max_pool2d",
+    "add_parallel_conv_",
     "averaging_matrix",
     "bilinear_sample",
     "GroupNorm2d",
@@ -78,6 +91,10 @@ __all__ = [
     "fan_out_normal_",
     "dft_tables",
     "filter_frequencies",
+    "centred_kernel",
+    "coordinate_line",
+    "coordinate_maps",
+    "dilated_kernel",
     "fold_bn_",
     "fold_bn_before_conv",
     "fold_bn_into_conv",
@@ -98,6 +115,10 @@ __all__ = [
     "pad_same",
     "require_activation",
     "pixel_rows",
+    "layer_norm_2d",
+    "linear_matrix",
+    "make_divisible",
+    "relative_response",
     "require_choice",
     "require_divisible",
     "require_odd",
@@ -109,4 +130,5 @@ __all__ = [
     "strip_means",
     "unbiased_variance",
     "split_patches",
+    "scale_conv_output_",
 ]

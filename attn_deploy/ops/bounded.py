@@ -42,6 +42,7 @@ def bounded_product_softmax(left: Tensor, right: Tensor, scale: float) -> Tensor
         scale: how much too large the products may be, such as the number of products in a sum of raw features.
     """
     if not is_narrow(left):
+    if not in_half_range(left):
         return left.matmul(right).softmax(-1)
     exact = 2.0 ** math.ceil(math.log2(scale))  # a power of two rounds nothing
     return _softmax((left / exact).matmul(right), exact)
@@ -65,6 +66,7 @@ def gram_softmax(x: Tensor, *, negate: bool = False) -> Tensor:
     averaging = rows.new_full((1, 1, channels), 1.0 / channels).expand(x.shape[0], -1, -1)
     relative = rows - torch.bmm(averaging, rows)
     if not is_narrow(x):
+    if not in_half_range(x):
         return (sign * rows.matmul(relative.transpose(1, 2))).softmax(-1)
     gram = (rows * (sign / _GRAM_SCALE)).matmul((relative * (1.0 / _GRAM_SCALE)).transpose(1, 2))
     return _softmax(gram, _GRAM_SCALE, _GRAM_SCALE)
@@ -94,6 +96,8 @@ def double_normalised(logits: Tensor, *, positions: int, items: int, eps: float 
 
 def is_narrow(x: Tensor) -> bool:
     """Whether the range of fp16 has to do: for a half-precision tensor, or where it was asked for."""
+def in_half_range(x: Tensor) -> bool:
+    """Whether a form that stays within the range of fp16 is wanted: for fp16 tensors, and inside `half_range`."""
     return x.dtype == torch.float16 or _FOR_HALF.get()
 
 

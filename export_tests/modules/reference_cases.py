@@ -13,6 +13,8 @@ from . import reference_cases_wave2_d as wave2_d
 
 REFERENCE_CASES: dict[str, tuple[str, dict]] = {
     **wave2_a.CASES,
+from . import reference_cases_wave2_e as wave2_e
+_FIRST_WAVE: dict[str, tuple[str, dict]] = {
     # attention, part 1
     "se": ("se", {"channels": 64, "reduction": 16}),
     "se_nobias": ("se", {"channels": 64, "reduction": 16, "bias": False}),
@@ -414,3 +416,4 @@ REFERENCE_CASES: dict[str, tuple[str, dict]] = {
 REFERENCE_CASES = {**REFERENCE_CASES, **wave2_c.CASES}
 
 REFERENCE_CASES = {**REFERENCE_CASES, **wave2_d.CASES}
+REFERENCE_CASES: dict[str, tuple[str, dict]] = {**_FIRST_WAVE, **wave2_e.CASES}
