@@ -39,10 +39,9 @@ class Input:
     ``"2*H"`` for a map twice as high as the first input, ``"ratio*channels"``, or ``"widths[0]"``.
 
     Where an argument says how many such inputs there are, by its value or its length, ``repeat`` names it: with
-    ``Input("x", ("N", "channels[i]", "H", "W"), repeat="channels")`` the inputs are x0, x1, ... and i is their number.
-    ``"H{i}"`` is an axis of each one's own: H0, H1, ...
     ``Input("x", ("N", "channels[i]", "H", "W"), repeat="channels")`` the inputs are x0, x1, ..., i is their number and
-    ``count`` how many there are: levels of a pyramid, the finest first, have ``"2**(count-1-i)*H"`` rows.
+    ``count`` how many there are: levels of a pyramid, the finest first, have ``"2**(count-1-i)*H"`` rows. ``"H{i}"`` is
+    an axis of each one's own: H0, H1, ...
     """
 
     name: str
@@ -262,47 +261,6 @@ def suggest(name: str) -> str:
     close = difflib.get_close_matches(name.lower(), words, n=5, cutoff=0.55)
     names = list(dict.fromkeys(words[c] for c in close))[:3]
     return f"; did you mean {', '.join(repr(n) for n in names)}?" if names else "."
-
-
-def evaluate(expression: str | int, values: Mapping[str, Any]) -> int:
-    """The integer that a shape expression gives for known axes and arguments.
-
-    Raises:
-        InvalidRequestError: if the expression uses an unknown name or anything but + - * // and **.
-    """
-    if isinstance(expression, int):
-        return expression
-    operators: dict[type, Callable[[int, int], int]] = {
-        ast.Add: lambda a, b: a + b,
-        ast.Sub: lambda a, b: a - b,
-        ast.Mult: lambda a, b: a * b,
-        ast.FloorDiv: lambda a, b: a // b,
-        ast.Pow: lambda a, b: int(a**b),
-    }
-
-    def walk(node: ast.expr) -> int:
-        if isinstance(node, ast.Constant) and isinstance(node.value, int):
-            return node.value
-        if isinstance(node, ast.Name) and node.id in values:
-            return int(values[node.id])
-        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id in values:
-            entries, index = values[node.value.id], walk(node.slice)
-            if isinstance(entries, (list, tuple)) and -len(entries) <= index < len(entries):
-                return int(entries[index])
-            raise InvalidRequestError(
-                f"the shape expression {expression!r} cannot be read: {node.value.id} is {entries!r}, which has no "
-                f"element {index}."
-            )
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-            return -walk(node.operand)
-        if isinstance(node, ast.BinOp) and type(node.op) in operators:
-            return operators[type(node.op)](walk(node.left), walk(node.right))
-        raise InvalidRequestError(
-            f"the shape expression {expression!r} cannot be read: {ast.unparse(node)!r} is neither an axis nor an "
-            f"argument (known: {', '.join(values)}), and only + - * // ** are allowed."
-        )
-
-    return walk(ast.parse(expression, mode="eval").body)
 
 
 @functools.cache

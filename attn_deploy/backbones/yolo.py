@@ -49,14 +49,17 @@ _SETTINGS: dict[str, Any] = {
 class _Stage(nn.Module):
     """A strided convolution, a block, and the slot after it."""
 
-    def __init__(self, in_channels: int, width: int, block: nn.Module, slots: Slots, stage: str) -> None:
+    def __init__(
+        self, in_channels: int, width: int, out_channels: int, block: nn.Module, slots: Slots, stage: str
+    ) -> None:
         super().__init__()
         self.down = ConvNormAct(in_channels, width, 3, stride=2)
         self.block = _filled(block, slots, stage)
-        self.slot = slots.attention(stage, self.block.cv2.conv.out_channels)
+        self.slot = slots.attention(stage, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.slot(self.block(self.down(x)))
+        out: Tensor = self.slot(self.block(self.down(x)))
+        return out
 
 
 class _Neck(nn.Module):
@@ -67,9 +70,9 @@ class _Neck(nn.Module):
         p3, p4, p5 = widths
         out3, out4, out5 = WIDTHS[2:]
 
-        def joined(number: int, taken: int, given: int) -> nn.Module:
-            made = _filled(block(number, taken, given), slots, "neck")
-            return nn.Sequential(made, slots.attention("neck", given))
+        def joined(number: int, in_channels: int, out_channels: int) -> nn.Module:
+            layer = _filled(block(number, in_channels, out_channels), slots, "neck")
+            return nn.Sequential(layer, slots.attention("neck", out_channels))
 
         self.block4 = joined(numbers[0], p5 + p4, out4)
         self.block3 = joined(numbers[1], out4 + p3, out3)
@@ -93,13 +96,18 @@ def _filled(block: nn.Module, slots: Slots, stage: str) -> nn.Module:
     """The block with whatever takes the place of its dense 3x3 convolutions."""
     for layer in list(block.modules()):
         if isinstance(layer, ConvNormAct) and layer.conv.kernel_size == (3, 3) and layer.conv.groups == 1:
-            layer.conv = slots.convolution(stage, layer.conv.in_channels, layer.conv.out_channels, activated=True)
+            place = slots.convolution(stage, layer.conv.in_channels, layer.conv.out_channels, activated=True)
+            setattr(layer, "conv", place)  # noqa: B010  # a module of the slot's, where a Conv2d was declared
     return block
 
 
 class _Detector(nn.Module):
     """What both networks share; they differ in their blocks, in attention after the pyramid pooling, and in the head."""
 
+    stage2: nn.Module
+    stage3: nn.Module
+    stage4: nn.Module
+    stage5: nn.Module
     neck_blocks: tuple[int, int, int, int]  # their numbers in the official list of layers
     separable = False
 
@@ -110,11 +118,11 @@ class _Detector(nn.Module):
         self.stem = ConvNormAct(3, WIDTHS[0], 3, stride=2)
         channels, levels = WIDTHS[0], []
         for index, stage in enumerate(list(STAGES)[:-1]):
-            width, given = WIDTHS[index + 1], self._width(index)
-            block = self._block(2 * index + 2, width, given)
-            self.add_module(stage, _Stage(channels, width, block, slots, stage))
-            channels = given
-            levels.append(given)
+            width, out_channels = WIDTHS[index + 1], self._width(index)
+            block = self._block(2 * index + 2, width, out_channels)
+            self.add_module(stage, _Stage(channels, width, out_channels, block, slots, stage))
+            channels = out_channels
+            levels.append(out_channels)
         self.sppf = SPPF(channels, channels)
         self.attention = self._attention(channels)
         self.context, channels = slots.context(channels)
@@ -133,7 +141,8 @@ class _Detector(nn.Module):
         p3 = self.stage3(self.stage2(self.stem(x)))
         p4 = self.stage4(p3)
         p5 = self.context(self.attention(self.sppf(self.stage5(p4))))
-        return self.head(self.neck(p3, p4, p5))
+        output: Tensor | tuple[Tensor, ...] = self.head(self.neck(p3, p4, p5))
+        return output
 
     def _width(self, index: int) -> int:
         return WIDTHS[index + 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -37,10 +38,11 @@ class DetectionHead(nn.Module):
         box_width = max(16, channels[0] // 4, 4 * BINS)
         class_width = max(channels[0], min(num_classes, 100))
 
-        def layer(taken: int, given: int) -> nn.Module:
+        def layer(in_channels: int, out_channels: int) -> nn.Module:
             if not separable:
-                return ConvNormAct(taken, given, 3)
-            return nn.Sequential(ConvNormAct(taken, taken, 3, groups=taken), ConvNormAct(taken, given))
+                return ConvNormAct(in_channels, out_channels, 3)
+            depthwise = ConvNormAct(in_channels, in_channels, 3, groups=in_channels)
+            return nn.Sequential(depthwise, ConvNormAct(in_channels, out_channels))
 
         self.cv2 = nn.ModuleList(
             nn.Sequential(
@@ -58,8 +60,8 @@ class DetectionHead(nn.Module):
         )
         self.register_buffer("bins", torch.arange(BINS, dtype=torch.float32).reshape(1, BINS), persistent=False)
         for box, scores, stride in zip(self.cv2, self.cv3, self.strides, strict=True):
-            nn.init.constant_(box[-1].bias, 1.0)
-            nn.init.constant_(scores[-1].bias, math.log(5 / num_classes / (640 / stride) ** 2))
+            nn.init.constant_(_bias(box), 1.0)
+            nn.init.constant_(_bias(scores), math.log(5 / num_classes / (640 / stride) ** 2))
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
         """The head's output for the maps of all levels."""
@@ -81,3 +83,9 @@ class DetectionHead(nn.Module):
         y = rows + (bottom - top) * 0.5
         boxes = torch.cat((x, y, left + right, top + bottom), 1) * float(stride)
         return torch.cat((boxes, scores.sigmoid()), 1).flatten(2)
+
+
+def _bias(branch: nn.Module) -> Tensor:
+    """The bias of a branch's last convolution."""
+    last = list(branch.children())[-1]
+    return cast(Tensor, last.bias)

@@ -19,6 +19,8 @@ class _Mish(nn.Module):
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "leaky_relu": lambda: nn.LeakyReLU(0.1),  # the slope of detection networks
     "silu": nn.SiLU,
     "gelu": nn.GELU,
     "mish": _Mish,
@@ -27,16 +29,14 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def activation(name: str | None) -> nn.Module:
+def activation(name: str | None, *, argument: str = "act") -> nn.Module:
     """A new activation layer; None gives nn.Identity.
 
     Raises:
-        ValueError: if the name is unknown.
+        ValueError: naming the argument and the choices, if the name is unknown.
     """
-    if name is None:
-        return nn.Identity()
-    require_activation("activation", name)
-    return ACTIVATIONS[name]()
+    require_activation(argument, name)
+    return nn.Identity() if name is None else ACTIVATIONS[name]()
 
 
 def require_activation(argument: str, name: str | None) -> None:

@@ -41,7 +41,6 @@ def bounded_product_softmax(left: Tensor, right: Tensor, scale: float) -> Tensor
         right: batch of matrices.
         scale: how much too large the products may be, such as the number of products in a sum of raw features.
     """
-    if not is_narrow(left):
     if not in_half_range(left):
         return left.matmul(right).softmax(-1)
     exact = 2.0 ** math.ceil(math.log2(scale))  # a power of two rounds nothing
@@ -65,7 +64,6 @@ def gram_softmax(x: Tensor, *, negate: bool = False) -> Tensor:
     # bmm of spelled out items: a product that may broadcast asks torch.export for a batch above 1.
     averaging = rows.new_full((1, 1, channels), 1.0 / channels).expand(x.shape[0], -1, -1)
     relative = rows - torch.bmm(averaging, rows)
-    if not is_narrow(x):
     if not in_half_range(x):
         return (sign * rows.matmul(relative.transpose(1, 2))).softmax(-1)
     gram = (rows * (sign / _GRAM_SCALE)).matmul((relative * (1.0 / _GRAM_SCALE)).transpose(1, 2))
@@ -84,7 +82,7 @@ def double_normalised(logits: Tensor, *, positions: int, items: int, eps: float 
         items: the axis of the sum.
         eps: keeps the sum from being 0.
     """
-    if not is_narrow(logits):
+    if not in_half_range(logits):
         weights = logits.softmax(positions)
         return weights / (weights.sum(items, keepdim=True) + eps)
     logarithms = logits.log_softmax(positions)
@@ -94,8 +92,6 @@ def double_normalised(logits: Tensor, *, positions: int, items: int, eps: float 
     return weights / (weights.sum(items, keepdim=True) + (least - top).exp())
 
 
-def is_narrow(x: Tensor) -> bool:
-    """Whether the range of fp16 has to do: for a half-precision tensor, or where it was asked for."""
 def in_half_range(x: Tensor) -> bool:
     """Whether a form that stays within the range of fp16 is wanted: for fp16 tensors, and inside `half_range`."""
     return x.dtype == torch.float16 or _FOR_HALF.get()

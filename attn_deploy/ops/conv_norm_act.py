@@ -5,20 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from attn_deploy.ops.checks import require_choice
+from attn_deploy.ops.activations import activation
 from attn_deploy.ops.folding import Fusible, fold_bn_into_conv
-
-ACTIVATIONS = {"silu": nn.SiLU, "relu": nn.ReLU, "relu6": nn.ReLU6, "leaky_relu": lambda: nn.LeakyReLU(0.1)}
-
-
-def activation_layer(name: str | None) -> nn.Module:
-    """The activation of that name, nn.Identity for None; ``leaky_relu`` has the slope 0.1 of detection networks.
-
-    Raises:
-        ValueError: listing the names.
-    """
-    require_choice("act", name, (*ACTIVATIONS, None))
-    return nn.Identity() if name is None else ACTIVATIONS[name]()
 
 
 class ConvNormAct(Fusible, nn.Module):
@@ -34,7 +22,7 @@ class ConvNormAct(Fusible, nn.Module):
         padding: None for dilation * (kernel_size // 2).
         dilation: distance of the taps.
         groups: groups of channels.
-        act: "silu", "relu", "relu6", "leaky_relu" or None.
+        act: name of the activation (`attn_deploy.ops.activations`), or None.
         norm: BatchNorm; without it the convolution has a bias.
         bn_eps: of the BatchNorm.
         bn_momentum: of the BatchNorm.
@@ -69,7 +57,7 @@ class ConvNormAct(Fusible, nn.Module):
         self.bn: nn.Module = nn.Identity()
         if norm:
             self.bn = nn.BatchNorm2d(out_channels, eps=bn_eps, momentum=bn_momentum)
-        self.act = activation_layer(act)
+        self.act = activation(act)
 
     def fuse_(self) -> str | None:
         """Fold the BatchNorm into the convolution."""
@@ -91,17 +79,3 @@ def folded_conv(layer: ConvNormAct) -> nn.Conv2d:
     if isinstance(layer.bn, nn.BatchNorm2d):
         return fold_bn_into_conv(layer.conv, layer.bn)
     return layer.conv
-
-
-@torch.no_grad()
-def merge_centred(large: nn.Conv2d, small: nn.Conv2d) -> nn.Conv2d:
-    """One convolution that equals the sum of two whose odd kernels have the same centre, ``large`` changed in place.
-
-    Args:
-        large: convolution with bias and the larger kernel.
-        small: convolution with bias, and the same channels, groups and stride; padded so that the outputs fit.
-    """
-    ring = (large.kernel_size[0] - small.kernel_size[0]) // 2
-    large.weight += nn.functional.pad(small.weight, [ring] * 4)
-    large.bias += small.bias
-    return large

@@ -43,7 +43,7 @@ def deform_conv_operator(
         deform_groups: groups of channels with offsets of their own.
     """
     bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
-    attributes = {
+    attributes: dict[str, Any] = {
         "kernel_shape": list(weight.shape[2:]),
         "strides": [stride] * 2,
         "pads": [padding] * 4,
@@ -51,8 +51,10 @@ def deform_conv_operator(
         "group": groups,
         "offset_group": deform_groups,
     }
-    if torch.jit.is_tracing():  # type: ignore[no-untyped-call]
-        return _DeformConv.apply(x, weight, offset, bias, mask, attributes)
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        apply: Any = _DeformConv.apply
+        output: Tensor = apply(x, weight, offset, bias, mask, attributes)
+        return output
     shape = (x.shape[0], weight.shape[0], offset.shape[2], offset.shape[3])
     return torch.onnx.ops.symbolic(
         "DeformConv", (x, weight, offset, bias, mask), attributes, dtype=x.dtype, shape=shape, version=LEAST_OPSET

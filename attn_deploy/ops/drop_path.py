@@ -1,32 +1,28 @@
-"""Stochastic depth: a residual branch that is left out of some samples in training."""
+"""Stochastic depth: in training, the branch of a residual block is left out for some samples."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
-
-def drop_path(branch: Tensor, rate: float, training: bool) -> Tensor:
-    """Zero the whole branch of a sample with probability ``rate`` in training, and scale what is kept by 1 / (1 - rate)."""
-    if not training or rate == 0.0:
-        return branch
-    kept = torch.rand((len(branch), *[1] * (branch.dim() - 1)), device=branch.device) >= rate
-    return branch * kept / (1 - rate)
-"""Stochastic depth: in training, the branch of a residual block is left out for some samples."""
 from torch import Tensor, nn
+
+
 class DropPath(nn.Module):
     """Drops whole samples of a residual branch in training and scales the rest, so that the mean stays.
+
     Shape: (N, ...) -> the same; the identity at inference, and no node in an exported file.
+
     Args:
         rate: probability that a sample is dropped, at least 0 and below 1.
+
     Raises:
         ValueError: if rate is outside that range.
     """
+
     def __init__(self, rate: float = 0.0) -> None:
         super().__init__()
         if not 0.0 <= rate < 1.0:
             raise ValueError(f"drop_path must be at least 0 and below 1, got {rate!r}: 0 drops nothing.")
         self.rate = float(rate)
+
     def forward(self, x: Tensor) -> Tensor:
         """Zero the dropped samples; at inference, the input itself."""
         if not self.training or self.rate == 0.0:

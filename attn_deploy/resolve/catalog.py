@@ -21,9 +21,8 @@ import attn_deploy.backbones
 import attn_deploy.modules
 from attn_deploy import registry
 from attn_deploy.inputs.samples import example_arrays
+from attn_deploy.inputs.tensors import fit_size
 from attn_deploy.resolve.resolve import resolve
-from attn_deploy.inputs import example_arrays, fit_size
-from attn_deploy.models import resolve
 
 MAC_SIZES = {"N": 1, "H": 32, "W": 32}
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from attn_deploy.ops import check_channels, require_choice, require_positive
-from attn_deploy.ops.bounded import is_narrow
+from attn_deploy.ops.bounded import in_half_range
 from attn_deploy.registry import register
 
 _FLOOR = 1e-7  # the least that fp16 holds
@@ -62,7 +62,7 @@ class GatedChannelTransformation(nn.Module):
             values = x if self.after_relu else x.abs()
             embedding = values.mean((2, 3), keepdim=True) * self.alpha
             norm = embedding.abs().mean(1, keepdim=True) + epsilon
-        if is_narrow(x):
+        if in_half_range(x):
             norm = norm.clamp_min(_FLOOR)
         gate = (embedding / norm * self.gamma + self.beta).tanh()
         return x * (gate + 1.0)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from attn_deploy.modules.convolution.c2f import SplitJoin
-from attn_deploy.ops import ConvNormAct, Fusible, folded_conv, merge_centred
+from attn_deploy.ops import ConvNormAct, Fusible, add_parallel_conv_, folded_conv
 from attn_deploy.registry import register
 
 
@@ -34,7 +34,7 @@ class RepVGGDW(Fusible, nn.Module):
     def fuse_(self) -> str | None:
         if self.conv1 is None:
             return None
-        merged = merge_centred(folded_conv(self.conv), folded_conv(self.conv1))
+        merged = add_parallel_conv_(folded_conv(self.conv), folded_conv(self.conv1))
         self.conv, self.conv1 = merged, None
         return "merged two depthwise branches into one convolution"
 

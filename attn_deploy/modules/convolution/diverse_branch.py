@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attn_deploy.ops import (
+    ConvNormAct,
     Fusible,
     check_channels,
-    conv_bn_act,
     require_activation,
     require_divisible,
     require_odd,
@@ -158,16 +158,16 @@ class DiverseBranchBlock(Fusible, nn.Module):
         require_divisible("internal_channels", internal, "groups", groups)
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride, self.padding = kernel_size, stride, kernel_size // 2
-        self.origin = conv_bn_act(in_channels, out_channels, kernel_size, stride=stride, groups=groups)
+        self.origin = ConvNormAct(in_channels, out_channels, kernel_size, stride=stride, groups=groups, act=None)
         self.pointwise = self.average = None
         if not depthwise:
-            self.pointwise = conv_bn_act(in_channels, out_channels, 1, stride=stride, groups=groups)
+            self.pointwise = ConvNormAct(in_channels, out_channels, 1, stride=stride, groups=groups, act=None)
             self.average = PaddedPointwise(in_channels, out_channels, padding=self.padding, groups=groups)
         self.average_bn = nn.BatchNorm2d(out_channels)
         self.inner = PaddedPointwise(
             in_channels, internal, padding=self.padding, groups=groups, from_identity=internal == in_channels
         )
-        self.outer = conv_bn_act(internal, out_channels, kernel_size, stride=stride, padding=0, groups=groups)
+        self.outer = ConvNormAct(internal, out_channels, kernel_size, stride=stride, padding=0, groups=groups, act=None)
         self.act = activation_layer(activation)
         if single_init:
             for norm in (self.average_bn, self.outer.bn, *([] if self.pointwise is None else [self.pointwise.bn])):
@@ -180,12 +180,12 @@ class DiverseBranchBlock(Fusible, nn.Module):
         if self.fused is not None:
             return None
         kernels = [
-            folded_kernel(*self.origin),
-            chained_kernel(self.inner.merged(), folded_kernel(*self.outer), self.groups),
+            folded_kernel(self.origin.conv, self.origin.bn),
+            chained_kernel(self.inner.merged(), folded_kernel(self.outer.conv, self.outer.bn), self.groups),
             normalised_kernel(self._averaging_kernel(), self.average_bn),
         ]
         if self.pointwise is not None:
-            kernels.append(widened(folded_kernel(*self.pointwise), self.kernel_size))
+            kernels.append(widened(folded_kernel(self.pointwise.conv, self.pointwise.bn), self.kernel_size))
         self.fused = convolution_of(kernels, self.origin.conv)
         del self.origin, self.pointwise, self.average, self.average_bn, self.inner, self.outer
         return f"merged {len(kernels)} branches into one convolution"

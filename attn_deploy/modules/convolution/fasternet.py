@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from attn_deploy.ops import (
+    DropPath,
     Fusible,
     activation,
     check_channels,
-    drop_path,
     fold_sequential,
     require_activation,
     require_odd,
@@ -98,8 +98,6 @@ class FasterNetBlock(Fusible, nn.Module):
     ) -> None:
         super().__init__()
         require_activation("act", act)
-        if not 0 <= drop_path < 1:
-            raise ValueError(f"drop_path must be at least 0 and below 1, got {drop_path}.")
         self.spatial_mixing = PartialConv(channels, n_div=n_div)
         hidden = int(channels * mlp_ratio)
         if hidden < 1:
@@ -107,7 +105,7 @@ class FasterNetBlock(Fusible, nn.Module):
                 f"int(channels * mlp_ratio) must be at least 1, got channels={channels} and mlp_ratio={mlp_ratio}: use "
                 "a larger mlp_ratio."
             )
-        self.channels, self.drop_path = channels, drop_path
+        self.channels, self.drop_path = channels, DropPath(drop_path)
         self.mlp = nn.Sequential(
             nn.Conv2d(channels, hidden, 1, bias=False),
             nn.BatchNorm2d(hidden),
@@ -134,4 +132,4 @@ class FasterNetBlock(Fusible, nn.Module):
         branch = self.mlp(self.spatial_mixing(x))
         if self.layer_scale is not None:
             branch = branch * self.layer_scale.reshape(-1, 1, 1)
-        return x + drop_path(branch, self.drop_path, self.training)
+        return x + self.drop_path(branch)

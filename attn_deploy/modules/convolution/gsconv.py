@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from attn_deploy.ops import (
+    ConvNormAct,
     Fusible,
     check_channels,
-    conv_bn_act,
     fold_sequential,
     require_activation,
     require_choice,
@@ -80,8 +80,8 @@ class GSConv(nn.Module):
         require_choice("shuffle", shuffle, SHUFFLES)
         self.in_channels, self.out_channels = in_channels, out_channels
         self.shuffle: str | None = shuffle
-        self.cv1 = conv_bn_act(in_channels, half, kernel_size, stride=stride, groups=groups, act=act, bn_eps=bn_eps)
-        self.cv2 = conv_bn_act(half, half, 5, groups=half, act=act, bn_eps=bn_eps)
+        self.cv1 = ConvNormAct(in_channels, half, kernel_size, stride=stride, groups=groups, act=act, bn_eps=bn_eps)
+        self.cv2 = ConvNormAct(half, half, 5, groups=half, act=act, bn_eps=bn_eps)
 
     def without_shuffle_(self) -> Tensor:
         """Leave the shuffle out from now on: the order in which it took the channels, for what reads them."""
@@ -142,7 +142,7 @@ class GSBottleneck(Fusible, nn.Module):
             GSConv(in_channels, hidden, act=act, shuffle=shuffle, bn_eps=bn_eps),
             GSConv(hidden, out_channels, kernel_size=3, act=None, shuffle=shuffle, bn_eps=bn_eps),
         )
-        self.shortcut = conv_bn_act(in_channels, out_channels, bn_eps=bn_eps)
+        self.shortcut = ConvNormAct(in_channels, out_channels, bn_eps=bn_eps, act=None)
 
     def fuse_(self) -> str | None:
         """Let the second GSConv read the channels of the first as they come."""
@@ -214,15 +214,15 @@ class VoVGSCSP(Fusible, nn.Module):
         # The paper's file holds its one bottleneck without a number.
         self.official_keys = {"res": None, "gsb": "gsb.0"} if paper else {"res": None}
         self.in_channels, self.width = in_channels, width
-        self.cv1 = conv_bn_act(in_channels, width, act=act, bn_eps=bn_eps)
-        self.cv2 = conv_bn_act(in_channels, width, act=act, bn_eps=bn_eps)
+        self.cv1 = ConvNormAct(in_channels, width, act=act, bn_eps=bn_eps)
+        self.cv2 = ConvNormAct(in_channels, width, act=act, bn_eps=bn_eps)
         self.gsb = nn.Sequential(
             *(
                 GSBottleneck(width, width, e=hidden, act=act, shuffle=shuffle, bn_eps=bn_eps)
                 for _ in range(1 if paper else n)
             )
         )
-        self.cv3 = conv_bn_act(2 * width, out_channels, act=act, bn_eps=bn_eps)
+        self.cv3 = ConvNormAct(2 * width, out_channels, act=act, bn_eps=bn_eps)
 
     def fuse_(self) -> str | None:
         """Fold every channel shuffle into the convolutions that read it."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from attn_deploy.modules.attention.squeeze_excite import SqueezeExcitation
-from attn_deploy.ops import Fusible, check_channels, conv_bn_act, require_divisible, require_odd, require_positive
+from attn_deploy.ops import ConvNormAct, Fusible, check_channels, require_divisible, require_odd, require_positive
 from attn_deploy.ops.branch_merging import convolution_of, folded_kernel, identity_bn_kernel, widened
 from attn_deploy.registry import register
 
@@ -84,12 +84,12 @@ class MobileOneBlock(Fusible, nn.Module):
             )
         self.in_channels, self.kernel_size, self.groups = in_channels, kernel_size, groups
         self.branches = nn.ModuleList(
-            conv_bn_act(in_channels, out_channels, kernel_size, stride=stride, groups=groups)
+            ConvNormAct(in_channels, out_channels, kernel_size, stride=stride, groups=groups, act=None)
             for _ in range(num_conv_branches)
         )
         self.scale = self.skip = None
         if kernel_size > 1:
-            self.scale = conv_bn_act(in_channels, out_channels, 1, stride=stride, groups=groups)
+            self.scale = ConvNormAct(in_channels, out_channels, 1, stride=stride, groups=groups, act=None)
         if in_channels == out_channels and stride == 1:
             self.skip = nn.BatchNorm2d(out_channels)
         self.se = SqueezeExcitation(out_channels, reduction=SE_REDUCTION) if use_se else nn.Identity()
@@ -99,9 +99,9 @@ class MobileOneBlock(Fusible, nn.Module):
         """Merge the branches into one convolution."""
         if self.fused is not None:
             return None
-        kernels = [folded_kernel(*branch) for branch in self.branches]
+        kernels = [folded_kernel(branch.conv, branch.bn) for branch in self.branches]
         if self.scale is not None:
-            kernels.append(widened(folded_kernel(*self.scale), self.kernel_size))
+            kernels.append(widened(folded_kernel(self.scale.conv, self.scale.bn), self.kernel_size))
         if self.skip is not None:
             kernels.append(identity_bn_kernel(self.skip, self.groups, self.kernel_size))
         self.fused = convolution_of(kernels, self.branches[0].conv)

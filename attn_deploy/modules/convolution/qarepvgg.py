@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attn_deploy.modules.convolution.repvgg import check_block_arguments
-from attn_deploy.ops import Fusible, check_channels, conv_bn_act, require_choice
+from attn_deploy.ops import ConvNormAct, Fusible, check_channels, require_choice
 from attn_deploy.ops.branch_merging import (
     average_kernel,
     convolution_of,
@@ -79,7 +79,7 @@ class QARepVGGBlock(Fusible, nn.Module):
         self.in_channels, self.groups = in_channels, groups
         self.keeps_input = in_channels == out_channels and stride == 1
         self.averages = self.keeps_input and version == 2
-        self.dense = conv_bn_act(in_channels, out_channels, 3, stride=stride, groups=groups)
+        self.dense = ConvNormAct(in_channels, out_channels, 3, stride=stride, groups=groups, act=None)
         self.pointwise = nn.Conv2d(in_channels, out_channels, 1, stride, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(out_channels)
         self.fused: nn.Conv2d | None = None
@@ -88,7 +88,7 @@ class QARepVGGBlock(Fusible, nn.Module):
         """Merge the branches and the outer BatchNorm into one 3x3 convolution."""
         if self.fused is not None:
             return None
-        weight, bias = folded_kernel(*self.dense)
+        weight, bias = folded_kernel(self.dense.conv, self.dense.bn)
         weight = weight + widened(folded_kernel(self.pointwise), 3)[0]
         if self.keeps_input:
             weight = weight + identity_kernel(self.in_channels, self.groups, 3, weight)

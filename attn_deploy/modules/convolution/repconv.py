@@ -13,10 +13,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from attn_deploy.ops import (
+    ConvNormAct,
     Fusible,
     activation,
     check_channels,
-    conv_bn_act,
     require_activation,
     require_divisible,
     require_positive,
@@ -75,8 +75,8 @@ class RepConv(Fusible, nn.Module):
                 f"in_channels={in_channels}, out_channels={out_channels} and stride={stride}: leave bn out."
             )
         self.in_channels, self.groups = in_channels, groups
-        self.conv1 = conv_bn_act(in_channels, out_channels, 3, stride=stride, groups=groups, bn_eps=bn_eps)
-        self.conv2 = conv_bn_act(in_channels, out_channels, 1, stride=stride, groups=groups, bn_eps=bn_eps)
+        self.conv1 = ConvNormAct(in_channels, out_channels, 3, stride=stride, groups=groups, bn_eps=bn_eps, act=None)
+        self.conv2 = ConvNormAct(in_channels, out_channels, 1, stride=stride, groups=groups, bn_eps=bn_eps, act=None)
         self.identity = nn.BatchNorm2d(in_channels, eps=bn_eps) if bn else None
         self.act = activation(act)
         self.fused: nn.Conv2d | None = None
@@ -85,7 +85,10 @@ class RepConv(Fusible, nn.Module):
         """Merge the branches into one 3x3 convolution."""
         if self.fused is not None:
             return None
-        kernels = [folded_kernel(*self.conv1), widened(folded_kernel(*self.conv2), 3)]
+        kernels = [
+            folded_kernel(self.conv1.conv, self.conv1.bn),
+            widened(folded_kernel(self.conv2.conv, self.conv2.bn), 3),
+        ]
         if self.identity is not None:
             kernels.append(identity_bn_kernel(self.identity, self.groups, 3))
         self.fused = convolution_of(kernels, self.conv1.conv)
@@ -128,12 +131,12 @@ class RepC3(nn.Module):
                 f"int(out_channels * e) must be at least 1, got out_channels={out_channels} and e={e}: use a larger e."
             )
         self.in_channels = in_channels
-        self.cv1 = conv_bn_act(in_channels, width, act="silu", bn_eps=bn_eps)
-        self.cv2 = conv_bn_act(in_channels, width, act="silu", bn_eps=bn_eps)
+        self.cv1 = ConvNormAct(in_channels, width, act="silu", bn_eps=bn_eps)
+        self.cv2 = ConvNormAct(in_channels, width, act="silu", bn_eps=bn_eps)
         self.m = nn.Sequential(*(RepConv(width, width, bn_eps=bn_eps) for _ in range(n)))
         self.cv3: nn.Module = nn.Identity()
         if width != out_channels:
-            self.cv3 = conv_bn_act(width, out_channels, act="silu", bn_eps=bn_eps)
+            self.cv3 = ConvNormAct(width, out_channels, act="silu", bn_eps=bn_eps)
 
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, self.in_channels, "RepC3")

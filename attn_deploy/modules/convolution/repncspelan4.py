@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from attn_deploy.ops import (
     ConvNormAct,
     Fusible,
+    add_parallel_conv_,
     check_channels,
     folded_conv,
-    merge_centred,
     require_divisible,
     require_positive,
 )
@@ -37,7 +37,7 @@ class _RepConvN(Fusible, nn.Module):
     def fuse_(self) -> str | None:
         if self.conv2 is None:
             return None
-        self.conv1, self.conv2 = merge_centred(folded_conv(self.conv1), folded_conv(self.conv2)), None
+        self.conv1, self.conv2 = add_parallel_conv_(folded_conv(self.conv1), folded_conv(self.conv2)), None
         return "merged two branches into one convolution"
 
     def forward(self, x: Tensor) -> Tensor:

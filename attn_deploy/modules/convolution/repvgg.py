@@ -14,7 +14,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from attn_deploy.modules.attention.squeeze_excite import SqueezeExcitation
-from attn_deploy.ops import Fusible, check_channels, conv_bn_act, require_choice, require_divisible, require_positive
+from attn_deploy.ops import ConvNormAct, Fusible, check_channels, require_choice, require_divisible, require_positive
 from attn_deploy.ops.branch_merging import convolution_of, folded_kernel, identity_bn_kernel, widened
 from attn_deploy.registry import register
 
@@ -77,8 +77,8 @@ class RepVGGBlock(Fusible, nn.Module):
         require_choice("use_se", use_se, (False, True, "pre", "post"))
         post_se = post_se or use_se == "post"
         self.in_channels, self.groups = in_channels, groups
-        self.dense = conv_bn_act(in_channels, out_channels, 3, stride=stride, groups=groups)
-        self.pointwise = conv_bn_act(in_channels, out_channels, 1, stride=stride, groups=groups)
+        self.dense = ConvNormAct(in_channels, out_channels, 3, stride=stride, groups=groups, act=None)
+        self.pointwise = ConvNormAct(in_channels, out_channels, 1, stride=stride, groups=groups, act=None)
         self.identity = nn.BatchNorm2d(out_channels) if in_channels == out_channels and stride == 1 else None
         self.se = _gate(out_channels, PRE_REDUCTION) if use_se in (True, "pre") else nn.Identity()
         self.post_se = _gate(out_channels, POST_REDUCTION) if post_se else nn.Identity()
@@ -88,7 +88,10 @@ class RepVGGBlock(Fusible, nn.Module):
         """Merge the branches into one 3x3 convolution."""
         if self.fused is not None:
             return None
-        kernels = [folded_kernel(*self.dense), widened(folded_kernel(*self.pointwise), 3)]
+        kernels = [
+            folded_kernel(self.dense.conv, self.dense.bn),
+            widened(folded_kernel(self.pointwise.conv, self.pointwise.bn), 3),
+        ]
         if self.identity is not None:
             kernels.append(identity_bn_kernel(self.identity, self.groups, 3))
         self.fused = convolution_of(kernels, self.dense.conv)

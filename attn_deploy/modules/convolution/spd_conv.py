@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from attn_deploy.ops import (
+    ConvNormAct,
     Fusible,
     activation,
     check_channels,
-    conv_bn_act,
     require_activation,
     require_odd,
     require_positive,
@@ -95,7 +95,7 @@ class SPDConv(Fusible, nn.Module):
         require_activation("act", act)
         self.in_channels = in_channels
         self.spd = SpaceToDepth(in_channels)
-        self.conv = conv_bn_act(4 * in_channels, out_channels, kernel_size, bn_eps=bn_eps)
+        self.conv = ConvNormAct(4 * in_channels, out_channels, kernel_size, bn_eps=bn_eps, act=None)
         self.act = activation(act)
         self.fused: nn.Conv2d | None = None
 
@@ -104,7 +104,7 @@ class SPDConv(Fusible, nn.Module):
         """One convolution with stride 2 that finds each block of channels at its place in the window."""
         if self.fused is not None:
             return None
-        weight, bias = folded_kernel(*self.conv)
+        weight, bias = folded_kernel(self.conv.conv, self.conv.bn)
         small = self.conv.conv
         fused = nn.Conv2d(
             self.in_channels,

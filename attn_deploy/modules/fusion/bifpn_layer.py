@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from attn_deploy.ops import (
     Fusible,
-    activation_layer,
+    activation,
     fold_bn_into_conv,
     pad_same,
     require_choice,
@@ -64,7 +64,7 @@ class _Node(Fusible, nn.Module):
         self.scaled = [method != "sum"] * len(widths)
         if method != "sum":
             self.weight = nn.Parameter(torch.ones(len(widths)))
-        self.act = activation_layer(act)
+        self.act = activation(act)
         self.depthwise = nn.Conv2d(out_channels, out_channels, 3, padding=1, groups=out_channels, bias=False)
         self.mix = _conv_bn(out_channels, out_channels, bias)
 
