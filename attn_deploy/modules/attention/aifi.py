@@ -17,7 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attn_deploy.ops import Fusible, check_channels, require_choice, require_divisible, require_positive
+from attn_deploy.ops import (
+    Fusible,
+    check_channels,
+    require_choice,
+    require_divisible,
+    require_multiple,
+    require_positive,
+)
 from attn_deploy.registry import register
 
 ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
@@ -62,7 +69,7 @@ class AIFI(Fusible, nn.Module):
     ) -> None:
         super().__init__()
         require_positive(channels=channels, ffn_dim=ffn_dim, num_heads=num_heads)
-        require_divisible("channels", channels, "the parts of a position", 4)
+        require_multiple("channels", channels, 4, "a position is sine and cosine of a row and of a column")
         require_divisible("channels", channels, "num_heads", num_heads)
         require_choice("act", act, ACTIVATIONS)
         self.channels, self.num_heads, self.act = channels, num_heads, act

@@ -16,7 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attn_deploy.ops import Fusible, check_channels, require_choice, require_divisible, require_positive
+from attn_deploy.ops import (
+    Fusible,
+    check_channels,
+    require_choice,
+    require_divisible,
+    require_multiple,
+    require_positive,
+)
 from attn_deploy.ops.channel_layer_norm import ChannelLayerNorm2d
 from attn_deploy.ops.fourier import dft_tables, filter_frequencies
 from attn_deploy.ops.parallel_convs import split_channels
@@ -121,7 +128,8 @@ class GnConv(Fusible, nn.Module):
                     "large as the map."
                 )
             require_positive(height=height, width=width)
-            require_divisible("the sum of the gatings' channels", total, "2", 2)
+            why = f"halves of the gatings' {total} channels are filtered apart; or use a lower order than {order}"
+            require_multiple("channels", channels, 2**order, why)
             self.dwconv = GlobalLocalFilter(total, height, width)
         self.pws = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in zip(self.widths, self.widths[1:], strict=False))
         self.proj_out = nn.Conv2d(channels, channels, 1)
