@@ -54,6 +54,11 @@ class AIFI(Fusible, nn.Module):
         "ma.in_proj_weight": "in_proj.weight",
         "ma.in_proj_bias": "in_proj.bias",
         "ma.out_proj": "out_proj",
+        "self_attn.in_proj_weight": "in_proj.weight",
+        "self_attn.in_proj_bias": "in_proj.bias",
+        "self_attn.out_proj": "out_proj",
+        "linear1": "fc1",
+        "linear2": "fc2",
     }
     frequencies: Tensor
 
