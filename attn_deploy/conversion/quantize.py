@@ -22,7 +22,7 @@ from attn_deploy.errors import (
     PrecisionError,
 )
 from attn_deploy.files import atomic_path, check_writable
-from attn_deploy.graph.artifact import OnnxArtifact, check_model, load_model, read_onnx
+from attn_deploy.graph.artifact import OnnxArtifact, open_model, read_onnx
 from attn_deploy.graph.evidence import Evidence, read_evidence, write_evidence
 from attn_deploy.graph.opset import standard_opset
 from attn_deploy.graph.quantize import (
@@ -63,6 +63,7 @@ def quantize_file(
     size: int | None = None,
     data_dir: Path | str | None = None,
     seed: int = 0,
+    scores: str | None = None,
     owner: str | None = None,
     progress: Progress | None = None,
 ) -> OnnxArtifact:
@@ -87,6 +88,8 @@ def quantize_file(
         size: side of the images of a folder, where the graph takes any.
         data_dir: see `attn_deploy.data.load_dataset`.
         seed: of the choice of images.
+        scores: the output that holds a score for each class, for top-1; by default one behind a softmax or sigmoid, or as
+            wide as there are classes in the labels.
         owner: how messages name the model; by its file where None.
         progress: called with a few words at each step.
 
@@ -110,8 +113,7 @@ def quantize_file(
     target = Path(path) if path is not None else source.with_name(f"{source.stem}-{form.word}.onnx")
     check_writable(target)
     import_onnxruntime()
-    model = load_model(source)
-    check_model(model, str(source))
+    model, _ = open_model(source)
     raised = _raised(source, model, form)
     quantized = _Quantizer(raised, form, owner or str(source), report).run(
         calibration,
@@ -121,6 +123,7 @@ def quantize_file(
         size=size,
         data_dir=data_dir,
         seed=seed,
+        scores=scores,
     )
     with atomic_path(target) as temporary:
         try:
@@ -174,8 +177,10 @@ class _Quantizer:
         self._form, self._owner, self._tell = form, owner, report
         self._prepared = quantizable_graph(model)
         self._plan = _plan(self._prepared, form, owner)
-        self._float = OnnxRuntimeRunner(model.SerializeToString(), optimize=False)
-        self._inputs, self._symbols = runnable_inputs(model, self._float)
+        self._model = model
+        runner = OnnxRuntimeRunner(model.SerializeToString(), optimize=False)
+        self._inputs, self._symbols = runnable_inputs(model, runner)
+        runner.close()
         self._ranges: dict[str, float] = {}
 
     def run(
@@ -188,12 +193,13 @@ class _Quantizer:
         size: int | None,
         data_dir: Path | str | None,
         seed: int,
+        scores: str | None,
     ) -> QuantizedGraph:
         """The quantized graph with its evidence in the metadata."""
         data = load_calibration(
             calibration, self._inputs, self._symbols, images=images, size=size, data_dir=data_dir, seed=seed
         )
-        judge = Judge(self._float, data.held_out, data.labels)
+        judge = Judge(self._model, data.held_out, data.labels, scores=scores, owner=self._owner)
         limit.check(judge, self._owner)
         histograms = self._measured(data)
         tried: dict[str, Judgement] = {}
@@ -277,11 +283,11 @@ class _Quantizer:
             else:
                 low = middle + 1
         if high == len(alone):
-            worst = ", ".join(f"{y} ({e:.0%} of the output alone)" for y, e in alone[:3])
+            worst = ", ".join(f"{y} ({e:.0%} alone)" for y, e in alone[:3])
             lost = before.points_lost
             raise PrecisionError(
                 f"{self._owner}: {self._form.word} cannot keep to {limit}: with every product quantized the error is "
-                f"{before.error:.0%} of the output"
+                f"{before.error:.0%} of {before.worst}"
                 + ("" if lost is None else f" and {lost:.2f} points are lost")
                 + f", and no choice of layers is good enough. Most sensitive: {worst}. "
                 + "Calibrate on data of the kind that the model meets, allow more, or use fp16."
@@ -298,8 +304,8 @@ class _Quantizer:
             return {"ran": True, "usable": optimised.error <= max(LARGEST_ERROR, 2 * judged.error), **asdict(optimised)}
         if optimised.error > max(LARGEST_ERROR, 2 * judged.error):
             raise ParityError(
-                f"{self._owner}: the {self._form.word} file means an error of {judged.error:.1%}, and ONNX Runtime's "
-                f"optimisations make {optimised.error:.1%} of it: the file would be wrong there."
+                f"{self._owner}: the {self._form.word} file means an error of {judged.error:.1%} at {optimised.worst}, and ONNX "
+                f"Runtime's optimisations make {optimised.error:.1%} of it: the file would be wrong there."
             )
         return {"ran": True, "usable": True, **asdict(optimised)}
 

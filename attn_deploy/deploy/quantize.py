@@ -26,6 +26,7 @@ def quantize(
     size: int | None = None,
     data_dir: Path | str | None = None,
     seed: int = 0,
+    scores: str | None = None,
     owner: str | None = None,
     progress: Progress | None = None,
 ) -> OnnxArtifact:
@@ -41,6 +42,7 @@ def quantize(
         size: as `quantize_file`.
         data_dir: as `quantize_file`.
         seed: as `quantize_file`.
+        scores: as `quantize_file`.
         progress: as `quantize_file`.
         calibration: what ranges are measured on, see `attn_deploy.conversion.calibration.load_calibration`. By default
             what a trained model was trained on, else ramped noise, which says little of real images.
@@ -60,6 +62,7 @@ def quantize(
         "size": size,
         "data_dir": data_dir,
         "seed": seed,
+        "scores": scores,
         "progress": progress,
     }
     if isinstance(model, OnnxArtifact) or _is_file(model):

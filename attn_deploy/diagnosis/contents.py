@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from attn_deploy.engine.artifact import EngineArtifact, read_engine
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.graph.artifact import OnnxArtifact, check_model, describe, load_model
+from attn_deploy.graph.artifact import OnnxArtifact, describe, load_model, open_model
 from attn_deploy.graph.macs import Shape, node_macs
 from attn_deploy.graph.operators import all_nodes
 from attn_deploy.graph.scopes import NAME_SCOPES, module_path
@@ -98,8 +98,7 @@ def inspect(path: Path | str, *, inputs: Sequence[TensorInput] | None = None) ->
         if inputs is not None:
             raise InvalidRequestError(f"{path} is an engine, whose MACs are not counted: leave out --input.")
         return read_engine(path)
-    model = load_model(path)
-    check_model(model, str(path))
+    model, _ = open_model(path)
     artifact = describe(model, path)
     sizes = _sizes(model, artifact, inputs)
     shapes, dtypes = _inferred(model, sizes)

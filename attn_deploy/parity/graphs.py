@@ -7,6 +7,7 @@ import re
 import onnx
 
 from attn_deploy.errors import GraphError
+from attn_deploy.graph.heads import read_outputs
 from attn_deploy.inputs.samples import example_arrays, verification_sizes
 from attn_deploy.inputs.tensors import TensorInput, fit_size
 from attn_deploy.parity.report import ParityReport
@@ -92,10 +93,11 @@ def compare_models(
     Raises:
         GraphError: if a graph cannot be loaded, its inputs cannot be made, or it runs at no size that was tried.
     """
-    before = OnnxRuntimeRunner(reference.SerializeToString(), optimize=optimize)
+    wider, reading = read_outputs(reference)
+    before = OnnxRuntimeRunner(wider.SerializeToString(), optimize=optimize)
     after = OnnxRuntimeRunner(candidate.SerializeToString(), optimize=optimize)
     inputs, symbols = runnable_inputs(reference, before)
-    return compare(before, after, inputs, symbols, tolerance=tolerance)
+    return compare(before, after, inputs, symbols, tolerance=tolerance, reading=reading)
 
 
 def runnable_inputs(model: onnx.ModelProto, runner: Runner) -> tuple[tuple[TensorInput, ...], tuple[str, ...]]:
