@@ -109,7 +109,7 @@ def run_isolated(
             try:
                 line = lines.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
-                raise WorkerError(f"{what} took longer than {timeout:.0f} s and was ended.") from None
+                raise WorkerError(f"{what} took longer than {timeout:.0f} s and was stopped.") from None
             if line is None:
                 break
             message = json.loads(line)

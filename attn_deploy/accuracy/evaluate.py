@@ -77,7 +77,7 @@ def evaluate(
         NoDeviceError: if an engine is to run and there is no device for it.
         ParityError: if an output is NaN or infinite.
     """
-    tell = progress or (lambda _: None)
+    report = progress or (lambda _: None)
     cores = threads or usable_cores()
     subject = _subject(model)
     names = tuple(runtimes) if runtimes is not None else _default_runtimes(subject)
@@ -85,16 +85,16 @@ def evaluate(
         choose_runtimes(names)
     elif runtimes is not None and not set(names) <= {"tensorrt", "tensorrt-rtx"}:
         raise InvalidRequestError(f"{subject} is an engine, which runs in its own library: leave out --runtime.")
-    known = None if isinstance(subject, Path) else subject.dataset
-    if dataset is None and known is None:
+    trained_on = None if isinstance(subject, Path) else subject.dataset
+    if dataset is None and trained_on is None:
         raise InvalidRequestError(f"{model} does not say what it was trained on; name the data set: --dataset cifar10.")
-    given = load_dataset(dataset or str(known), split, data_dir=data_dir, progress=tell).head(images)
-    prepared = given if isinstance(subject, Path) else subject.prepared(given)
-    before = _reference(reference, prepared, dataset, split, images, data_dir, cores, batch, tell)
+    loaded = load_dataset(dataset or str(trained_on), split, data_dir=data_dir, progress=report).head(images)
+    prepared = loaded if isinstance(subject, Path) else subject.prepared(loaded)
+    before = _reference(reference, prepared, dataset, split, images, data_dir, cores, batch, report)
     results: list[AccuracyResult] = []
     with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
         for name in names:
-            with _opened(subject, name, Path(folder), cores, batch, tell) as job:
+            with _opened(subject, name, Path(folder), cores, batch, report) as job:
                 result = run_dataset(
                     job.runner,
                     prepared,
@@ -103,7 +103,7 @@ def evaluate(
                     dtype=job.dtype,
                     batch=batch,
                     fixed_batch=job.fixed_batch,
-                    progress=tell,
+                    progress=report,
                 )
             compared = before or (results[0] if results else None)
             agreement = result.compared_with(compared) if compared is not None else None
@@ -154,14 +154,14 @@ def _reference(
     data_dir: Path | str | None,
     threads: int,
     batch: int,
-    tell: Progress,
+    progress: Progress,
 ) -> AccuracyResult | None:
     if reference is None:
         return None
     path = Path(reference)
     if path.suffix == ".json" and path.name != "record.json":
         return AccuracyResult.read(path)
-    found = evaluate(
+    results = evaluate(
         reference,
         dataset=dataset or images.name,
         split=split,
@@ -169,23 +169,25 @@ def _reference(
         data_dir=data_dir,
         threads=threads,
         batch=batch,
-        progress=tell,
+        progress=progress,
     )
-    return found[0]
+    return results[0]
 
 
 @contextlib.contextmanager
 def _opened(
-    subject: TrainedModel | Path, runtime: str, folder: Path, threads: int, batch: int, tell: Progress
+    subject: TrainedModel | Path, runtime: str, folder: Path, threads: int, batch: int, progress: Progress
 ) -> Iterator[_Job]:
-    job = _job(subject, runtime, folder, threads, batch, tell)
+    job = _job(subject, runtime, folder, threads, batch, progress)
     try:
         yield job
     finally:
         job.runner.close()
 
 
-def _job(subject: TrainedModel | Path, runtime: str, folder: Path, threads: int, batch: int, tell: Progress) -> _Job:
+def _job(
+    subject: TrainedModel | Path, runtime: str, folder: Path, threads: int, batch: int, progress: Progress
+) -> _Job:
     if isinstance(subject, Path):
         if subject.suffix == ".engine":
             return _engine_job(subject, batch)
@@ -202,7 +204,7 @@ def _job(subject: TrainedModel | Path, runtime: str, folder: Path, threads: int,
 
     path = folder / "model.onnx"
     if not path.exists():
-        tell(f"exporting {subject.name}")
+        progress(f"exporting {subject.name}")
         export(subject.resolved.name.text, path)
     return _file_job(path, runtime, threads)
 
@@ -212,9 +214,9 @@ def _file_job(path: Path, runtime: str, threads: int) -> _Job:
 
     artifact = read_onnx(path)
     if len(artifact.inputs) != 1 or len(artifact.inputs[0].shape) != 4:
-        told = ", ".join(map(str, artifact.inputs))
+        shown = ", ".join(map(str, artifact.inputs))
         raise InvalidRequestError(
-            f"{path} is not a classifier of images: its inputs are {told}; expected one N x 3 x H x W."
+            f"{path} is not a classifier of images: its inputs are {shown}; expected one N x 3 x H x W."
         )
     taken = artifact.inputs[0]
     dtype = NUMPY_TYPES.get(taken.dtype)

@@ -73,8 +73,8 @@ class AccuracyResult:
     @property
     def right(self) -> NDArray[np.bool_]:
         """For each image, whether its highest score was its label's."""
-        made: NDArray[np.bool_] = np.asarray(self.labels) == np.asarray(self.predictions)
-        return made
+        right: NDArray[np.bool_] = np.asarray(self.labels) == np.asarray(self.predictions)
+        return right
 
     @property
     def correct(self) -> int:
@@ -152,8 +152,12 @@ class AccuracyResult:
                 f"reads {SCHEMA_VERSION}; test again."
             )
         try:
-            found = data["agreement"]
-            agreement = None if found is None else Agreement(**{**found, "paired": PairedTest(**found["paired"])})
+            comparison = data["agreement"]
+            agreement = (
+                None
+                if comparison is None
+                else Agreement(**{**comparison, "paired": PairedTest(**comparison["paired"])})
+            )
             return cls(
                 model=data["model"],
                 info=RuntimeInfo(**data["info"]),

@@ -21,7 +21,7 @@ from attn_deploy.isolate import run_isolated
 from attn_deploy.runtimes.table import RUNTIMES
 
 _CHILDREN = "attn_deploy.bench.children"
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 class ChildMaker:
@@ -34,21 +34,21 @@ class ChildMaker:
         plan: what to make.
         folder: for files, engines and trails.
         memory: start each row once in a process of its own, and measure its peak memory and import there.
-        tell: is called with a few words at each step.
+        progress: is called with a few words at each step.
     """
 
-    def __init__(self, plan: ProfilePlan, folder: Path, *, memory: bool, tell: Tell) -> None:
-        self._plan, self._folder, self._memory, self._tell = plan, folder, memory, tell
+    def __init__(self, plan: ProfilePlan, folder: Path, *, memory: bool, progress: Progress) -> None:
+        self._plan, self._folder, self._memory, self._progress = plan, folder, memory, progress
         self._missing: list[MissingDependencyError] = []
         self._begun: Begun | None = None
 
     def begin(self) -> Begun:
         """Make the model once, in a child, and ask it for its shapes."""
-        self._tell("making the model")
-        found = self._call("describe", "making the model", {})
-        inputs = dict(zip(self._plan.shapes, map(inputs_from_dicts, found["shapes"]), strict=True))
-        needs = {s: Need(**n) for s, n in zip(self._plan.shapes, found["needs"], strict=True)}
-        self._begun = Begun(found["name"], inputs, found["has_module"], needs)
+        self._progress("making the model")
+        answer = self._call("model_shapes", "making the model", {})
+        inputs = dict(zip(self._plan.shapes, map(inputs_from_dicts, answer["shapes"]), strict=True))
+        needs = {s: Need(**n) for s, n in zip(self._plan.shapes, answer["needs"], strict=True)}
+        self._begun = Begun(answer["name"], inputs, answer["has_module"], needs)
         return self._begun
 
     def rows(self, inputs: tuple[TensorInput, ...]) -> list[ProfileRow]:
@@ -61,21 +61,21 @@ class ChildMaker:
         while left:
             trail = self._folder / "trail"
             trail.write_text("", encoding="ascii")
-            given = {"variants": [asdict(v) for v in left], "inputs": _plain(inputs)}
+            arguments = {"variants": [asdict(v) for v in left], "inputs": _plain(inputs)}
             try:
-                made = self._call("time_group", "timing", given, timeout=self._patience(len(left)))
+                answer = self._call("time_group", "timing", arguments, timeout=self._patience(len(left)))
             except WorkerError as error:
                 left = self._blame(error, left, rows, trail.read_text(encoding="ascii").strip())
                 continue
-            for variant, data in zip(left, made["rows"], strict=True):
+            for variant, data in zip(left, answer["rows"], strict=True):
                 rows[variant.key] = _merged(rows[variant.key], ProfileRow.from_dict(data))
-            self._missing += [MissingDependencyError(m) for m in made["missing"]]
+            self._missing += [MissingDependencyError(m) for m in answer["missing"]]
             break
         return list(rows.values())
 
     def accuracy(self, variant: Variant) -> AccuracyResult:
         """The plan's images through one variant, in a child."""
-        self._tell(f"accuracy of {variant.key}")
+        self._progress(f"accuracy of {variant.key}")
         data = self._call("accuracy", f"testing {variant.key}", {"variant": asdict(variant)})
         return AccuracyResult.from_dict(data)
 
@@ -95,7 +95,7 @@ class ChildMaker:
         for precision in dict.fromkeys(v.precision for v in variants if RUNTIMES[v.runtime].needs == "onnx"):
             if any(m.serves(inputs, precision) and m.error is None for m in read_index(self._folder)):
                 continue
-            self._tell(f"making the {precision or 'ONNX'} file")
+            self._progress(f"making the {precision or 'ONNX'} file")
             try:
                 self._call("make_file", "exporting", {"precision": precision, "inputs": _plain(inputs)})
             except AttnDeployError as error:
@@ -115,19 +115,19 @@ class ChildMaker:
 
     def _starts(self, variant: Variant, rows: dict[str, ProfileRow], inputs: tuple[TensorInput, ...]) -> bool:
         """Start a row in a process of its own; whether it ran."""
-        self._tell(f"starting {variant.key}")
-        given = {"variant": asdict(variant), "inputs": _plain(inputs)}
+        self._progress(f"starting {variant.key}")
+        arguments = {"variant": asdict(variant), "inputs": _plain(inputs)}
         try:
-            made = self._call("start_row", f"starting {variant.key}", given)
+            answer = self._call("start_row", f"starting {variant.key}", arguments)
         except WorkerError as error:
             rows[variant.key] = replace(rows[variant.key], reason=_death(error))
             return False
-        if made["missing"]:
-            self._missing.append(MissingDependencyError(made["missing"]))
-        row = ProfileRow.from_dict(made["row"])
-        memory = MemoryPeak(**made["memory"]) if made["memory"] else None
+        if answer["missing"]:
+            self._missing.append(MissingDependencyError(answer["missing"]))
+        row = ProfileRow.from_dict(answer["row"])
+        memory = MemoryPeak(**answer["memory"]) if answer["memory"] else None
         rows[variant.key] = replace(row, memory=memory)
-        return bool(made["ran"])
+        return bool(answer["ran"])
 
     def _blame(self, error: WorkerError, left: list[Variant], rows: dict[str, ProfileRow], trail: str) -> list[Variant]:
         """Give the row that was running the reason, and return the others; all, if nothing tells which it was."""
@@ -147,7 +147,7 @@ class ChildMaker:
             arguments,
             what=what,
             timeout=self._plan.timeout if timeout is None else timeout,
-            on_event=lambda event: self._tell(event["text"]),
+            on_event=lambda event: self._progress(event["text"]),
         )
 
 
@@ -160,7 +160,7 @@ def _merged(started: ProfileRow, timed: ProfileRow) -> ProfileRow:
 def _death(error: WorkerError) -> str:
     """Why a process ended, with the likely cause where the system does not say it."""
     text = reason_of(error)
-    return f"{text} The system ends processes so that take more memory than there is." if "SIGKILL" in text else text
+    return f"{text} The system probably killed it: out of memory." if "SIGKILL" in text else text
 
 
 def _plain(inputs: Sequence[TensorInput]) -> list[dict[str, Any]]:

@@ -100,8 +100,8 @@ class LatencyResult:
 
     def median_interval_ms(self, confidence: float = 0.95, seed: int = 0) -> Interval:
         """Confidence interval of the median in milliseconds."""
-        found = statistics.median_interval(self.rounds, confidence=confidence, seed=seed)
-        return Interval(found.low / 1e6, found.high / 1e6, confidence)
+        interval = statistics.median_interval(self.rounds, confidence=confidence, seed=seed)
+        return Interval(interval.low / 1e6, interval.high / 1e6, confidence)
 
     def throughput(self, items: int) -> float:
         """Items per second when runs follow each other; ``items`` are those of one run."""

@@ -159,9 +159,9 @@ def middle(times: Sequence[float]) -> float:
 
 def summed(layers: Iterable[LayerTime]) -> tuple[LayerTime, ...]:
     """Layers of the same node put together, in the order in which they first ran."""
-    found: dict[tuple[str, str, str], LayerTime] = {}
+    sums: dict[tuple[str, str, str], LayerTime] = {}
     for layer in layers:
         key = (layer.module, layer.operator, layer.node)
-        before = found[key].microseconds if key in found else 0.0
-        found[key] = LayerTime(*key, before + layer.microseconds, layer.known)
-    return tuple(found.values())
+        before = sums[key].microseconds if key in sums else 0.0
+        sums[key] = LayerTime(*key, before + layer.microseconds, layer.known)
+    return tuple(sums.values())

@@ -142,16 +142,16 @@ class ProfilePlan:
             InvalidRequestError: if the data are not a plan.
         """
         try:
-            given = {f.name: data[f.name] for f in fields(cls) if f.name in data or f.name not in _LATER}
+            values = {f.name: data[f.name] for f in fields(cls) if f.name in data or f.name not in _LATER}
             for name in ("runtimes", "precisions", "cuda_graphs", "batches"):
-                given[name] = tuple(given[name])
-            given["sizes"] = tuple(tuple(s) if s else None for s in given["sizes"])
-            given["options"] = BenchOptions(**given["options"])
-            given["inputs"] = inputs_from_dicts(given["inputs"]) if given["inputs"] is not None else None
-            given["dynamic"] = tuple(given["dynamic"]) if given["dynamic"] is not None else None
-            given["accuracy"] = AccuracyPlan(**given["accuracy"]) if given["accuracy"] else None
-            given["device"] = DeviceProfile.from_dict(given["device"]) if given.get("device") else None
-            return cls(**given)
+                values[name] = tuple(values[name])
+            values["sizes"] = tuple(tuple(s) if s else None for s in values["sizes"])
+            values["options"] = BenchOptions(**values["options"])
+            values["inputs"] = inputs_from_dicts(values["inputs"]) if values["inputs"] is not None else None
+            values["dynamic"] = tuple(values["dynamic"]) if values["dynamic"] is not None else None
+            values["accuracy"] = AccuracyPlan(**values["accuracy"]) if values["accuracy"] else None
+            values["device"] = DeviceProfile.from_dict(values["device"]) if values.get("device") else None
+            return cls(**values)
         except (KeyError, TypeError) as error:
             raise InvalidRequestError(
                 f"the data are not a plan of a profile: {error} is missing or malformed."
@@ -169,7 +169,7 @@ class ProfilePlan:
 
 def _settings(plan: ProfilePlan) -> dict[str, Any]:
     """Every setting under a name of its own, as JSON gives it back."""
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for name, value in plan.to_dict().items():
         if name in _FREE:
             continue
@@ -177,11 +177,11 @@ def _settings(plan: ProfilePlan) -> dict[str, Any]:
             value = {i["name"]: {**i, "shape": list(t.shape())} for i, t in zip(value, plan.inputs or (), strict=True)}
             value = {n: _plain(d) for n, d in value.items()}
         if not isinstance(value, Mapping):
-            found[name] = _plain(value)
+            settings[name] = _plain(value)
             continue
         for key, part in value.items():
-            found[key if name == "options" else f"{name}.{key}"] = _plain(part)
-    return found
+            settings[key if name == "options" else f"{name}.{key}"] = _plain(part)
+    return settings
 
 
 def inputs_from_dicts(data: Sequence[Mapping[str, Any]]) -> tuple[TensorInput, ...]:

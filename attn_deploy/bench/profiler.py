@@ -16,7 +16,7 @@ from attn_deploy.bench.maker import Begun, Maker
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.plan import AccuracyPlan, ProfilePlan, Shape, Size
 from attn_deploy.bench.record import ProfileRecord, ProfileRow
-from attn_deploy.bench.request import make_plan, with_threads
+from attn_deploy.bench.request import plan_profile, with_threads
 from attn_deploy.bench.store import ProfileStore
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.inputs.tensors import TensorInput
@@ -120,9 +120,9 @@ def profile(
         GraphError: if a file that was given cannot be read.
         MissingDependencyError: if no runtime that was asked for is installed.
     """
-    given = model if not isinstance(model, (str, Path)) else None
+    module = model if not isinstance(model, (str, Path)) else None
     plan = with_threads(
-        make_plan(
+        plan_profile(
             model,
             runtimes=runtimes,
             precisions=precisions,
@@ -148,24 +148,24 @@ def profile(
         )
     )
     if resume and save is None:
-        raise InvalidRequestError("to go on with a run, give its folder: --save DIR (in Python: save=...).")
-    chosen = executor or ("processes" if save is not None and given is None else "inline")
+        raise InvalidRequestError("to resume a run, give its folder: --save DIR (in Python: save=...).")
+    chosen = executor or ("processes" if save is not None and module is None else "inline")
     if chosen not in EXECUTORS:
         raise InvalidRequestError(
             f"the executor {chosen!r} is unknown; use {', '.join(EXECUTORS)}, or --executor ray for a cluster (in Python: "
             "attn_deploy.comparison.fleet.profile_fleet)."
         )
-    if chosen == "processes" and given is not None:
+    if chosen == "processes" and module is not None:
         raise InvalidRequestError("a module cannot be given to another process; give its name, or executor='inline'.")
-    tell = progress or (lambda _: None)
+    report = progress or (lambda _: None)
     with contextlib.ExitStack() as stack:
-        store = ProfileStore(Path(save), plan, resume=resume, tell=tell) if save is not None else None
+        store = ProfileStore(Path(save), plan, resume=resume, progress=report) if save is not None else None
         folder = store.files if store is not None else Path(stack.enter_context(_scratch()))
-        maker: Maker = InlineMaker(plan, folder, model=given, tell=tell)
+        maker: Maker = InlineMaker(plan, folder, model=module, progress=report)
         if chosen == "processes":
             from attn_deploy.bench.isolated import ChildMaker
 
-            maker = ChildMaker(plan, folder, memory=memory, tell=tell)
+            maker = ChildMaker(plan, folder, memory=memory, progress=report)
         return run_plan(plan, maker, store, on_step=on_step)
 
 
@@ -189,10 +189,10 @@ def run_plan(
         for number, shape in enumerate(shapes):
             step(number, total, f"{begun.name}, {shape.key}")
             kept = store.read(shape, environment) if store is not None else None
-            made = kept if kept is not None else _rows(plan, maker, begun, shape)
+            finished = kept if kept is not None else _rows(plan, maker, begun, shape)
             if store is not None and kept is None:
-                store.write(shape, made, environment)
-            rows += made
+                store.write(shape, finished, environment)
+            rows += finished
             done += 1
         if plan.accuracy is not None:
             step(len(shapes), total, f"{begun.name}, accuracy")

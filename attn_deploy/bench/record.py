@@ -85,17 +85,17 @@ class ProfileRecord:
         for row in self.rows:
             if row.runtime == runtime and all(v in (None, getattr(row, n)) for n, v in wanted.items()):
                 return row
-        asked = ", ".join(f"{n.replace('_', ' ')} {v}" for n, v in wanted.items() if v is not None)
-        known = ", ".join(r.key for r in self.rows)
+        request = ", ".join(f"{n.replace('_', ' ')} {v}" for n, v in wanted.items() if v is not None)
+        keys = ", ".join(r.key for r in self.rows)
         raise InvalidRequestError(
-            f"the record has no row {runtime!r}{f' at {asked}' if asked else ''}; it has {known or 'none'}."
+            f"the record has no row {runtime!r}{f' at {request}' if request else ''}; it has {keys or 'none'}."
         )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data; rows carry a ``summary`` of their samples for readers without this package."""
         data = asdict(self)
-        for row, made in zip(self.rows, data["rows"], strict=True):
-            made["summary"] = summary(row, self.options)
+        for row, entry in zip(self.rows, data["rows"], strict=True):
+            entry["summary"] = summary(row, self.options)
         return data
 
     @classmethod
@@ -140,7 +140,7 @@ class ProfileRecord:
         """The record as JSON text."""
         text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
         # A line for each of thousands of samples helps nobody: lists of numbers stand on one line.
-        return re.sub(r"\[[\s\d.,eE+-]+\]", lambda found: " ".join(found[0].split()), text) + "\n"
+        return re.sub(r"\[[\s\d.,eE+-]+\]", lambda numbers: " ".join(numbers[0].split()), text) + "\n"
 
     def write(self, path: Path | str) -> None:
         """Write the record as JSON, whole or not at all.

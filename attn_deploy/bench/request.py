@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def make_plan(
+def plan_profile(
     model: str | Path | nn.Module,
     *,
     runtimes: Sequence[str] | None = None,
@@ -95,7 +95,9 @@ def _engine_runtimes(path: Path, runtimes: Sequence[str] | None, precisions: Seq
             f"profile the file that it was built from, {engine.onnx}."
         )
     if precisions is not None:
-        raise InvalidRequestError(f"{path} is an engine in {engine.precision}, which stays; leave out --precisions.")
+        raise InvalidRequestError(
+            f"{path} is an engine in {engine.precision}, which cannot change; leave out --precisions."
+        )
     RUNTIMES[engine.flavor].prerequisite()
     return (engine.flavor,)
 
@@ -112,11 +114,11 @@ def _model(model: str | Path | nn.Module) -> str:
     return model if isinstance(model, str) else type(model).__name__
 
 
-def _calibration(given: Path | str | None) -> str | None:
+def _calibration(source: Path | str | None) -> str | None:
     """A path as another process finds it, or the name of a data set."""
-    if given is None:
+    if source is None:
         return None
-    return plan_path(given) if Path(given).exists() else str(given)
+    return plan_path(source) if Path(source).exists() else str(source)
 
 
 def _sizes(size: Size | Sequence[Size] | None) -> tuple[Size | None, ...]:
@@ -124,7 +126,7 @@ def _sizes(size: Size | Sequence[Size] | None) -> tuple[Size | None, ...]:
         return (None,)
     if len(size) == 2 and all(isinstance(n, int) for n in size):
         return ((size[0], size[1]),)  # type: ignore[return-value]
-    made = tuple(dict.fromkeys((s[0], s[1]) for s in size))  # type: ignore[index]
-    if not made:
+    sizes = tuple(dict.fromkeys((s[0], s[1]) for s in size))  # type: ignore[index]
+    if not sizes:
         raise InvalidRequestError("no size was given; give height and width, such as (32, 32).")
-    return made
+    return sizes

@@ -80,11 +80,11 @@ class ProfileRow:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ProfileRow:
         """The inverse of ``dataclasses.asdict``; what a record of an earlier version lacks has its default."""
-        given = {f.name: data[f.name] for f in fields(cls) if f.name in data}
+        values = {f.name: data[f.name] for f in fields(cls) if f.name in data}
         for name, read in _PARTS.items():
-            if given.get(name) is not None:
-                given[name] = read(given[name])
-        return cls(**{**given, "shapes": _shapes(given["shapes"])})
+            if values.get(name) is not None:
+                values[name] = read(values[name])
+        return cls(**{**values, "shapes": _shapes(values["shapes"])})
 
 
 def summary(row: ProfileRow, options: BenchOptions) -> dict[str, Any] | None:

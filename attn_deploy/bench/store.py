@@ -28,15 +28,15 @@ class ProfileStore:
         folder: made if it is not there.
         plan: what is to be made.
         resume: go on with what lies there; without it, a folder that holds a profile is refused.
-        tell: is told what is made again, and why.
+        progress: is called with what is made again, and why.
 
     Raises:
         InvalidRequestError: if the folder cannot be written, holds a profile and ``resume`` is not given, or holds one
             that was asked for something else.
     """
 
-    def __init__(self, folder: Path, plan: ProfilePlan, *, resume: bool, tell: Callable[[str], None]) -> None:
-        self._folder, self._tell = folder, tell
+    def __init__(self, folder: Path, plan: ProfilePlan, *, resume: bool, progress: Callable[[str], None]) -> None:
+        self._folder, self._progress = folder, progress
         self.files, self.record = folder / "files", folder / RECORD
         try:
             for part in (self.files, folder / "rows", folder / "accuracy"):
@@ -48,7 +48,7 @@ class ProfileStore:
         if (folder / PLAN).exists():
             if not resume:
                 raise InvalidRequestError(
-                    f"{folder} holds a profile already; go on with it with --resume, or choose another folder."
+                    f"{folder} already holds a profile; continue it with --resume, or choose another folder."
                 )
             changed = plan.differences(read_plan(folder))
             if changed:
@@ -65,12 +65,12 @@ class ProfileStore:
         if data is None:
             return None
         if data.get("made_in") != _identity(environment):
-            self._tell(f"{shape.key} was measured with other versions or elsewhere, and is made again")
+            self._progress(f"{shape.key} was measured with other versions or on another machine, and is measured again")
             return None
         try:
             return [ProfileRow.from_dict(r) for r in data["rows"]]
         except (KeyError, TypeError, ValueError, AttributeError, InvalidRequestError) as error:
-            self._tell(f"{path} is broken ({error}); {shape.key} is made again")
+            self._progress(f"{path} is broken ({error}); {shape.key} is made again")
             return None
 
     def write(self, shape: Shape, rows: Sequence[ProfileRow], environment: Environment) -> None:
@@ -84,7 +84,7 @@ class ProfileStore:
         try:
             return AccuracyResult.from_dict(data) if data is not None else None
         except InvalidRequestError as error:
-            self._tell(f"{path} is broken ({error}); it is made again")
+            self._progress(f"{path} is broken ({error}); it is made again")
             return None
 
     def write_accuracy(self, variant: Variant, result: AccuracyResult) -> None:
@@ -103,7 +103,7 @@ class ProfileStore:
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            self._tell(f"{path} is broken ({error}); {what} are made again")
+            self._progress(f"{path} is broken ({error}); {what} are made again")
             return None
         return data if isinstance(data, dict) else None
 

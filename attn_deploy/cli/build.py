@@ -83,13 +83,13 @@ def build(
     from attn_deploy.deploy.build import build_model
     from attn_deploy.report.engine import engine_text
 
-    with output_aside(), _progress_bar() as (tell, on_progress):
+    with output_aside(), _progress_bar() as (progress, on_progress):
         artifact = build_model(
             model,
             output,
             precision=precision,
             calibration=calibration,
-            progress=tell,
+            progress=progress,
             on_progress=on_progress,
             profiles=profile or (),
             flavor=flavor,

@@ -70,7 +70,7 @@ def diagnose(
     from attn_deploy.report.diagnose import diagnosis_text
 
     with output_aside():
-        found = find(
+        diagnosis = find(
             model,
             precision=precision,
             target=target,
@@ -88,6 +88,6 @@ def diagnose(
             timeout=timeout,
             progress=lambda words: typer.echo(words, err=True),
         )
-    typer.echo(json.dumps(found.to_dict(), indent=1) if as_json else diagnosis_text(found))
-    if not found.passed:
+    typer.echo(json.dumps(diagnosis.to_dict(), indent=1) if as_json else diagnosis_text(diagnosis))
+    if not diagnosis.passed:
         raise typer.Exit(1)

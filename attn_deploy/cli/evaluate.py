@@ -46,7 +46,7 @@ def evaluate(
 
     if save is not None:
         check_writable(save)
-    with output_aside(), status() as tell:
+    with output_aside(), status() as progress:
         results = evaluate_model(
             model,
             dataset=dataset,
@@ -57,7 +57,7 @@ def evaluate(
             data_dir=data_dir,
             threads=threads,
             batch=batch,
-            progress=tell,
+            progress=progress,
         )
     if save is not None:
         results[0].write(save)

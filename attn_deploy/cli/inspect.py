@@ -49,9 +49,11 @@ def inspect(
     if len(files) != 1 + diff:
         raise InvalidRequestError(f"{len(files)} files were given: name one, or two with --diff.")
     if diff:
-        found = diff_graphs(files[0], files[1])
-        typer.echo(json.dumps([dataclasses.asdict(d) for d in found], indent=1) if as_json else diff_text(found))
-        raise typer.Exit(1 if found else 0)
+        differences = diff_graphs(files[0], files[1])
+        typer.echo(
+            json.dumps([dataclasses.asdict(d) for d in differences], indent=1) if as_json else diff_text(differences)
+        )
+        raise typer.Exit(1 if differences else 0)
     report = inspect_file(files[0], inputs=parse_inputs(shape) if shape else None)
     if isinstance(report, EngineArtifact):
         kernels = read_kernels(report)

@@ -56,7 +56,7 @@ def profile(
     device: Annotated[
         str | None,
         typer.Option(
-            help="Device profile whose speed of light the rows are put against: rtx4090, my.toml; found by default."
+            help="Device whose theoretical peak the rows are compared with: rtx4090, my.toml; default: this one."
         ),
     ] = None,
     confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
@@ -182,15 +182,15 @@ def _here(
 
 def _show_layers(model: str, request: dict[str, Any], save: Path | None, *, as_json: bool) -> None:
     from attn_deploy.bench.layer_views import layer_views
-    from attn_deploy.bench.request import make_plan
+    from attn_deploy.bench.request import plan_profile
     from attn_deploy.report.console import status
     from attn_deploy.report.layers_text import layers_text
 
-    with output_aside(), status() as tell:
-        found = layer_views(make_plan(model, **request), save=save, progress=tell)
-    for report in found.reports:
+    with output_aside(), status() as progress:
+        views = layer_views(plan_profile(model, **request), save=save, progress=progress)
+    for report in views.reports:
         typer.echo(f"\n{layers_text(report)}", err=as_json)  # with --json, standard output is the record's
-    for variant, why in found.missing.items():
+    for variant, why in views.missing.items():
         typer.echo(f"{variant}: no per-layer view: {why}", err=True)
 
 
@@ -199,7 +199,7 @@ def _on_a_cluster(
 ) -> None:
     import json
 
-    from attn_deploy.bench.request import make_plan
+    from attn_deploy.bench.request import plan_profile
     from attn_deploy.comparison.fleet import profile_fleet
     from attn_deploy.comparison.overview import overview
     from attn_deploy.errors import InvalidRequestError
@@ -212,24 +212,26 @@ def _on_a_cluster(
         raise InvalidRequestError(
             "--executor ray measures on several machines; give a folder for them with --save DIR."
         )
-    with output_aside(), status() as tell:
-        found = profile_fleet(make_plan(model, **request), save=save, resume=resume, memory=memory, progress=tell)
+    with output_aside(), status() as progress:
+        fleet = profile_fleet(
+            plan_profile(model, **request), save=save, resume=resume, memory=memory, progress=progress
+        )
     if as_json:
-        typer.echo(json.dumps(found.to_dict(), indent=1))
+        typer.echo(json.dumps(fleet.to_dict(), indent=1))
     else:
-        for kind, record in found.records.items():
+        for kind, record in fleet.records.items():
             typer.echo(f"{kind}:")
             print_result(lambda width, record=record: profile_report(record, width))  # type: ignore[misc]
-    if found.records:
-        together = overview(found.runs(save))
+    if fleet.records:
+        together = overview(fleet.runs(save))
         if not as_json:
             typer.echo(f"\n{known_text(together)}")
         for path in write_fleet_reports(together, save):
             typer.echo(f"written: {path}", err=True)
-    for kind, why in found.failures.items():
+    for kind, why in fleet.failures.items():
         typer.echo(f"{kind}: {why}", err=True)
-    if found.stopped:
-        left = ", ".join(found.stopped)
+    if fleet.stopped:
+        left = ", ".join(fleet.stopped)
         typer.echo(f"stopped; {left} is still to be made. Go on with --save {save} --resume.", err=True)
         raise typer.Exit(130)
-    raise typer.Exit(0 if found.passed else 1)
+    raise typer.Exit(0 if fleet.passed else 1)

@@ -48,7 +48,7 @@ def quantize(
     """Quantize a model's products to 8 bits, and judge the result on images that no range was measured on.
 
     Q/DQ pairs, symmetric, as TensorRT and TensorRT-RTX build them. Where the result is worse than asked, the layers
-    that cause most of the error are found and left in float.
+    that cause most of the error stay in float.
 
     \b
     Examples:
@@ -61,7 +61,7 @@ def quantize(
     from attn_deploy.report.console import status
     from attn_deploy.report.quantization import quantization_text
 
-    with output_aside(), status() as tell:
+    with output_aside(), status() as progress:
         artifact = quantize_model(
             model,
             output,
@@ -73,6 +73,6 @@ def quantize(
             size=size,
             data_dir=data_dir,
             seed=seed,
-            progress=tell,
+            progress=progress,
         )
     typer.echo(json.dumps(artifact.to_dict(), indent=1) if as_json else quantization_text(artifact))

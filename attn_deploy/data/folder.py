@@ -86,20 +86,20 @@ def _image_set(
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
-    found = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
-    if len(found) < 2:
+    names = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
+    if len(names) < 2:
         raise DatasetError(
-            f"folder: {folder} has {len(found)} folder{'' if len(found) == 1 else 's'} in it; expected one for each "
+            f"folder: {folder} has {len(names)} folder{'' if len(names) == 1 else 's'} in it; expected one for each "
             "class, at least two, such as cats/ and dogs/."
         )
-    return found
+    return names
 
 
 def _images_in(folder: Path) -> list[Path]:
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not found:
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not files:
         raise DatasetError(f"folder: {folder} holds no image; files that count end in {', '.join(SUFFIXES)}.")
-    return found
+    return files
 
 
 def _split_of(file: Path, folder: Path) -> Split:
@@ -110,7 +110,7 @@ def _split_of(file: Path, folder: Path) -> Split:
 
 def _read(files: Sequence[Path], side: int) -> Images:
     pillow = _import_pillow()
-    made = np.empty((len(files), 3, side, side), np.uint8)
+    pixels = np.empty((len(files), 3, side, side), np.uint8)
     for index, file in enumerate(files):
         try:
             with pillow.open(file) as image:
@@ -119,10 +119,10 @@ def _read(files: Sequence[Path], side: int) -> Images:
                 size = [max(side, round(n * scale)) for n in colour.size]
                 left, top = (size[0] - side) // 2, (size[1] - side) // 2
                 cut = colour.resize(size, pillow.Resampling.BILINEAR).crop((left, top, left + side, top + side))
-                made[index] = np.asarray(cut).transpose(2, 0, 1)
+                pixels[index] = np.asarray(cut).transpose(2, 0, 1)
         except Exception as error:  # Pillow's decoders raise classes of many libraries
             raise DatasetError(f"folder: {file} cannot be read as an image: {str(error).strip()[:200]}.") from error
-    return made
+    return pixels
 
 
 def _import_pillow() -> Any:

@@ -49,7 +49,7 @@ class ImageSet:
         if self.labels.shape != (len(self.images),):
             raise DatasetError(f"{what}: {len(self.images)} images, and labels of shape {self.labels.shape}.")
         if len(self.images) == 0:
-            raise DatasetError(f"{what}: there is not one image.")
+            raise DatasetError(f"{what}: there are no images.")
         wrong = np.flatnonzero((self.labels < 0) | (self.labels >= len(self.classes)))
         if wrong.size:
             first = int(wrong[0])
@@ -68,18 +68,18 @@ class ImageSet:
     @property
     def digest(self) -> str:
         """SHA-256 of the pixels and labels: two runs with one digest saw the same images."""
-        made = hashlib.sha256(repr((self.images.shape, self.classes)).encode())
-        made.update(np.ascontiguousarray(self.images).data)
-        made.update(np.ascontiguousarray(self.labels).data)
-        return made.hexdigest()
+        digest = hashlib.sha256(repr((self.images.shape, self.classes)).encode())
+        digest.update(np.ascontiguousarray(self.images).data)
+        digest.update(np.ascontiguousarray(self.labels).data)
+        return digest.hexdigest()
 
     def normalised(self, chosen: slice | NDArray[np.intp] | None = None) -> NDArray[np.float32]:
         """Images as a model takes them: float32, scaled to 0..1, minus the mean, over the deviation."""
         images = self.images if chosen is None else self.images[chosen]
         mean = np.asarray(self.mean, np.float32).reshape(3, 1, 1)
         std = np.asarray(self.std, np.float32).reshape(3, 1, 1)
-        made: NDArray[np.float32] = (images.astype(np.float32) / np.float32(255) - mean) / std
-        return made
+        scaled: NDArray[np.float32] = (images.astype(np.float32) / np.float32(255) - mean) / std
+        return scaled
 
     def batches(self, size: int) -> Iterator[tuple[NDArray[np.float32], Labels]]:
         """Normalised images and labels in order, ``size`` at a time; the last batch may be smaller."""

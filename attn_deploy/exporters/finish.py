@@ -26,9 +26,9 @@ def normalise(model: onnx.ModelProto, prepared: PreparedModel, opset: int) -> on
         DynamicAxisError: if an axis declared dynamic is a number in the graph.
         GraphError: if the checker or the operator list refuses the graph.
     """
-    found = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
-    if found != opset:
-        raise OpsetError(f"{prepared.label}: asked for opset {opset}, the graph has opset {found}.")
+    version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    if version != opset:
+        raise OpsetError(f"{prepared.label}: asked for opset {opset}, the graph has opset {version}.")
     for domain in [o for o in model.opset_import if o.domain not in ("", "ai.onnx")]:
         if not any(n.domain == domain.domain for n in model.graph.node):
             model.opset_import.remove(domain)
@@ -65,19 +65,19 @@ def _name_axes(values: Any, dims_by_value: list[tuple[int | str, ...]], prepared
             raise DynamicAxisError(
                 f"{prepared.label}: {kind} {value.name!r} has {len(shape.dim)} axes in the graph and {len(dims)} in PyTorch."
             )
-        for axis, (found, dim) in enumerate(zip(shape.dim, dims, strict=True)):
-            is_number = found.HasField("dim_value")
+        for axis, (extent, dim) in enumerate(zip(shape.dim, dims, strict=True)):
+            is_number = extent.HasField("dim_value")
             moves = isinstance(dim, str) and (kind == "output" or prepared.moves(dim))
             if moves and is_number:
                 raise DynamicAxisError(
                     f"{prepared.label}: axis {axis} ({dim}) of {kind} {value.name!r} was declared dynamic and is the number "
-                    f"{found.dim_value} in the graph: a size that was traced has been baked in. Try the other --exporter, "
+                    f"{extent.dim_value} in the graph: a size that was traced has been baked in. Try the other --exporter, "
                     "and look for int(), .item() or Python arithmetic on x.shape."
                 )
             if moves:
-                found.dim_param = str(dim)
+                extent.dim_param = str(dim)
             elif not is_number:
-                found.dim_value = int(dim) if isinstance(dim, int) else prepared.inputs[0].sizes[dim]
+                extent.dim_value = int(dim) if isinstance(dim, int) else prepared.inputs[0].sizes[dim]
 
 
 def stamp(model: onnx.ModelProto, record: ExportRecord) -> None:

@@ -32,12 +32,12 @@ def machine_state() -> MachineState:
 def cpu_mhz() -> float | None:
     """Mean clock of the cores that this process may use; None where the system does not tell."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    found = [_scaling(core) for core in cores]
-    known = [f for f in found if f is not None]
-    if not known:
+    clocks = [_scaling(core) for core in cores]
+    readings = [f for f in clocks if f is not None]
+    if not readings:
         listed = re.findall(r"^cpu MHz\s*:\s*([\d.]+)", _read(Path("/proc/cpuinfo")), re.MULTILINE)
-        known = [float(listed[c]) for c in cores if c < len(listed)]
-    return round(sum(known) / len(known), 1) if known else None
+        readings = [float(listed[c]) for c in cores if c < len(listed)]
+    return round(sum(readings) / len(readings), 1) if readings else None
 
 
 def gpu_states() -> tuple[GpuState, ...]:

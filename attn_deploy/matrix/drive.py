@@ -114,7 +114,7 @@ def _make(worker: Worker, task: Task, stop: threading.Event) -> Cell:
         try:
             return Cell.from_dict(worker.run(task, careful=careful))
         except TaskTimeoutError:
-            reason = f"{task.cell.model}: took longer than {task.timeout:g} s and was ended."
+            reason = f"{task.cell.model}: took longer than {task.timeout:g} s and was stopped."
             return failed(task.cell, TIMEOUT, reason, seconds=time.perf_counter() - started, key=task.key)
         except TaskCrashError as error:
             if stop.is_set():  # it was ended from here

@@ -55,8 +55,8 @@ class MatrixRecord:
     @property
     def counts(self) -> dict[str, int]:
         """Cells by status."""
-        found = collections.Counter(c.status for c in self.cells)
-        return {status: found[status] for status in (PASSED, FAILED, SKIPPED)}
+        counter = collections.Counter(c.status for c in self.cells)
+        return {status: counter[status] for status in (PASSED, FAILED, SKIPPED)}
 
     @property
     def failures(self) -> list[Cell]:
@@ -140,4 +140,4 @@ def read_record(path: Path | str) -> MatrixRecord:
     try:
         return MatrixRecord.from_dict(json.loads(file.read_text(encoding="utf-8")))
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise InvalidRequestError(f"{file} is no matrix record: {error}.") from error
+        raise InvalidRequestError(f"{file} is not a matrix record: {error}.") from error

@@ -32,7 +32,7 @@ class MatrixRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Outcome:
     """The exit code, and the words that go with it."""
 
     exit_code: int
@@ -64,11 +64,11 @@ def matrix_request(
         raise InvalidRequestError(f"--output {output} and --resume {resume} name two folders; give one of them.")
     if fail_on not in FAIL_ON:
         raise InvalidRequestError(f"--fail-on {fail_on!r} is not among {', '.join(FAIL_ON)}.")
-    given: dict[str, Any] = {}
+    changes: dict[str, Any] = {}
     if models is not None:
-        given["models"] = parse_models(models)
+        changes["models"] = parse_models(models)
     if opsets is not None:
-        given["opsets"] = parse_opsets(opsets)
+        changes["opsets"] = parse_opsets(opsets)
     for name, text in (
         ("exporters", exporters),
         ("dynamic", dynamic),
@@ -76,16 +76,16 @@ def matrix_request(
         ("runtimes", runtimes),
     ):
         if text is not None:
-            given[name] = tuple(dict.fromkeys(w.strip().lower() for w in text.split(",") if w.strip()))
+            changes[name] = tuple(dict.fromkeys(w.strip().lower() for w in text.split(",") if w.strip()))
     if engine_opset is not None:
-        given["engine_opset"] = _engine_opset(engine_opset)
+        changes["engine_opset"] = _engine_opset(engine_opset)
     if inputs:
-        given["inputs"] = tuple(inputs)
+        changes["inputs"] = tuple(inputs)
     start = stored_request(resume)[0] if resume is not None else MatrixOptions()
-    asked_opsets = given.get("opsets", ())
+    asked_opsets = changes.get("opsets", ())
     if engine_opset is None and asked_opsets and start.engine_opset not in (None, *asked_opsets):
-        given["engine_opset"] = max(asked_opsets)
-    options = replace(start, **given)
+        changes["engine_opset"] = max(asked_opsets)
+    options = replace(start, **changes)
     return MatrixRequest(
         options=options,
         folder=resume or output or DEFAULT_FOLDER,
@@ -102,7 +102,7 @@ def _changes(folder: Path, before: MatrixOptions, now: MatrixOptions) -> tuple[s
     changed = [f"{name} {_told(old[name])} -> {_told(new[name])}" for name in new if new[name] != old[name]]
     if not changed:
         return ()
-    return (f"{folder} goes on with other options than before, and its record has their cells: {'; '.join(changed)}.",)
+    return (f"{folder} is resumed with other options than before; its record has their cells: {'; '.join(changed)}.",)
 
 
 def _told(value: Any) -> str:
@@ -124,16 +124,16 @@ def _baseline(path: Path | None) -> MatrixRecord:
     return read_record(path or BASELINE)
 
 
-def verdict(record: MatrixRecord, request: MatrixRequest) -> Verdict:
+def outcome(record: MatrixRecord, request: MatrixRequest) -> Outcome:
     """What the record means: 0 good, 1 red cells or regressions, 130 interrupted."""
     if record.interrupted:
-        return Verdict(INTERRUPTED, f"interrupted; go on with: attn-deploy matrix --resume {request.folder}")
+        return Outcome(INTERRUPTED, f"interrupted; continue with: attn-deploy matrix --resume {request.folder}")
     if request.baseline is None:
-        return Verdict(1 if record.failures else 0)
-    found = diff_records(request.baseline, record, subset=True)
-    left_out = f" {left_out_text(found)}" if found.left_out else ""
-    worse = found.regressions
+        return Outcome(1 if record.failures else 0)
+    comparison = diff_records(request.baseline, record, subset=True)
+    left_out = f" {left_out_text(comparison)}" if comparison.left_out else ""
+    worse = comparison.regressions
     if not worse:
-        return Verdict(0, f"no regression against the baseline.{left_out}")
+        return Outcome(0, f"no regression against the baseline.{left_out}")
     first = worse[0]
-    return Verdict(1, f"{len(worse)} regressions against the baseline, the first: {first.id}: {first.reason}{left_out}")
+    return Outcome(1, f"{len(worse)} regressions against the baseline, the first: {first.id}: {first.reason}{left_out}")

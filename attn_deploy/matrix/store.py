@@ -14,7 +14,7 @@ from attn_deploy.matrix.options import MatrixOptions
 CELLS_NAME, OPTIONS_NAME = "cells.jsonl", "options.json"
 
 
-class RunFolder:
+class MatrixFolder:
     """A folder with the cells of a run, appended to as they are made.
 
     Args:
@@ -29,10 +29,10 @@ class RunFolder:
         self.path = path
         self._cells = path / CELLS_NAME
         if resume and not self._cells.is_file():
-            raise InvalidRequestError(f"{str(path)!r} holds no matrix run to go on with; start one with --output.")
+            raise InvalidRequestError(f"{str(path)!r} holds no matrix run to resume; start one with --output.")
         if not resume and self._cells.is_file():
             raise InvalidRequestError(
-                f"{str(path)!r} holds a matrix run; go on with --resume {path}, or choose another --output."
+                f"{str(path)!r} already holds a matrix run; continue it with --resume {path}, or choose another --output."
             )
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def stored_request(path: Path) -> tuple[MatrixOptions, tuple[int, int]]:
     """
     file = path / OPTIONS_NAME
     if not file.is_file():
-        raise InvalidRequestError(f"{str(path)!r} holds no matrix run to go on with; start one with --output.")
+        raise InvalidRequestError(f"{str(path)!r} holds no matrix run to resume; start one with --output.")
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
         number, shards = data.pop("shard", (1, 1))

@@ -11,7 +11,7 @@ from attn_deploy.matrix.options import MatrixOptions
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One cell to make; see `attn_deploy.matrix.evaluate.evaluate`."""
+    """One cell to make; see `attn_deploy.matrix.making.make_cell_data`."""
 
     cell: CellId
     options: MatrixOptions

@@ -55,13 +55,13 @@ class InlineWorker:
 
     def run(self, task: Task, *, careful: bool) -> dict[str, Any]:
         """The cell as data."""
-        from attn_deploy.matrix.evaluate import evaluate
+        from attn_deploy.matrix.making import make_cell_data
 
-        return evaluate(task.cell, task.options, task.key, timeout=task.timeout, careful=careful)
+        return make_cell_data(task.cell, task.options, task.key, timeout=task.timeout, careful=careful)
 
     def close(self) -> None:
         """Drop the model that is kept between cells."""
-        from attn_deploy.matrix.evaluate import forget
+        from attn_deploy.matrix.making import forget
 
         forget()
 
@@ -98,7 +98,7 @@ class ProcessWorker:
             if self._pool is None:
                 self._pool = self._start(pebble)
             with _children_without_ctrl_c():  # the first call starts the process, and the threads that start the next
-                self._pending = self._pool.schedule(_evaluate, args=arguments, kwargs=settings, timeout=task.timeout)
+                self._pending = self._pool.schedule(_make_cell, args=arguments, kwargs=settings, timeout=task.timeout)
         try:
             made: dict[str, Any] = self._pending.result()
         except TimeoutError:
@@ -181,7 +181,7 @@ def _begin(log: str, threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
     import torch
 
-    import attn_deploy.matrix.evaluate  # noqa: F401  # so that the time of the first cell is its own
+    import attn_deploy.matrix.making  # noqa: F401  # so that the time of the first cell is its own
 
     torch.set_num_threads(threads)
 
@@ -194,10 +194,10 @@ def _end(*_: Any) -> None:
     os._exit(128 + signal.SIGTERM)
 
 
-def _evaluate(cell: CellId, options: MatrixOptions, key: str, *, timeout: float, careful: bool) -> dict[str, Any]:
-    from attn_deploy.matrix.evaluate import evaluate
+def _make_cell(cell: CellId, options: MatrixOptions, key: str, *, timeout: float, careful: bool) -> dict[str, Any]:
+    from attn_deploy.matrix.making import make_cell_data
 
-    return evaluate(cell, options, key, timeout=timeout, careful=careful)
+    return make_cell_data(cell, options, key, timeout=timeout, careful=careful)
 
 
 def _death(code: int | None) -> str:

@@ -50,7 +50,7 @@ def accuracy_report(results: Sequence[AccuracyResult], width: int = 160) -> Rend
     for title in ("runtime", "precision", "top-1", "right", "top-5", "images/s", "same answers", "McNemar p"):
         table.add_column(title, justify="left" if title in ("runtime", "precision") else "right")
     for result in results:
-        found = result.agreement
+        agreement = result.agreement
         table.add_row(
             result.info.runtime,
             result.info.precision,
@@ -58,16 +58,16 @@ def accuracy_report(results: Sequence[AccuracyResult], width: int = 160) -> Rend
             f"{result.correct:,} of {result.count:,}",
             f"{result.top5:.2%}",
             f"{result.count / result.seconds:,.0f}",
-            "" if found is None else f"{found.same:,} of {found.count:,}",
-            "" if found is None else f"{found.paired.p_value:.3g}",
+            "" if agreement is None else f"{agreement.same:,} of {agreement.count:,}",
+            "" if agreement is None else f"{agreement.paired.p_value:.3g}",
         )
     parts: list[RenderableType] = [table]
     for result in results:
-        if (found := result.agreement) is not None:
+        if (agreement := result.agreement) is not None:
             parts.append(
                 Text(
-                    f"{result.info.runtime} against {found.reference}: {found.paired.only_second} images only the latter has "
-                    f"right, {found.paired.only_first} only the former.",
+                    f"{result.info.runtime} against {agreement.reference}: {agreement.paired.only_second} images only the latter "
+                    f"has right, {agreement.paired.only_first} only the former.",
                     style="dim",
                 )
             )

@@ -57,8 +57,8 @@ def _quantization(report: GraphReport) -> str:
     return f"{report.pairs} pairs, {report.dequantized_weights} weights"
 
 
-def diff_text(found: Sequence[Difference]) -> str:
+def diff_text(differences: Sequence[Difference]) -> str:
     """What two files differ in, one line each."""
-    if not found:
+    if not differences:
         return "no difference in interface, operators, attributes or weights."
-    return rows_text([(d.what, f"{d.first or 'absent'} -> {d.second or 'absent'}") for d in found])
+    return rows_text([(d.what, f"{d.first or 'absent'} -> {d.second or 'absent'}") for d in differences])

@@ -155,15 +155,15 @@ def conversion_text(artifact: OnnxArtifact) -> str:
         ("inputs", "\n".join(map(str, artifact.inputs))),
         ("outputs", "\n".join(map(str, artifact.outputs))),
     ]
-    for made, what in ((moved, "in ONNX Runtime"), (typing, typing["compared"] if typing else "")):
-        if made is None:
+    for comparison, what in ((moved, "in ONNX Runtime"), (typing, typing["compared"] if typing else "")):
+        if comparison is None:
             continue
-        allowed = made.get("tolerance", made)
+        allowed = comparison.get("tolerance", comparison)
         rows += [
-            ("compared at", shapes_text(made["shapes"])),
+            ("compared at", shapes_text(comparison["shapes"])),
             (
                 "max error",
-                f"{made['max_abs_error']:.3g} against the source file {what} "
+                f"{comparison['max_abs_error']:.3g} against the source file {what} "
                 f"(allowed: rtol {allowed['rtol']:g}, atol {allowed['atol']:g} * max(1, max|y|))",
             ),
         ]

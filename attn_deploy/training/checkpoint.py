@@ -27,7 +27,7 @@ from attn_deploy.resolve.checkpoints import HEADER, RECORD, WEIGHTS
 SCHEMA_VERSION = 1
 
 
-class RunFolder:
+class TrainingFolder:
     """The files of one training run."""
 
     def __init__(self, path: Path) -> None:
@@ -120,10 +120,10 @@ class RunFolder:
         path = self.path / named["file"]
         if not path.exists():
             raise CheckpointError(f"{path} is missing; {self.path / RECORD} names it. Train again without --resume.")
-        found = sha256_of(path)
-        if found != named["sha256"]:
+        digest = sha256_of(path)
+        if digest != named["sha256"]:
             raise CheckpointError(
-                f"{path} is damaged: its sha256 is {found[:12]}..., the record has {named['sha256'][:12]}.... Train again "
+                f"{path} is damaged: its sha256 is {digest[:12]}..., the record has {named['sha256'][:12]}.... Train again "
                 "without --resume."
             )
         return load_file(path)

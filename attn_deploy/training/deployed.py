@@ -55,7 +55,7 @@ def measure_deployed(
     *,
     data_dir: Path | str | None = None,
     seconds: float = 1.0,
-    tell: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[Deployed, ...]:
     """The finished run exported and measured: fp32, and int8 calibrated on the training images.
 
@@ -65,15 +65,15 @@ def measure_deployed(
     """
     with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
         path = Path(folder) / "model.onnx"
-        tell(f"exporting {run.name}")
+        progress(f"exporting {run.name}")
         export(str(run / "model.safetensors"), path)
-        found = [_measured(run, path, "fp32", data_dir, seconds, tell)]
+        files = [_measured(run, path, "fp32", data_dir, seconds, progress)]
         images = _training_images(run, data_dir)
         small = Path(folder) / "model-int8.onnx"
-        tell(f"quantizing {run.name}")
+        progress(f"quantizing {run.name}")
         quantize_file(path, small, calibration=images, images=min(CALIBRATION_IMAGES, len(images)))
-        found.append(_measured(run, small, "int8", data_dir, seconds, tell))
-    return tuple(found)
+        files.append(_measured(run, small, "int8", data_dir, seconds, progress))
+    return tuple(files)
 
 
 def _training_images(run: Path, data_dir: Path | str | None) -> ImageSet:
@@ -86,13 +86,13 @@ def _training_images(run: Path, data_dir: Path | str | None) -> ImageSet:
 
 
 def _measured(
-    run: Path, path: Path, precision: str, data_dir: Path | str | None, seconds: float, tell: Callable[[str], None]
+    run: Path, path: Path, precision: str, data_dir: Path | str | None, seconds: float, progress: Callable[[str], None]
 ) -> Deployed:
     eager = run / "model.safetensors"
     dataset = json.loads((run / "record.json").read_text(encoding="utf-8"))["dataset"]["name"]
-    result = evaluate(path, dataset=dataset, reference=eager, data_dir=data_dir, threads=1, progress=tell)[0]
+    result = evaluate(path, dataset=dataset, reference=eager, data_dir=data_dir, threads=1, progress=progress)[0]
     size = tuple(result.dataset["size"])
-    tell(f"timing {run.name}")
+    progress(f"timing {run.name}")
     options = BenchOptions(min_seconds=seconds, max_seconds=max(20.0, 5 * seconds), threads=1)
     record = profile(path, runtimes=("ort-cpu",), batch=(1,), size=(size[0], size[1]), options=options)
     row = record.row("ort-cpu")
@@ -112,9 +112,9 @@ def _measured(
     )
 
 
-def write_deployed(path: Path, found: tuple[Deployed, ...], environment: Mapping[str, Any]) -> None:
+def write_deployed(path: Path, files: tuple[Deployed, ...], environment: Mapping[str, Any]) -> None:
     """Keep measurements, whole or not at all."""
-    data = {"schema_version": SCHEMA_VERSION, "files": [asdict(f) for f in found], "environment": environment}
+    data = {"schema_version": SCHEMA_VERSION, "files": [asdict(f) for f in files], "environment": environment}
     write_atomic(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from attn_deploy.accuracy.metrics import mean_and_spread
 from attn_deploy.errors import CheckpointError
 from attn_deploy.machine.environment import Environment
-from attn_deploy.training.checkpoint import RunFolder
+from attn_deploy.training.checkpoint import TrainingFolder
 from attn_deploy.training.deployed import Deployed, read_deployed
 from attn_deploy.training.record import TrainingRecord
 
@@ -95,11 +95,11 @@ def summarise(root: Path, plan: TablePlan) -> TableSummary:
 
 def pareto_front(points: Sequence[tuple[float, float] | None]) -> set[int]:
     """Indices of the points (cost, value) that no other point beats: at most its cost, at least its value, and not both equal."""
-    known = [(i, p) for i, p in enumerate(points) if p is not None]
+    defined = [(i, p) for i, p in enumerate(points) if p is not None]
     return {
         i
-        for i, (cost, value) in known
-        if not any(c <= cost and v >= value and (c, v) != (cost, value) for _, (c, v) in known)
+        for i, (cost, value) in defined
+        if not any(c <= cost and v >= value and (c, v) != (cost, value) for _, (c, v) in defined)
     }
 
 
@@ -112,7 +112,7 @@ def _row(root: Path, plan: TablePlan, module: str, environments: dict[str, None]
         run = plan.folder(root, module, seed)
         if (run / "refused.json").exists():
             reason = _reason(run / "refused.json")
-        folder = RunFolder(run)
+        folder = TrainingFolder(run)
         if not folder.begun:
             continue
         record = TrainingRecord.from_dict(folder.read_record())
@@ -159,7 +159,7 @@ def _reason(path: Path) -> str:
 
 
 def _software(record: TrainingRecord) -> str:
-    found = record.environment
-    packages = found.get("packages", {})
-    where = record.device if record.device != "cpu" else f"{found.get('cpu')}, {record.threads} thread(s)"
+    environment = record.environment
+    packages = environment.get("packages", {})
+    where = record.device if record.device != "cpu" else f"{environment.get('cpu')}, {record.threads} thread(s)"
     return f"{where}; torch {packages.get('torch')}, onnxruntime {packages.get('onnxruntime', 'not installed')}"

@@ -407,7 +407,7 @@ sys.modules["torch"] = None
 import attn_deploy
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.cli.profile import profile
-from attn_deploy.inputs.tensors import parse_inputs
+from attn_deploy.inputs.grammar import parse_inputs
 options = BenchOptions(min_samples=40, min_seconds=0, warmup_seconds=0.01, threads=1)
 record = attn_deploy.profile(sys.argv[1], inputs=parse_inputs(["1x3x16x16"]), options=options)
 assert record.passed and [r.runtime for r in record.rows] == ["ort-cpu"], record

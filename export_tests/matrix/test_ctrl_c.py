@@ -95,7 +95,7 @@ def test_what_is_done_is_kept_and_nothing_lives_on(start, tmp_path):
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=20)
     assert process.returncode == 130, said
-    assert "interrupted; go on with: attn-deploy matrix --resume run" in said
+    assert "interrupted; continue with: attn-deploy matrix --resume run" in said
     assert "Traceback" not in said
     record = json.loads((folder / "record.json").read_text())
     assert record["interrupted"]

@@ -30,7 +30,7 @@ from attn_deploy.errors import (
 )
 from attn_deploy.resolve.checkpoints import read_weights
 from attn_deploy.training.batches import ResidentImages
-from attn_deploy.training.checkpoint import RunFolder
+from attn_deploy.training.checkpoint import TrainingFolder
 from attn_deploy.training.recipe import RECIPES, Recipe, recipe_for
 from attn_deploy.training.run import require_compiler, train
 from attn_deploy.training.trainer import Trainer
@@ -192,7 +192,7 @@ def test_a_run_learns_and_says_what_it_did(whole):
     assert header["dataset"] == "digits"
     assert header["classes"] == list("0123456789")
     assert tensors.keys() == attn_deploy.create(record.model).state_dict().keys()
-    assert attn_deploy.TrainingRecord.from_dict(RunFolder(folder).read_record()) == record
+    assert attn_deploy.TrainingRecord.from_dict(TrainingFolder(folder).read_record()) == record
 
 
 def weights(folder: Path):
@@ -221,9 +221,9 @@ def test_a_run_stopped_anywhere_ends_at_the_same_weights(tiny, whole, tmp_path):
                 raise Stopped
 
         try:
-            run(tiny, tmp_path, resume=True, progress=seen)
+            run(tiny, tmp_path, resume=True, on_step=seen)
         except Stopped:
-            record = RunFolder(tmp_path).read_record() if RunFolder(tmp_path).begun else {"history": []}
+            record = TrainingFolder(tmp_path).read_record() if TrainingFolder(tmp_path).begun else {"history": []}
             assert len(record["history"]) in (stop // 22, (stop - 1) // 22), "more than one epoch was lost"
             done = len(record["history"])
         else:
@@ -241,9 +241,9 @@ def test_a_run_stopped_while_it_saves(tiny, whole, tmp_path, monkeypatch, moment
 
     name, patched = {
         "before the state": ("attn_deploy.training.checkpoint.save_file", None),
-        "before the record": ("attn_deploy.training.checkpoint.RunFolder.write_record", None),
+        "before the record": ("attn_deploy.training.checkpoint.TrainingFolder.write_record", None),
         "after the record": ("pathlib.Path.unlink", "state-0001.safetensors"),
-        "at the end": ("attn_deploy.training.checkpoint.RunFolder.drop_state", None),
+        "at the end": ("attn_deploy.training.checkpoint.TrainingFolder.drop_state", None),
     }[moment]
     real = Path.unlink
     if patched:
@@ -268,11 +268,11 @@ def test_a_finished_run_is_returned_as_it_is(tiny, whole):
     def never(_):
         raise AssertionError("a finished run was trained again")
 
-    assert run(tiny, whole[1], resume=True, progress=never) == whole[0]
+    assert run(tiny, whole[1], resume=True, on_step=never) == whole[0]
 
 
 def test_two_processes_keep_out_of_one_folder(tiny, tmp_path):
-    with RunFolder(tmp_path).alone(), pytest.raises(InvalidRequestError, match="another process is training in"):
+    with TrainingFolder(tmp_path).alone(), pytest.raises(InvalidRequestError, match="another process is training in"):
         run(tiny, tmp_path, epochs=1)
     assert run(tiny, tmp_path, epochs=1).finished
 
@@ -280,7 +280,7 @@ def test_two_processes_keep_out_of_one_folder(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"resume": False}, "holds a training run already; go on with --resume"),
+        ({"resume": False}, "already holds a training run; continue it with --resume"),
         ({"epochs": 5}, "holds a run with recipe .*epochs=4.* and .*epochs=5"),
         ({"seed": 3}, "holds a run with seed 0, and 3 was asked for"),
         ({"model": "resnet8"}, "holds a run with model .*Tiny, and resnet8 was asked for"),
@@ -299,7 +299,7 @@ def stopped_run(tiny, folder):
             raise Stopped
 
     with pytest.raises(Stopped):
-        run(tiny, folder, progress=seen)
+        run(tiny, folder, on_step=seen)
     return folder / "state-0001.safetensors"
 
 
@@ -324,7 +324,7 @@ def test_a_damaged_state_is_told_from_a_whole_one(tiny, tmp_path):
 def test_a_checkpoint_of_another_model(whole, tmp_path):
     tensors, header = read_weights(whole[1])
     save_file(tensors, tmp_path / "a.safetensors", metadata={"attn_deploy": json.dumps({**header, "model": "resnet8"})})
-    with pytest.raises(CheckpointError, match="belongs to another model: it lacks bn1"):
+    with pytest.raises(CheckpointError, match="belongs to another model: missing tensors: bn1"):
         attn_deploy.create(str(tmp_path / "a.safetensors"))
     wider = {**tensors, "head.weight": torch.zeros(10, 3)}
     save_file(wider, tmp_path / "b.safetensors", metadata={"attn_deploy": json.dumps(header)})
@@ -401,7 +401,7 @@ from attn_deploy.training.run import train
 
 train(
     sys.argv[1], dataset="digits", recipe=recipe_for("digits", epochs=40), output=sys.argv[2], resume=True, threads=1,
-    progress=lambda at: print(at.epoch, flush=True),
+    on_step=lambda at: print(at.epoch, flush=True),
 )
 """
 

@@ -48,7 +48,7 @@ _HALVES = ("fp16", "bf16")
 _prepared: dict[tuple[str, str, tuple[str, ...], bool], PreparedModel | AttnDeployError] = {}
 
 
-def evaluate(cell: CellId, options: MatrixOptions, key: str, *, timeout: float, careful: bool) -> dict[str, Any]:
+def make_cell_data(cell: CellId, options: MatrixOptions, key: str, *, timeout: float, careful: bool) -> dict[str, Any]:
     """As `make_cell`, with JSON-ready data as result: what a worker process runs.
 
     Args:
@@ -70,26 +70,26 @@ def make_cell(cell: CellId, options: MatrixOptions, key: str = "", *, timeout: f
     """Export, read back, compare and build one cell. Whatever goes wrong is in the result."""
     started = time.perf_counter()
     checks: list[Check] = []
-    found: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     kind, rule = "", None
     with tempfile.TemporaryDirectory(prefix="attn-deploy-matrix-") as folder:
         try:
-            grey = _make(cell, options, Path(folder), checks, found, timeout)
+            grey = _make(cell, options, Path(folder), checks, facts, timeout)
         except AttnDeployError as error:
             kind, rule, grey = type(error).__name__, error.rule, ""
-            told = str(error).replace(f"{folder}/model.onnx", cell.model)
-            checks.append(Check(_check_of(error, checks), FAILED, _short(told)))
+            message = str(error).replace(f"{folder}/model.onnx", cell.model)
+            checks.append(Check(_check_of(error, checks), FAILED, _short(message)))
         except Exception as error:  # a defect of ours or of a library: it belongs to this cell, not to the whole run
             kind, grey = type(error).__name__, ""
             checks.append(Check(_next(checks), FAILED, _short(f"{kind}: {error}")))
     if grey:
         return skipped(cell, grey, key)
     seconds = round(time.perf_counter() - started, 3)
-    return Cell(id=cell, checks=tuple(checks), kind=kind, rule=rule, seconds=seconds, key=key, found=found)
+    return Cell(id=cell, checks=tuple(checks), kind=kind, rule=rule, seconds=seconds, key=key, found=facts)
 
 
 def _make(
-    cell: CellId, options: MatrixOptions, folder: Path, checks: list[Check], found: dict[str, Any], timeout: float
+    cell: CellId, options: MatrixOptions, folder: Path, checks: list[Check], facts: dict[str, Any], timeout: float
 ) -> str:
     """Fill in what is found; a reason is returned where the cell does not apply."""
     started = time.perf_counter()
@@ -107,9 +107,9 @@ def _make(
         return _short(str(error))  # the axis that was asked for is part of the model
     path = folder / "model.onnx"
     half = cell.precision if cell.precision in _HALVES else "fp32"
-    asked = ExportOptions(opset=cell.opset, exporter=cell.exporter, precision=half)
+    export_options = ExportOptions(opset=cell.opset, exporter=cell.exporter, precision=half)
     try:
-        artifact = export_prepared(prepared, path, asked)
+        artifact = export_prepared(prepared, path, export_options)
     except NothingToConvertError as error:
         return _short(str(error))
     checks.append(Check("export", PASSED, _made(artifact), round(time.perf_counter() - started, 3)))
@@ -119,13 +119,13 @@ def _make(
             artifact = quantize_file(artifact, folder / "model-int8.onnx")
         except NothingToConvertError as error:
             return _short(str(error).replace(str(path), cell.model))
-    found.update(_read_back(cell, prepared, artifact, checks))
+    facts.update(_read_back(cell, prepared, artifact, checks))
     if cell.precision != "fp32":
         seconds = round(time.perf_counter() - started, 3)
         checks.append(Check("precision", PASSED, f"converted to {cell.precision} and compared", seconds))
     if options.builds_engine(cell.opset):
         for runtime in options.engine_runtimes:
-            _build(runtime, artifact, folder, checks, found, timeout)
+            _build(runtime, artifact, folder, checks, facts, timeout)
     return ""
 
 
@@ -146,10 +146,10 @@ def _prepare(cell: CellId, options: MatrixOptions) -> PreparedModel:
             _prepared[key] = prepare(cell.model, inputs=inputs, dynamic=axes, narrow=narrow)
         except AttnDeployError as error:
             _prepared[key] = error
-    made = _prepared[key]
-    if isinstance(made, AttnDeployError):
-        raise made.with_traceback(None)
-    return made
+    prepared = _prepared[key]
+    if isinstance(prepared, AttnDeployError):
+        raise prepared.with_traceback(None)
+    return prepared
 
 
 def forget() -> None:
@@ -197,11 +197,11 @@ def _read_back(cell: CellId, prepared: PreparedModel, artifact: OnnxArtifact, ch
 
 
 def _axes(cell: CellId, prepared: PreparedModel, artifact: OnnxArtifact) -> Check:
-    for given, declared in zip(artifact.inputs, prepared.inputs, strict=True):
-        for axis, (dim, symbol) in enumerate(zip(given.shape, declared.dims, strict=True)):
+    for written, declared in zip(artifact.inputs, prepared.inputs, strict=True):
+        for axis, (dim, symbol) in enumerate(zip(written.shape, declared.dims, strict=True)):
             if prepared.moves(symbol) != (not isinstance(dim, int)):
                 raise DynamicAxisError(
-                    f"{cell.model}: axis {axis} ({symbol}) of input {given.name!r} is {dim} in the file and was asked to "
+                    f"{cell.model}: axis {axis} ({symbol}) of input {written.name!r} is {dim} in the file and was asked to "
                     + ("move." if prepared.moves(symbol) else "be fixed.")
                 )
     return Check("axes", PASSED, ", ".join(artifact.dynamic_axes) or "none asked for")
@@ -215,7 +215,7 @@ def _parity(cell: CellId, prepared: PreparedModel, artifact: OnnxArtifact) -> Ch
 
 
 def _build(
-    runtime: str, artifact: OnnxArtifact, folder: Path, checks: list[Check], found: dict[str, Any], timeout: float
+    runtime: str, artifact: OnnxArtifact, folder: Path, checks: list[Check], facts: dict[str, Any], timeout: float
 ) -> None:
     if importlib.util.find_spec(_ENGINE_MODULES[runtime]) is None:
         checks.append(Check("engine", SKIPPED, f"{runtime} is not installed"))
@@ -229,7 +229,7 @@ def _build(
         checks.append(Check("engine", SKIPPED, _short(str(error))))
         return
     seconds = round(time.perf_counter() - started, 3)
-    found["engine_bytes"] = engine.size
+    facts["engine_bytes"] = engine.size
     checks.append(Check("engine", PASSED, f"{runtime} {engine.version}, {engine.precision}", seconds))
 
 
