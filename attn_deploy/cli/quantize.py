@@ -39,6 +39,17 @@ def quantize(
     size: Annotated[int | None, typer.Option(help="Side of the images of a folder, where the graph takes any.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the data set is.")] = None,
     seed: Annotated[int, typer.Option(help="Of the choice of images.")] = 0,
+    scores: Annotated[
+        str | None,
+        typer.Option(help="The output with a score for each class. Default: one behind a softmax or sigmoid."),
+    ] = None,
+    shape: Annotated[
+        list[str] | None, typer.Option("--input", help="NAME:1x3x224x224 of an input, to run at; repeatable.")
+    ] = None,
+    sample: Annotated[
+        list[Path] | None,
+        typer.Option(help="An .npz with real inputs, an array for each, where there is no --calibration; repeatable."),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="File to write. Default: NAME-int8.onnx beside the model."),
@@ -73,6 +84,9 @@ def quantize(
             size=size,
             data_dir=data_dir,
             seed=seed,
+            scores=scores,
+            inputs=shape or (),
+            samples=sample or (),
             progress=progress,
         )
     typer.echo(json.dumps(artifact.to_dict(), indent=1) if as_json else quantization_text(artifact))

@@ -40,7 +40,8 @@ from attn_deploy.graph.quantize import (
     quant_format,
     quantizable_graph,
 )
-from attn_deploy.parity.graphs import runnable_inputs
+from attn_deploy.parity.given import GivenInputs, given_inputs
+from attn_deploy.parity.graphs import inputs_of_samples, runnable_inputs, with_other_batches
 from attn_deploy.parity.judge import LARGEST_ERROR, Judge, Judgement, Limit
 from attn_deploy.runtimes.base import run_once
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner, import_onnxruntime
@@ -64,6 +65,8 @@ def quantize_file(
     data_dir: Path | str | None = None,
     seed: int = 0,
     scores: str | None = None,
+    inputs: Sequence[str] = (),
+    samples: Sequence[Path | str] = (),
     owner: str | None = None,
     progress: Progress | None = None,
 ) -> OnnxArtifact:
@@ -90,6 +93,9 @@ def quantize_file(
         seed: of the choice of images.
         scores: the output that holds a score for each class, for top-1; by default one behind a softmax or sigmoid, or as
             wide as there are classes in the labels.
+        inputs: shapes to run the graph at, as ``NAME:1x3x64x64``; by default some that it runs at.
+        samples: ``.npz`` files with real inputs, an array for each: what ranges are measured and the result is judged on,
+            where no ``calibration`` is given.
         owner: how messages name the model; by its file where None.
         progress: called with a few words at each step.
 
@@ -114,8 +120,9 @@ def quantize_file(
     check_writable(target)
     import_onnxruntime()
     model, _ = open_model(source)
-    raised = _raised(source, model, form)
-    quantized = _Quantizer(raised, form, owner or str(source), report).run(
+    given = given_inputs(model, inputs, [Path(s) for s in samples])
+    raised = _raised(source, model, form, given)
+    quantized = _Quantizer(raised, form, owner or str(source), report, given).run(
         calibration,
         methods=METHODS if method == "auto" else (method,),
         limit=limit,
@@ -153,7 +160,7 @@ def check_options(method: str, keep_accuracy: float | None) -> Limit:
     return Limit(keep_accuracy)
 
 
-def _raised(source: Path, model: onnx.ModelProto, form: QuantFormat) -> onnx.ModelProto:
+def _raised(source: Path, model: onnx.ModelProto, form: QuantFormat, given: GivenInputs) -> onnx.ModelProto:
     """The model at an opset that has the type, and scales of the model's own type."""
     half = any(i.data_type == onnx.TensorProto.FLOAT16 for i in model.graph.initializer)
     least = max(form.first_opset, _SCALES_IN_HALF if half else 0)
@@ -165,7 +172,7 @@ def _raised(source: Path, model: onnx.ModelProto, form: QuantFormat) -> onnx.Mod
     if standard_opset(model) >= least:
         return model
     try:
-        return at_opset(source, model, least)
+        return at_opset(source, model, least, given)
     except OpsetError as error:
         raise OpsetError(f"{form.word} needs opset {least}, and {error}") from error
 
@@ -173,13 +180,19 @@ def _raised(source: Path, model: onnx.ModelProto, form: QuantFormat) -> onnx.Mod
 class _Quantizer:
     """One call of `quantize`, from the float graph to the judged one."""
 
-    def __init__(self, model: onnx.ModelProto, form: QuantFormat, owner: str, report: Progress) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, form: QuantFormat, owner: str, report: Progress, given: GivenInputs
+    ) -> None:
         self._form, self._owner, self._tell = form, owner, report
         self._prepared = quantizable_graph(model)
         self._plan = _plan(self._prepared, form, owner)
         self._model = model
         runner = OnnxRuntimeRunner(model.SerializeToString(), optimize=False)
-        self._inputs, self._symbols = runnable_inputs(model, runner)
+        self._samples = tuple(with_other_batches(given.samples, model, runner)) if given.samples else ()
+        if given.samples:
+            self._inputs, self._symbols = inputs_of_samples(model, given.samples[0]), tuple[str, ...]()
+        else:
+            self._inputs, self._symbols = runnable_inputs(model, runner, given)
         runner.close()
         self._ranges: dict[str, float] = {}
 
@@ -196,9 +209,12 @@ class _Quantizer:
         scores: str | None,
     ) -> QuantizedGraph:
         """The quantized graph with its evidence in the metadata."""
-        data = load_calibration(
-            calibration, self._inputs, self._symbols, images=images, size=size, data_dir=data_dir, seed=seed
-        )
+        if calibration is None and self._samples:
+            data = CalibrationData(self._samples, self._samples, None, {"data": "the samples given"})
+        else:
+            data = load_calibration(
+                calibration, self._inputs, self._symbols, images=images, size=size, data_dir=data_dir, seed=seed
+            )
         judge = Judge(self._model, data.held_out, data.labels, scores=scores, owner=self._owner)
         limit.check(judge, self._owner)
         histograms = self._measured(data)

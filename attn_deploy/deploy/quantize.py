@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ def quantize(
     data_dir: Path | str | None = None,
     seed: int = 0,
     scores: str | None = None,
+    inputs: Sequence[str] = (),
+    samples: Sequence[Path | str] = (),
     owner: str | None = None,
     progress: Progress | None = None,
 ) -> OnnxArtifact:
@@ -43,6 +46,8 @@ def quantize(
         data_dir: as `quantize_file`.
         seed: as `quantize_file`.
         scores: as `quantize_file`.
+        inputs: as `quantize_file`.
+        samples: as `quantize_file`.
         progress: as `quantize_file`.
         calibration: what ranges are measured on, see `attn_deploy.conversion.calibration.load_calibration`. By default
             what a trained model was trained on, else ramped noise, which says little of real images.
@@ -63,6 +68,8 @@ def quantize(
         "data_dir": data_dir,
         "seed": seed,
         "scores": scores,
+        "inputs": inputs,
+        "samples": samples,
         "progress": progress,
     }
     if isinstance(model, OnnxArtifact) or _is_file(model):
