@@ -35,6 +35,7 @@ class CalibrationData:
         labels: the right class for each held-out sample, one array a batch; None where they are not known.
         identity: what the data are: name, SHA-256, the number of samples, and how images were prepared.
         preprocess: how images were prepared; None for other data.
+        classes: of a data set with labels; None where only the labels are known.
     """
 
     batches: tuple[Arrays, ...]
@@ -42,6 +43,7 @@ class CalibrationData:
     labels: tuple[NDArray[np.int64], ...] | None
     identity: Mapping[str, str]
     preprocess: Preprocess | None = None
+    classes: int | None = None
 
     def whole(self) -> CalibrationData:
         """All samples to measure on: for what judges nothing by samples that it has not seen."""
@@ -192,7 +194,7 @@ def _from_images(
         "prepared": "bytes of 0 to 255" if image.dtype == "uint8" else str(preprocess),
     }
     parted = _parted(arrays, labels, size, count, identity, moves=image.dims[0] in symbols)
-    return replace(parted, preprocess=preprocess if image.dtype != "uint8" else None)
+    return replace(parted, preprocess=preprocess if image.dtype != "uint8" else None, classes=len(images.classes))
 
 
 def _channels_last(image: TensorInput, preprocess: Preprocess) -> bool:

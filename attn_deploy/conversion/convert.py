@@ -261,6 +261,8 @@ def _note_conversion(result: ConversionResult, report: ParityReport) -> None:
         "max_abs_error": report.max_abs_error,
         "rtol": report.rtol,
         "atol": report.atol,
+        "worst": report.worst,
+        "choices": report.choices,
         "shapes": [dict(case.shapes) for case in report.cases],
     }
     conversion = {**moved, "rules": dict(result.applied), **compared}

@@ -114,6 +114,8 @@ def to_half(
         "io": io,
         "tolerance": {"rtol": tolerance.rtol, "atol": tolerance.atol},
         "max_abs_error": report.max_abs_error,
+        "worst": report.worst,
+        "choices": report.choices,
         "compared": f"in float32 arithmetic, rounded to {half.name} after every operator",
         "onnxruntime": _in_onnxruntime(typed.model, judge, tolerance, owner),
         "careful": bool(careful),

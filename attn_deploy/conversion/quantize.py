@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from attn_deploy.conversion.calibration import CalibrationData, load_calibration
+from attn_deploy.conversion.calibration import NO_OPTIONS, CalibrationData, load_calibration
 from attn_deploy.conversion.convert import at_opset
+from attn_deploy.conversion.preprocess import Preprocess, PreprocessOptions, range_warning
 from attn_deploy.data import ImageSet
 from attn_deploy.errors import (
+    FileWarning,
     GraphError,
     InvalidRequestError,
     NothingToConvertError,
@@ -61,9 +64,11 @@ def quantize_file(
     images: int | None = None,
     method: str = "auto",
     keep_accuracy: float | None = None,
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
     data_dir: Path | str | None = None,
     seed: int = 0,
+    preprocess: PreprocessOptions = NO_OPTIONS,
+    usual: Preprocess | None = None,
     scores: str | None = None,
     inputs: Sequence[str] = (),
     samples: Sequence[Path | str] = (),
@@ -88,9 +93,11 @@ def quantize_file(
             tried, and that with the fewest changed answers, then the least error, is taken.
         keep_accuracy: points of top-1 that may be lost on held-out samples; where labels are not known, the share of
             answers that may change, in points. None bounds the error of the output instead, at 10 %.
-        size: side of the images of a folder, where the graph takes any.
+        size: side, or height and width, of the images of a folder, where the graph takes any.
         data_dir: see `attn_deploy.data.load_dataset`.
         seed: of the choice of images.
+        preprocess: what is done to images before the graph sees them: a preset, mean, std, scale, colours, layout, resizing.
+        usual: what is done where ``preprocess`` does not say, if the model's package or record says so.
         scores: the output that holds a score for each class, for top-1; by default one behind a softmax or sigmoid, or as
             wide as there are classes in the labels.
         inputs: shapes to run the graph at, as ``NAME:1x3x64x64``; by default some that it runs at.
@@ -130,6 +137,8 @@ def quantize_file(
         size=size,
         data_dir=data_dir,
         seed=seed,
+        preprocess=preprocess,
+        usual=usual,
         scores=scores,
     )
     with atomic_path(target) as temporary:
@@ -203,9 +212,11 @@ class _Quantizer:
         methods: Sequence[str],
         limit: Limit,
         images: int | None,
-        size: int | None,
+        size: int | tuple[int, int] | None,
         data_dir: Path | str | None,
         seed: int,
+        preprocess: PreprocessOptions,
+        usual: Preprocess | None,
         scores: str | None,
     ) -> QuantizedGraph:
         """The quantized graph with its evidence in the metadata."""
@@ -213,9 +224,21 @@ class _Quantizer:
             data = CalibrationData(self._samples, self._samples, None, {"data": "the samples given"})
         else:
             data = load_calibration(
-                calibration, self._inputs, self._symbols, images=images, size=size, data_dir=data_dir, seed=seed
+                calibration,
+                self._inputs,
+                self._symbols,
+                images=images,
+                size=size,
+                data_dir=data_dir,
+                seed=seed,
+                options=preprocess,
+                usual=usual,
             )
-        judge = Judge(self._model, data.held_out, data.labels, scores=scores, owner=self._owner)
+        if data.preprocess is not None:
+            warning = range_warning(self._model, data.preprocess, self._inputs[0].name)
+            if warning:
+                warnings.warn(f"{self._owner}: {warning}", FileWarning, stacklevel=2)
+        judge = Judge(self._model, data.held_out, data.labels, scores=scores, classes=data.classes, owner=self._owner)
         limit.check(judge, self._owner)
         histograms = self._measured(data)
         tried: dict[str, Judgement] = {}

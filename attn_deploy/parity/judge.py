@@ -109,7 +109,8 @@ class Judge:
         batches: the samples, by input name.
         labels: the right class for each sample, one array a batch; None where they are not known.
         scores: the output that holds a score for each class, as the user names it. None: one behind a softmax or
-            sigmoid, or else the first output that is as wide as there are classes in the labels.
+            sigmoid, or else, with labels, the first output that has a score for each of their classes.
+        classes: of the labels; None if only the labels are known.
         owner: the model's name in messages.
 
     Attributes:
@@ -128,6 +129,7 @@ class Judge:
         labels: Sequence[NDArray[np.int64]] | None = None,
         *,
         scores: str | None = None,
+        classes: int | None = None,
         owner: str = "the model",
     ) -> None:
         wider, self._reading = read_outputs(model)
@@ -138,7 +140,7 @@ class Judge:
         self._behind = {n: [r.pop(extra) for r in self._right] for n, extra in self._reading.scores.items()}
         self._check(owner)
         self.samples = sum(len(next(iter(b.values()))) for b in batches)
-        self.scores = scores_output(model, scores) or self._as_wide_as_labels()
+        self.scores = scores_output(model, scores) or self._as_wide_as_labels(classes)
         if self._labels is not None and (
             not self.scores or max(int(y.max()) for y in self._labels) >= self._right[0][self.scores].shape[1]
         ):
@@ -155,12 +157,13 @@ class Judge:
             if any(v.dtype.kind not in "biu" and not np.isfinite(v.astype(np.float64)).all() for v in values):
                 raise ParityError(f"{owner}: in float already, the output {name!r} is NaN or infinite.")
 
-    def _as_wide_as_labels(self) -> str:
+    def _as_wide_as_labels(self, classes: int | None) -> str:
         if self._labels is None:
             return ""
-        classes = len(set(np.concatenate([y.ravel() for y in self._labels]).tolist()))
+        largest = max(int(y.max()) for y in self._labels)
         for name, value in self._right[0].items():
-            if value.ndim == 2 and value.dtype.kind == "f" and value.shape[1] == classes > 1:
+            wide_enough = value.ndim == 2 and value.dtype.kind == "f" and value.shape[1] > max(1, largest)
+            if wide_enough and classes in (None, value.shape[1]):
                 return name
         return ""
 

@@ -163,7 +163,7 @@ def conversion_text(artifact: OnnxArtifact) -> str:
             ("compared at", shapes_text(comparison["shapes"])),
             (
                 "max error",
-                f"{comparison['max_abs_error']:.3g} against the source file {what} "
+                f"{comparison['max_abs_error']:.3g} against the source file {what}{_where(comparison.get('worst'))} "
                 f"(allowed: rtol {allowed['rtol']:g}, atol {allowed['atol']:g} * max(1, max|y|))",
             ),
         ]
@@ -172,6 +172,10 @@ def conversion_text(artifact: OnnxArtifact) -> str:
         ("sha256", artifact.sha256),
     ]
     return rows_text([(k, v) for k, v in rows if v])
+
+
+def _where(worst: str | None) -> str:
+    return f", nearest its bound at {worst}" if worst else ""
 
 
 def typing_rows(typing: Mapping[str, Any]) -> list[tuple[str, str]]:
