@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attn_deploy.conversion.preprocess import PRESETS, Preprocess, PreprocessOptions, of_images
+from attn_deploy.conversion.images import assumed_preprocess, image_size, prepare
+from attn_deploy.conversion.preprocess import Preprocess, PreprocessOptions, of_images
 from attn_deploy.data import DATASETS, ImageSet, load_dataset
 from attn_deploy.errors import DatasetError, InvalidRequestError
 from attn_deploy.files import sha256_of
@@ -99,11 +100,8 @@ def load_calibration(
         from attn_deploy.data.folder import load_any_images
 
         limit = (DEFAULT_IMAGES if images is None else images) + HELD_OUT
-        assumed = replace(
-            PRESETS["imagenet"], source="assumed: nothing says what the model was trained on; see --preset"
-        )
-        preprocess = options.over(usual or assumed)
-        side = _side(path, inputs, size, preprocess)
+        preprocess = options.over(usual or assumed_preprocess())
+        side = image_size(path, inputs, size, preprocess)
         photos = load_any_images(path, side=side, limit=limit, resize=preprocess.resize)
         return _from_images(photos, inputs, symbols, images, seed, preprocess)
     if not path.exists():
@@ -166,16 +164,7 @@ def _from_images(
     preprocess: Preprocess,
 ) -> CalibrationData:
     """A balanced sample of images, and another one that is held out."""
-    image = inputs[0]
-    nhwc = _channels_last(image, preprocess)
-    channels = image.dims[3 if nhwc else 1] if len(image.dims) == 4 else None
-    usable = image.dtype.startswith("float") or image.dtype == "uint8"
-    if len(inputs) != 1 or not usable or (channels != 3 and not (isinstance(channels, str) and len(image.dims) == 4)):
-        signature = ", ".join(f"{i.name} {i.dtype}[{', '.join(map(str, i.dims))}]" for i in inputs)
-        raise InvalidRequestError(
-            f"images of {images.name} fit a graph with one input N x 3 x H x W or N x H x W x 3, and this one takes "
-            f"{signature}; give an .npz with an array for each input instead."
-        )
+    prepare(images.images[:1], images.name, inputs, preprocess)  # refuses before anything is drawn
     count = min(DEFAULT_IMAGES, len(images)) if count is None else count
     rest = len(images) - count
     order = images.balanced_sample(min(len(images), count + min(HELD_OUT, max(rest, 0))), seed)
@@ -183,24 +172,18 @@ def _from_images(
     if count < size:
         raise InvalidRequestError(f"--images is {count}, and the graph takes {size} at a time.")
     mixed = np.random.default_rng(seed).permutation(len(order))
-    pixels = preprocess.apply(order.images[mixed], nhwc=nhwc, dtype=image.dtype)
-    arrays = {image.name: _fitting(Path(images.name), pixels, image, symbols)}
+    pixels, prepared = prepare(order.images[mixed], images.name, inputs, preprocess)
+    arrays = {inputs[0].name: _fitting(Path(images.name), pixels, inputs[0], symbols)}
     labels = order.labels[mixed] if len(set(order.labels.tolist())) > 1 else None
     identity = {
         "data": images.name,
         "split": images.split,
         "source": images.source,
         "sha256": images.digest,
-        "prepared": "bytes of 0 to 255" if image.dtype == "uint8" else str(preprocess),
+        "prepared": prepared,
     }
-    parted = _parted(arrays, labels, size, count, identity, moves=image.dims[0] in symbols)
-    return replace(parted, preprocess=preprocess if image.dtype != "uint8" else None, classes=len(images.classes))
-
-
-def _channels_last(image: TensorInput, preprocess: Preprocess) -> bool:
-    if preprocess.layout or len(image.dims) != 4:
-        return preprocess.layout == "nhwc"
-    return image.dims[3] == 3 and image.dims[1] != 3
+    parted = _parted(arrays, labels, size, count, identity, moves=inputs[0].dims[0] in symbols)
+    return replace(parted, preprocess=preprocess if inputs[0].dtype != "uint8" else None, classes=len(images.classes))
 
 
 def _parted(
@@ -245,30 +228,6 @@ def _batch(arrays: Mapping[str, NDArray[Any]], span: slice) -> Arrays:
 def _batch_size(inputs: Sequence[TensorInput], symbols: Sequence[str], count: int) -> int:
     first = inputs[0]
     return min(BATCH, count) if first.dims[0] in symbols else first.shape()[0]
-
-
-def _side(
-    folder: Path, inputs: Sequence[TensorInput], wish: int | tuple[int, int] | None, preprocess: Preprocess
-) -> tuple[int, int]:
-    """Height and width of the images that a graph takes."""
-    image = inputs[0]
-    given = (wish, wish) if isinstance(wish, int) else wish
-    if given is not None and min(given) < 1:
-        raise InvalidRequestError(f"--size must be at least 1, not {min(given)}.")
-    places = (1, 2) if _channels_last(image, preprocess) else (2, 3)
-    dims = [image.dims[k] for k in places] if len(image.dims) == 4 else ["H", "W"]
-    if given is not None:
-        for dim, extent in zip(dims, given, strict=True):
-            if isinstance(dim, int) and dim != extent:
-                takes = "x".join(str(d) for d in dims)
-                side = str(wish) if isinstance(wish, int) else "x".join(map(str, given))
-                raise InvalidRequestError(f"--size is {side}, and the graph takes images of {takes}.")
-        return given
-    if not all(isinstance(d, int) for d in dims):
-        raise InvalidRequestError(
-            f"the graph takes images of any size, so give the side to which the images of {folder} are resized: --size 224."
-        )
-    return int(dims[0]), int(dims[1])
 
 
 def _fitting(path: Path, array: NDArray[Any], target: TensorInput, symbols: Sequence[str]) -> NDArray[Any]:

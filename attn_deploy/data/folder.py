@@ -79,6 +79,16 @@ def load_any_images(
     return _image_set("train", folder, ("unknown",), [(f, 0) for f in _images_in(folder)], side, limit, resize)
 
 
+def images_of(path: Path, height: int, width: int, *, resize: str = "crop") -> Images:
+    """An image, or all images of a folder in the order of their paths, (N, 3, height, width), RGB.
+
+    Raises:
+        DatasetError: if there is no image, or one cannot be read.
+        MissingDependencyError: if Pillow is not installed.
+    """
+    return _read([path] if path.is_file() else _images_in(path), height, width, resize)
+
+
 def _image_set(
     split: Split,
     folder: Path,

@@ -174,6 +174,25 @@ def conversion_text(artifact: OnnxArtifact) -> str:
     return rows_text([(k, v) for k, v in rows if v])
 
 
+def simplified_text(artifact: OnnxArtifact) -> str:
+    """The evidence of a simplification."""
+    evidence = artifact.evidence
+    step = evidence.history[-1] if evidence is not None and evidence.history else {}
+    parity = (evidence.parity if evidence is not None else None) or {}
+    before, after = step.get("nodes", (artifact.nodes, artifact.nodes))
+    rows = [
+        ("file", f"{artifact.path} ({artifact.size:,} bytes)"),
+        ("opset", f"{artifact.opset}, read back from the file (IR version {artifact.ir_version})"),
+        ("nodes", f"{before} -> {after} ({step.get('tool', '')})"),
+        ("max error", f"{parity.get('max_abs_error', 0.0):.3g} against the source over {parity.get('cases', 0)} runs"),
+        ("inputs", "\n".join(map(str, artifact.inputs))),
+        ("outputs", "\n".join(map(str, artifact.outputs))),
+        ("operators", ", ".join(f"{op} {n}" for op, n in artifact.operators.items())),
+        ("sha256", artifact.sha256),
+    ]
+    return rows_text(rows)
+
+
 def _where(worst: str | None) -> str:
     return f", nearest its bound at {worst}" if worst else ""
 

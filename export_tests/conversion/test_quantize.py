@@ -259,7 +259,7 @@ def test_requests_that_cannot_be_used(exported, tmp_path):
     with pytest.raises(PrecisionError, match="is in bf16"):
         quantize(bf16)
     module = export("se", tmp_path / "se.onnx")
-    with pytest.raises(InvalidRequestError, match="points of accuracy need scores for classes"):
+    with pytest.raises(InvalidRequestError, match="--keep-accuracy needs an output with a score for each class"):
         quantize(module, keep_accuracy=0.5)
     with pytest.raises(InvalidRequestError, match="images of digits fit a graph with one input N x 3 x H x W"):
         quantize(module, calibration="digits")
@@ -302,7 +302,7 @@ def test_a_folder_that_cannot_be_used(exported, tmp_path):
     with pytest.raises(DatasetError, match=r"b\.png cannot be read as an image"):
         quantize(exported, tmp_path / "q.onnx", calibration=broken, size=32)
     fixed = export(Classifier(), tmp_path / "fixed.onnx", inputs=parse_inputs(["2x3x32x32"]), dynamic=("N",))
-    with pytest.raises(InvalidRequestError, match="--size is 64, and the graph takes images of side 32"):
+    with pytest.raises(InvalidRequestError, match="--size is 64, and the graph takes images of 32x32"):
         quantize(fixed, tmp_path / "q.onnx", calibration=broken, size=64)
     assert not (tmp_path / "q.onnx").exists()
 
