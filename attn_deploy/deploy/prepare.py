@@ -13,7 +13,7 @@ from attn_deploy.errors import InvalidRequestError
 from attn_deploy.files import atomic_path
 from attn_deploy.graph.artifact import open_model, read_onnx
 from attn_deploy.graph.evidence import Evidence, read_evidence, write_evidence
-from attn_deploy.graph.interface import cast_bytes_first, fix_axes, rename_values
+from attn_deploy.graph.interface import cast_bytes_first, fix_axes, free_axes, rename_values
 
 
 def prepared_file(
@@ -46,6 +46,9 @@ def prepared_file(
     if fix:
         graph = fix_axes(graph, fix, str(path))
         steps.append("fixed " + ", ".join(f"{k}={n}" for k, n in fix.items()))
+    graph, freed = free_axes(graph)
+    if freed:
+        steps.append(f"axes no longer tied by the names {', '.join(map(repr, freed))}")
     if rename:
         graph = rename_values(graph, rename, str(path))
         steps.append("renamed " + ", ".join(f"{a} to {b}" for a, b in rename.items()))

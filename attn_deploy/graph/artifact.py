@@ -188,13 +188,13 @@ def read_onnx(path: Path | str, *, check: bool = True) -> OnnxArtifact:
 
     Args:
         path: the file.
-        check: also check the graph, see `open_model`.
+        check: also check the graph and its seal, see `open_model`.
 
     Raises:
         GraphError: if the file cannot be read, or fails the checker.
     """
     path = Path(path)
-    return describe(open_model(path)[0] if check else load_model(path), path)
+    return describe(open_model(path)[0] if check else load_model(path, check_seal=False), path)
 
 
 def describe(model: onnx.ModelProto, path: Path) -> OnnxArtifact:

@@ -71,6 +71,30 @@ def rename_values(model: onnx.ModelProto, names: Mapping[str, str], what: str) -
     return copy
 
 
+_ANY = frozenset({"", "?", "-1", "none", "null", "unk", "unknown", "dynamic"})
+
+
+def free_axes(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """A graph whose axes are not tied by a name that only says that they move, and the names that went.
+
+    TensorRT takes axes of one name to be equal. ``?``, or one name at several places of an input, says no such thing.
+    """
+    gone: set[str] = set()
+    for value in model.graph.input:
+        names = [d.dim_param for d in value.type.tensor_type.shape.dim if d.dim_param]
+        gone |= {
+            n for n in names if n.strip().lower() in _ANY or (names.count(n) > 1 and not re.fullmatch(r"[A-Z]\d?", n))
+        }
+    if not gone:
+        return model, ()
+    copy = _copy(model)
+    for value in (*copy.graph.input, *copy.graph.output, *copy.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in gone:
+                dim.Clear()
+    return copy, tuple(sorted(gone))
+
+
 def cast_bytes_first(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     """A graph in which bytes are cast before they are moved, which is exact; and how many nodes changed places.
 
