@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError
 
-from attn_deploy.errors import GraphError
+from attn_deploy.errors import GraphError, InvalidGraphError
 from attn_deploy.files import sha256_of
 
 METADATA_PREFIX = "attn_deploy."
@@ -104,7 +104,7 @@ def check_model(model: onnx.ModelProto, what: str) -> None:
     """Run the full ONNX checker, shape inference included.
 
     Raises:
-        GraphError: with the checker's first line.
+        InvalidGraphError: with the checker's first line.
     """
     try:
         onnx.checker.check_model(model, full_check=True)
@@ -112,11 +112,11 @@ def check_model(model: onnx.ModelProto, what: str) -> None:
         first = str(error).strip().splitlines()[0]
         bare = [v.name for v in (*model.graph.input, *model.graph.output) if _is_shapeless(v)]
         if "shape" in first and bare:
-            raise GraphError(
+            raise InvalidGraphError(
                 f"{what} is not a valid ONNX model: {bare[0]!r} has no shape, and an input or output needs one, if only of "
                 "symbols. Run onnx.shape_inference.infer_shapes on it, or export it again."
             ) from error
-        raise GraphError(f"{what} is not a valid ONNX model: {first}") from error
+        raise InvalidGraphError(f"{what} is not a valid ONNX model: {first}") from error
 
 
 def read_onnx(path: Path | str, *, check: bool = True) -> OnnxArtifact:
