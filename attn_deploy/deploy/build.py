@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from attn_deploy.engine.artifact import EngineArtifact
 from attn_deploy.engine.builder import build
+from attn_deploy.engine.options import BuildSettings, RequestSettings
 from attn_deploy.engine.request import check_request
 from attn_deploy.errors import InvalidRequestError, PrecisionError
 from attn_deploy.graph.artifact import OnnxArtifact, read_onnx
 from attn_deploy.machine.devices import PRECISIONS, load_device
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 _HALF, _QUANTIZED = ("fp16", "bf16"), ("int8", "fp8")
-_GIVEN = ("profiles", "force", "on_progress")
 
 
 def build_model(
@@ -24,7 +27,7 @@ def build_model(
     precision: str | None = None,
     calibration: Path | str | None = None,
     progress: Callable[[str], None] | None = None,
-    **options: Any,
+    **options: Unpack[BuildSettings],
 ) -> EngineArtifact:
     """Build an engine, after exporting, converting or quantizing what it is built from.
 
@@ -43,9 +46,8 @@ def build_model(
         InvalidRequestError: if an option cannot be used.
         AttnDeployError: what `attn_deploy.export`, `convert`, `quantize` and `build` raise.
     """
-    check_request(
-        path, **{k: v for k, v in options.items() if k not in _GIVEN}
-    )  # an export may take a minute: so first
+    early = {k: v for k, v in options.items() if k in RequestSettings.__annotations__}
+    check_request(path, **cast("RequestSettings", early))  # an export may take a minute: so first
     if precision is not None:
         _check_precision(precision, options.get("device"))
     if calibration is not None and precision in (None, "fp32"):
