@@ -7,6 +7,7 @@
     │   ├── OpsetError            the asked opset cannot be met
     │   └── DynamicAxisError      an axis declared dynamic does not move
     ├── GraphError                a file is not a usable ONNX graph
+    │   ├── EvidenceError         the evidence in a file is damaged, or belongs to another graph
     │   ├── InvalidGraphError     the checker refuses it
     │   └── OperatorError         it holds operators outside the standard
     ├── ParityError               two runtimes disagree, or a result is NaN or infinite
@@ -37,6 +38,10 @@ from __future__ import annotations
 import sys
 import traceback
 from pathlib import Path
+
+
+class FileWarning(UserWarning):
+    """Something about a file that its reader should know; the command line prints it as one line."""
 
 
 class AttnDeployError(Exception):
@@ -92,6 +97,10 @@ class OperatorError(GraphError):
     """A graph holds operators outside the standard."""
 
     check = "operators"
+
+
+class EvidenceError(GraphError):
+    """The evidence in a file is damaged, or the graph changed after it was proven."""
 
 
 class ParityError(AttnDeployError):

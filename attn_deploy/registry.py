@@ -206,20 +206,38 @@ def add(spec: ModelSpec) -> None:
     _index.cache_clear()
 
 
-def list_models(family: str | None = None) -> list[ModelSpec]:
-    """All registry entries in order of family and name, or those of one family.
+def list_models(family: str | None = None, *, year: int | None = None, search: str | None = None) -> list[ModelSpec]:
+    """Registry entries in order of family and name.
+
+    Args:
+        family: only those of this family.
+        year: only those whose paper is of this year.
+        search: only those in which every one of these words occurs: in a name, alias, summary, paper or source.
 
     Raises:
-        InvalidRequestError: if no model is of that family.
+        InvalidRequestError: if there is none.
     """
     specs = sorted(_specs().values(), key=lambda s: (s.family, s.name))
-    if family is None:
-        return specs
-    members = [s for s in specs if s.family == family.lower()]
-    if not members:
+    if family is not None:
         families = sorted({s.family for s in specs})
-        raise InvalidRequestError(f"no model is of the family {family!r}; families are {', '.join(families)}.")
-    return members
+        specs = [s for s in specs if s.family == family.lower()]
+        if not specs:
+            raise InvalidRequestError(f"no model is of the family {family!r}; families are {', '.join(families)}.")
+    if year is not None:
+        years = sorted({s.year for s in specs if s.year})
+        specs = [s for s in specs if s.year == year]
+        if not specs:
+            raise InvalidRequestError(f"no model is of {year}; years are {', '.join(map(str, years))}.")
+    if search is not None:
+        specs = [s for s in specs if all(w in _searched(s) for w in search.lower().split())]
+        if not specs:
+            hint = suggest(search)
+            raise InvalidRequestError(f"no model has {search!r} in its name, summary or paper{hint}")
+    return specs
+
+
+def _searched(spec: ModelSpec) -> str:
+    return " ".join((spec.name, _key(spec.name), *spec.aliases, spec.summary, spec.paper, spec.official)).lower()
 
 
 def get(name: str) -> ModelSpec:

@@ -29,6 +29,7 @@ from attn_deploy.cli.profile import profile
 from attn_deploy.cli.profiles import profiles
 from attn_deploy.cli.quantize import quantize
 from attn_deploy.cli.report import report
+from attn_deploy.cli.streams import file_warnings
 from attn_deploy.cli.train import train
 from attn_deploy.cli.train_table import train_table
 from attn_deploy.errors import AttnDeployError, MissingDependencyError
@@ -45,7 +46,8 @@ def _guard(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def guarded(*args: Any, **kwargs: Any) -> None:
         try:
-            command(*args, **kwargs)
+            with file_warnings():
+                command(*args, **kwargs)
         except AttnDeployError as error:
             if _debug:
                 raise

@@ -49,6 +49,6 @@ def convert(
         precision=precision,
         io=io,
         calibration=calibration,
-        tell=lambda words: typer.echo(words, err=True),
+        progress=lambda words: typer.echo(words, err=True),
     )
     typer.echo(json.dumps(artifact.to_dict(), indent=1) if as_json else conversion_text(artifact))

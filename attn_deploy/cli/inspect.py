@@ -21,6 +21,9 @@ def inspect(
             "--input", help="[name:]1x64x32x32 of each input, at which MACs are counted. Default: 1 and 32x32."
         ),
     ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit code 1 if the graph changed after its evidence was written.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
 ) -> None:
     """Say what a file holds: operators, types, shapes, parameters and MACs of a graph; the facts of an engine.
@@ -30,6 +33,7 @@ def inspect(
     \b
     Examples:
       attn-deploy inspect model.onnx --input x:1x64x32x32
+      attn-deploy inspect model.onnx --check
       attn-deploy inspect model.engine
       attn-deploy inspect --diff model.onnx model-fp16.onnx
     """
@@ -57,3 +61,5 @@ def inspect(
         typer.echo(json.dumps(data, indent=1) if as_json else engine_text(report, kernels))
     else:
         typer.echo(json.dumps(report.to_dict(), indent=1) if as_json else graph_text(report))
+        if check:
+            report.artifact.check_seal()

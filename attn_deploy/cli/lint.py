@@ -15,7 +15,7 @@ def lint(
     model: Annotated[
         str, typer.Argument(help="A model: path/net.py:MyNet, timm:resnet50 ...", autocompletion=complete_model)
     ],
-    opset: Annotated[int, typer.Option(help="The opset that the file shall have, 13 to 25.")] = 20,
+    opset: Annotated[int, typer.Option(help="Opset of the exported file, 13 to 25.")] = 20,
     target: Annotated[str, typer.Option(help="onnxruntime, tensorrt or tensorrt-rtx.")] = "onnxruntime",
     shape: Annotated[
         list[str] | None,

@@ -87,12 +87,12 @@ def load_calibration(
         from attn_deploy.data.folder import load_any_images
 
         limit = (DEFAULT_IMAGES if images is None else images) + HELD_OUT
-        found = load_any_images(path, side=_side(path, inputs, size), limit=limit)
-        return _from_images(found, inputs, symbols, images, seed)
+        photos = load_any_images(path, side=_side(path, inputs, size), limit=limit)
+        return _from_images(photos, inputs, symbols, images, seed)
     if not path.exists():
-        known = ", ".join(n for n in DATASETS if n != "folder")
+        choices = ", ".join(n for n in DATASETS if n != "folder")
         raise InvalidRequestError(
-            f"there are no calibration data {str(source)!r}: give {known}, a folder of images, or an .npz with an array "
+            f"calibration data {str(source)!r} not found: give {choices}, a folder of images, or an .npz with an array "
             "for each input."
         )
     return read_calibration(path, inputs, symbols, images=images)
@@ -144,11 +144,11 @@ def _from_images(
     images: ImageSet, inputs: Sequence[TensorInput], symbols: Sequence[str], count: int | None, seed: int
 ) -> CalibrationData:
     """A balanced sample of images, and another one that is held out."""
-    given = inputs[0]
-    if len(inputs) != 1 or len(given.dims) != 4 or given.dims[1] != 3 or not given.dtype.startswith("float"):
-        told = ", ".join(f"{i.name} {i.dtype}[{', '.join(map(str, i.dims))}]" for i in inputs)
+    image = inputs[0]
+    if len(inputs) != 1 or len(image.dims) != 4 or image.dims[1] != 3 or not image.dtype.startswith("float"):
+        signature = ", ".join(f"{i.name} {i.dtype}[{', '.join(map(str, i.dims))}]" for i in inputs)
         raise InvalidRequestError(
-            f"images of {images.name} fit a graph with one input N x 3 x H x W, and this one takes {told}; give an .npz "
+            f"images of {images.name} fit a graph with one input N x 3 x H x W, and this one takes {signature}; give an .npz "
             "with an array for each input instead."
         )
     count = min(DEFAULT_IMAGES, len(images)) if count is None else count
@@ -156,12 +156,12 @@ def _from_images(
     order = images.balanced_sample(min(len(images), count + min(HELD_OUT, max(rest, 0))), seed)
     size = _batch_size(inputs, symbols, count)
     if count < size:
-        raise InvalidRequestError(f"{count} images were asked for, and the graph takes {size} at a time.")
+        raise InvalidRequestError(f"--images is {count}, and the graph takes {size} at a time.")
     mixed = np.random.default_rng(seed).permutation(len(order))
-    arrays = {given.name: _fitting(Path(images.name), order.normalised(mixed), given, symbols)}
+    arrays = {image.name: _fitting(Path(images.name), order.normalised(mixed), image, symbols)}
     labels = order.labels[mixed] if len(set(order.labels.tolist())) > 1 else None
     identity = {"data": images.name, "split": images.split, "source": images.source, "sha256": images.digest}
-    return _parted(arrays, labels, size, count, identity, moves=given.dims[0] in symbols)
+    return _parted(arrays, labels, size, count, identity, moves=image.dims[0] in symbols)
 
 
 def _parted(
@@ -208,24 +208,24 @@ def _batch_size(inputs: Sequence[TensorInput], symbols: Sequence[str], count: in
     return min(BATCH, count) if first.dims[0] in symbols else first.shape()[0]
 
 
-def _side(folder: Path, inputs: Sequence[TensorInput], asked: int | None) -> int:
+def _side(folder: Path, inputs: Sequence[TensorInput], wish: int | None) -> int:
     """The side of the images that a graph takes."""
-    given = inputs[0]
-    fixed = {d for d in given.dims[2:] if isinstance(d, int)} if len(given.dims) == 4 else set()
+    image = inputs[0]
+    fixed = {d for d in image.dims[2:] if isinstance(d, int)} if len(image.dims) == 4 else set()
     if len(fixed) > 1:
         raise InvalidRequestError(
-            f"the graph takes images of {given.dims[2]}x{given.dims[3]}, and those of {folder} are cut square; give an "
+            f"the graph takes images of {image.dims[2]}x{image.dims[3]}, and those of {folder} are cut square; give an "
             ".npz with an array of the right shape instead."
         )
-    if asked is not None and asked < 1:
-        raise InvalidRequestError(f"images of side {asked} cannot be had; give at least 1.")
-    if fixed and asked is not None and asked not in fixed:
-        raise InvalidRequestError(f"images of side {asked} were asked for, and the graph takes {fixed.pop()}.")
-    if not fixed and asked is None:
+    if wish is not None and wish < 1:
+        raise InvalidRequestError(f"--size must be at least 1, not {wish}.")
+    if fixed and wish is not None and wish not in fixed:
+        raise InvalidRequestError(f"--size is {wish}, and the graph takes images of side {fixed.pop()}.")
+    if not fixed and wish is None:
         raise InvalidRequestError(
-            f"the graph takes images of any size, so say which the images of {folder} are brought to: --size 224."
+            f"the graph takes images of any size, so give the side to which the images of {folder} are resized: --size 224."
         )
-    return fixed.pop() if fixed else int(asked or 0)
+    return fixed.pop() if fixed else int(wish or 0)
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -236,16 +236,18 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
         raise InvalidRequestError(f"{path} cannot be read as an .npz of arrays: {error}") from error
 
 
-def _fitting(path: Path, array: NDArray[Any], given: TensorInput, symbols: Sequence[str]) -> NDArray[Any]:
-    wanted = given.shape()
+def _fitting(path: Path, array: NDArray[Any], target: TensorInput, symbols: Sequence[str]) -> NDArray[Any]:
+    wanted = target.shape()
     fits = array.ndim == len(wanted) and all(
         extent == n or any(s in str(dim) for s in symbols)
-        for extent, n, dim in zip(array.shape[1:], wanted[1:], given.dims[1:], strict=True)
+        for extent, n, dim in zip(array.shape[1:], wanted[1:], target.dims[1:], strict=True)
     )
     if not fits:
         raise InvalidRequestError(
-            f"{path}: {given.name!r} has the shape {array.shape}, and the graph takes ({', '.join(map(str, given.dims))})."
+            f"{path}: {target.name!r} has the shape {array.shape}, and the graph takes ({', '.join(map(str, target.dims))})."
         )
     if not np.isfinite(array.astype(np.float64)).all():
-        raise DatasetError(f"{path}: {given.name!r} holds a NaN or an infinite value; ranges cannot be measured on it.")
-    return array.astype(given.dtype)
+        raise DatasetError(
+            f"{path}: {target.name!r} holds a NaN or an infinite value; ranges cannot be measured on it."
+        )
+    return array.astype(target.dtype)

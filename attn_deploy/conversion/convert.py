@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import onnx
 
-from attn_deploy._version import __version__
 from attn_deploy.conversion.calibration import load_calibration
 from attn_deploy.conversion.half import note_typing, to_half
 from attn_deploy.errors import GraphError, InvalidRequestError, OpsetError
 from attn_deploy.files import atomic_path, check_writable, write_atomic
-from attn_deploy.graph.artifact import METADATA_PREFIX, OnnxArtifact, check_model, load_model, read_onnx
+from attn_deploy.graph.artifact import OnnxArtifact, check_model, load_model, read_onnx
+from attn_deploy.graph.evidence import Evidence, read_evidence, write_evidence
 from attn_deploy.graph.operators import foreign_nodes
 from attn_deploy.graph.opset import ConversionResult, convert_opset, standard_opset
 from attn_deploy.graph.precision import half_type
@@ -47,11 +46,15 @@ def simplify(artifact: OnnxArtifact | Path | str, path: Path | str) -> OnnxArtif
     target = Path(path)
     check_writable(target)
     model = load_model(source)
-    made = simplify_model(model)
-    if not made.tool:
-        raise GraphError(f"{source} was not simplified: {made.reason}.")
-    compare_models(model, made.model).raise_if_failed(f"{source} simplified by {made.tool}")
-    write_atomic(target, made.model.SerializeToString())
+    simplified = simplify_model(model)
+    if not simplified.tool:
+        raise GraphError(f"{source} was not simplified: {simplified.reason}.")
+    report = compare_models(model, simplified.model)
+    report.raise_if_failed(f"{source} simplified by {simplified.tool}")
+    nodes = {"tool": simplified.tool, "nodes": [simplified.nodes_before, simplified.nodes_after]}
+    evidence = (read_evidence(model) or Evidence()).after("simplify", nodes, parity=report.summary())
+    write_evidence(simplified.model, evidence)
+    write_atomic(target, simplified.model.SerializeToString())
     return read_onnx(target)
 
 
@@ -63,7 +66,7 @@ def convert(
     precision: str | None = None,
     io: str = "fp32",
     calibration: Path | str | None = None,
-    tell: Callable[[str], None] | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> OnnxArtifact:
     """Rewrite an ONNX file for another opset or in half precision, after comparing both at several sizes.
 
@@ -75,16 +78,16 @@ def convert(
         io: ``fp32`` keeps the types of inputs and outputs, ``same`` gives them the half type.
         calibration: data on which the ranges are measured and the files compared too: an ``.npz`` with an array for each
             input, or what else `attn_deploy.conversion.calibration.load_calibration` takes.
-        tell: called with one line where the file has the opset already: it is copied to ``path``, or left where it is.
+        progress: called with one line where the file has the opset already: it is copied to ``path``, or left where it is.
 
     Returns:
-        What was read back from the finished file; ``metadata["conversion"]`` and ``metadata["typing"]`` tell how it was
+        What was read back from the finished file; ``metadata["conversion"]`` and ``metadata["typing"]`` say how it was
         made and compared.
 
     Raises:
-        InvalidRequestError: if neither an opset nor a precision is asked for, or the calibration data do not fit.
-        OpsetError: if an operator, an attribute or an element type has no equal at that opset.
-        PrecisionError: if the precision cannot be had; the message names the module.
+        InvalidRequestError: if neither an opset nor a precision is named, or the calibration data do not fit.
+        OpsetError: if an operator, an attribute or an element type has no equivalent in that opset.
+        PrecisionError: if the graph cannot take the precision; the message names the module.
         GraphError: if the file cannot be read, is not valid, or cannot be run.
         ParityError: if the converted graph gives other numbers.
         MissingDependencyError: if onnxruntime is not installed.
@@ -101,27 +104,27 @@ def convert(
     model = load_model(source)
     check_model(model, str(source))
     if precision is None and opset == standard_opset(model):
-        told = f"copied to {target}" if path is not None else "no file is written"
-        (tell or (lambda _: None))(f"{source} has opset {opset} already: nothing to do, {told}.")
+        outcome = f"copied to {target}" if path is not None else "no file is written"
+        (progress or (lambda _: None))(f"{source} has opset {opset} already: nothing to do, {outcome}.")
         return read_onnx(source) if path is None else _copied(source, model, target)
     _refuse_unknown_domains(source, model)
     wanted = _opset(model, opset, precision, io)
-    made = model
+    graph = model
     if opset is not None or wanted != standard_opset(model):
-        made = at_opset(source, model, wanted)
+        graph = at_opset(source, model, wanted)
     if precision is not None:
-        made = _in_half(source, model, made, precision, io, calibration)
+        graph = _in_half(source, model, graph, precision, io, calibration)
     with atomic_path(target) as temporary:
         try:
-            onnx.save(made, temporary)
+            onnx.save(graph, temporary)
         except ValueError as error:  # protobuf stops at 2 GiB
             raise GraphError(f"{target} cannot be written as one file: {error}") from error
-        found = read_onnx(temporary)
-        if found.opset != wanted:
-            raise OpsetError(f"{source}: asked for opset {wanted}, the written file has opset {found.opset}.")
-        if load_model(temporary).graph.SerializeToString() != made.graph.SerializeToString():
+        written = read_onnx(temporary)
+        if written.opset != wanted:
+            raise OpsetError(f"{source}: the written file has opset {written.opset}, not {wanted}.")
+        if load_model(temporary).graph.SerializeToString() != graph.graph.SerializeToString():
             raise GraphError(f"{target}: the graph in the written file is not the one that was compared.")
-    return replace(found, path=target)
+    return replace(written, path=target)
 
 
 def _refuse_unknown_domains(source: Path, model: onnx.ModelProto) -> None:
@@ -130,7 +133,7 @@ def _refuse_unknown_domains(source: Path, model: onnx.ModelProto) -> None:
         if node.domain not in defined and not node.domain.startswith(_RUNNABLE_DOMAINS):
             raise OpsetError(
                 f"{source}: the node {node.name or node.output[0]!r} is {node.domain}::{node.op_type}, which ONNX Runtime "
-                "does not know, so that nothing made of this file can be compared with it. Write that part of the model "
+                "does not know, so nothing made from this file can be compared with it. Write that part of the model "
                 "with standard operators, and export it again."
             )
 
@@ -155,7 +158,7 @@ def at_opset(source: Path, model: onnx.ModelProto, opset: int) -> onnx.ModelProt
     """The graph at another opset, after comparing both; ``source`` is its name in messages.
 
     Raises:
-        OpsetError: if something in it has no equal there.
+        OpsetError: if something in it has no equivalent there.
         ParityError: if the converted graph gives other numbers.
     """
     try:
@@ -180,25 +183,25 @@ def _in_half(
     """Type a graph, compared with the source file at sizes that move its axes, and on the calibration data."""
     before = OnnxRuntimeRunner(reference.SerializeToString(), optimize=False)
     inputs, symbols = runnable_inputs(reference, before)
-    given = None if calibration is None else load_calibration(calibration, inputs, symbols).whole()
+    data = None if calibration is None else load_calibration(calibration, inputs, symbols).whole()
     ramps = [example_arrays(inputs, sizes) for sizes in [{}, *verification_sizes(inputs, symbols)[:2]]]
 
     def judge(candidate: Runner, tolerance: Tolerance) -> ParityReport:
-        if given is not None:
-            return compare_on(before, candidate, given.batches[:COMPARED_BATCHES], tolerance=tolerance)
+        if data is not None:
+            return compare_on(before, candidate, data.batches[:COMPARED_BATCHES], tolerance=tolerance)
         return compare(before, candidate, inputs, symbols, tolerance=tolerance)
 
-    made = to_half(
+    typed = to_half(
         model,
         precision,
         io=io,
-        batches=ramps if given is None else given.batches,
+        batches=ramps if data is None else data.batches,
         judge=judge,
         owner=str(source),
-        calibration=None if given is None else given.identity,
+        calibration=None if data is None else data.identity,
     )
-    note_typing(made)
-    return made.model
+    note_typing(typed)
+    return typed.model
 
 
 def _tolerance(model: onnx.ModelProto) -> Tolerance:
@@ -212,24 +215,13 @@ def _tolerance(model: onnx.ModelProto) -> Tolerance:
 
 def _note_conversion(result: ConversionResult, report: ParityReport) -> None:
     """Write the evidence into the model's metadata, and the new opset into what an export wrote there."""
-    entries = {p.key: p.value for p in result.model.metadata_props}
-    key = METADATA_PREFIX + "{}"
-    if key.format("record") in entries:
-        record = json.loads(entries[key.format("record")])
-        entries[key.format("record")] = json.dumps({**record, "opset": result.target})
-    entries[key.format("version")] = __version__
-    entries[key.format("opset")] = str(result.target)
-    entries[key.format("conversion")] = json.dumps(
-        {
-            "from": result.source,
-            "to": result.target,
-            "rules": dict(result.applied),
-            "max_abs_error": report.max_abs_error,
-            "rtol": report.rtol,
-            "atol": report.atol,
-            "shapes": [dict(case.shapes) for case in report.cases],
-        }
-    )
-    del result.model.metadata_props[:]
-    for name, value in entries.items():
-        result.model.metadata_props.add(key=name, value=value)
+    moved = {"from": result.source, "to": result.target}
+    compared = {
+        "max_abs_error": report.max_abs_error,
+        "rtol": report.rtol,
+        "atol": report.atol,
+        "shapes": [dict(case.shapes) for case in report.cases],
+    }
+    conversion = {**moved, "rules": dict(result.applied), **compared}
+    evidence = read_evidence(result.model) or Evidence()
+    write_evidence(result.model, evidence.after("opset", moved, opset=result.target, conversion=conversion))

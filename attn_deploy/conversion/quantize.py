@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from attn_deploy._version import __version__
 from attn_deploy.conversion.calibration import CalibrationData, load_calibration
 from attn_deploy.conversion.convert import at_opset
 from attn_deploy.data import ImageSet
@@ -24,7 +22,8 @@ from attn_deploy.errors import (
     PrecisionError,
 )
 from attn_deploy.files import atomic_path, check_writable
-from attn_deploy.graph.artifact import METADATA_PREFIX, OnnxArtifact, check_model, load_model, read_onnx
+from attn_deploy.graph.artifact import OnnxArtifact, check_model, load_model, read_onnx
+from attn_deploy.graph.evidence import Evidence, read_evidence, write_evidence
 from attn_deploy.graph.opset import standard_opset
 from attn_deploy.graph.quantize import (
     METHODS,
@@ -106,7 +105,7 @@ def quantize_file(
     """
     form = quant_format(precision)
     limit = check_options(method, keep_accuracy)
-    tell = progress or (lambda _: None)
+    report = progress or (lambda _: None)
     source = source.path if isinstance(source, OnnxArtifact) else Path(source)
     target = Path(path) if path is not None else source.with_name(f"{source.stem}-{form.word}.onnx")
     check_writable(target)
@@ -114,7 +113,7 @@ def quantize_file(
     model = load_model(source)
     check_model(model, str(source))
     raised = _raised(source, model, form)
-    made = _Quantizer(raised, form, owner or str(source), tell).run(
+    quantized = _Quantizer(raised, form, owner or str(source), report).run(
         calibration,
         methods=METHODS if method == "auto" else (method,),
         limit=limit,
@@ -125,17 +124,17 @@ def quantize_file(
     )
     with atomic_path(target) as temporary:
         try:
-            onnx.save(made.model, temporary)
+            onnx.save(quantized.model, temporary)
         except ValueError as error:  # protobuf stops at 2 GiB
             raise GraphError(f"{target} cannot be written as one file: {error}") from error
-        found = read_onnx(temporary)
-        pairs = found.operators.get("QuantizeLinear", 0)
-        if pairs != made.pairs or found.opset != standard_opset(raised):
+        written = read_onnx(temporary)
+        pairs = written.operators.get("QuantizeLinear", 0)
+        if pairs != quantized.pairs or written.opset != standard_opset(raised):
             raise GraphError(
-                f"{target}: {made.pairs} pairs at opset {standard_opset(raised)} were written, and the file holds "
-                f"{pairs} at opset {found.opset}."
+                f"{target}: {quantized.pairs} pairs at opset {standard_opset(raised)} were written, and the file holds "
+                f"{pairs} at opset {written.opset}."
             )
-    return replace(found, path=target)
+    return replace(written, path=target)
 
 
 def check_options(method: str, keep_accuracy: float | None) -> Limit:
@@ -147,7 +146,7 @@ def check_options(method: str, keep_accuracy: float | None) -> Limit:
     if method not in (*METHODS, "auto"):
         raise InvalidRequestError(f"the calibration method {method!r} is unknown; use auto, {', '.join(METHODS)}.")
     if keep_accuracy is not None and not 0 <= keep_accuracy < 100:
-        raise InvalidRequestError(f"a loss of {keep_accuracy:g} points is no bound; give 0 or more, such as 0.5.")
+        raise InvalidRequestError(f"--keep-accuracy must be at least 0 and below 100, not {keep_accuracy:g}.")
     return Limit(keep_accuracy)
 
 
@@ -171,8 +170,8 @@ def _raised(source: Path, model: onnx.ModelProto, form: QuantFormat) -> onnx.Mod
 class _Quantizer:
     """One call of `quantize`, from the float graph to the judged one."""
 
-    def __init__(self, model: onnx.ModelProto, form: QuantFormat, owner: str, tell: Progress) -> None:
-        self._form, self._owner, self._tell = form, owner, tell
+    def __init__(self, model: onnx.ModelProto, form: QuantFormat, owner: str, report: Progress) -> None:
+        self._form, self._owner, self._tell = form, owner, report
         self._prepared = quantizable_graph(model)
         self._plan = _plan(self._prepared, form, owner)
         self._float = OnnxRuntimeRunner(model.SerializeToString(), optimize=False)
@@ -209,8 +208,8 @@ class _Quantizer:
         if not limit.met(judged):
             sensitive, judged = self._repaired(judge, limit, judged)
         without = {layer.node for layer, _ in sensitive}
-        made = self._with(without)
-        ran = self._in_onnxruntime(made.model, judge, limit, judged)
+        quantized = self._with(without)
+        ran = self._in_onnxruntime(quantized.model, judge, limit, judged)
         record = {
             "precision": self._form.word,
             "calibration": dict(data.identity),
@@ -220,8 +219,8 @@ class _Quantizer:
             "judged": {**asdict(judged), "points_lost": judged.points_lost},
             "layers": len(self._plan.layers) - len(without),
             "products": len(self._plan.layers) + len(self._plan.left),
-            "pairs": made.pairs,
-            "weights": made.weights,
+            "pairs": quantized.pairs,
+            "weights": quantized.weights,
             "left": [asdict(left) for left in self._plan.left[:_SHOWN]],
             "sensitive": [
                 {"node": y.node, "operator": y.operator, "module": y.module, "error_alone": e}
@@ -229,31 +228,31 @@ class _Quantizer:
             ],
             "onnxruntime": ran,
         }
-        _note(made.model, record)
-        return made
+        _note(quantized.model, record)
+        return quantized
 
     def _with(self, without: Collection[str] = ()) -> QuantizedGraph:
         return insert_pairs(self._prepared, self._plan.layers, self._ranges, self._form, without=without)
 
     def _measured(self, data: CalibrationData) -> dict[str, Histogram]:
         names = observed_tensors(ir.from_proto(self._prepared), self._plan.layers)
-        found = empty_histograms(names)
+        histograms = empty_histograms(names)
         done = 0
         for graph, group in probes(self._prepared, names):
             runner = OnnxRuntimeRunner(graph.SerializeToString(), optimize=False)
             for batch in data.batches:
                 values = list(run_once(runner, batch).values())
                 for name, value in zip(group, values, strict=True):
-                    found[name].add(value)
+                    histograms[name].add(value)
             done += len(group)
             self._tell(f"measured {done} of {len(names)} tensors")
-        bad = next((n for n, h in found.items() if not h.finite), None)
+        bad = next((n for n, h in histograms.items() if not h.finite), None)
         if bad is not None:
             raise PrecisionError(
                 f"{self._owner}: in float already, the tensor {bad!r} is NaN or infinite on the calibration data; "
                 "quantizing repairs nothing. Correct the model or the data."
             )
-        return found
+        return histograms
 
     def _repaired(self, judge: Judge, limit: Limit, before: Judgement) -> tuple[list[tuple[Layer, float]], Judgement]:
         """The fewest of the most sensitive layers without which the limit is met.
@@ -267,7 +266,7 @@ class _Quantizer:
             self._tell(f"sensitivity of layer {index + 1} of {len(layers)}")
             others = {y.node for y in layers if y.node != layer.node}
             alone.append((layer, judge(self._with(others).model, batches=judge.few).error))
-        alone.sort(key=lambda found: -found[1])
+        alone.sort(key=lambda pair: -pair[1])
         low, high, best = 1, len(alone), before  # without `high` of them there is nothing left to be wrong
         while low < high:
             middle = (low + high) // 2
@@ -292,17 +291,17 @@ class _Quantizer:
     def _in_onnxruntime(self, model: onnx.ModelProto, judge: Judge, limit: Limit, judged: Judgement) -> dict[str, Any]:
         """What ONNX Runtime makes of the file with its optimisations, or why it cannot run it."""
         try:
-            found = judge(model, optimize=True)
+            optimised = judge(model, optimize=True)
         except GraphError as error:
             return {"ran": False, "reason": str(error)[:300]}
         if self._form.levels is None:  # it has no fp8 kernels, and what it makes of the pairs is its own affair
-            return {"ran": True, "usable": found.error <= max(LARGEST_ERROR, 2 * judged.error), **asdict(found)}
-        if found.error > max(LARGEST_ERROR, 2 * judged.error):
+            return {"ran": True, "usable": optimised.error <= max(LARGEST_ERROR, 2 * judged.error), **asdict(optimised)}
+        if optimised.error > max(LARGEST_ERROR, 2 * judged.error):
             raise ParityError(
                 f"{self._owner}: the {self._form.word} file means an error of {judged.error:.1%}, and ONNX Runtime's "
-                f"optimisations make {found.error:.1%} of it: the file would be wrong there."
+                f"optimisations make {optimised.error:.1%} of it: the file would be wrong there."
             )
-        return {"ran": True, "usable": True, **asdict(found)}
+        return {"ran": True, "usable": True, **asdict(optimised)}
 
 
 def _plan(prepared: onnx.ModelProto, form: QuantFormat, owner: str) -> QuantPlan:
@@ -312,31 +311,28 @@ def _plan(prepared: onnx.ModelProto, form: QuantFormat, owner: str) -> QuantPlan
         raise NothingToConvertError(
             f"{owner}: the graph has no product with weights"
             + (f" that can be quantized ({reasons})" if reasons else "")
-            + f", so the file would be {form.word} in name only. Leave it in fp32, or use fp16."
+            + f", so {form.word} would change nothing. Leave it in fp32, or use fp16."
         )
     return plan
 
 
 def _note(model: onnx.ModelProto, record: Mapping[str, Any]) -> None:
     """Write the evidence into the model's metadata, and into the record that an export left there."""
-    entries = {p.key: p.value for p in model.metadata_props}
     judged = record["judged"]
+    precision = str(record["precision"])
     parity = {
         "max_abs_error": judged["max_abs_error"],
         "relative_error": judged["error"],
         "reference": "the float file",
-        "candidate": f"{record['precision']} pairs in ort-cpu, as the standard says",
+        "candidate": f"{precision} pairs in ort-cpu, as the standard says",
         "cases": judged["samples"],
         "limit": record["limit"],
     }
-    key = METADATA_PREFIX + "record"
-    if key in entries:
-        known = json.loads(entries[key])
-        entries[key] = json.dumps({**known, "precision": record["precision"], "parity": parity})
-    entries[METADATA_PREFIX + "version"] = __version__
-    entries[METADATA_PREFIX + "precision"] = str(record["precision"])
-    entries[METADATA_PREFIX + "parity"] = json.dumps(parity)
-    entries[METADATA_PREFIX + "quantization"] = json.dumps(record)
-    del model.metadata_props[:]
-    for name, value in entries.items():
-        model.metadata_props.add(key=name, value=value)
+    evidence = (read_evidence(model) or Evidence()).after(
+        "quantize",
+        {"precision": precision, "relative_error": judged["error"]},
+        precision=precision,
+        parity=parity,
+        quantization=record,
+    )
+    write_evidence(model, evidence)

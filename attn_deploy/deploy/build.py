@@ -58,31 +58,35 @@ def build_model(
 
 
 def _check_precision(precision: str, device: str | None) -> None:
-    known = tuple(p for p in PRECISIONS if p != "tf32")  # a way to compute fp32: --tf32
-    if precision not in known:
-        raise PrecisionError(f"the precision {precision!r} is unknown: choose {', '.join(known)}.", exit_code=2)
+    choices = tuple(p for p in PRECISIONS if p != "tf32")  # a way to compute fp32: --tf32
+    if precision not in choices:
+        raise PrecisionError(f"the precision {precision!r} is unknown: choose {', '.join(choices)}.", exit_code=2)
     if device is not None:
         load_device(device).check_precision(precision)
 
 
 def _graph(
-    model: str, target: Path | None, precision: str | None, calibration: Path | str | None, tell: Callable[[str], None]
+    model: str,
+    target: Path | None,
+    precision: str | None,
+    calibration: Path | str | None,
+    progress: Callable[[str], None],
 ) -> OnnxArtifact | Path:
     path = Path(model)
     if path.suffix.lower() == ".onnx" or path.is_file():
-        return _typed(path, target, precision, calibration, tell)
+        return _typed(path, target, precision, calibration, progress)
     if precision in _QUANTIZED:
         from attn_deploy.deploy.quantize import quantize
 
-        return quantize(model, target, precision=precision, calibration=calibration, progress=tell)
+        return quantize(model, target, precision=precision, calibration=calibration, progress=progress)
     from attn_deploy.exporters.pipeline import export
     from attn_deploy.resolve.names import parse_name
 
     if precision not in _HALF:
-        return export(model, target, progress=tell)
+        return export(model, target, progress=progress)
     if calibration is None:
         return export(
-            model, target or Path(f"{parse_name(model).stem}-{precision}.onnx"), precision=precision, progress=tell
+            model, target or Path(f"{parse_name(model).stem}-{precision}.onnx"), precision=precision, progress=progress
         )
     raise InvalidRequestError(
         f"--calibration with --precision {precision} is for ONNX files: export {model!r} first, then build the file."
@@ -90,17 +94,21 @@ def _graph(
 
 
 def _typed(
-    path: Path, target: Path | None, precision: str | None, calibration: Path | str | None, tell: Callable[[str], None]
+    path: Path,
+    target: Path | None,
+    precision: str | None,
+    calibration: Path | str | None,
+    progress: Callable[[str], None],
 ) -> OnnxArtifact | Path:
     """The file itself, or the one that is made from it in the precision."""
     if precision is None:
         return path
-    found = read_onnx(path).metadata.get("precision", "fp32")
-    if found == precision:
+    present = read_onnx(path).metadata.get("precision", "fp32")
+    if present == precision:
         return path
-    if found != "fp32" and not (precision in _QUANTIZED and found in _HALF):
+    if present != "fp32" and not (precision in _QUANTIZED and present in _HALF):
         raise PrecisionError(
-            f"{path} is in {found} already and cannot be made {precision}: give the fp32 file that it comes from, or leave "
+            f"{path} is in {present} already and cannot be made {precision}: give the fp32 file that it comes from, or leave "
             "out --precision.",
             exit_code=2,
         )
@@ -109,8 +117,8 @@ def _typed(
     if precision in _QUANTIZED:
         from attn_deploy.deploy.quantize import quantize
 
-        return quantize(path, target, precision=precision, calibration=calibration, progress=tell)
+        return quantize(path, target, precision=precision, calibration=calibration, progress=progress)
     from attn_deploy.conversion.convert import convert
 
-    tell(f"converting to {precision}")
+    progress(f"converting to {precision}")
     return convert(path, target, precision=precision, calibration=calibration)

@@ -33,7 +33,7 @@ class Candidate:
         model: the graph as a runtime or a builder gets it.
         running: what is run in ONNX Runtime: the graph itself, or for half types its float32 form that rounds after
             every operator, since ONNX Runtime hides overflows and lacks kernels.
-        precision: fp32, fp16, bf16, int8 or fp8, as found in the graph.
+        precision: fp32, fp16, bf16, int8 or fp8, as the graph has it.
         tolerance: how far its numbers may be from what is right, element by element.
         share: for 8 bits, how large the root mean square of the error may be in units of that of the tensor; this counts
             and not ``tolerance``. None for the others.
@@ -87,30 +87,30 @@ def _kinds(model: onnx.ModelProto) -> set[str]:
     return {word for kind, word in _WORDS.items() if kind in kinds}
 
 
-def refuse_precision(asked: str | None, found: str) -> None:
+def refuse_precision(wanted: str | None, present: str) -> None:
     """Refuse a precision that is unknown, and to convert what is converted already.
 
     Raises:
         InvalidRequestError: saying what to pass.
     """
-    if asked is None or asked == found:
+    if wanted is None or wanted == present:
         return
-    if asked not in KNOWN:
-        raise InvalidRequestError(f"precision {asked!r} is unknown: choose {', '.join(KNOWN)}.")
-    if asked == "fp32":
+    if wanted not in KNOWN:
+        raise InvalidRequestError(f"precision {wanted!r} is unknown: choose {', '.join(KNOWN)}.")
+    if wanted == "fp32":
         raise InvalidRequestError(
-            f"the file is {found}, not fp32: leave out --precision to examine it as it is, and name its fp32 source "
+            f"the file is {present}, not fp32: leave out --precision to examine it as it is, and name its fp32 source "
             "with --against."
         )
-    if found != "fp32":
+    if present != "fp32":
         raise InvalidRequestError(
-            f"the file is {found} already, and {asked} is made from fp32: pass the fp32 file, or leave out --precision."
+            f"the file is {present} already, and {wanted} is made from fp32: pass the fp32 file, or leave out --precision."
         )
 
 
 def _rounded_names(running: Parts) -> dict[str, str]:
     """For each tensor that is rounded right behind the node that makes it, the rounded one."""
-    found = {}
+    names = {}
     for name in running.maker:
         readers = running.readers.get(name, [])
         narrow = running.nodes[readers[0]] if len(readers) == 1 else None
@@ -119,8 +119,8 @@ def _rounded_names(running: Parts) -> dict[str, str]:
         behind = running.readers.get(narrow.output[0], [])
         wide = running.nodes[behind[0]] if len(behind) == 1 else None
         if wide is not None and wide.op_type == "Cast" and _casts_to(wide, (onnx.TensorProto.FLOAT,)):
-            found[name] = wide.output[0]
-    return found
+            names[name] = wide.output[0]
+    return names
 
 
 def _casts_to(node: onnx.NodeProto, kinds: Collection[int]) -> bool:

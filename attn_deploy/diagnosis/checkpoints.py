@@ -60,14 +60,14 @@ def at_tensors(
     parts: Parts, names: Iterable[str], exits: Mapping[str, list[Exit]] | None = None
 ) -> tuple[Checkpoint, ...]:
     """Checkpoints at those of the tensors that can be compared, in order of computation."""
-    found = []
+    points = []
     for name in dict.fromkeys(names):
         maker = parts.maker.get(name)
         if maker is None or not is_float(parts, name) or not (parts.can_enter(name) or name in parts.outputs):
             continue
         out = tuple((exits or {}).get(name, ()))
-        found.append(Checkpoint(name, maker, module_at(parts, maker), parts.nodes[maker].op_type, out))
-    return tuple(sorted(found, key=lambda c: c.node))
+        points.append(Checkpoint(name, maker, module_at(parts, maker), parts.nodes[maker].op_type, out))
+    return tuple(sorted(points, key=lambda c: c.node))
 
 
 def is_float(parts: Parts, name: str) -> bool:

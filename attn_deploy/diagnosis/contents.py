@@ -137,7 +137,7 @@ def diff_graphs(first: Path | str, second: Path | str) -> tuple[Difference, ...]
     if isinstance(one, EngineArtifact) or isinstance(two, EngineArtifact):
         raise InvalidRequestError("engines are opaque and cannot be compared: give the two ONNX files they come from.")
     a, b = one.artifact, two.artifact
-    found = [
+    differences = [
         Difference(what, str(x), str(y))
         for what, x, y in (
             ("opset", a.opset, b.opset),
@@ -157,21 +157,21 @@ def diff_graphs(first: Path | str, second: Path | str) -> tuple[Difference, ...]
     ):
         for key in sorted({*x, *y}):
             if x.get(key, 0) != y.get(key, 0):
-                found.append(Difference(f"{what} {key}", str(x.get(key, 0)), str(y.get(key, 0))))
+                differences.append(Difference(f"{what} {key}", str(x.get(key, 0)), str(y.get(key, 0))))
     left, right = load_model(a.path), load_model(b.path)
-    return (*found, *_differing_nodes(left, right), *_differing_weights(left, right))
+    return (*differences, *_differing_nodes(left, right), *_differing_weights(left, right))
 
 
 def _sizes(model: onnx.ModelProto, artifact: OnnxArtifact, inputs: Sequence[TensorInput] | None) -> dict[str, Shape]:
     if inputs is None:
-        known = graph_inputs(model)
-        usual = {s: fit_size(USUAL_SIZES.get(s[0], _OTHER_SIZE), s, i) for i in known for s in i.symbols}
-        return {i.name: i.shape(usual) for i in known}
-    given = {i.name: i.shape() for i in inputs}
-    if len(artifact.inputs) == 1 and len(given) == 1:
-        given = {artifact.inputs[0].name: next(iter(given.values()))}
+        usual_inputs = graph_inputs(model)
+        usual = {s: fit_size(USUAL_SIZES.get(s[0], _OTHER_SIZE), s, i) for i in usual_inputs for s in i.symbols}
+        return {i.name: i.shape(usual) for i in usual_inputs}
+    shapes = {i.name: i.shape() for i in inputs}
+    if len(artifact.inputs) == 1 and len(shapes) == 1:
+        shapes = {artifact.inputs[0].name: next(iter(shapes.values()))}
     for value in artifact.inputs:
-        shape = given.get(value.name)
+        shape = shapes.get(value.name)
         fits = shape is not None and len(shape) == len(value.shape)
         if (
             shape is None
@@ -181,48 +181,48 @@ def _sizes(model: onnx.ModelProto, artifact: OnnxArtifact, inputs: Sequence[Tens
             raise InvalidRequestError(
                 f"{artifact.path}: the input {value} was given as {'nothing' if shape is None else 'x'.join(map(str, shape))}."
             )
-    return {v.name: given[v.name] for v in artifact.inputs}
+    return {v.name: shapes[v.name] for v in artifact.inputs}
 
 
 def _inferred(model: onnx.ModelProto, sizes: Mapping[str, Shape]) -> tuple[Mapping[str, Shape], dict[str, int]]:
     """Shapes of all tensors at the given input sizes, and the results of nodes by element type."""
-    found = infer_tensors(model, sizes)
-    made = dict.fromkeys(o for n in model.graph.node for o in n.output if o)
-    counted = collections.Counter(_dtype(found.types[o]) for o in made if o in found.types)
-    return found.shapes, dict(sorted(counted.items()))
+    tensors = infer_tensors(model, sizes)
+    results = dict.fromkeys(o for n in model.graph.node for o in n.output if o)
+    counted = collections.Counter(_dtype(tensors.types[o]) for o in results if o in tensors.types)
+    return tensors.shapes, dict(sorted(counted.items()))
 
 
 def _products(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> tuple[tuple[NodeCost, ...], tuple[str, ...]]:
-    known, unknown = [], []
+    costs, uncounted = [], []
     for node in all_nodes(model.graph):
         macs = node_macs(node, shapes)
         if macs is None:
-            unknown.append(f"{node.op_type} {node.name or node.output[0]}")
+            uncounted.append(f"{node.op_type} {node.name or node.output[0]}")
         elif macs:
             scopes = next((p.value for p in node.metadata_props if p.key == NAME_SCOPES), None)
             module = module_path(node.name, scopes)
-            known.append(NodeCost(node.name, node.op_type, module, shapes[node.output[0]], macs))
-    return tuple(sorted(known, key=lambda p: -p.macs)), tuple(unknown)
+            costs.append(NodeCost(node.name, node.op_type, module, shapes[node.output[0]], macs))
+    return tuple(sorted(costs, key=lambda p: -p.macs)), tuple(uncounted)
 
 
 def _differing_nodes(left: onnx.ModelProto, right: onnx.ModelProto) -> list[Difference]:
     """Nodes of one name whose operator or attributes differ."""
     ours = {n.name: n for n in left.graph.node if n.name}
-    found = []
+    differences = []
     for node in right.graph.node:
         twin = ours.get(node.name)
         if twin is None:
             continue
         one, two = _words(twin), _words(node)
         if one != two:
-            found.append(Difference(f"node {node.name}", one, two))
-    return found
+            differences.append(Difference(f"node {node.name}", one, two))
+    return differences
 
 
 def _words(node: onnx.NodeProto) -> str:
     attributes = sorted((a.name, onnx.helper.get_attribute_value(a)) for a in node.attribute if a.type != a.GRAPH)
-    told = ", ".join(f"{n}={_short(v)}" for n, v in attributes)
-    return f"{node.op_type}({told})"
+    arguments = ", ".join(f"{n}={_short(v)}" for n, v in attributes)
+    return f"{node.op_type}({arguments})"
 
 
 def _short(value: Any) -> str:
@@ -235,19 +235,19 @@ def _differing_weights(left: onnx.ModelProto, right: onnx.ModelProto) -> list[Di
     """Weights of one name with other types, shapes or numbers, and weights that only one file has."""
     ours = {i.name: i for i in left.graph.initializer}
     theirs = {i.name: i for i in right.graph.initializer}
-    found = []
+    differences = []
     for name in dict.fromkeys([*ours, *theirs]):
         a, b = ours.get(name), theirs.get(name)
         if a is None or b is None or _kind(a) != _kind(b):
-            found.append(Difference(f"weights {name}", _kind(a), _kind(b)))
+            differences.append(Difference(f"weights {name}", _kind(a), _kind(b)))
         elif a.SerializeToString() != b.SerializeToString():
             x, y = (numpy_helper.to_array(t).astype(np.float64) for t in (a, b))
             largest = float(np.abs(x - y).max()) if x.size else 0.0
             if not np.array_equal(x, y, equal_nan=True):
-                found.append(
+                differences.append(
                     Difference(f"weights {name}", _kind(a), f"the same, other numbers (up to {largest:.3g} apart)")
                 )
-    return found
+    return differences
 
 
 def _kind(tensor: onnx.TensorProto | None) -> str:

@@ -31,7 +31,7 @@ def converted(
     calibration: Path | str | None,
     by_range: bool,
     owner: str,
-    tell: Callable[[str], None],
+    progress: Callable[[str], None],
 ) -> Candidate:
     """The fp32 graph in another precision; of a half type, with more in fp32 where the rules alone do not do.
 
@@ -43,15 +43,15 @@ def converted(
         calibration: the same for int8 and fp8, as `attn_deploy.quantize` takes it.
         by_range: keep nodes in fp32 whose measured values leave the range.
         owner: for messages.
-        tell: is told what is done.
+        progress: called with a few words at each step.
 
     Raises:
         PrecisionError: if the precision is unknown, the fp32 graph gives NaN, or 8 bits cannot be had.
         OpsetError: if the graph cannot be brought to an opset that has the precision.
     """
-    tell(f"converting to {precision}")
+    progress(f"converting to {precision}")
     if precision in FORMATS:
-        return _quantized(model, precision, calibration, tell)
+        return _quantized(model, precision, calibration, progress)
     measured = batches
     if measured is None:
         sizes = [{}, *verification_sizes(reference.inputs, reference.dynamic)[:2]]
@@ -59,13 +59,13 @@ def converted(
     first_opset = half_type(precision).first_opset
     raised = model if standard_opset(model) >= first_opset else convert_opset(model, first_opset).model
 
-    def made(careful: bool) -> Candidate:
+    def candidate(careful: bool) -> Candidate:
         return _typed(raised, precision, measured, by_range=by_range, careful=careful, owner=owner)
 
-    plain = made(False)
+    plain = candidate(False)
     if not by_range or worst_case(plain, reference, batches, owner).passed:
         return plain
-    careful = made(True)
+    careful = candidate(True)
     return careful if worst_case(careful, reference, batches, owner).passed else plain
 
 
@@ -80,18 +80,18 @@ def _typed(
     overflow = plan.overflow
     if not by_range:
         plan = make_plan(working, half, None, careful=careful)
-    made = apply_plan(working, plan, same_io=False)
-    told = f"{overflow}; {'kept in fp32' if by_range else 'not kept in fp32'}" if overflow is not None else ""
-    return as_it_is(made.model, Parts(prepared), told)
+    typed = apply_plan(working, plan, same_io=False)
+    overflow_note = f"{overflow}; {'kept in fp32' if by_range else 'not kept in fp32'}" if overflow is not None else ""
+    return as_it_is(typed.model, Parts(prepared), overflow_note)
 
 
 def _quantized(
-    model: onnx.ModelProto, precision: str, calibration: Path | str | None, tell: Callable[[str], None]
+    model: onnx.ModelProto, precision: str, calibration: Path | str | None, progress: Callable[[str], None]
 ) -> Candidate:
     from attn_deploy.conversion.quantize import quantize_file
 
     with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
         source, target = Path(folder) / "model.onnx", Path(folder) / "quantized.onnx"
         onnx.save(model, source)
-        quantize_file(source, target, precision=precision, calibration=calibration, progress=tell)
+        quantize_file(source, target, precision=precision, calibration=calibration, progress=progress)
         return as_it_is(load_model(target), Parts(model))

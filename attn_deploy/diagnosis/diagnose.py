@@ -41,7 +41,7 @@ Tell = Callable[[str], None]
 
 @dataclass(slots=True)
 class _Account:
-    """What is found on the way."""
+    """What has been learned so far."""
 
     notes: list[str]
     laboratory: Laboratory | None = None
@@ -98,10 +98,10 @@ def diagnose(
         opset: of a model's export.
         exporter: auto, dynamo or torchscript, of a model's export.
         timeout: seconds for each trial of the target.
-        progress: is told what is tried.
+        progress: called with what is tried.
 
     Returns:
-        What was found; ``passed`` if nothing was.
+        The faults; ``passed`` if there are none.
 
     Raises:
         InvalidRequestError: if the request cannot be used; for a file of which nothing tells what is right, unless its
@@ -112,7 +112,7 @@ def diagnose(
         ParityError, PrecisionError: if the reference itself gives NaN.
     """
     started = time.perf_counter()
-    tell = progress or (lambda _: None)
+    progress = progress or (lambda _: None)
     if not build and not numbers:
         raise InvalidRequestError("nothing is left to ask: leave out --no-build or --no-numbers.")
     if timeout <= 0:
@@ -134,7 +134,7 @@ def diagnose(
             opset=opset,
             exporter=exporter,
             precision=precision or "fp32",
-            tell=tell,
+            progress=progress,
         )
     written = Path(output) if output is not None else subject.folder / f"{subject.stem}-failing.onnx"
     check_writable(written)
@@ -153,13 +153,13 @@ def diagnose(
             calibration=calibration,
             by_range=by_range,
             owner=subject.label,
-            tell=tell,
+            progress=progress,
         )
     if chosen is not None:
-        laboratory = account.laboratory = Laboratory(chosen, timeout=timeout, tell=tell)
+        laboratory = account.laboratory = Laboratory(chosen, timeout=timeout, progress=progress)
         account.build = _refused(subject, candidate, laboratory, written, account.notes)
         if account.build is not None:
-            tell(f"the build breaks at {account.build.place}: {account.build.operator}")
+            progress(f"the build breaks at {account.build.place}: {account.build.operator}")
     if numbers:
         if reference is None and account.build is None:
             raise unknown_reference(subject)
@@ -168,7 +168,7 @@ def diagnose(
         else:
             both = account.build is not None and account.build.subgraph != ""
             place = written.with_name(f"{written.stem}-numbers.onnx") if both else written
-            _compared(subject, candidate, reference, batches, account, place, timeout, tell)
+            _compared(subject, candidate, reference, batches, account, place, timeout, progress)
     case, laboratory_ = account.case, account.laboratory
     return Diagnosis(
         model=subject.label,
@@ -219,16 +219,16 @@ def _search(
     refusal = laboratory.attempt(parts.model, profile, "the whole graph")
     if refusal is None:
         return None, None
-    found = Search(parts, ShapeBook(parts, profile), laboratory, refusal).run()
-    if found.node is None or found.part is None:
+    result = Search(parts, ShapeBook(parts, profile), laboratory, refusal).run()
+    if result.node is None or result.part is None:
         counts = {n.op_type: 1 for n in parts.nodes}
         fault = Fault(question, "", "", "", "", refusal.reason, refusal.remedy(counts), {}, alone=False)
         return fault, None
-    module, node = module_at(parts, found.node), parts.nodes[found.node]
-    operators = part_operators(found.part)
-    remedy = found.refusal.remedy(operators)
+    module, node = module_at(parts, result.node), parts.nodes[result.node]
+    operators = part_operators(result.part)
+    remedy = result.refusal.remedy(operators)
     name = subject.classes.get(module, "")
-    return Fault(question, module, name, node.op_type, node.name, found.refusal.reason, remedy, operators), found.part
+    return Fault(question, module, name, node.op_type, node.name, result.refusal.reason, remedy, operators), result.part
 
 
 def _usual_profile(model: onnx.ModelProto) -> Profile | None:
@@ -248,23 +248,25 @@ def _compared(
     account: _Account,
     written: Path,
     timeout: float,
-    tell: Tell,
+    progress: Tell,
 ) -> None:
     """Which part gives wrong numbers."""
-    tell("comparing the outputs at several sizes")
+    progress("comparing the outputs at several sizes")
     case = account.case = worst_case(candidate, reference, batches, subject.label)
     if not case.runs:
-        laboratory = Laboratory(OnnxRuntime(), timeout=timeout, tell=tell)
+        laboratory = Laboratory(OnnxRuntime(), timeout=timeout, progress=progress)
         profile = case.profile()
         fault, part = _search(candidate.running, profile, laboratory, subject, "numbers")
         if fault is None:
             raise ParityError(f"{subject.label}: {case.problem}")
         account.numbers = _written(fault, part, written, {}, {}, account.notes)
         return
-    found = examine(candidate, reference, case, tell)
-    account.steps, account.notes = found.steps, [*account.notes, *found.notes]
-    if found.fault is not None:
-        account.numbers = _written(found.fault, found.part, written, found.entering, found.expected, account.notes)
+    verdict = examine(candidate, reference, case, progress)
+    account.steps, account.notes = verdict.steps, [*account.notes, *verdict.notes]
+    if verdict.fault is not None:
+        account.numbers = _written(
+            verdict.fault, verdict.part, written, verdict.entering, verdict.expected, account.notes
+        )
 
 
 def _written(

@@ -53,7 +53,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the comparison found.
+    """The result of the comparison.
 
     Attributes:
         steps: the error at the end of each module.
@@ -142,23 +142,23 @@ def _runs(runner: Runner, inputs: Arrays) -> bool:
     return True
 
 
-def examine(candidate: Candidate, reference: Reference, case: Case, tell: Callable[[str], None]) -> Verdict:
+def examine(candidate: Candidate, reference: Reference, case: Case, progress: Callable[[str], None]) -> Verdict:
     """Walk over the modules on one set of inputs, and blame one if the outputs are wrong."""
-    walk = Walk(candidate, reference, case.inputs, tell)
-    found = walk.steps(walk.pairs())
-    steps = tuple(step for _, step in found)
+    walk = Walk(candidate, reference, case.inputs, progress)
+    pairs = walk.steps(walk.pairs())
+    steps = tuple(step for _, step in pairs)
     if case.passed:
         hidden = [s for s in steps if not s.finite]
         notes = [f"{_place(s)}: NaN or infinite, which does not reach the outputs" for s in hidden[:_NOTED]]
         return Verdict(steps, tuple(notes))
-    blamed = walk.blame(found)
+    blamed = walk.blame(pairs)
     if blamed is None:
         fault = Fault("numbers", "", "", "", "", case.problem, _REMEDY, {}, alone=False)
         return Verdict(steps, ("no module that both sides have is out of tolerance by itself",), fault)
-    told = tuple(blamed.step if s.tensor == blamed.step.tensor else s for s in steps)
+    shown = tuple(blamed.step if s.tensor == blamed.step.tensor else s for s in steps)
     if blamed.guilty:
         source = GraphReference(candidate.logical, "the fp32 graph") if candidate.converted else None
-        blamed = walk.inside(blamed, found, source)
+        blamed = walk.inside(blamed, pairs, source)
     notes = []
     doubt = reference.doubt(case.inputs)
     if doubt > candidate.tolerance.atol * max(1.0, float(np.abs(blamed.expected).max(initial=0.0))):
@@ -168,7 +168,7 @@ def examine(candidate: Candidate, reference: Reference, case: Case, tell: Callab
         )
     part, entering = written_part(candidate, blamed)
     return Verdict(
-        told,
+        shown,
         tuple(notes),
         _fault(candidate, reference, blamed, part, case),
         part,

@@ -1,4 +1,4 @@
-"""`attn_deploy.lint`: what would break an export, told before it is tried."""
+"""`attn_deploy.lint`: what would break an export, before it is tried."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FIRST_DFT = 17
 
 @dataclass(frozen=True, slots=True)
 class LintReport:
-    """What was found in a model.
+    """The findings of one model.
 
     Attributes:
         model: its name.
@@ -45,7 +45,7 @@ class LintReport:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing was found that would make the export fail."""
+        """Whether nothing would make the export fail."""
         return all(f.severity != "error" for f in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,10 +89,10 @@ def lint(
     known = inputs is not None or resolved.inputs is not None
     module = resolved.module
     if known:
-        found, broken = _traced(resolved, inputs, dynamic)
+        findings, broken = _traced(resolved, inputs, dynamic)
     else:
-        found, broken = examine(module), None
-    judged = [_judged(f, opset, target) for f in (*walk_modules(module, target), *found)]
+        findings, broken = examine(module), None
+    judged = [_judged(f, opset, target) for f in (*walk_modules(module, target), *findings)]
     if broken is not None:
         judged = _with_failure(judged, broken)
     return LintReport(resolved.name.text, opset, target, known, _sorted(judged))
@@ -119,8 +119,8 @@ def _traced(
 
 def _failure(error: ExportError, telling: AttnDeployError) -> Finding:
     """An error as a finding, without the remedy that a finding has of its own."""
-    found = Finding(telling.rule or "baked-size", str(error), Place(), "error")
-    return replace(found, what=found.what.replace(found.remedy, "").strip())
+    finding = Finding(telling.rule or "baked-size", str(error), Place(), "error")
+    return replace(finding, what=finding.what.replace(finding.remedy, "").strip())
 
 
 def _judged(finding: Finding, opset: int, target: str) -> Finding:
@@ -140,7 +140,7 @@ def _judged(finding: Finding, opset: int, target: str) -> Finding:
 
 
 def _with_failure(findings: list[Finding], broken: Finding) -> list[Finding]:
-    """The failure of the trace, told at the finding that explains it if there is one."""
+    """The findings with the failure of the trace, at the finding that explains it if there is one."""
     cause = next((f for f in findings if f.rule == broken.rule), None)
     if cause is None:
         return [*findings, broken]
@@ -149,11 +149,11 @@ def _with_failure(findings: list[Finding], broken: Finding) -> list[Finding]:
 
 def _sorted(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """The worst first; of several at one place under one rule, the first."""
-    found: dict[tuple[str, str, str, int], Finding] = {}
+    kept: dict[tuple[str, str, str, int], Finding] = {}
     for finding in sorted(findings, key=lambda f: SEVERITIES.index(f.severity)):
         key = (finding.rule, finding.place.module, Path(finding.place.file).name, finding.place.line)
         twin = (finding.rule, finding.place.module)
-        if finding.severity == "rewritten" and any((k[0], k[1]) == twin for k in found):
+        if finding.severity == "rewritten" and any((k[0], k[1]) == twin for k in kept):
             continue
-        found.setdefault(key, finding)
-    return tuple(found.values())
+        kept.setdefault(key, finding)
+    return tuple(kept.values())

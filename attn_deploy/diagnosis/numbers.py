@@ -57,18 +57,20 @@ class Walk:
         candidate: what is examined.
         reference: what is right.
         inputs: by name.
-        tell: is told what is compared.
+        progress: called with what is compared.
     """
 
-    def __init__(self, candidate: Candidate, reference: Reference, inputs: Arrays, tell: Callable[[str], None]) -> None:
-        self._candidate, self._reference, self._inputs, self._tell = candidate, reference, inputs, tell
+    def __init__(
+        self, candidate: Candidate, reference: Reference, inputs: Arrays, progress: Callable[[str], None]
+    ) -> None:
+        self._candidate, self._reference, self._inputs, self._progress = candidate, reference, inputs, progress
         self._running = candidate.running
 
     def steps(self, pairs: Sequence[Pair]) -> list[tuple[Pair, Step]]:
         """The error at each checkpoint, a few at a time; those that hold something else on both sides are left out."""
-        found: list[tuple[Pair, Step]] = []
+        results: list[tuple[Pair, Step]] = []
         for start in range(0, len(pairs), AT_A_TIME):
-            self._tell(f"comparing tensors {start + 1} to {min(start + AT_A_TIME, len(pairs))} of {len(pairs)}")
+            self._progress(f"comparing tensors {start + 1} to {min(start + AT_A_TIME, len(pairs))} of {len(pairs)}")
             some = pairs[start : start + AT_A_TIME]
             right = self._reference.values([key for _, key in some], self._inputs)
             names = [self._shown(point.tensor) for point, _ in some]
@@ -79,27 +81,27 @@ class Walk:
                     continue
                 if right[key].shape != got[name].shape and point.tensor not in self._running.outputs:
                     continue  # a simplifier moved a reshape over the boundary
-                found.append(((point, key), self._step(point, right[key], got[name])))
-        return found
+                results.append(((point, key), self._step(point, right[key], got[name])))
+        return results
 
     def pairs(self) -> list[Pair]:
         """Everything at module boundaries that both sides have."""
         matched = self._reference.matched(self._candidate.logical)
         return [p for p in matched if self._shown(p[0].tensor) in self._running.maker]
 
-    def inside(self, blamed: Blamed, found: Sequence[tuple[Pair, Step]], source: Reference | None) -> Blamed:
+    def inside(self, blamed: Blamed, results: Sequence[tuple[Pair, Step]], source: Reference | None) -> Blamed:
         """The node to blame within a part.
 
         Args:
             blamed: the part.
-            found: as `steps` gives it.
+            results: as `steps` gives it.
             source: the graph before its conversion, where there was one; otherwise the reference is asked, which may
                 see no node.
         """
-        walk, around = self, list(found)
+        walk, around = self, list(results)
         if source is not None:
-            walk = Walk(self._candidate, source, self._inputs, self._tell)
-            around = [((p, p.tensor), step) for (p, _), step in found]
+            walk = Walk(self._candidate, source, self._inputs, self._progress)
+            around = [((p, p.tensor), step) for (p, _), step in results]
         inner = walk._reference.inside(self._running, blamed.nodes)
         if len(inner) < 2:
             return blamed
@@ -108,21 +110,21 @@ class Walk:
         better = walk.blame([*around, *walk.steps(inner)], own)
         return better if better is not None and better.guilty else blamed
 
-    def blame(self, found: Sequence[tuple[Pair, Step]], among: set[str] | None = None) -> Blamed | None:
+    def blame(self, results: Sequence[tuple[Pair, Step]], among: set[str] | None = None) -> Blamed | None:
         """The first step that is wrong by itself; where none is, the one with the largest share of the error.
 
         An error that is gone at every step behind is none: the boundary lies elsewhere in the graph.
 
         Args:
-            found: as `steps` gives it.
+            results: as `steps` gives it.
             among: the tensors that may be to blame; all by default.
         """
-        known = {self._shown(point.tensor): (point, key) for (point, key), _ in found}
-        regions = {name: self._region(name, known) for name in known}
-        by_tensor = {self._shown(point.tensor): step for (point, _), step in found}
+        by_name = {self._shown(point.tensor): (point, key) for (point, key), _ in results}
+        regions = {name: self._region(name, by_name) for name in by_name}
+        by_tensor = {self._shown(point.tensor): step for (point, _), step in results}
         best: Blamed | None = None
         tried = 0
-        for (point, key), step in found:
+        for (point, key), step in results:
             name = self._shown(point.tensor)
             if among is not None and point.tensor not in among:
                 continue
@@ -131,8 +133,8 @@ class Walk:
             if tried == MOST_ALONE:
                 break
             tried += 1
-            self._tell(f"feeding {point.module or point.operator} with right values")
-            blamed = self._alone(point, key, step, *regions[name], known)
+            self._progress(f"feeding {point.module or point.operator} with right values")
+            blamed = self._alone(point, key, step, *regions[name], by_name)
             if blamed is None:
                 continue
             if blamed.guilty:
@@ -152,7 +154,7 @@ class Walk:
         behind = [steps[other] for other, (_, entering) in regions.items() if name in entering]
         return bool(behind) and not any(s.exceeds for s in behind)
 
-    def _region(self, name: str, known: Mapping[str, Pair]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    def _region(self, name: str, by_name: Mapping[str, Pair]) -> tuple[tuple[int, ...], tuple[str, ...]]:
         """The nodes between a tensor and the known ones before it, and those known ones."""
         running = self._running
         chosen: set[int] = set()
@@ -164,7 +166,7 @@ class Walk:
                 continue
             chosen.add(node)
             for read in running.reads[node]:
-                if read in known and running.can_enter(read, node):
+                if read in by_name and running.can_enter(read, node):
                     entering[read] = None
                 elif read in running.maker:
                     pending.append(running.maker[read])
@@ -177,11 +179,11 @@ class Walk:
         step: Step,
         nodes: tuple[int, ...],
         entering: tuple[str, ...],
-        known: Mapping[str, Pair],
+        by_name: Mapping[str, Pair],
     ) -> Blamed | None:
         name = self._shown(point.tensor)
         part = self._running.part(nodes, [name])
-        keys = {n: known[n][1] for n in entering}
+        keys = {n: by_name[n][1] for n in entering}
         right = self._reference.values([*keys.values(), key], self._inputs)
         feeds: Arrays = {}
         for needed in part.inputs:
@@ -198,8 +200,8 @@ class Walk:
         if got.shape != right[key].shape:
             return Blamed(replace(step, alone=_INFINITE), point, nodes, True, feeds, right[key])
         alone = self._step(point, right[key], got)
-        told = replace(step, alone=_INFINITE if alone.ratio is None else alone.ratio)
-        return Blamed(told, point, nodes, alone.exceeds, feeds, right[key])
+        judged = replace(step, alone=_INFINITE if alone.ratio is None else alone.ratio)
+        return Blamed(judged, point, nodes, alone.exceeds, feeds, right[key])
 
     def _step(self, point: Checkpoint, right: Array, got: Array) -> Step:
         name = self._reference.classes.get(point.module, "")
@@ -260,7 +262,7 @@ def _before_casts(whole: Parts, name: str, feeds: Arrays, candidate: Candidate) 
     current = name
     while current in whole.maker and whole.nodes[whole.maker[current]].op_type == "Cast":
         current = whole.nodes[whole.maker[current]].input[0]
-        found = feeds.get(candidate.shown.get(current, current))
-        if found is not None:
-            return found
+        value = feeds.get(candidate.shown.get(current, current))
+        if value is not None:
+            return value
     return None

@@ -1,4 +1,4 @@
-"""What a diagnosis found."""
+"""The result of a diagnosis."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Fault:
 
     Attributes:
         question: ``build`` (the target refuses it) or ``numbers`` (its results are out of tolerance).
-        module: path of the PyTorch module; empty where the file does not tell, or for the model itself.
+        module: path of the PyTorch module; empty where the file does not say, or for the model itself.
         class_name: class of that module; empty if only a file is known.
         operator, node: the ONNX node to blame.
         what: the target's words, or the error, with the values that matter.
@@ -58,7 +58,7 @@ class Step:
         ratio: the largest difference in units of what the tolerance allows; None where NaN or infinite.
         finite: whether every element is finite.
         alone: as ``ratio``, when this part is fed with the reference's values; None where it was not tried. Infinite
-            values are told as -1.
+            values are written as -1.
     """
 
     module: str
@@ -89,7 +89,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """Everything that was tried and found.
+    """Everything that was tried, and the results.
 
     Attributes:
         model: name or file.
@@ -97,7 +97,7 @@ class Diagnosis:
         target: what should build it; empty if that was not asked.
         against: what its numbers were compared with; empty if they were not.
         nodes: of the graph.
-        build, numbers: the faults; None where nothing was found.
+        build, numbers: the faults; None where there is none.
         compared_at: the input shapes of the steps.
         tolerance: rtol and atol; for 8 bits root_mean_square, in units of that of the tensor.
         steps: the error at the end of each module, in order of computation.
@@ -126,12 +126,12 @@ class Diagnosis:
 
     @property
     def faults(self) -> tuple[Fault, ...]:
-        """What was found, the build first."""
+        """The faults, the build first."""
         return tuple(f for f in (self.build, self.numbers) if f is not None)
 
     @property
     def passed(self) -> bool:
-        """Whether nothing was found."""
+        """Whether there is no fault."""
         return not self.faults
 
     def to_dict(self) -> dict[str, Any]:

@@ -141,8 +141,8 @@ class EagerModules:
         if self._counts is None:
             from attn_deploy.inputs.samples import example_arrays
 
-            found = self._run(list(self.classes), example_arrays(self.inputs))
-            self._counts = {m: len(tensors) for m, tensors in found.items()}
+            left = self._run(list(self.classes), example_arrays(self.inputs))
+            self._counts = {m: len(tensors) for m, tensors in left.items()}
         pairs = []
         for point in checkpoints(candidate):
             if point.tensor in candidate.outputs:
@@ -160,10 +160,10 @@ class EagerModules:
     def values(self, names: Sequence[str], inputs: Arrays) -> Mapping[str, Array]:
         """The tensors that leave modules, as ``index@path``; the model's own results as ``index@``."""
         wanted = [(n, int(n.partition("@")[0]), n.partition("@")[2]) for n in names]
-        found = self._run([m for _, _, m in wanted if m], inputs)
+        tensors = self._run([m for _, _, m in wanted if m], inputs)
         if any(not m for _, _, m in wanted):
-            found[""] = list(run_once(self.runner, inputs).values())
-        return {n: found[m][k] for n, k, m in wanted if k < len(found.get(m, ()))}
+            tensors[""] = list(run_once(self.runner, inputs).values())
+        return {n: tensors[m][k] for n, k, m in wanted if k < len(tensors.get(m, ()))}
 
     def weights(self) -> Mapping[str, Array]:
         """Parameters and buffers."""
@@ -180,11 +180,11 @@ class EagerModules:
 
         from attn_deploy.runtimes.eager import flatten_outputs
 
-        found: dict[str, list[Array]] = {}
+        collected: dict[str, list[Array]] = {}
 
         def keep(path: str) -> Callable[[Any, Any, Any], None]:
             def hook(_module: Any, _inputs: Any, outputs: Any) -> None:
-                found.setdefault(path, []).extend(np.array(t.detach().numpy()) for t in flatten_outputs(outputs))
+                collected.setdefault(path, []).extend(np.array(t.detach().numpy()) for t in flatten_outputs(outputs))
 
             return hook
 
@@ -195,7 +195,7 @@ class EagerModules:
         finally:
             for hook in hooks:
                 hook.remove()
-        return found
+        return collected
 
 
 def _weights(parts: Parts) -> dict[str, Array]:

@@ -47,17 +47,17 @@ class Search:
         by_name = {n.name: i for i, n in enumerate(self._parts.nodes)}
         for node in [by_name[n] for n in self._whole.nodes[:2]]:
             part = self._parts.part([node], self._outputs_of(node))
-            refusal = self._try(part, f"{self._told(node)} alone")
+            refusal = self._try(part, f"{self._words(node)} alone")
             if refusal is not None:
                 return Refused(node, part, refusal)
         last = self._first_refused_prefix()
         if last is None:
             return Refused(None, None, self._whole)
-        found = self._at(last)
-        if found is not None:
-            return found
+        refused = self._at(last)
+        if refused is not None:
+            return refused
         part = self._parts.part(range(last + 1))
-        refusal = self._try(part, f"everything up to {self._told(last)}")
+        refusal = self._try(part, f"everything up to {self._words(last)}")
         return Refused(last, part, refusal or self._whole)
 
     def _at(self, node: int) -> Refused | None:
@@ -67,7 +67,7 @@ class Search:
 
         def with_nearest(count: int) -> tuple[Part, Refusal | None]:
             part = self._parts.part([node, *before[:count]], outputs)
-            what = f"{self._told(node)} " + (f"with {count} nodes before it" if count else "alone")
+            what = f"{self._words(node)} " + (f"with {count} nodes before it" if count else "alone")
             return part, self._try(part, what)
 
         count, refused = 0, None
@@ -98,7 +98,7 @@ class Search:
             part = self._parts.part([node, *fewer], outputs)
             if best.part is not None and len(part.nodes) >= len(best.part.nodes):
                 continue
-            refusal = self._try(part, f"{self._told(node)} without {self._told(candidate)}")
+            refusal = self._try(part, f"{self._words(node)} without {self._words(candidate)}")
             if refusal is not None:
                 kept, best = fewer, Refused(node, part, refusal)
         return best
@@ -124,7 +124,7 @@ class Search:
             except GraphError:  # nothing leads out of it: nothing to try
                 low = middle + 1
                 continue
-            if self._try(part, f"up to {self._told(end - 1)}") is None:
+            if self._try(part, f"up to {self._words(end - 1)}") is None:
                 taken, low = end, middle + 1
             else:
                 refused, high = end, middle
@@ -152,6 +152,6 @@ class Search:
     def _is_fixed(self, node: int) -> bool:
         return not any(self._parts.can_enter(o) for o in self._parts.nodes[node].output if o)
 
-    def _told(self, node: int) -> str:
-        path, found = self._paths[node], self._parts.nodes[node]
-        return f"{path} ({found.op_type})" if path else f"{found.op_type} {found.name}"
+    def _words(self, node: int) -> str:
+        path, operator = self._paths[node], self._parts.nodes[node]
+        return f"{path} ({operator.op_type})" if path else f"{operator.op_type} {operator.name}"

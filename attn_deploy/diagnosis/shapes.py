@@ -60,8 +60,8 @@ class ShapeBook:
     def _measured(self, names: Sequence[str]) -> list[dict[str, Shape]]:
         runner = OnnxRuntimeRunner(self._parts.model.SerializeToString(), optimize=False)
         inputs, symbols = runnable_inputs(self._parts.model, runner)
-        made = [n for n in names if n not in self._parts.inputs]
-        inner = OnnxRuntimeRunner(self._parts.up_to(made).SerializeToString(), optimize=False) if made else None
+        computed = [n for n in names if n not in self._parts.inputs]
+        inner = OnnxRuntimeRunner(self._parts.up_to(computed).SerializeToString(), optimize=False) if computed else None
         table: list[dict[str, Shape]] = []
         for k in range(3):
             sizes = {}
@@ -70,8 +70,8 @@ class ShapeBook:
                 wish = _SMALL.get(symbol[0], (max(1, usual // 2), usual, usual * 2))[k]
                 sizes[symbol] = fit_size(wish, symbol, inputs[0])
             arrays = example_arrays(inputs, sizes)
-            found = {**arrays, **(run_once(inner, arrays) if inner is not None else {})}
-            table.append({n: tuple(a.shape) for n, a in found.items()})
+            tensors = {**arrays, **(run_once(inner, arrays) if inner is not None else {})}
+            table.append({n: tuple(a.shape) for n, a in tensors.items()})
         if any(0 in corner[n] for n in names for corner in table):
             raise GraphError("a tensor on the way has no element at the sizes that were tried.")
         return table
@@ -89,9 +89,9 @@ def _inferred_at(parts: Parts, shapes: dict[str, Shape]) -> dict[str, Shape]:
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    found: dict[str, Shape] = {}
+    inferred_shapes: dict[str, Shape] = {}
     for value in (*inferred.input, *inferred.value_info, *inferred.output):
         tensor = value.type.tensor_type
         if tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim):
-            found[value.name] = tuple(int(d.dim_value) for d in tensor.shape.dim)
-    return found
+            inferred_shapes[value.name] = tuple(int(d.dim_value) for d in tensor.shape.dim)
+    return inferred_shapes

@@ -75,7 +75,7 @@ def from_model(
     opset: int | None,
     exporter: str,
     precision: str,
-    tell: Callable[[str], None],
+    progress: Callable[[str], None],
 ) -> Subject:
     """The graph that an export would write, proven or not.
 
@@ -90,13 +90,13 @@ def from_model(
     options = ExportOptions(
         opset=number, exporter=exporter, dynamic=None if dynamic is None else tuple(dynamic), verify=False
     )
-    tell("preparing the model")
+    progress("preparing the model")
     prepared = prepare(
         model, inputs=inputs, dynamic=dynamic, weights=weights, arguments=arguments, narrow=precision == "fp16"
     )
     with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
         path = Path(folder) / "model.onnx"
-        record = export_prepared(prepared, path, options, progress=tell).record
+        record = export_prepared(prepared, path, options, progress=progress).record
         made = load_model(path)
     stem = parse_name(model).stem if isinstance(model, str) else type(model).__name__.lower()
     return Subject(prepared.label, stem, Path(), made, prepared, record)
@@ -150,7 +150,7 @@ def reference_for(
             return EagerModules(subject.prepared)
         if not _same_again(subject):
             raise InvalidRequestError(
-                f"{subject.label} does not tell which model in PyTorch it is: name it, as in --against net.py:MyNet "
+                f"{subject.label} does not say which model in PyTorch it is: name it, as in --against net.py:MyNet "
                 "--input 1x3x224x224 --weights net.safetensors."
             )
         against = str(subject.record["model"])

@@ -173,17 +173,17 @@ class Laboratory:
     Args:
         target: what takes them.
         timeout: seconds for each.
-        tell: is told what is tried.
+        progress: called with what is tried.
     """
 
-    def __init__(self, target: Target, *, timeout: float, tell: Callable[[str], None]) -> None:
+    def __init__(self, target: Target, *, timeout: float, progress: Callable[[str], None]) -> None:
         self.target = target
         self.trials: list[Trial] = []
-        self._timeout, self._tell = timeout, tell
+        self._timeout, self._progress = timeout, progress
 
     def attempt(self, model: onnx.ModelProto, profile: Profile | None, what: str) -> Refusal | None:
         """Try a graph; None if it is taken."""
-        self._tell(f"{self.target.name}, trial {len(self.trials) + 1}: {what}, {len(model.graph.node)} nodes")
+        self._progress(f"{self.target.name}, trial {len(self.trials) + 1}: {what}, {len(model.graph.node)} nodes")
         started = time.perf_counter()
         with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
             path = Path(folder) / "part.onnx"
@@ -212,7 +212,7 @@ def part_operators(part: Part) -> dict[str, int]:
 
 
 def module_at(parts: Parts, index: int) -> str:
-    """The module path of a node; empty if the file does not tell."""
+    """The module path of a node; empty if the file does not say."""
     return module_of(parts.nodes[index])
 
 

@@ -70,15 +70,15 @@ def _usual(symbol: str, axis: int, rank: int, ran: list[int], batch: Extents) ->
 
 
 def _sizes_ran(onnx: OnnxArtifact) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
+    extents: dict[str, list[int]] = {}
     for shapes in _shapes_ran(onnx):
         for tensor in onnx.inputs:
             shape = shapes.get(tensor.name, ())
             if len(shape) == len(tensor.shape):
                 for dim, size in zip(tensor.shape, shape, strict=True):
                     if isinstance(dim, str):
-                        found.setdefault(dim, []).append(int(size))
-    return found
+                        extents.setdefault(dim, []).append(int(size))
+    return extents
 
 
 def _shapes_ran(onnx: OnnxArtifact) -> Iterator[Mapping[str, list[int]]]:

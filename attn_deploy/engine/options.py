@@ -1,4 +1,4 @@
-"""What a build is asked for. Precision is not among it: that is a property of the ONNX graph."""
+"""The options of a build. Precision is not one of them: it is a property of the ONNX graph."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         if self.workspace is not None and self.workspace < 1:
-            raise InvalidRequestError(f"the workspace of {self.workspace} bytes is no size; give it like 1GiB.")
+            raise InvalidRequestError(f"--workspace must be a positive size such as 1GiB, not {self.workspace} bytes.")
         if self.opt_level is not None and not 0 <= self.opt_level <= 5:
             raise InvalidRequestError(f"the optimization level {self.opt_level} is not in 0 (fast build) .. 5.")
         if self.hardware_compat not in HARDWARE_COMPAT:
@@ -117,11 +117,11 @@ class BuildOptions:
         ]
         for refused, option, reason in unable:
             if refused:
-                raise InvalidRequestError(f"{flavor} has no use for {option}: {reason}. Leave the option out.")
+                raise InvalidRequestError(f"{flavor} does not support {option}: {reason}. Leave the option out.")
         if not spec.has_aot:
-            made = self._on_this_gpu(flavor, gpu)
-            _check_targets(made.targets, precision)
-            return made
+            options = self._on_this_gpu(flavor, gpu)
+            _check_targets(options.targets, precision)
+            return options
         targets = tuple(_current(gpu) if t == "current" else t for t in self.targets)
         targets = targets or tuple(t for t in spec.default_targets if not _lacks(t, precision))
         unknown = [t for t in targets if t not in flavor.known_targets]
@@ -156,7 +156,7 @@ def _check_targets(targets: Iterable[str], precision: str) -> None:
     if lacking:
         least = FIRST_CAPABILITY[precision]
         raise PrecisionError(
-            f"the graph is in {precision}, which GPUs have from sm{least} on, and the engine is asked for "
+            f"the graph is in {precision}, which GPUs have from sm{least} on, and the targets include "
             f"{', '.join(lacking)}: leave these out of --target, or quantize to int8.",
             exit_code=2,
         )
@@ -175,15 +175,15 @@ def parse_targets(given: str | Iterable[str] | None) -> tuple[str, ...]:
         InvalidRequestError: if one cannot be read.
     """
     words = ([given] if isinstance(given, str) else list(given or ())) if given is not None else []
-    found = []
+    targets = []
     for word in (w.strip().lower() for part in words for w in str(part).split(",") if w.strip()):
         match = re.fullmatch(r"(?:sm_?)?(\d{1,2})\.?(\d)", word)
         if match is None and word != "current":
             raise InvalidRequestError(
-                f"the target {word!r} is no compute capability; write sm86, sm89, sm120 or current."
+                f"the target {word!r} is not a compute capability; write sm86, sm89, sm120 or current."
             )
-        found.append(f"sm{int(match[1])}{match[2]}" if match else word)
-    return tuple(dict.fromkeys(found))
+        targets.append(f"sm{int(match[1])}{match[2]}" if match else word)
+    return tuple(dict.fromkeys(targets))
 
 
 def parse_size(given: int | str | None) -> int | None:

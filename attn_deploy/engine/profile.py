@@ -129,15 +129,15 @@ def _parse(text: str) -> tuple[str, tuple[Shape, Shape, Shape]]:
 
 
 def _triple(name: str, shapes: Sequence[Sequence[int]], text: str) -> tuple[Shape, Shape, Shape]:
-    found = [tuple(int(d) for d in s) for s in shapes]
-    if len(found) == 1:
-        found *= 3
-    if len(found) != 3:
+    extents = [tuple(int(d) for d in s) for s in shapes]
+    if len(extents) == 1:
+        extents *= 3
+    if len(extents) != 3:
         raise InvalidRequestError(
-            f"the profile {text!r} gives {len(found)} shapes for {name!r}; three are needed (least, best, largest), or "
+            f"the profile {text!r} gives {len(extents)} shapes for {name!r}; three are needed (least, best, largest), or "
             f"one for a fixed shape: {_FORM}."
         )
-    return found[0], found[1], found[2]
+    return extents[0], extents[1], extents[2]
 
 
 def _check_range(name: str, shapes: tuple[Shape, Shape, Shape], onnx: OnnxArtifact) -> None:

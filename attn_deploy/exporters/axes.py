@@ -21,7 +21,7 @@ def output_dims(
     traced: Sequence[Tensor],
     run: Run,
 ) -> tuple[tuple[int | str, ...], ...]:
-    """For each output its dims as integers, symbols and expressions of them, found by running at other sizes.
+    """For each output its dims as integers, symbols and expressions of them, from runs at other sizes.
 
     Raises:
         ExportError: what ``run`` raises at a size that the model does not take.

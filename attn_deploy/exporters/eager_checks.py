@@ -52,7 +52,7 @@ def run_eager(
         remedy = f" {entry.remedy}" if advise else ""
         raise ExportError(
             f"{label}: forward failed in PyTorch itself for {shapes}: {type(error).__name__}: {text}"
-            f"{place_of_error(error, module).told}.{remedy}",
+            f"{place_of_error(error, module).phrase}.{remedy}",
             rule=entry.id,
         ) from error
 
@@ -88,7 +88,7 @@ def checked_run(module: nn.Module, inputs: Sequence[TensorInput], example: tuple
 def refuse_constant(
     module: nn.Module, inputs: Sequence[TensorInput], example: tuple[Tensor, ...], other: tuple[Tensor, ...], label: str
 ) -> None:
-    """Refuse a model that gives the same outputs for two inputs: no comparison could tell a right file from a wrong one.
+    """Refuse a model that gives the same outputs for two inputs: no comparison could distinguish a right file from a wrong one.
 
     Raises:
         ExportError: with the remedy.
@@ -118,5 +118,5 @@ def _place(module: nn.Module, example: tuple[Tensor, ...], identifier: str) -> P
 
 def _refuse(label: str, identifier: str, place: Place, detail: str = "") -> None:
     entry = rule(identifier)
-    told = f" ({detail})" if detail else ""
-    raise ExportError(f"{label}: {entry.explanation}{told}{place.told}. {entry.remedy}", rule=identifier)
+    addition = f" ({detail})" if detail else ""
+    raise ExportError(f"{label}: {entry.explanation}{addition}{place.phrase}. {entry.remedy}", rule=identifier)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import onnx
@@ -12,7 +11,8 @@ from attn_deploy._version import __version__
 from attn_deploy.errors import DynamicAxisError, OpsetError
 from attn_deploy.exporters.prepare import PreparedModel
 from attn_deploy.exporters.record import ExportRecord
-from attn_deploy.graph.artifact import METADATA_PREFIX, check_model
+from attn_deploy.graph.artifact import check_model
+from attn_deploy.graph.evidence import Evidence, write_evidence
 from attn_deploy.graph.operators import refuse_foreign
 from attn_deploy.graph.opset import IR_VERSIONS
 from attn_deploy.graph.scopes import NAME_SCOPES
@@ -26,9 +26,9 @@ def normalise(model: onnx.ModelProto, prepared: PreparedModel, opset: int) -> on
         DynamicAxisError: if an axis declared dynamic is a number in the graph.
         GraphError: if the checker or the operator list refuses the graph.
     """
-    found = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
-    if found != opset:
-        raise OpsetError(f"{prepared.label}: asked for opset {opset}, the graph has opset {found}.")
+    version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    if version != opset:
+        raise OpsetError(f"{prepared.label}: asked for opset {opset}, the graph has opset {version}.")
     for domain in [o for o in model.opset_import if o.domain not in ("", "ai.onnx")]:
         if not any(n.domain == domain.domain for n in model.graph.node):
             model.opset_import.remove(domain)
@@ -65,39 +65,33 @@ def _name_axes(values: Any, dims_by_value: list[tuple[int | str, ...]], prepared
             raise DynamicAxisError(
                 f"{prepared.label}: {kind} {value.name!r} has {len(shape.dim)} axes in the graph and {len(dims)} in PyTorch."
             )
-        for axis, (found, dim) in enumerate(zip(shape.dim, dims, strict=True)):
-            is_number = found.HasField("dim_value")
+        for axis, (extent, dim) in enumerate(zip(shape.dim, dims, strict=True)):
+            is_number = extent.HasField("dim_value")
             moves = isinstance(dim, str) and (kind == "output" or prepared.moves(dim))
             if moves and is_number:
                 raise DynamicAxisError(
                     f"{prepared.label}: axis {axis} ({dim}) of {kind} {value.name!r} was declared dynamic and is the number "
-                    f"{found.dim_value} in the graph: a size that was traced has been baked in. Try the other --exporter, "
+                    f"{extent.dim_value} in the graph: a size that was traced has been baked in. Try the other --exporter, "
                     "and look for int(), .item() or Python arithmetic on x.shape."
                 )
             if moves:
-                found.dim_param = str(dim)
+                extent.dim_param = str(dim)
             elif not is_number:
-                found.dim_value = int(dim) if isinstance(dim, int) else prepared.inputs[0].sizes[dim]
+                extent.dim_value = int(dim) if isinstance(dim, int) else prepared.inputs[0].sizes[dim]
 
 
 def stamp(model: onnx.ModelProto, record: ExportRecord) -> None:
     """Write the evidence into the file's metadata."""
-    entries: Mapping[str, Any] = {
-        "version": __version__,
-        "model": record.model,
-        "arguments": record.arguments,
-        "exporter": record.exporter,
-        "opset": record.opset,
-        "dynamic_axes": list(record.dynamic),
-        "parity": record.parity,
-        "torch": record.versions.get("torch", ""),
-        "record": record.to_dict(),
-    }
+    evidence = Evidence(
+        model=record.model,
+        arguments=record.arguments,
+        exporter=record.exporter,
+        opset=record.opset,
+        dynamic_axes=record.dynamic,
+        parity=record.parity,
+        torch=record.versions.get("torch", ""),
+        record=record.to_dict(),
+    )
     if record.typing is not None:  # a claim that the engine builder checks; a model may be half by itself
-        entries = {**entries, "precision": record.precision, "typing": record.typing}
-    kept = [p for p in model.metadata_props if not p.key.startswith(METADATA_PREFIX)]
-    del model.metadata_props[:]
-    model.metadata_props.extend(kept)
-    for key, value in entries.items():
-        text = value if isinstance(value, str) else json.dumps(value, default=str)
-        model.metadata_props.add(key=METADATA_PREFIX + key, value=text)
+        evidence = replace(evidence, precision=record.precision, typing=record.typing)
+    write_evidence(model, evidence.after("export", {"exporter": record.exporter, "opset": record.opset}))

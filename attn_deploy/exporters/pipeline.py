@@ -155,21 +155,21 @@ def export_prepared(
     Raises:
         ExportError, ParityError, MissingDependencyError: as `export`.
     """
-    tell = progress or (lambda _: None)
+    progress = progress or (lambda _: None)
     started = time.perf_counter()
-    candidate, reason = _first_good(prepared, options, tell)
+    candidate, reason = _first_good(prepared, options, progress)
     final = candidate.final
     record = _record(prepared, options, candidate, reason)
     stamp(final, record)
-    tell("writing and reading back")
+    progress("writing and reading back")
     with atomic_path(path) as temporary:
         onnx.save(final, temporary)
-        found = read_onnx(temporary)
-        _agree(prepared, options, final, temporary, found)
-    return replace(found, path=path, record={**found.record, "seconds": round(time.perf_counter() - started, 3)})
+        artifact = read_onnx(temporary)
+        _agree(prepared, options, final, temporary, artifact)
+    return replace(artifact, path=path, record={**artifact.record, "seconds": round(time.perf_counter() - started, 3)})
 
 
-def _first_good(prepared: PreparedModel, options: ExportOptions, tell: Progress) -> tuple[_Candidate, str]:
+def _first_good(prepared: PreparedModel, options: ExportOptions, progress: Progress) -> tuple[_Candidate, str]:
     """Try the exporters in order; what the first good one is, and why."""
     if options.verify:
         refuse_constant(
@@ -178,9 +178,9 @@ def _first_good(prepared: PreparedModel, options: ExportOptions, tell: Progress)
     failures: list[tuple[str, AttnDeployError]] = []
     order = options.exporter_order()
     for name in order:
-        tell(f"exporting with {name}")
+        progress(f"exporting with {name}")
         try:
-            candidate = _attempt(prepared, name, options, tell)
+            candidate = _attempt(prepared, name, options, progress)
         except (ExportError, GraphError, ParityError, PrecisionError) as error:
             failures.append((name, error))
             continue
@@ -199,12 +199,12 @@ def _reason(options: ExportOptions, name: str, failures: list[tuple[str, AttnDep
     return f"writes opset {options.opset} itself; dynamo writes {DYNAMO_MIN_OPSET} and needs a conversion"
 
 
-def _attempt(prepared: PreparedModel, exporter: str, options: ExportOptions, tell: Progress) -> _Candidate:
+def _attempt(prepared: PreparedModel, exporter: str, options: ExportOptions, progress: Progress) -> _Candidate:
     raw = translate(prepared, exporter, options.opset, native_attention=options.native_attention).model
     source = standard_opset(raw)
     applied: Mapping[str, int] = {}
     if source != options.opset:
-        tell(f"converting from opset {source} to {options.opset}")
+        progress(f"converting from opset {source} to {options.opset}")
         try:
             converted = convert_opset(raw, options.opset)
         except OpsetError as error:
@@ -218,11 +218,11 @@ def _attempt(prepared: PreparedModel, exporter: str, options: ExportOptions, tel
     raw = normalise(raw, prepared, options.opset)
     kept = Simplified(raw, "", len(raw.graph.node), len(raw.graph.node), "not asked for")
     if options.simplify:
-        tell("simplifying")
+        progress("simplifying")
         kept = simplify_model(raw)
     if not options.verify:
         return _Candidate(exporter, kept, None, source, applied)
-    tell("verifying at shapes that were not traced")
+    progress("verifying at shapes that were not traced")
     report = _verify(prepared, kept.model)
     if not report.passed and kept.tool:
         plain = _verify(prepared, raw)
@@ -233,7 +233,7 @@ def _attempt(prepared: PreparedModel, exporter: str, options: ExportOptions, tel
     report.raise_if_failed(prepared.label)
     if options.precision == "fp32":
         return _Candidate(exporter, kept, report, source, applied)
-    tell(f"converting to {options.precision}")
+    progress(f"converting to {options.precision}")
     half = _typed(prepared, kept.model, options)
     return _Candidate(exporter, kept, half.report, source, applied, half)
 
@@ -262,16 +262,7 @@ def _reference(prepared: PreparedModel) -> EagerReference:
 
 def _record(prepared: PreparedModel, options: ExportOptions, candidate: _Candidate, reason: str) -> ExportRecord:
     report = candidate.parity
-    parity = None
-    if report is not None:
-        parity = {
-            "max_abs_error": report.max_abs_error,
-            "rtol": report.rtol,
-            "atol": report.atol,
-            "reference": report.reference,
-            "candidate": report.candidate,
-            "cases": len(report.cases),
-        }
+    parity = None if report is None else report.summary()
     return ExportRecord(
         model=prepared.label,
         arguments=prepared.arguments,
@@ -307,31 +298,31 @@ def _record(prepared: PreparedModel, options: ExportOptions, candidate: _Candida
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in ("attn-deploy", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "onnxsim", "onnxslim"):
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _agree(
-    prepared: PreparedModel, options: ExportOptions, model: onnx.ModelProto, path: Path, found: OnnxArtifact
+    prepared: PreparedModel, options: ExportOptions, model: onnx.ModelProto, path: Path, artifact: OnnxArtifact
 ) -> None:
     """The finished file must hold the graph that was verified, at the opset and with the axes that were asked for.
 
     Raises:
         OpsetError, DynamicAxisError, GraphError: naming what differs.
     """
-    if found.opset != options.opset:
+    if artifact.opset != options.opset:
         raise OpsetError(
-            f"{prepared.label}: asked for opset {options.opset}, the written file has opset {found.opset}."
+            f"{prepared.label}: asked for opset {options.opset}, the written file has opset {artifact.opset}."
         )
-    if set(found.dynamic_axes) != {str(d) for i in prepared.inputs for d in i.dims if prepared.moves(d)}:
+    if set(artifact.dynamic_axes) != {str(d) for i in prepared.inputs for d in i.dims if prepared.moves(d)}:
         raise DynamicAxisError(
             f"{prepared.label}: the axes {', '.join(prepared.dynamic)} were declared dynamic, the written file has "
-            f"{', '.join(found.dynamic_axes) or 'none'}."
+            f"{', '.join(artifact.dynamic_axes) or 'none'}."
         )
     if load_model(path).graph.SerializeToString() != model.graph.SerializeToString():
         raise GraphError(f"{prepared.label}: the graph in the written file is not the one that was verified.")

@@ -126,7 +126,7 @@ def _explained(prepared: PreparedModel, error: Exception | None) -> ExportError:
         return DynamicAxisError(
             f"{prepared.label}: the axis {axes} cannot be dynamic: {reason}.{remedy}", rule=known.id
         )
-    told = f"torch.export cannot trace the model: {type(error).__name__}: {text[:400]}{place.told}"
+    failure = f"torch.export cannot trace the model: {type(error).__name__}: {text[:400]}{place.phrase}"
     if entry is not None and not entry.general:
-        return refusal(prepared.label, entry.id, place, detail=told)
-    return ExportError(f"{prepared.label}: {told}.", rule=entry.id if entry is not None else None)
+        return refusal(prepared.label, entry.id, place, detail=failure)
+    return ExportError(f"{prepared.label}: {failure}.", rule=entry.id if entry is not None else None)

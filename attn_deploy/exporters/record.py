@@ -11,7 +11,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportRecord:
-    """What was asked, what was done and what was found.
+    """The request, what was done and what was read back.
 
     Attributes:
         model: the name; ``arguments`` the constructor arguments in force.

@@ -36,7 +36,7 @@ def refusal(label: str, identifier: str, place: Place, *, detail: str = "") -> E
     """The error of a rule: what is wrong and where, what the exporter said, what to do."""
     entry = rule(identifier)
     said = f": {detail}" if detail else ""
-    return ExportError(f"{label}: {entry.explanation}{place.told}{said}. {entry.remedy}", rule=identifier)
+    return ExportError(f"{label}: {entry.explanation}{place.phrase}{said}. {entry.remedy}", rule=identifier)
 
 
 def most_telling(prepared: PreparedModel, failures: Sequence[tuple[str, AttnDeployError]]) -> AttnDeployError:
@@ -47,30 +47,28 @@ def most_telling(prepared: PreparedModel, failures: Sequence[tuple[str, AttnDepl
     example = "as in --dynamic N"
     if "N" not in stuck or not fit or example not in str(telling):
         return telling
-    told = str(telling).replace(example, f"as in --dynamic {','.join(fit)}")
-    made = type(telling)(told, exit_code=telling.exit_code, rule=telling.rule)
-    made.__cause__ = telling.__cause__
-    return made
+    text = str(telling).replace(example, f"as in --dynamic {','.join(fit)}")
+    error = type(telling)(text, exit_code=telling.exit_code, rule=telling.rule)
+    error.__cause__ = telling.__cause__
+    return error
 
 
 def _most_telling(prepared: PreparedModel, failures: Sequence[tuple[str, AttnDeployError]]) -> AttnDeployError:
-    """One error for those of all exporters that were tried: that of a known cause, found in the model if nobody named it."""
+    """One error for those of all exporters: that of a known cause, looked for in the model if no error names it."""
     entries = [(name, error, _entry(error)) for name, error in failures]
     for _, error, entry in entries:
         if entry is not None and not entry.general:
-            told = "" if entry.remedy in str(error) else f"{_stop(error)} {entry.remedy}"
+            text = "" if entry.remedy in str(error) else f"{_stop(error)} {entry.remedy}"
             at = next((f for f in prepared.findings if f.rule == entry.id), None)
             if at is not None and "line " not in str(error):
-                told += f" It is in {at.what!r}{at.place.told}."
-            return _with_rule(error, entry.id, told + _others(failures, error, prepared.label))
+                text += f" It is in {at.what!r}{at.place.phrase}."
+            return _with_rule(error, entry.id, text + _others(failures, error, prepared.label))
     _, error, entry = entries[0]
     cause = _silent_cause(prepared.findings)
     if cause is not None:
         known = rule(cause.rule)
-        told = (
-            f"{_stop(error)} The likely cause is {cause.what!r}{cause.place.told}: {known.explanation}. {known.remedy}"
-        )
-        return _with_rule(error, cause.rule, told)
+        text = f"{_stop(error)} The likely cause is {cause.what!r}{cause.place.phrase}: {known.explanation}. {known.remedy}"
+        return _with_rule(error, cause.rule, text)
     remedy = f"{_stop(error)} {entry.remedy}" if entry is not None and entry.remedy not in str(error) else ""
     return _with_rule(error, entry.id if entry else None, remedy + _others(failures, error, prepared.label))
 
@@ -92,12 +90,12 @@ def _silent_cause(findings: Sequence[Finding]) -> Finding | None:
 def _others(failures: Sequence[tuple[str, AttnDeployError]], chosen: AttnDeployError, label: str) -> str:
     for name, error in failures:
         if error is not chosen:
-            told = str(error).removeprefix(f"{label}: ")
-            return f" ({name} failed too: {told if len(told) <= 160 else told[:160] + '...'})"
+            text = str(error).removeprefix(f"{label}: ")
+            return f" ({name} failed too: {text if len(text) <= 160 else text[:160] + '...'})"
     return ""
 
 
 def _with_rule(error: AttnDeployError, identifier: str | None, more: str) -> AttnDeployError:
-    made = type(error)(f"{error}{more}", exit_code=error.exit_code, rule=identifier)
-    made.__cause__ = error
-    return made
+    error = type(error)(f"{error}{more}", exit_code=error.exit_code, rule=identifier)
+    error.__cause__ = error
+    return error

@@ -76,8 +76,8 @@ def _compare(model: nn.Module, changed: nn.Module, example: tuple[Tensor, ...], 
         expected = flatten_outputs(model(*(t.clone() for t in example)))
         got = flatten_outputs(changed(*(t.clone() for t in example)))
     tolerance = TOLERANCES["float32"]
-    for index, (right, found) in enumerate(zip(expected, got, strict=True)):
-        if right.shape != found.shape or not _close(right, found, tolerance):
+    for index, (right, result) in enumerate(zip(expected, got, strict=True)):
+        if right.shape != result.shape or not _close(right, result, tolerance):
             shapes = ", ".join("x".join(map(str, t.shape)) for t in example)
             raise ExportError(
                 f"{label}: the rewritten copy differs from the model in output {index} at {shapes}. Use --no-rewrite, and "
@@ -86,8 +86,8 @@ def _compare(model: nn.Module, changed: nn.Module, example: tuple[Tensor, ...], 
             )
 
 
-def _close(right: Tensor, found: Tensor, tolerance: Tolerance) -> bool:
+def _close(right: Tensor, result: Tensor, tolerance: Tolerance) -> bool:
     if not right.is_floating_point():
-        return torch.equal(right, found)
+        return torch.equal(right, result)
     scale = float(right.abs().nan_to_num(0, 0, 0).max()) if right.numel() else 0.0
-    return torch.allclose(found, right, rtol=tolerance.rtol, atol=tolerance.atol * max(1.0, scale), equal_nan=True)
+    return torch.allclose(result, right, rtol=tolerance.rtol, atol=tolerance.atol * max(1.0, scale), equal_nan=True)

@@ -29,7 +29,7 @@ class Scope:
     Attributes:
         batch: N moves: attention modules and kernels of each sample's own bake it.
         space: another axis moves: pooling windows are baked.
-        uneven: a pooled map does not divide into its bins; found in the recording run.
+        uneven: a pooled map does not divide into its bins; known after the recording run.
     """
 
     batch: bool
@@ -55,16 +55,16 @@ class SafeForms(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        given = dict(kwargs or {})
+        keywords = dict(kwargs or {})
         form = _FORMS.get(func)
         if form is None:
-            return func(*args, **given)
-        if self._paths is not None and _is_uneven(func, args, given):
+            return func(*args, **keywords)
+        if self._paths is not None and _is_uneven(func, args, keywords):
             self.scope = replace(self.scope, uneven=True)
-        made = form(self.scope, *args, **given)
-        if made is None:
-            return func(*args, **given)
-        result, words = made
+        replacement = form(self.scope, *args, **keywords)
+        if replacement is None:
+            return func(*args, **keywords)
+        result, words = replacement
         if self._paths is not None:
             self.changes[(place_here(self._paths).module, words)] = None
         return result
@@ -73,8 +73,8 @@ class SafeForms(TorchFunctionMode):
 _Made = tuple[Any, str] | None
 
 
-def _is_uneven(func: Callable[..., Any], args: Sequence[Any], given: Mapping[str, Any]) -> bool:
-    size = given.get("output_size", args[1] if len(args) > 1 else 1)
+def _is_uneven(func: Callable[..., Any], args: Sequence[Any], keywords: Mapping[str, Any]) -> bool:
+    size = keywords.get("output_size", args[1] if len(args) > 1 else 1)
     if func not in _POOLS:
         return False
     bins = size if isinstance(size, (tuple, list)) else (size,) * _POOLS[func]
@@ -134,7 +134,7 @@ def _conv2d(
     dilation: Any = 1,
     groups: Any = 1,
 ) -> _Made:
-    """The batch as groups: told by one sample in and kernels that were computed."""
+    """The batch as groups: recognised by one sample in and kernels that were computed."""
     if not scope.batch or isinstance(weight, nn.Parameter) or isinstance(padding, str) or input.dim() != 4:
         return None
     if isinstance(groups, int) and (ops.is_traced() or groups == 1 or input.shape[0] != 1):
@@ -143,8 +143,10 @@ def _conv2d(
     kernel = (int(weight.shape[2]), int(weight.shape[3]))
     if sh != sw or dh != dw or kernel[0] != kernel[1]:
         return None
-    made = grouped_by_batch(input, weight, bias, groups, kernel[0], stride=sh, padding=_pair(padding), dilation=dh)
-    return made, "convolution with the batch as groups by matrix products"
+    replacement = grouped_by_batch(
+        input, weight, bias, groups, kernel[0], stride=sh, padding=_pair(padding), dilation=dh
+    )
+    return replacement, "convolution with the batch as groups by matrix products"
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -189,10 +191,10 @@ def _multi_head_attention(scope: Scope, *args: Any, **kwargs: Any) -> _Made:
     attention = scores.softmax(-1)
     joined = torch.matmul(attention, v).permute(2, 0, 1, 3).flatten(2)  # (L, N, E)
     result = F.linear(joined, g["out_proj_weight"], g["out_proj_bias"])
-    told = None
+    averaged = None
     if g["need_weights"]:
-        told = attention.mean(1) if g["average_attn_weights"] else attention
-    return (result, told), "multi-head attention with the batch as an axis of its own"
+        averaged = attention.mean(1) if g["average_attn_weights"] else attention
+    return (result, averaged), "multi-head attention with the batch as an axis of its own"
 
 
 def _masked(scores: Tensor, mask: Tensor) -> Tensor:

@@ -54,8 +54,8 @@ def translate(prepared: PreparedModel, exporter: str, opset: int, *, native_atte
         native = min(opset, TORCHSCRIPT_MAX_OPSET)
     kept = prepared.translations.get(exporter)
     if kept is None or kept[0] != native:
-        made = _dynamo(prepared, native) if exporter == "dynamo" else _torchscript(prepared, native)
-        kept = prepared.translations[exporter] = (native, made)
+        graph = _dynamo(prepared, native) if exporter == "dynamo" else _torchscript(prepared, native)
+        kept = prepared.translations[exporter] = (native, graph)
     model = onnx.ModelProto()
     model.CopyFrom(kept[1])  # what follows rewrites the graph in place
     return Translation(model, exporter)
@@ -65,7 +65,7 @@ def _dynamo(prepared: PreparedModel, opset: int) -> onnx.ModelProto:
     program = exported_program(prepared)
     with quiet_torch(), shared_work(prepared.decomposed):
         try:
-            made = torch.onnx.export(
+            exported = torch.onnx.export(
                 program,
                 (),
                 dynamo=True,
@@ -77,15 +77,15 @@ def _dynamo(prepared: PreparedModel, opset: int) -> onnx.ModelProto:
             )
         except Exception as error:
             raise _failed(prepared, "the torch.export exporter", error) from error
-    if made is None:
+    if exported is None:
         raise ExportError(f"{prepared.label}: the torch.export exporter returned nothing.")
-    return made.model_proto
+    return exported.model_proto
 
 
 def _torchscript(prepared: PreparedModel, opset: int) -> onnx.ModelProto:
     axes: dict[str, dict[int, str]] = {}
-    for given in prepared.inputs:
-        axes[given.name] = {a: str(d) for a, d in enumerate(given.dims) if prepared.moves(d)}
+    for tensor in prepared.inputs:
+        axes[tensor.name] = {a: str(d) for a, d in enumerate(tensor.dims) if prepared.moves(d)}
     for name, dims in zip(prepared.outputs, prepared.output_dims, strict=True):
         axes[name] = {a: d for a, d in enumerate(dims) if isinstance(d, str)}
     with (
@@ -128,20 +128,20 @@ def _frozen_decision(prepared: PreparedModel, caught: list[warnings.WarningMessa
         if not issubclass(w.category, tracer_warning) or _TORCH in file.parents or file in _OWN:
             continue
         text = str(w.message).split(". ")[0].split(" might cause")[0]
-        found = _meaning(prepared, text, str(file), w.lineno)
-        if found is not None:
-            return found
+        decision = _meaning(prepared, text, str(file), w.lineno)
+        if decision is not None:
+            return decision
     return None
 
 
 def _meaning(prepared: PreparedModel, text: str, file: str, line: int) -> Finding | None:
     if "registered as constants" in text:
         return None
-    known = [f for f in prepared.findings if (f.place.file, f.place.line) == (file, line)]
+    nearby = [f for f in prepared.findings if (f.place.file, f.place.line) == (file, line)]
     if "Iterating over a tensor" in text:
-        return next((f for f in known if f.rule == "loop-over-batch"), None)
-    if known:
-        return known[0]
+        return next((f for f in nearby if f.rule == "loop-over-batch"), None)
+    if nearby:
+        return nearby[0]
     identifier = "branch-on-shape" if "boolean" in text else "number-from-shape"
     return Finding(identifier, f"tracing says: {text}", place_of_line(prepared.module, file, line))
 
@@ -156,8 +156,8 @@ def _failed(prepared: PreparedModel, which: str, error: Exception) -> AttnDeploy
     text = " ".join(str(root).split()).split(" Please feel free")[0].split(" [Caused by")[0][:300].rstrip(". ")
     entry = explain(error)
     place = place_of_error(root, prepared.module)
-    told = f"{which} failed: {type(root).__name__}: {text}"
+    failure = f"{which} failed: {type(root).__name__}: {text}"
     if entry is None:
-        return ExportError(f"{prepared.label}: {told}{place.told}.")
+        return ExportError(f"{prepared.label}: {failure}{place.phrase}.")
     at = next((f.place for f in prepared.findings if f.rule == entry.id), place)
-    return refusal(prepared.label, entry.id, at, detail=told)
+    return refusal(prepared.label, entry.id, at, detail=failure)

@@ -1,6 +1,6 @@
 """`attn_deploy.fuse`: a model's cheaper equivalent for inference, on a copy, with an account of what was done.
 
-What is found, anywhere in a model: zoo modules with a deployed form, BatchNorm after a convolution or linear layer, max
+Handled anywhere in a model: zoo modules with a deployed form, BatchNorm after a convolution or linear layer, max
 pools of growing windows on one map, weights that are computed from others at every call. The connections are read from
 the code of `forward` by symbolic tracing, never from the order in which modules are registered.
 """

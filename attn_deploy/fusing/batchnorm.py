@@ -206,8 +206,8 @@ def _words(node: fx.Node, module: nn.Module | None) -> str:
 def _unreached(path: str, connections: Connections) -> str:
     around = path.rpartition(".")[0]
     while True:
-        if around in connections.untold:
-            return f"the code of {around or 'the model'} cannot be followed ({connections.untold[around]})"
+        if around in connections.opaque_reasons:
+            return f"the code of {around or 'the model'} cannot be followed ({connections.opaque_reasons[around]})"
         if not around:
             return "it is not called"
         around = around.rpartition(".")[0]

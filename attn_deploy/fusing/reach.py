@@ -13,7 +13,7 @@ def reached_into(module: nn.Module) -> set[str]:
     """Names of the children that `forward` does more with than to call them.
 
     A sequence that is indexed or iterated (to collect features), or a child whose own children are called, computes
-    what its own code does not tell. Taking elements out of a ModuleList or ModuleDict is what those are for.
+    what its own code does not show. Taking elements out of a ModuleList or ModuleDict is what those are for.
     """
     children = dict(module.named_children())
     if "forward" in vars(module):
@@ -29,7 +29,7 @@ def reached_into(module: nn.Module) -> set[str]:
 
 def _uses(cls: type) -> frozenset[tuple[str, str]] | None:
     """Every ``self.name`` in `forward` and in the methods it calls, and how it is used; None where there is no source."""
-    found: set[tuple[str, str]] = set()
+    usages: set[tuple[str, str]] = set()
     todo, done = ["forward"], set()
     while todo:
         name = todo.pop()
@@ -44,9 +44,9 @@ def _uses(cls: type) -> frozenset[tuple[str, str]] | None:
         around = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self":
-                found.add((node.attr, _usage(node, around)))
+                usages.add((node.attr, _usage(node, around)))
                 todo.append(node.attr)
-    return frozenset(found)
+    return frozenset(usages)
 
 
 def _usage(node: ast.AST, around: dict[ast.AST, ast.AST]) -> str:

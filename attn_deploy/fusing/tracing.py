@@ -48,13 +48,13 @@ class Connections:
 
     Attributes:
         followed: the graphs; no module call is in two of them.
-        untold: module path -> why its own code could not be followed.
+        opaque_reasons: module path -> why its own code could not be followed.
         places: all paths of a module, by any of them: it may be registered several times. The first one names it.
         steps: all paths of the modules that are single steps in the graph around them though they have parts.
     """
 
     followed: list[Followed] = field(default_factory=list)
-    untold: dict[str, str] = field(default_factory=dict)
+    opaque_reasons: dict[str, str] = field(default_factory=dict)
     places: dict[str, list[str]] = field(default_factory=dict)
     steps: set[str] = field(default_factory=set)
 
@@ -77,11 +77,11 @@ class Connections:
 def follow(model: nn.Module) -> Connections:
     """Trace a model, or as much of it as can be traced; the model is left alone, and so is the state of its code."""
     scratch = copy.deepcopy(model, {id(p): p for p in model.parameters()})
-    found = Connections()
+    connections = Connections()
     places: dict[int, list[str]] = {}
     for path, module in scratch.named_modules(remove_duplicate=False):
-        found.places[path] = places.setdefault(id(module), [])
-        found.places[path].append(path)
+        connections.places[path] = places.setdefault(id(module), [])
+        connections.places[path].append(path)
     # What has hooks, and wrappers of torch.nn (DataParallel) around modules of the user.
     opaque = {id(m) for m in scratch.modules() if (m is not scratch and is_hooked(m)) or (is_step(m) and _has_parts(m))}
     seen: set[int] = set()
@@ -100,16 +100,18 @@ def follow(model: nn.Module) -> Connections:
             if len(opaque) > before:
                 graphs, why = _graphs(module, opaque)
         if graphs is None:
-            found.untold[path] = why
+            connections.opaque_reasons[path] = why
             opaque.add(id(module))
             for name in reached_into(module):
-                _forget(found, f"{path}.{name}" if path else name, path)
+                _forget(connections, f"{path}.{name}" if path else name, path)
             return
         steps = [m for m in module.modules() if m is not module and id(m) in opaque]
         inside = {id(m) for step in steps for m in step.modules()}
         own = {id(m) for m in module.modules()} - inside
-        found.followed[:] = [f for f in found.followed if id(f.root) not in own]  # they are part of this graph now
-        found.followed.append(Followed(path, module, graphs))
+        connections.followed[:] = [
+            f for f in connections.followed if id(f.root) not in own
+        ]  # they are part of this graph now
+        connections.followed.append(Followed(path, module, graphs))
         for name, inner in list(module.named_modules()):
             if id(inner) in inside:  # a single step here, perhaps because of its hooks: not looked into yet
                 visit(inner, f"{path}.{name}" if path else name)
@@ -120,14 +122,14 @@ def follow(model: nn.Module) -> Connections:
 
     with _quietly():
         visit(scratch, "")
-    found.steps = {p for p, m in scratch.named_modules(remove_duplicate=False) if id(m) in opaque}
-    return found
+    connections.steps = {p for p, m in scratch.named_modules(remove_duplicate=False) if id(m) in opaque}
+    return connections
 
 
-def _forget(found: Connections, path: str, around: str) -> None:
+def _forget(connections: Connections, path: str, around: str) -> None:
     """Drop what was followed inside a module whose parts are used by code that cannot be followed."""
-    found.followed[:] = [f for f in found.followed if f.path != path and not f.path.startswith(f"{path}.")]
-    found.untold[path] = f"the code of {around or 'the model'} takes it apart"
+    connections.followed[:] = [f for f in connections.followed if f.path != path and not f.path.startswith(f"{path}.")]
+    connections.opaque_reasons[path] = f"the code of {around or 'the model'} takes it apart"
 
 
 def is_step(module: nn.Module) -> bool:
@@ -165,9 +167,9 @@ def _graphs(module: nn.Module, opaque: set[int]) -> tuple[tuple[fx.Graph, ...] |
     except Exception as error:  # a user's code under proxies may raise anything
         return None, f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
     if optional:
-        given = {k: not v if isinstance(v, bool) else v for k, v in optional.items() if v is not None}
+        arguments = {k: not v if isinstance(v, bool) else v for k, v in optional.items() if v is not None}
         with contextlib.suppress(Exception):  # such calls cannot be followed: the usual one is what is kept equal
-            graphs.append(_Tracer(opaque).trace(module, given))
+            graphs.append(_Tracer(opaque).trace(module, arguments))
     return tuple(graphs), ""
 
 
@@ -196,10 +198,10 @@ def _proxies_are_tensors() -> Iterator[None]:
     def answer(value: object, kinds: Any) -> bool:
         if type(value) is not fx.Proxy or sys._getframe(1).f_globals.get("__name__", "").startswith("torch."):
             return original(value, kinds)
-        asked = kinds if original(kinds, tuple) else (kinds,)
-        if any(kind in (int, float, bool, torch.SymInt) for kind in asked):
+        wanted = kinds if original(kinds, tuple) else (kinds,)
+        if any(kind in (int, float, bool, torch.SymInt) for kind in wanted):
             raise fx.proxy.TraceError("it asks whether a value is a number")
-        return any(original(kind, type) and issubclass(torch.Tensor, kind) for kind in asked)
+        return any(original(kind, type) and issubclass(torch.Tensor, kind) for kind in wanted)
 
     builtins.isinstance = answer
     try:

@@ -32,16 +32,16 @@ def _bake_parametrizations_(module: nn.Module) -> list[str]:
     if not parametrize.is_parametrized(module):
         return []
     tensors = cast(nn.ModuleDict, module.parametrizations)
-    known = {name: [_KNOWN.get(type(s)) for s in cast(nn.ModuleList, steps)] for name, steps in tensors.items()}
-    if not all(all(words) for words in known.values()):
+    norms = {name: [_KNOWN.get(type(s)) for s in cast(nn.ModuleList, steps)] for name, steps in tensors.items()}
+    if not all(all(words) for words in norms.values()):
         return []
-    values = {name: cast(torch.Tensor, getattr(module, name)).detach().clone() for name in known}
+    values = {name: cast(torch.Tensor, getattr(module, name)).detach().clone() for name in norms}
     # torch's remove_parametrizations takes the property off the class, which the caller's module shares with this copy.
     del module.parametrizations
     module.__class__ = type(module).__bases__[0]
     for name, value in values.items():
         module.register_parameter(name, nn.Parameter(value))
-    return [f"computed {' and '.join(cast(list[str], words))} of {name!r} once" for name, words in known.items()]
+    return [f"computed {' and '.join(cast(list[str], words))} of {name!r} once" for name, words in norms.items()]
 
 
 def _bake_hooks_(module: nn.Module) -> list[str]:

@@ -1,9 +1,9 @@
-"""An ONNX file and what was found in it."""
+"""An ONNX file and its contents."""
 
 from __future__ import annotations
 
 import collections
-import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,10 +12,9 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError
 
-from attn_deploy.errors import GraphError, InvalidGraphError
+from attn_deploy.errors import EvidenceError, FileWarning, GraphError, InvalidGraphError
 from attn_deploy.files import sha256_of
-
-METADATA_PREFIX = "attn_deploy."
+from attn_deploy.graph.evidence import MISMATCH, Evidence, entries_of, read_evidence, seal_state
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +42,8 @@ class OnnxArtifact:
         parameters: scalars in initializers.
         metadata: the ``attn_deploy.*`` entries of the file, without the prefix.
         record: the evidence gathered when the file was made (see `attn_deploy.exporters`); empty for a foreign file.
+        evidence: everything that the file says of how it was made, typed; None for a foreign file.
+        seal: ``whole`` if the graph is the one that was proven, ``broken`` if it changed since, empty without a seal.
     """
 
     path: Path
@@ -57,6 +58,8 @@ class OnnxArtifact:
     domains: Mapping[str, int] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict)
+    evidence: Evidence | None = field(default=None, repr=False)
+    seal: str = ""
 
     @property
     def nodes(self) -> int:
@@ -68,19 +71,38 @@ class OnnxArtifact:
         """The symbolic axes of the inputs, in order of appearance."""
         return tuple(dict.fromkeys(str(d) for i in self.inputs for d in i.shape if not isinstance(d, int)))
 
+    def check_seal(self) -> None:
+        """Refuse a file whose graph is not the one that was proven, or that nothing was ever proven of.
+
+        Raises:
+            EvidenceError: saying which.
+        """
+        if self.seal == "broken":
+            raise EvidenceError(f"{self.path}: {MISMATCH}.")
+        if not self.seal:
+            kind = "no evidence" if self.evidence is None else "evidence without a seal"
+            raise EvidenceError(f"{self.path}: the file holds {kind}, so nothing can be checked. Export it again.")
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
-        return {**asdict(self), "path": str(self.path)}
+        data = {**asdict(self), "path": str(self.path)}
+        data.pop("evidence")  # in ``metadata`` and ``record`` already
+        return data
 
 
-def load_model(path: Path) -> onnx.ModelProto:
+def load_model(path: Path, *, check_seal: bool = True) -> onnx.ModelProto:
     """The protobuf of an ONNX file, with external data.
 
+    Args:
+        path: the file.
+        check_seal: warn with `FileWarning` if the graph is not the one that the evidence in the file was written for.
+
     Raises:
+        EvidenceError: if the metadata is damaged.
         GraphError: if the file is missing, not ONNX, truncated or empty.
     """
     if not path.is_file():
-        raise GraphError(f"there is no ONNX file {str(path)!r}.", exit_code=2)
+        raise GraphError(f"{path} not found: no such ONNX file.", exit_code=2)
     try:
         model = onnx.load(path)
     except DecodeError as error:
@@ -97,6 +119,8 @@ def load_model(path: Path) -> onnx.ModelProto:
             f"{len(model.graph.node)} nodes). Export it again.",
             exit_code=2,
         )
+    if check_seal and seal_state(model) == "broken":
+        warnings.warn(f"{path}: {MISMATCH}.", FileWarning, stacklevel=2)
     return model
 
 
@@ -141,9 +165,8 @@ def describe(model: onnx.ModelProto, path: Path) -> OnnxArtifact:
     domains = {o.domain: int(o.version) for o in model.opset_import}
     opset = domains.pop("", domains.pop("ai.onnx", 0))
     used = {n.domain for n in model.graph.node if n.domain not in ("", "ai.onnx")}
-    metadata = {
-        p.key.removeprefix(METADATA_PREFIX): p.value for p in model.metadata_props if p.key.startswith(METADATA_PREFIX)
-    }
+    metadata = entries_of(model)
+    evidence = read_evidence(model)
     initializers = {i.name for i in model.graph.initializer}
     return OnnxArtifact(
         path=path,
@@ -157,7 +180,9 @@ def describe(model: onnx.ModelProto, path: Path) -> OnnxArtifact:
         parameters=sum(_count(i.dims) for i in model.graph.initializer),
         domains={d: v for d, v in domains.items() if d in used},
         metadata=metadata,
-        record=json.loads(metadata["record"]) if "record" in metadata else {},
+        record={} if evidence is None else evidence.record,
+        evidence=evidence,
+        seal=seal_state(model),
     )
 
 

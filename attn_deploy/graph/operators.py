@@ -147,6 +147,6 @@ def refuse_foreign(model: onnx.ModelProto, owner: str) -> None:
     """
     for node in foreign_nodes(model):
         raise OperatorError(
-            f"{owner}: the graph holds {node.domain}::{node.op_type} (node {node.name!r}), which is no standard operator "
+            f"{owner}: the graph holds {node.domain}::{node.op_type} (node {node.name!r}), which is not a standard operator "
             "and runs in no other runtime. Write that part of the model with standard operators."
         )

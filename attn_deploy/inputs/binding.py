@@ -55,7 +55,7 @@ def bind_inputs(module: nn.Module, inputs: Sequence[TensorInput], owner: str) ->
     named = [i for i in given if i.named]
     if not any(i.name in _nameable(parameters) for i in named):
         return Binding(module, given, _note(parameters, given) if named else "")
-    order, keys = _arranged(parameters, given, f"{owner}: forward({_told(parameters)})")
+    order, keys = _arranged(parameters, given, f"{owner}: forward({_definition(parameters)})")
     return Binding(module if not any(keys) else _calling(module, order, keys), order)
 
 
@@ -144,10 +144,10 @@ def _note(parameters: Mapping[str, inspect.Parameter], given: Sequence[TensorInp
         starred = places and places[-1].kind is inspect.Parameter.VAR_POSITIONAL and k >= len(places) - 1
         target = f"*{places[-1].name}" if starred else places[k].name if k < len(places) else "nothing"
         pairs.append(f"{i.name} as {target}")
-    return f"by position, for no name is a parameter of forward({_told(parameters)}): {', '.join(pairs)}"
+    return f"by position: no input name matches a parameter of forward({_definition(parameters)}): {', '.join(pairs)}"
 
 
-def _told(parameters: Mapping[str, inspect.Parameter]) -> str:
+def _definition(parameters: Mapping[str, inspect.Parameter]) -> str:
     """The parameters as in a definition, without annotations."""
     plain = [p.replace(annotation=inspect.Parameter.empty) for p in parameters.values()]
     return str(inspect.Signature(plain))[1:-1]

@@ -93,7 +93,7 @@ def _concrete(given: _Read, table: Mapping[str, int]) -> TensorInput:
     unknown = [a[0] for a in given.axes if isinstance(a, tuple) and a[0] not in table]
     if unknown:
         raise InvalidRequestError(
-            f"the input {given.text!r} has an axis {unknown[0]}, whose extent no input tells; write it as {unknown[0]}=64."
+            f"the input {given.text!r}: no input gives the size of axis {unknown[0]}; write it as {unknown[0]}=64."
         )
     dims = tuple(a if isinstance(a, int) else a[0] for a in given.axes)
     return TensorInput(given.name, dims, given.dtype, table, {}, {}, given.named, given.assumed)

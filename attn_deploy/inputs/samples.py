@@ -20,7 +20,7 @@ def verification_sizes(inputs: Sequence[TensorInput], symbols: Sequence[str], co
         return []
     pattern = {"N": (1, 3, 5, 4), "H": (23, 14, 9, 30), "W": (12, 31, 25, 19)}
     first = inputs[0]
-    found: list[dict[str, int]] = []
+    chosen: list[dict[str, int]] = []
     for k in range(count):
         sizes = {}
         for symbol in symbols:
@@ -32,9 +32,9 @@ def verification_sizes(inputs: Sequence[TensorInput], symbols: Sequence[str], co
             if value == traced:
                 value = fit_size(value + 1, symbol, first)
             sizes[symbol] = value
-        if sizes not in found:
-            found.append(sizes)
-    return found
+        if sizes not in chosen:
+            chosen.append(sizes)
+    return chosen
 
 
 def ramped(shape: tuple[int, ...], dtype: str = "float32", seed: int = 0) -> NDArray[Any]:
@@ -47,12 +47,12 @@ def ramped(shape: tuple[int, ...], dtype: str = "float32", seed: int = 0) -> NDA
     rows = max(1, _AT_A_TIME // max(1, math.prod(shape[1:])))
     if not shape or shape[0] <= rows:
         return _ramped(rng, shape, dtype)
-    made = np.empty(
+    values = np.empty(
         shape, dtype
     )  # drawn in double precision, which of a whole large tensor takes five times its memory
     for start in range(0, shape[0], rows):
-        made[start : start + rows] = _ramped(rng, (min(rows, shape[0] - start), *shape[1:]), dtype)
-    return made
+        values[start : start + rows] = _ramped(rng, (min(rows, shape[0] - start), *shape[1:]), dtype)
+    return values
 
 
 def _ramped(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:

@@ -65,20 +65,20 @@ def inputs_for_spec(spec: ModelSpec, settings: Mapping[str, Any]) -> tuple[Tenso
     minimum = {k: evaluate(v, settings) for k, v in spec.minimum.items()}
     multiple = {k: evaluate(v, settings) for k, v in spec.multiple.items()}
     sizes = {k: _fitted(int(v), minimum.get(k, 1), multiple.get(k, 1)) for k, v in spec.sizes.items()}
-    made = []
-    for given in spec.inputs:
-        for index in range(_count(given, settings)):
-            values = {**settings, "i": index} if given.repeat else settings
-            name = f"{given.name}{index}" if given.repeat else given.name
-            dims = tuple(_with_arguments(d, values) if symbols_of(d) else evaluate(d, values) for d in given.shape)
-            made.append(TensorInput(name, dims, given.dtype, sizes, minimum, multiple))
-    return tuple(made)
+    inputs = []
+    for entry in spec.inputs:
+        for index in range(_count(entry, settings)):
+            values = {**settings, "i": index} if entry.repeat else settings
+            name = f"{entry.name}{index}" if entry.repeat else entry.name
+            dims = tuple(_with_arguments(d, values) if symbols_of(d) else evaluate(d, values) for d in entry.shape)
+            inputs.append(TensorInput(name, dims, entry.dtype, sizes, minimum, multiple))
+    return tuple(inputs)
 
 
-def _count(given: Input, settings: Mapping[str, Any]) -> int:
-    if not given.repeat:
+def _count(entry: Input, settings: Mapping[str, Any]) -> int:
+    if not entry.repeat:
         return 1
-    value = settings[given.repeat]
+    value = settings[entry.repeat]
     return int(value) if isinstance(value, int) else len(value)
 
 
@@ -95,15 +95,15 @@ def tied_to_maps(inputs: Sequence[TensorInput], moving: Iterable[str]) -> list[t
     """
     movable = [s for s in moving if s[0] in "HW"]
     readings: list[list[tuple[int | str, ...]]] = []
-    for given in inputs:
+    for tensor in inputs:
         choices: list[list[int | str]] = [
-            [*(s for s in movable if given.sizes[s] == d), d] if isinstance(d, int) and d > 1 else [d]
-            for d in given.dims
+            [*(s for s in movable if tensor.sizes[s] == d), d] if isinstance(d, int) and d > 1 else [d]
+            for d in tensor.dims
         ]
-        if not given.assumed or len(given.dims) == 4:
-            choices = [[d] for d in given.dims]
-        found = list(itertools.islice(itertools.product(*choices), 64))
-        readings.append(sorted(found, key=lambda dims: (_fixed(dims), len(dims) - len(set(dims)))))
+        if not tensor.assumed or len(tensor.dims) == 4:
+            choices = [[d] for d in tensor.dims]
+        candidates = list(itertools.islice(itertools.product(*choices), 64))
+        readings.append(sorted(candidates, key=lambda dims: (_fixed(dims), len(dims) - len(set(dims)))))
     every = itertools.islice(itertools.product(*readings), 64)
     ordered = sorted(every, key=lambda all_dims: sum(map(_fixed, all_dims)))
     plain = tuple(i.dims for i in inputs)
@@ -116,45 +116,45 @@ def _fixed(dims: tuple[int | str, ...]) -> int:
 
 
 def dynamic_symbols(
-    inputs: Iterable[TensorInput], asked: Iterable[str], allowed: Iterable[str], owner: str
+    inputs: Iterable[TensorInput], wanted: Iterable[str], allowed: Iterable[str], owner: str
 ) -> tuple[str, ...]:
     """The axis symbols to move: ``asked`` (letters stand for all symbols that begin with them), checked.
 
     Raises:
         DynamicAxisError: if one is unknown or cannot move in this model.
     """
-    known = tuple(dict.fromkeys(s for i in inputs for s in i.symbols))
+    symbols = tuple(dict.fromkeys(s for i in inputs for s in i.symbols))
     allowed = tuple(allowed)
-    movable = tuple(s for s in known if s in allowed or s[0] in allowed)
+    movable = tuple(s for s in symbols if s in allowed or s[0] in allowed)
     chosen: list[str] = []
-    for wish in asked:
-        found = [s for s in known if s == wish or s[0] == wish]
-        if not found:
+    for wish in wanted:
+        matches = [s for s in symbols if s == wish or s[0] == wish]
+        if not matches:
             raise DynamicAxisError(
                 f"{owner}: the axis {wish!r} cannot be dynamic; those that can are {', '.join(movable) or 'none'}, "
                 f"every other size is part of the model. Use --dynamic {','.join(movable) or 'none'}.",
                 exit_code=2,
             )
-        stuck = [s for s in found if s not in movable]
+        stuck = [s for s in matches if s not in movable]
         if stuck:
             raise DynamicAxisError(
                 f"{owner}: the axis {stuck[0]!r} cannot be dynamic, its size is part of the model; "
                 f"dynamic axes may be {','.join(movable) or 'none'}. Use --dynamic {','.join(movable) or 'none'}.",
                 exit_code=2,
             )
-        chosen += found
+        chosen += matches
     return tuple(dict.fromkeys(chosen))
 
 
-def fit_size(value: int, symbol: str, given: TensorInput) -> int:
+def fit_size(value: int, symbol: str, tensor: TensorInput) -> int:
     """``value`` raised to the symbol's minimum and rounded up to its multiple."""
-    return _fitted(value, given.minimum.get(symbol, 1), given.multiple.get(symbol, 1))
+    return _fitted(value, tensor.minimum.get(symbol, 1), tensor.multiple.get(symbol, 1))
 
 
 def _fitted(value: int, least: int, step: int) -> int:
     return -(-max(value, least) // step) * step
 
 
-def bounds(symbol: str, given: TensorInput) -> tuple[int, int]:
+def bounds(symbol: str, tensor: TensorInput) -> tuple[int, int]:
     """Least and largest extent that an exported file is declared for."""
-    return fit_size(1, symbol, given), max(MAX_EXTENT.get(symbol, _DEFAULT_MAX), given.sizes.get(symbol, 1))
+    return fit_size(1, symbol, tensor), max(MAX_EXTENT.get(symbol, _DEFAULT_MAX), tensor.sizes.get(symbol, 1))

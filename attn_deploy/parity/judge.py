@@ -68,7 +68,7 @@ class Limit:
         return judged.points_lost is not None and judged.points_lost <= self.points + 1e-9
 
     def check(self, judge: Judge, owner: str) -> None:
-        """Refuse a limit that the samples of a judge cannot tell.
+        """Refuse a limit that the samples of a judge cannot resolve.
 
         Raises:
             InvalidRequestError: if the outputs are no classes, or the samples are too few.
@@ -82,8 +82,8 @@ class Limit:
             )
         if self.points and 100.0 / judge.samples > self.points:
             raise InvalidRequestError(
-                f"{owner}: {judge.samples} samples are held out, which tell accuracy in steps of "
-                f"{100.0 / judge.samples:.2g} points; {self.points:g} asks for at least {math.ceil(100 / self.points)}."
+                f"{owner}: {judge.samples} samples are held out, so accuracy is known in steps of "
+                f"{100.0 / judge.samples:.2g} points; a limit of {self.points:g} needs at least {math.ceil(100 / self.points)}."
             )
 
     def __str__(self) -> str:
@@ -120,7 +120,7 @@ class Judge:
 
     @property
     def few(self) -> int:
-        """How many batches tell one layer's error."""
+        """How many batches are enough for one layer's error."""
         return min(8, len(self._batches))
 
     def __call__(self, model: onnx.ModelProto, *, optimize: bool = False, batches: int | None = None) -> Judgement:
@@ -157,10 +157,10 @@ class Judge:
 def _errors(name: str, right: Sequence[Arrays], got: Sequence[Arrays]) -> tuple[float, float]:
     """Relative root mean square error and largest error of one output over all batches."""
     wanted: NDArray[np.float64] = np.concatenate([r[name].astype(np.float64).ravel() for r in right])
-    found: NDArray[np.float64] = np.concatenate([g[name].astype(np.float64).ravel() for g in got])
-    if not np.isfinite(found).all():
+    result: NDArray[np.float64] = np.concatenate([g[name].astype(np.float64).ravel() for g in got])
+    if not np.isfinite(result).all():
         raise PrecisionError(f"quantized, the output {name!r} is NaN or infinite.")
     size = float(np.sqrt(np.mean(np.square(wanted)))) if wanted.size else 0.0
-    error = np.abs(found - wanted)
+    error = np.abs(result - wanted)
     root = float(np.sqrt(np.mean(np.square(error)))) if error.size else 0.0
     return (root / size if size else (0.0 if root == 0 else float("inf"))), float(error.max(initial=0.0))

@@ -1,4 +1,4 @@
-"""What a comparison of two runtimes found."""
+"""The result of comparing two runtimes."""
 
 from __future__ import annotations
 
@@ -57,12 +57,23 @@ class ParityReport:
         """The shapes, other than the traced ones, at which the candidate passed."""
         return [dict(c.shapes) for c in self.cases if c.passed and not c.traced]
 
+    def summary(self) -> dict[str, Any]:
+        """What the evidence in a file keeps of it."""
+        return {
+            "max_abs_error": self.max_abs_error,
+            "rtol": self.rtol,
+            "atol": self.atol,
+            "reference": self.reference,
+            "candidate": self.candidate,
+            "cases": len(self.cases),
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
         return {**asdict(self), "passed": self.passed}
 
     def raise_if_failed(self, owner: str) -> None:
-        """Raise what the first failed case found.
+        """Raise the first failed case.
 
         Raises:
             ParityError: naming the shapes, the error and the tolerance.

@@ -18,7 +18,7 @@ class Tolerance:
 # float16: 11 significant bits, so 2**-11 = 4.9e-4 for each rounding, with a dozen roundings on the way.
 # bfloat16: 8 significant bits, 2**-8 = 3.9e-3, likewise.
 # int8: steps of 2**-7 of each tensor's range, so a tenth of the output's. It tells a quantized graph from a broken one;
-#     what quantizing costs is told by accuracy on images.
+#     what quantizing costs, accuracy on images shows.
 TOLERANCES = {
     "float32": Tolerance(1e-4, 1e-5),
     "float16": Tolerance(1e-2, 5e-3),

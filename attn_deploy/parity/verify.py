@@ -41,7 +41,7 @@ def compare(
         inputs: the inputs, with their symbols and traced sizes.
         dynamic: symbols that move.
         tolerance: see `attn_deploy.parity.tolerance`.
-        precise: makes the reference in float64; asked only where the tolerance is exceeded, to tell rounding from
+        precise: makes the reference in float64; called only where the tolerance is exceeded, to separate rounding from
             error.
         shapes: how many untraced shapes.
         seed: of the input values.
@@ -101,12 +101,12 @@ def _structural_problem(expected: Arrays, got: Arrays) -> str:
     if list(expected) != list(got):
         return f"the outputs are {list(got)}, expected {list(expected)}"
     for name, right in expected.items():
-        found = got[name]
-        if right.shape != found.shape:
-            return f"output {name!r} has the shape {found.shape}, expected {right.shape}"
+        result = got[name]
+        if right.shape != result.shape:
+            return f"output {name!r} has the shape {result.shape}, expected {right.shape}"
         if not np.isfinite(right.astype(np.float64)).all():
             return f"output {name!r} of the reference itself is NaN or infinite"
-        if not np.isfinite(found.astype(np.float64)).all():
+        if not np.isfinite(result.astype(np.float64)).all():
             return f"output {name!r} is NaN or infinite"
     return ""
 
@@ -193,13 +193,13 @@ def verify(
         from attn_deploy.resolve.resolve import resolve
 
         resolved = resolve(model, arguments)
-        module, known, label = resolved.module, resolved.inputs, resolved.name.text
+        module, declared, label = resolved.module, resolved.inputs, resolved.name.text
     else:
-        module, known, label = model, None, type(model).__name__
-    chosen = inputs if inputs is not None else known
+        module, declared, label = model, None, type(model).__name__
+    chosen = inputs if inputs is not None else declared
     if chosen is None:
         raise InvalidRequestError("give the inputs of the module: inputs=parse_inputs(['1x3x224x224']).")
-    if known is None:
+    if declared is None:
         from attn_deploy.inputs.binding import bind_inputs
 
         bound = bind_inputs(module, chosen, label)

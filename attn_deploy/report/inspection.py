@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from attn_deploy.diagnosis.contents import Difference, GraphReport
 
 _SHOWN = 12
+SEALS = {
+    "whole": "matches this file",
+    "broken": "does not match this file: changed after it was proven",
+    "": "without a seal: written before files were sealed",
+}
 
 
 def graph_text(report: GraphReport) -> str:
@@ -39,6 +44,7 @@ def graph_text(report: GraphReport) -> str:
         ("MACs", f"{bound} at {shapes_text([report.sizes])}"),
         ("unknown", ", ".join(report.unknown[:_SHOWN])),
         ("precision", artifact.metadata.get("precision", "")),
+        ("evidence", SEALS[artifact.seal] if artifact.evidence is not None else ""),
         ("sha256", artifact.sha256),
     ]
     text = rows_text([(k, v) for k, v in rows if v])

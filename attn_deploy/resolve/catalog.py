@@ -48,8 +48,8 @@ def render_catalog() -> str:
 def import_all() -> list[registry.ModelSpec]:
     """Import every file of the zoo and the backbones; the built-in specifications in order of name."""
     for package in (attn_deploy.modules, attn_deploy.backbones):
-        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            importlib.import_module(found.name)
+        for entry in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            importlib.import_module(entry.name)
     built_in = ("attn_deploy.modules.", "attn_deploy.backbones.")
     specs = [s for s in registry._live.values() if s.target.startswith(built_in)]
     return sorted(specs, key=lambda s: s.name)

@@ -75,7 +75,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         except SafetensorError as error:
             raise InvalidRequestError(f"{path} cannot be read as safetensors: {error}.") from error
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch each have errors of their own
         if not re.search("global|class|instance", str(error), re.IGNORECASE):
             raise InvalidRequestError(
@@ -87,18 +87,22 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             f"{path} cannot be read as weights: {first[:200]} A file that holds whole Python objects would have to be "
             "executed to be read: save model.state_dict(), best with safetensors.torch.save_file."
         ) from error
-    return _unwrapped(found, path)
+    return _unwrapped(content, path)
 
 
-def _unwrapped(found: Any, path: Path) -> dict[str, Tensor]:
+def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
     for _ in range(3):
-        if isinstance(found, Mapping) and found and all(isinstance(v, Tensor) for v in found.values()):
-            return {str(k): v for k, v in found.items()}
-        inner = next((k for k in WRAPPERS if isinstance(found, Mapping) and isinstance(found.get(k), Mapping)), None)
+        if isinstance(content, Mapping) and content and all(isinstance(v, Tensor) for v in content.values()):
+            return {str(k): v for k, v in content.items()}
+        inner = next(
+            (k for k in WRAPPERS if isinstance(content, Mapping) and isinstance(content.get(k), Mapping)), None
+        )
         if inner is None:
             break
-        found = found[inner]
-    holds = f"keys {', '.join(map(repr, list(found)[:6]))}" if isinstance(found, Mapping) else type(found).__name__
+        content = content[inner]
+    holds = (
+        f"keys {', '.join(map(repr, list(content)[:6]))}" if isinstance(content, Mapping) else type(content).__name__
+    )
     raise InvalidRequestError(
         f"{path} holds no state dict ({holds}); expected tensors by name, alone or under {', '.join(WRAPPERS[:3])}."
     )
@@ -119,12 +123,12 @@ def _fitted(state: dict[str, Tensor], expected: set[str]) -> dict[str, Tensor]:
 def _keys_told(missing: Sequence[str], unexpected: Sequence[str]) -> str:
     parts = []
     if missing:
-        parts.append(f"{len(missing)} of the model's tensors are missing ({_some(missing)})")
+        parts.append(f"{len(missing)} tensors are missing ({_some(missing)})")
     if unexpected:
-        parts.append(f"{len(unexpected)} are not the model's ({_some(unexpected)})")
-    told = " and ".join(parts)
+        parts.append(f"{len(unexpected)} are unexpected ({_some(unexpected)})")
+    summary = " and ".join(parts)
     near = difflib.get_close_matches(unexpected[0], missing, n=1, cutoff=0.6) if missing and unexpected else []
-    return f"{told}; {unexpected[0]!r} looks like {near[0]!r}" if near else told
+    return f"{summary}; {unexpected[0]!r} looks like {near[0]!r}" if near else summary
 
 
 def _some(names: Sequence[str]) -> str:
@@ -166,11 +170,11 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], what: str) ->
     if missing or extra or differing:
         parts = []
         if missing:
-            parts.append(f"it lacks {_some(missing)}")
+            parts.append(f"missing tensors: {_some(missing)}")
         if extra:
-            parts.append(f"it has {_some(extra)}, which the model has not")
+            parts.append(f"unexpected tensors: {_some(extra)}")
         if differing:
             key = min(differing)
-            parts.append(f"{key} is {tuple(tensors[key].shape)} and should be {tuple(own[key].shape)}")
+            parts.append(f"{key} has the shape {tuple(tensors[key].shape)}, expected {tuple(own[key].shape)}")
         raise CheckpointError(f"{what} belongs to another model: {'; '.join(parts)}.")
     module.load_state_dict(dict(tensors))

@@ -62,14 +62,14 @@ class ModuleFiller:
             return None
         channels = place.in_channels
         module = self._instantiate(self._spec, settings, f"{self.name} in a slot of {channels} channels")
-        made = self._try(module, place)
+        output = self._try(module, place)
         side = PROBE // place.stride
         expected = (1, place.out_channels, side, side)
-        changed = made.shape != expected if place.kind != "context" else made.dim() != 4 or made.shape[0] != 1
+        changed = output.shape != expected if place.kind != "context" else output.dim() != 4 or output.shape[0] != 1
         if changed:
             keep = "must give a map" if place.kind == "context" else f"must give {expected}"
             raise InvalidRequestError(
-                f"{self.name!r} cannot fill a slot: it turns {(1, channels, PROBE, PROBE)} into {tuple(made.shape)}; "
+                f"{self.name!r} cannot fill a slot: it turns {(1, channels, PROBE, PROBE)} into {tuple(output.shape)}; "
                 f"there it {keep}."
             )
         return module
@@ -101,13 +101,13 @@ class ModuleFiller:
         probe = torch.zeros(1, place.in_channels, PROBE, PROBE)
         try:
             with torch.no_grad():
-                made = module(probe)
+                output = module(probe)
         except Exception as error:
             raise InvalidRequestError(
                 f"{self.name!r} cannot fill a slot of {place.in_channels} channels: {error}"
             ) from error
-        if not isinstance(made, torch.Tensor):
+        if not isinstance(output, torch.Tensor):
             raise InvalidRequestError(
-                f"{self.name!r} cannot fill a slot: it gives a {type(made).__name__}; a slot needs one map."
+                f"{self.name!r} cannot fill a slot: it gives a {type(output).__name__}; a slot needs one map."
             )
-        return made
+        return output

@@ -99,10 +99,10 @@ def _with_slot(model: ResolvedModel, inner: ModelSpec, arguments: Mapping[str, A
     (halving,) = inputs_for_spec(inner, {**settings, "stride": 2}) if "stride" in settings else (limits,)
     stride = int(getattr(model.module, "slot_stride", 1))
 
-    def scaled(kind: str, given: TensorInput) -> dict[str, int]:
+    def scaled(kind: str, tensor: TensorInput) -> dict[str, int]:
         """Limits at the last slot, and at the last one that halves the map, which sees it twice as large."""
-        known = [(1, getattr(given, kind)), (stride, getattr(limits, kind)), (stride // 2, getattr(halving, kind))]
-        return {s: max(n * by if (n := of.get(s, 1)) > 1 else 1 for by, of in known) for s in given.symbols}
+        sources = [(1, getattr(tensor, kind)), (stride, getattr(limits, kind)), (stride // 2, getattr(halving, kind))]
+        return {s: max(n * by if (n := of.get(s, 1)) > 1 else 1 for by, of in sources) for s in tensor.symbols}
 
     inputs = tuple(replace(i, minimum=scaled("minimum", i), multiple=scaled("multiple", i)) for i in model.inputs or ())
     fitted = tuple(replace(i, sizes={s: fit_size(n, s, i) for s, n in i.sizes.items()}) for i in inputs)
@@ -111,12 +111,12 @@ def _with_slot(model: ResolvedModel, inner: ModelSpec, arguments: Mapping[str, A
 
 def _load(spec: ModelSpec) -> type[nn.Module]:
     module, _, attribute = spec.target.partition(":")
-    found: Any = importlib.import_module(module)
+    target: Any = importlib.import_module(module)
     for part in attribute.split("."):
-        found = getattr(found, part)
-    if not isinstance(found, type):
+        target = getattr(target, part)
+    if not isinstance(target, type):
         raise InvalidRequestError(f"{spec.name}: {spec.target} is not a class.")
-    return found
+    return target
 
 
 def _defaults(spec: ModelSpec) -> dict[str, Any]:
@@ -155,12 +155,12 @@ def _from_file(parsed: ModelName, arguments: Mapping[str, Any]) -> nn.Module:
         )
     factory = getattr(loaded, parsed.base)
     try:
-        made = factory(**arguments) if callable(factory) and not isinstance(factory, nn.Module) else factory
+        module = factory(**arguments) if callable(factory) and not isinstance(factory, nn.Module) else factory
     except Exception as error:
         raise ExportError(f"{parsed.text}: making the model failed: {_told(error, path)}", exit_code=2) from error
-    if not isinstance(made, nn.Module):
-        raise InvalidRequestError(f"{parsed.text}: expected a torch.nn.Module, got {type(made).__name__}.")
-    return made.eval()
+    if not isinstance(module, nn.Module):
+        raise InvalidRequestError(f"{parsed.text}: expected a torch.nn.Module, got {type(module).__name__}.")
+    return module.eval()
 
 
 def _import_file(path: Path) -> types.ModuleType:

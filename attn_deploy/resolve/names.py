@@ -105,7 +105,7 @@ def _name_and_arguments(part: str, text: str) -> tuple[str, dict[str, Any]]:
 def _arguments(text: str | None, whole: str) -> dict[str, Any]:
     if text is None:
         return {}
-    found: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     for item in _split_at_commas(text):
         key, equals, value = item.partition("=")
         if not equals or not key.strip().isidentifier():
@@ -115,10 +115,10 @@ def _arguments(text: str | None, whole: str) -> dict[str, Any]:
                 f"; if {package[1]!r} is a package, its models are not known, those of {known} are" if package else ""
             )
             raise _malformed(whole, f"{item!r} is not of the form argument=value{hint}")
-        if key.strip() in found:
+        if key.strip() in arguments:
             raise _malformed(whole, f"{key.strip()!r} is given twice")
-        found[key.strip()] = _value(value.strip())
-    return found
+        arguments[key.strip()] = _value(value.strip())
+    return arguments
 
 
 def _split_at_commas(text: str) -> list[str]:

@@ -37,19 +37,19 @@ def from_package(name: ModelName, arguments: Mapping[str, Any]) -> tuple[nn.Modu
         factory = models.create_model
     else:
         factory = models.get_model
-        # Detectors and segmenters download a trained backbone unless they are told not to.
+        # Detectors and segmenters download a trained backbone unless an argument forbids it.
         if "weights_backbone" in inspect.signature(models.get_model_builder(name.base)).parameters:
             settings.setdefault("weights_backbone", None)
     try:
-        made = factory(name.base, **settings)
+        model = factory(name.base, **settings)
     except Exception as error:  # factories check their arguments in many ways
-        told = " ".join(str(error).split())[:300]
-        raise InvalidRequestError(f"{name.text}: {package} refuses: {type(error).__name__}: {told}") from error
-    if not isinstance(made, nn.Module):
-        raise InvalidRequestError(f"{name.text}: expected a torch.nn.Module, got {type(made).__name__}.")
-    size = _timm_size(made) if package == "timm" else _torchvision_size(models, name.base)
+        reason = " ".join(str(error).split())[:300]
+        raise InvalidRequestError(f"{name.text}: {package} refuses: {type(error).__name__}: {reason}") from error
+    if not isinstance(model, nn.Module):
+        raise InvalidRequestError(f"{name.text}: expected a torch.nn.Module, got {type(model).__name__}.")
+    size = _timm_size(model) if package == "timm" else _torchvision_size(models, name.base)
     inputs = None if size is None else parse_inputs([f"1x{'x'.join(map(str, size))}"])
-    return made.eval(), inputs
+    return model.eval(), inputs
 
 
 def is_trained(arguments: Mapping[str, Any]) -> bool:
@@ -66,9 +66,9 @@ def _imported(package: str) -> Any:
         needs = "" if missing.split(".")[0] == package else f", which {package} needs,"
         raise MissingDependencyError(f"{missing}{needs} is not installed: {install}.") from error
     except Exception as error:  # a build for another torch fails in ways of its own
-        told = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200]
         raise MissingDependencyError(
-            f"{package} is installed and cannot be imported: {type(error).__name__}: {told}. Its build must be made for "
+            f"{package} is installed and cannot be imported: {type(error).__name__}: {reason}. Its build must be made for "
             f"torch {torch.__version__}, CPU or CUDA alike: install both from the same index."
         ) from error
 

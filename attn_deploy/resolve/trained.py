@@ -64,9 +64,9 @@ def load_trained(name: ModelName) -> TrainedModel:
         raise CheckpointError(
             f"{path}: its header lacks {error}; expected a file that `attn-deploy train` wrote."
         ) from error
-    made = make_model(parse_name(model), arguments)
-    load_tensors(made.module, tensors, f"{path}, which says it is {model},")
-    resolved = replace(made, name=name, spec=None)
+    base = make_model(parse_name(model), arguments)
+    load_tensors(base.module, tensors, f"{path}, which says it is {model},")
+    resolved = replace(base, name=name, spec=None)
     return TrainedModel(resolved, model, dataset, classes, mean, std)
 
 

@@ -37,23 +37,23 @@ SEEN_IN_CALLS = frozenset(
 def record_calls(model: nn.Module, examples: Sequence[tuple[Tensor, ...]]) -> tuple[Finding, ...]:
     """Run a model on each tuple of inputs and note the calls that fall under a rule, each place once.
 
-    Give inputs of different batch sizes to have loops over the batch told from loops over anything else. An error of the
+    Give inputs of different batch sizes to have loops over the batch distinguished from other loops. An error of the
     model ends the run that it happened in.
     """
     runs = []
     for example in examples:
         recorder = _Recorder(model, example)
-        # What was called until an error is still worth telling; the error itself is told by who runs the model.
+        # Calls made before an error still count; whoever runs the model reports the error itself.
         with torch.no_grad(), recorder, contextlib.suppress(Exception):
             model(*(t.clone() for t in example))
         runs.append(recorder)
-    found = {(c.rule, c.place): c for recorder in runs for c in recorder.calls}
+    calls = {(c.rule, c.place): c for recorder in runs for c in recorder.calls}
     if len(runs) > 1:
         for place, counts in _iterations(runs).items():
             if len(set(counts)) > 1:
                 what = f"a loop over a tensor ran {counts[0]} times for one input and {counts[1]} for another"
-                found[("loop-over-batch", place)] = Finding("loop-over-batch", what, place)
-    return tuple(found.values())
+                calls[("loop-over-batch", place)] = Finding("loop-over-batch", what, place)
+    return tuple(calls.values())
 
 
 def _iterations(runs: Sequence[_Recorder]) -> dict[Place, list[int]]:
@@ -75,22 +75,22 @@ class _Recorder(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        given = dict(kwargs or {})
+        keywords = dict(kwargs or {})
         name = getattr(func, "__name__", "")
         if name == "unbind":
             place = place_here(self._paths)
             self.iterated[place] = self.iterated.get(place, 0) + args[0].shape[args[1] if len(args) > 1 else 0]
-        for rule, what in _matches(name, args, given, self._batch):
+        for rule, what in _matches(name, args, keywords, self._batch):
             self.calls.append(Finding(rule, what, place_here(self._paths)))
-        return func(*args, **given)
+        return func(*args, **keywords)
 
 
-def _matches(name: str, args: Sequence[Any], given: Mapping[str, Any], batch: int) -> Iterator[tuple[str, str]]:
+def _matches(name: str, args: Sequence[Any], keywords: Mapping[str, Any], batch: int) -> Iterator[tuple[str, str]]:
     check = _CHECKS.get(name)
     if check is not None:
-        found = check(name, args, given, batch)
-        if found is not None:
-            yield found
+        match = check(name, args, keywords, batch)
+        if match is not None:
+            yield match
     if name.startswith(("fft_", "stft", "istft")):
         yield "fft", f"torch.{name.replace('_', '.', 1)}"
 
@@ -98,27 +98,27 @@ def _matches(name: str, args: Sequence[Any], given: Mapping[str, Any], batch: in
 _Found = tuple[str, str] | None
 
 
-def _value(args: Sequence[Any], given: Mapping[str, Any], index: int, name: str, default: Any = None) -> Any:
-    return given[name] if name in given else args[index] if len(args) > index else default
+def _value(args: Sequence[Any], keywords: Mapping[str, Any], index: int, name: str, default: Any = None) -> Any:
+    return keywords[name] if name in keywords else args[index] if len(args) > index else default
 
 
-def _adaptive(name: str, args: Sequence[Any], given: Mapping[str, Any], batch: int) -> _Found:
-    size = _value(args, given, 1, "output_size")
+def _adaptive(name: str, args: Sequence[Any], keywords: Mapping[str, Any], batch: int) -> _Found:
+    size = _value(args, keywords, 1, "output_size")
     if size in (1, (1,), (1, 1), [1, 1], (1, 1, 1)):
         return None
     return "adaptive-pooling", f"{name} to {size}"
 
 
-def _to_number(name: str, args: Sequence[Any], given: Mapping[str, Any], batch: int) -> _Found:
+def _to_number(name: str, args: Sequence[Any], keywords: Mapping[str, Any], batch: int) -> _Found:
     if name == "__bool__":
         return "data-dependent-branch", "a tensor as a condition"
-    told = {"__int__": "int()", "__float__": "float()", "__index__": "an index", "__complex__": "complex()"}
-    return "number-from-tensor", f"{told.get(name, '.' + name + '()')} of a tensor"
+    words = {"__int__": "int()", "__float__": "float()", "__index__": "an index", "__complex__": "complex()"}
+    return "number-from-tensor", f"{words.get(name, '.' + name + '()')} of a tensor"
 
 
-def _convolution(name: str, args: Sequence[Any], given: Mapping[str, Any], batch: int) -> _Found:
-    groups = _value(args, given, 6, "groups", 1)
-    x, weight = args[0], _value(args, given, 1, "weight")
+def _convolution(name: str, args: Sequence[Any], keywords: Mapping[str, Any], batch: int) -> _Found:
+    groups = _value(args, keywords, 6, "groups", 1)
+    x, weight = args[0], _value(args, keywords, 1, "weight")
     if (
         groups > 1
         and x.dim() > 3
@@ -135,20 +135,20 @@ def _is_constant(weight: Any) -> bool:
     return isinstance(weight, nn.Parameter)
 
 
-def _dropout(name: str, args: Sequence[Any], given: Mapping[str, Any], batch: int) -> _Found:
-    active = bool(_value(args, given, 2, "training", True)) and _value(args, given, 1, "p", 0.5) > 0
+def _dropout(name: str, args: Sequence[Any], keywords: Mapping[str, Any], batch: int) -> _Found:
+    active = bool(_value(args, keywords, 2, "training", True)) and _value(args, keywords, 1, "p", 0.5) > 0
     return ("random-in-forward", f"{name} with training=True") if active else None
 
 
 def _always(rule: str) -> Callable[..., _Found]:
-    return lambda name, args, given, batch: (rule, name)
+    return lambda name, args, keywords, batch: (rule, name)
 
 
-def _where(name: str, args: Sequence[Any], given: Mapping[str, Any], batch: int) -> _Found:
-    return ("data-dependent-size", "where with one argument") if len(args) + len(given) == 1 else None
+def _where(name: str, args: Sequence[Any], keywords: Mapping[str, Any], batch: int) -> _Found:
+    return ("data-dependent-size", "where with one argument") if len(args) + len(keywords) == 1 else None
 
 
-def _index(name: str, args: Sequence[Any], given: Mapping[str, Any], batch: int) -> _Found:
+def _index(name: str, args: Sequence[Any], keywords: Mapping[str, Any], batch: int) -> _Found:
     keys = args[1] if isinstance(args[1], tuple) else (args[1],)
     masked = any(isinstance(k, Tensor) and k.dtype in (torch.bool, torch.uint8) for k in keys)
     return ("data-dependent-size", "a boolean index") if masked else None

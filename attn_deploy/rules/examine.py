@@ -1,4 +1,4 @@
-"""All that can be found in a model without exporting it: its source, and the calls of a few runs."""
+"""All that can be learned of a model without exporting it: its source, and the calls of a few runs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from attn_deploy.rules.source import read_source
 
 
 def examine(model: nn.Module, examples: Sequence[tuple[Tensor, ...]] = ()) -> tuple[Finding, ...]:
-    """What may break an export, as found in the source and, with ``examples``, in the calls of a run on each.
+    """What may break an export, from the source and, with ``examples``, in the calls of a run on each.
 
-    A run knows better than the source which calls are made; of such rules only what ran is told.
+    A run knows better than the source which calls are made; of such rules only what ran is reported.
     """
     read = read_source(model)
     if not examples:

@@ -1,4 +1,4 @@
-"""One thing that was found in a model."""
+"""One thing in a model that matters to an export."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ SEVERITIES = ("error", "warning", "rewritten")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was found in a model.
+    """One thing in a model that matters to an export.
 
     Attributes:
         rule: id of the rule that it falls under (see `attn_deploy.rules.rules`).
-        what: what was found, in words, with the values that matter.
+        what: the thing itself, in words, with the values that matter.
         place: where.
         severity: ``error`` (the export fails), ``warning`` (it may, or the file holds for some sizes only) or
             ``rewritten`` (export replaces it by a form that is right).

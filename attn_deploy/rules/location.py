@@ -40,7 +40,7 @@ class Place:
         return ", ".join(parts)
 
     @property
-    def told(self) -> str:
+    def phrase(self) -> str:
         """`` (layer1.0, net.py, line 12)`` to follow a phrase; nothing if nothing is known."""
         text = str(self)
         return f" ({text})" if text else ""
@@ -73,7 +73,7 @@ def module_paths(model: nn.Module | None) -> dict[int, str]:
 def place_of_error(error: BaseException, model: nn.Module | None = None) -> Place:
     """The innermost place in the user's source that led to an error, its chained causes included."""
     paths = module_paths(model)
-    found = Place()
+    place = Place()
     current: BaseException | None = error
     for _ in range(8):
         if current is None:
@@ -81,9 +81,9 @@ def place_of_error(error: BaseException, model: nn.Module | None = None) -> Plac
         frames = [(t.tb_frame, t.tb_lineno) for t in _tracebacks(current.__traceback__)]
         candidate = _innermost(reversed(frames), paths)
         if candidate.file:
-            found = candidate
+            place = candidate
         current = current.__cause__
-    return found
+    return place
 
 
 def place_here(paths: Mapping[int, str]) -> Place:

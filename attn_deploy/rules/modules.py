@@ -24,7 +24,7 @@ _MAX_UNPOOL = (nn.MaxUnpool1d, nn.MaxUnpool2d, nn.MaxUnpool3d)
 
 
 def walk_modules(model: nn.Module, target: str) -> Iterator[Finding]:
-    """Layers that are known to break, told with the line where the class that holds them begins."""
+    """Layers that are known to break, each with the line where the class that holds them begins."""
     for path, module in model.named_modules():
         for rule, what, severity in _of_module(module, target):
             yield Finding(rule, what, _holder(model, path), severity)

@@ -58,14 +58,14 @@ def explain(error: BaseException | str) -> Rule | None:
     A rule that names a cause is preferred to one that only says what happened, and the error's own words to those of its
     causes.
     """
-    found: list[Rule] = []
+    matches: list[Rule] = []
     for current in _chain(error) if isinstance(error, BaseException) else [error]:
-        known = getattr(current, "rule", None)
-        if known in _BY_ID:
-            found.append(_BY_ID[known])
+        identifier = getattr(current, "rule", None)
+        if identifier in _BY_ID:
+            matches.append(_BY_ID[identifier])
         text = " ".join(str(current).split())
-        found += [r for r in RULES if any(re.search(p, text, re.IGNORECASE) for p in r.patterns)]
-    return next((r for r in found if not r.general), found[0] if found else None)
+        matches += [r for r in RULES if any(re.search(p, text, re.IGNORECASE) for p in r.patterns)]
+    return next((r for r in matches if not r.general), matches[0] if matches else None)
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Suspicion(NamedTuple):
-    """Rule id, what was found, line; ``sure`` where nothing but the source is needed to tell."""
+    """Rule id, the construct, line; ``sure`` where the source alone decides."""
 
     rule: str
     what: str
@@ -47,20 +47,20 @@ def scan_function(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[Susp
     scan = _Scan([a.arg for a in (*node.args.posonlyargs, *node.args.args) if a.arg != "self"])
     for statement in node.body:
         scan.visit(statement)
-    yield from scan.found
+    yield from scan.suspicions
 
 
 class _Scan(ast.NodeVisitor):
     def __init__(self, parameters: list[str]) -> None:
-        self.found: list[Suspicion] = []
+        self.suspicions: list[Suspicion] = []
         self.tensors = set(parameters)
         self.inputs = set(parameters)
         self.sizes: set[str] = set()
         self.batch: set[str] = set()
         self._loops = 0
 
-    def _tell(self, rule: str, what: str, node: ast.AST, *, sure: bool = False) -> None:
-        self.found.append(Suspicion(rule, what, getattr(node, "lineno", 0), sure))
+    def _note(self, rule: str, what: str, node: ast.AST, *, sure: bool = False) -> None:
+        self.suspicions.append(Suspicion(rule, what, getattr(node, "lineno", 0), sure))
 
     def visit_Assign(self, node: ast.Assign) -> None:
         """Follow names; see writes into slices and into the model."""
@@ -68,15 +68,15 @@ class _Scan(ast.NodeVisitor):
         for target in node.targets:
             self._bind(target, node.value)
             if isinstance(target, ast.Subscript) and _reads_same(target, node.value):
-                self._tell("overlapping-write", f"{ast.unparse(node)}", node)
+                self._note("overlapping-write", f"{ast.unparse(node)}", node)
             if _is_self_attribute(target) and self._has_size(node.value):
-                self._tell("cached-by-size", f"{ast.unparse(target)} is kept for later runs", node)
+                self._note("cached-by-size", f"{ast.unparse(target)} is kept for later runs", node)
 
     def visit_AugAssign(self, node: ast.AugAssign) -> None:
         """See counters kept in the model."""
         self.generic_visit(node)
         if _is_self_attribute(node.target):
-            self._tell("state-in-forward", ast.unparse(node), node)
+            self._note("state-in-forward", ast.unparse(node), node)
 
     def _bind(self, target: ast.expr, value: ast.expr) -> None:
         if isinstance(target, (ast.Tuple, ast.List)):
@@ -128,9 +128,9 @@ class _Scan(ast.NodeVisitor):
 
     def _decision(self, test: ast.expr) -> None:
         if self._has_reduction(test):
-            self._tell("data-dependent-branch", f"if {ast.unparse(test)}", test, sure=True)
+            self._note("data-dependent-branch", f"if {ast.unparse(test)}", test, sure=True)
         elif self._has_size(test):
-            self._tell("branch-on-shape", f"if {ast.unparse(test)}", test)
+            self._note("branch-on-shape", f"if {ast.unparse(test)}", test)
 
     def visit_For(self, node: ast.For) -> None:
         """A loop over the batch, or as often as a size says."""
@@ -138,13 +138,13 @@ class _Scan(ast.NodeVisitor):
         if isinstance(source, ast.Call) and isinstance(source.func, ast.Name):
             name, arguments = source.func.id, source.args
             if name == "range" and any(self._is_batch(a) for a in arguments):
-                self._tell(
+                self._note(
                     "loop-over-batch", f"for {ast.unparse(node.target)} in {ast.unparse(source)}", node, sure=True
                 )
             elif name == "range" and any(self._has_size(a) for a in arguments):
-                self._tell("branch-on-shape", f"for {ast.unparse(node.target)} in {ast.unparse(source)}", node)
+                self._note("branch-on-shape", f"for {ast.unparse(node.target)} in {ast.unparse(source)}", node)
         elif isinstance(source, ast.Name) and source.id in self.inputs:
-            self._tell("loop-over-batch", f"for {ast.unparse(node.target)} in {source.id}", node)
+            self._note("loop-over-batch", f"for {ast.unparse(node.target)} in {source.id}", node)
         self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> None:
@@ -161,35 +161,35 @@ class _Scan(ast.NodeVisitor):
         )
         if (plain and name in ("int", "float", "round")) or from_math:
             if any(self._has_size(a) for a in arguments):
-                self._tell("number-from-shape", text, node)
+                self._note("number-from-shape", text, node)
             elif any(self._has_reduction(a) for a in arguments):
-                self._tell("number-from-tensor", text, node)
+                self._note("number-from-tensor", text, node)
         elif name in _TO_NUMBER and not node.args and not plain and self._has_tensor(node.func):
-            self._tell("number-from-tensor", text, node)
+            self._note("number-from-tensor", text, node)
         elif name in _WINDOWS and any(self._has_size(a) for a in arguments[1:]):
-            self._tell("pool-window-from-shape", text, node)
+            self._note("pool-window-from-shape", text, node)
         elif name.startswith(("adaptive_avg_pool", "adaptive_max_pool")) and not _one_bin(arguments[1:]):
-            self._tell("adaptive-pooling", text, node)
+            self._note("adaptive-pooling", text, node)
         elif name == "cuda" and not plain:
-            self._tell("hard-coded-device", text, node)
+            self._note("hard-coded-device", text, node)
         elif name == "fold" and len(arguments) > 1:
-            self._tell("fold", text, node)
+            self._note("fold", text, node)
         elif ".fft." in f".{ast.unparse(node.func)}." and name != "fftfreq":
-            self._tell("fft", text, node)
+            self._note("fft", text, node)
         elif (
             name in ("dropout", "dropout2d")
             and not any(k.arg == "training" for k in node.keywords)
             and len(node.args) < 3
         ):
             if not _is_self_attribute(node.func):
-                self._tell("random-in-forward", text, node)
+                self._note("random-in-forward", text, node)
         elif name in _RANDOM:
-            self._tell("random-in-forward", text, node)
+            self._note("random-in-forward", text, node)
         elif name in _VALUES_UNKNOWN:
-            self._tell("data-dependent-size", text, node)
+            self._note("data-dependent-size", text, node)
         groups = next((k.value for k in node.keywords if k.arg == "groups"), None)
         if groups is not None and self._is_batch(groups):
-            self._tell("groups-from-batch", text, node)
+            self._note("groups-from-batch", text, node)
 
     def _has_size(self, node: ast.AST) -> bool:
         """Whether an expression holds a size that may differ from run to run."""

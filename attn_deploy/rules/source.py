@@ -22,7 +22,7 @@ def read_source(model: nn.Module) -> tuple[Finding, ...]:
 
     Followed are ``forward``, the methods that it calls on ``self``, and the functions of the same file.
     """
-    found: dict[tuple[str, str, int], Finding] = {}
+    findings: dict[tuple[str, str, int], Finding] = {}
     seen: set[type] = set()
     for path, module in model.named_modules():
         if type(module) in seen:
@@ -32,10 +32,10 @@ def read_source(model: nn.Module) -> tuple[Finding, ...]:
             if cls is nn.Module or not issubclass(cls, nn.Module):
                 break
             for finding in _of_class(cls, path):
-                found.setdefault((finding.rule, finding.place.file, finding.place.line), finding)
+                findings.setdefault((finding.rule, finding.place.file, finding.place.line), finding)
             if "forward" in vars(cls) and not is_stand_in(vars(cls)["forward"]):
                 break
-    return tuple(found.values())
+    return tuple(findings.values())
 
 
 def _of_class(cls: type, path: str) -> Iterator[Finding]:
@@ -51,9 +51,9 @@ def _of_class(cls: type, path: str) -> Iterator[Finding]:
     methods = _methods(tree, cls.__qualname__)
     functions = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef)}
     for node in _reachable("forward", methods, functions):
-        for found in scan_function(node):
-            severity = "error" if found.sure else "warning"
-            yield Finding(found.rule, found.what, Place(path, file, found.line), severity)
+        for suspicion in scan_function(node):
+            severity = "error" if suspicion.sure else "warning"
+            yield Finding(suspicion.rule, suspicion.what, Place(path, file, suspicion.line), severity)
 
 
 @functools.lru_cache(maxsize=128)
@@ -66,7 +66,7 @@ def _parsed(file: str) -> ast.Module | None:
 
 def _methods(tree: ast.Module, qualified_name: str) -> dict[str, _Function]:
     body: list[ast.stmt] = tree.body
-    found: list[ast.stmt] = []
+    members: list[ast.stmt] = []
     for name in qualified_name.split("."):
         if name == "<locals>":
             body = [n for f in body for n in ast.walk(f) if isinstance(n, ast.ClassDef)]
@@ -74,19 +74,19 @@ def _methods(tree: ast.Module, qualified_name: str) -> dict[str, _Function]:
         match = [n for n in body if isinstance(n, (ast.ClassDef, ast.FunctionDef)) and n.name == name]
         if not match:
             return {}
-        body = found = match[0].body
-    return {n.name: n for n in found if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))}
+        body = members = match[0].body
+    return {n.name: n for n in members if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))}
 
 
 def _reachable(start: str, methods: dict[str, _Function], functions: dict[str, ast.FunctionDef]) -> list[_Function]:
     """``start``, and what it calls by name among the methods and functions, directly or not."""
     waiting = [methods[start]] if start in methods else []
-    found: list[_Function] = []
+    reached: list[_Function] = []
     while waiting:
         node = waiting.pop()
-        if node in found:
+        if node in reached:
             continue
-        found.append(node)
+        reached.append(node)
         for call in ast.walk(node):
             if not isinstance(call, ast.Call):
                 continue
@@ -95,4 +95,4 @@ def _reachable(start: str, methods: dict[str, _Function], functions: dict[str, a
                 waiting += [methods[target.attr]] if target.attr in methods else []
             elif isinstance(target, ast.Name) and target.id in functions:
                 waiting.append(functions[target.id])
-    return found
+    return reached

@@ -173,7 +173,7 @@ def test_bf16_raises_the_opset_and_says_what_could_not_be_run(tmp_path: Path) ->
     types = dtypes(load_model(artifact.path))
     assert BFLOAT in types.values()
     assert "lacks a kernel" in typing(artifact)["onnxruntime"]["reason"]
-    with pytest.raises(OpsetError, match="at opset 17, and convolutions have it from opset 22"):
+    with pytest.raises(OpsetError, match="at opset 17: convolutions have it from opset 22"):
         convert(path, precision="bf16", opset=17)
 
 
@@ -312,5 +312,5 @@ def test_export_refuses_half_precision_without_evidence(tmp_path: Path) -> None:
 
 
 def test_an_invalid_file_is_told_as_such(tmp_path: Path) -> None:
-    with pytest.raises(GraphError, match="there is no ONNX file"):
+    with pytest.raises(GraphError, match="no such ONNX file"):
         convert(tmp_path / "none.onnx", precision="fp16")

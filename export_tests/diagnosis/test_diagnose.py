@@ -396,7 +396,7 @@ def test_a_file_of_which_nothing_tells_what_is_right_is_refused_after_its_build(
         ({"target": "coreml"}, "the target 'coreml' is unknown"),
         ({"precision": "fp64"}, "precision 'fp64' is unknown"),
         ({"against": "onnxruntime"}, "nothing is converted here"),
-        ({"against": "eager"}, "does not tell which model in PyTorch"),
+        ({"against": "eager"}, "does not say which model in PyTorch"),
         ({"timeout": 0.0}, "leaves no time"),
         ({"output": "no/such/folder.onnx"}, "does not exist"),
     ],

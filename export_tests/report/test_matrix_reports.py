@@ -59,10 +59,15 @@ def test_cells_with_one_reason_are_one_finding(mixed):
 
 
 def test_csv(mixed):
-    rows = list(csv.DictReader(io.StringIO(matrix_csv(mixed))))
+    reader = csv.DictReader(io.StringIO(matrix_csv(mixed)))
+    rows = list(reader)
     assert len(rows) == 8
+    assert len(set(reader.fieldnames)) == len(reader.fieldnames), "two columns of one name: a reader gets the last"
+    assert [(r["model"], int(r["opset"]), r["precision"]) for r in rows] == [
+        (c.id.model, c.id.opset, c.id.precision) for c in mixed.cells
+    ]
     first = next(r for r in rows if r["model"] == "se" and r["status"] == "failed")
-    assert (first["parity"], first["engine"], first["rule"]) == ("failed", "", "R7")
+    assert (first["check_parity"], first["check_engine"], first["rule"]) == ("failed", "", "R7")
     assert first["reason"] == mixed.failures[1].reason
 
 

@@ -66,9 +66,9 @@ class Planted:
 WRONG = {
     "missing": (
         lambda s: {k: v for k, v in s.items() if k != "0.bias"},
-        r"1 of the model's tensors are missing \(0.bias\)",
+        r"1 tensors are missing \(0.bias\)",
     ),
-    "unexpected": (lambda s: {**s, "head.weight": s["0.bias"]}, r"1 are not the model's \(head.weight\)"),
+    "unexpected": (lambda s: {**s, "head.weight": s["0.bias"]}, r"1 are unexpected \(head.weight\)"),
     "renamed": (
         lambda s: {k.replace("0.weight", "0.weights"): v for k, v in s.items()},
         "'0.weights' looks like '0.weight'",

@@ -324,7 +324,7 @@ def test_a_damaged_state_is_told_from_a_whole_one(tiny, tmp_path):
 def test_a_checkpoint_of_another_model(whole, tmp_path):
     tensors, header = read_weights(whole[1])
     save_file(tensors, tmp_path / "a.safetensors", metadata={"attn_deploy": json.dumps({**header, "model": "resnet8"})})
-    with pytest.raises(CheckpointError, match="belongs to another model: it lacks bn1"):
+    with pytest.raises(CheckpointError, match="belongs to another model: missing tensors: bn1"):
         attn_deploy.create(str(tmp_path / "a.safetensors"))
     wider = {**tensors, "head.weight": torch.zeros(10, 3)}
     save_file(wider, tmp_path / "b.safetensors", metadata={"attn_deploy": json.dumps(header)})

@@ -26,7 +26,7 @@ class Kept:
 
     Attributes:
         node, operator: name and type of the node.
-        module: path of the PyTorch module that it came from; empty if the file does not tell.
+        module: path of the PyTorch module that it came from; empty if the file does not say.
         reason: in words.
         largest: the largest magnitude among its inputs and outputs, where that is the reason.
     """
@@ -140,18 +140,18 @@ def has_float_result(node: ir.Node) -> bool:
 
 def _from_sizes(nodes: Iterable[ir.Node]) -> set[ir.Value]:
     """Floating-point values that are computed from integers alone: extents and positions."""
-    found: set[ir.Value] = set()
+    sizes: set[ir.Value] = set()
     for node in nodes:
         floats = list(_floats(node.outputs))
         if not floats:
             continue
         if node.op_type in ("Range", "CumSum") or (node.op_type == "Cast" and _is_integer(node.inputs[0])):
-            found.update(floats)
+            sizes.update(floats)
             continue
-        given = [v for v in _floats(node.inputs) if not _is_constant(v)]
-        if given and all(v in found for v in given):
-            found.update(floats)
-    return found
+        operands = [v for v in _floats(node.inputs) if not _is_constant(v)]
+        if operands and all(v in sizes for v in operands):
+            sizes.update(floats)
+    return sizes
 
 
 def _by_constant(node: ir.Node, half: HalfType) -> str:
@@ -177,18 +177,18 @@ def _by_range(plan: PrecisionPlan, node: ir.Node, ranges: Mapping[str, Range], m
         return
     half = plan.half
     here = [ranges[str(v.name)] for v in (*_floats(node.inputs), *_floats(node.outputs)) if str(v.name) in ranges]
-    made = max((ranges[str(v.name)].largest for v in _floats(node.outputs) if str(v.name) in ranges), default=0.0)
-    if made > half.largest and plan.overflow is None:
-        plan.overflow = Kept(*describe(node), f"reaches {made:.4g}, {half.word} ends at {half.largest:.5g}", made)
+    result = max((ranges[str(v.name)].largest for v in _floats(node.outputs) if str(v.name) in ranges), default=0.0)
+    if result > half.largest and plan.overflow is None:
+        plan.overflow = Kept(*describe(node), f"reaches {result:.4g}, {half.word} ends at {half.largest:.5g}", result)
     largest = max((r.largest for r in here), default=0.0)
     if largest * margin > half.largest:
         _keep(plan, node, f"range: values up to {largest:.4g}, and {half.word} ends at {half.largest:.5g}", largest)
-    elif 0 < made < half.smallest:
+    elif 0 < result < half.smallest:
         _keep(
             plan,
             node,
-            f"range: no value above {made:.4g}, and {half.word} loses digits below {half.smallest:.2g}",
-            made,
+            f"range: no value above {result:.4g}, and {half.word} loses digits below {half.smallest:.2g}",
+            result,
         )
 
 

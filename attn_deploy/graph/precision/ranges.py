@@ -76,9 +76,9 @@ def instrumented(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ..
 
 def read_ranges(names: tuple[str, ...], outputs: Mapping[str, NDArray[Any]]) -> dict[str, Range]:
     """What one run of an instrumented graph says."""
-    found = {}
+    ranges = {}
     for index, name in enumerate(names):
         largest, total = float(outputs[f"{_LARGEST}{index}"]), float(outputs[f"{_TOTAL}{index}"])
         finite = math.isfinite(largest) and math.isfinite(total)
-        found[name] = Range(largest if math.isfinite(largest) else math.inf, finite)
-    return found
+        ranges[name] = Range(largest if math.isfinite(largest) else math.inf, finite)
+    return ranges

@@ -50,22 +50,22 @@ class Histogram:
         self.counts += np.bincount(places, minlength=BINS)
 
     def range(self, method: str) -> float:
-        """The largest magnitude that is told apart; what lies beyond is cut.
+        """The largest magnitude with a step of its own; what lies beyond is cut.
 
         Args:
             method: one of `METHODS`.
         """
         if self.largest == 0.0 or method == "minmax":
             return self.largest
-        found = self._percentile() if method == "percentile" else self._entropy()
-        return min(found, self.largest)
+        end = self._percentile() if method == "percentile" else self._entropy()
+        return min(end, self.largest)
 
     def _percentile(self) -> float:
         share = np.cumsum(self.counts) / self.counts.sum()
         return float((np.searchsorted(share, PERCENTILE / 100.0) + 1) * self.end / BINS)
 
     def _entropy(self) -> float:
-        """The end at which the distribution told apart in 128 steps diverges least from the one before (Kullback-Leibler).
+        """The end at which the distribution in 128 steps diverges least from the one before (Kullback-Leibler).
 
         Zeros are left out of the first bin: after a ReLU they are half of all values, exact at any scale.
         """
@@ -74,9 +74,9 @@ class Histogram:
         used = int(np.flatnonzero(counts)[-1]) + 1 if counts.any() else BINS
         best, least = used, math.inf
         for stop in range(_LEVELS, used + 1, _STRIDE):
-            found = _divergence(counts, stop)
-            if found < least:
-                best, least = stop, found
+            divergence = _divergence(counts, stop)
+            if divergence < least:
+                best, least = stop, divergence
         return best * self.end / BINS
 
 
@@ -91,8 +91,10 @@ def _divergence(counts: NDArray[np.float64], stop: int) -> float:
     level = np.repeat(mean, np.diff(np.append(edges, stop))) * filled
     alive = clipped > 0
     wanted = clipped[alive] / clipped.sum()
-    made = level[alive]
-    if made.sum() == 0:
+    approximation = level[alive]
+    if approximation.sum() == 0:
         return math.inf
-    made = np.maximum(made / made.sum(), 1e-9)  # a value that was cut to the end, where nothing lay before
-    return float((wanted * np.log(wanted / made)).sum())
+    approximation = np.maximum(
+        approximation / approximation.sum(), 1e-9
+    )  # the bin that cut values moved to may be empty
+    return float((wanted * np.log(wanted / approximation)).sum())

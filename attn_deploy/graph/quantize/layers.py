@@ -23,7 +23,7 @@ class Layer:
 
     Attributes:
         node, operator: name and type of the node.
-        module: path of the PyTorch module that it came from; empty if the file does not tell.
+        module: path of the PyTorch module that it came from; empty if the file does not say.
         axis: the axis of the weights' output channels; None for one scale.
     """
 
@@ -143,8 +143,8 @@ def _channel_axis(node: ir.Node) -> int | None:
 
 
 def _integer(node: ir.Node, name: str, default: int) -> int:
-    found = node.attributes.get(name)
-    return default if found is None else int(found.as_int())
+    entry = node.attributes.get(name)
+    return default if entry is None else int(entry.as_int())
 
 
 def _is_constant(value: ir.Value) -> bool:

@@ -17,12 +17,12 @@ AT_ONCE = 16
 def observed_tensors(model: ir.Model, layers: Sequence[Layer]) -> tuple[str, ...]:
     """The names of the tensors that need a range, each once, in order of computation."""
     nodes = {n.name: n for n in model.graph}
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     for layer in layers:
         value = nodes[layer.node].inputs[0]
         if value is not None and value.name:
-            found[value.name] = None
-    return tuple(found)
+            names[value.name] = None
+    return tuple(names)
 
 
 def probes(model: onnx.ModelProto, names: Sequence[str]) -> Iterator[tuple[onnx.ModelProto, tuple[str, ...]]]:
