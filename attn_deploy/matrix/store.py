@@ -91,7 +91,9 @@ def stored_request(path: Path) -> tuple[MatrixOptions, tuple[int, int]]:
         raise _nothing_to_resume(path)
     try:
         data = read_json(file)
-        unknown = sorted(set(data if isinstance(data, dict) else ()) - {"shard", *(f.name for f in fields(MatrixOptions))})
+        unknown = sorted(
+            set(data if isinstance(data, dict) else ()) - {"shard", *(f.name for f in fields(MatrixOptions))}
+        )
         if unknown:  # an option that this version does not know would make other cells
             raise InvalidRequestError(f"the option {unknown[0]!r} is unknown.")
         return MatrixOptions.from_dict(data), typed(data, _Shard).shard
