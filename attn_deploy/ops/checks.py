@@ -90,3 +90,13 @@ def check_channels(x: Tensor, channels: int, owner: str) -> None:
             f"{owner}: expected an input of shape (N, {channels}, H, W), got {tuple(x.shape)}: "
             f"construct it with the channel count of its input."
         )
+
+
+def check_map(x: Tensor, owner: str) -> None:
+    """The input must have four axes, of any length: for modules whose weights do not depend on the channel count.
+
+    Raises:
+        ValueError: naming the module and the given shape.
+    """
+    if not is_traced() and x.dim() != 4:
+        raise ValueError(f"{owner}: expected an input of shape (N, C, H, W), got {tuple(x.shape)}.")
