@@ -10,9 +10,8 @@ from torch import nn
 
 from attn_deploy import create, export, ops
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.models import resolve
-
-from .helpers import randomize
+from attn_deploy.resolve.resolve import resolve
+from export_tests.helpers import randomize
 
 # The shared forms.
 

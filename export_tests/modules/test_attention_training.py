@@ -9,8 +9,7 @@ from torch import nn
 from torch.func import functional_call
 
 from attn_deploy import create, fuse
-
-from .helpers import assert_same_function, randomize
+from export_tests.helpers import assert_same_function, randomize
 
 # Every entry, small: name, arguments, input shapes.
 _DEEPLAB = {"in_channels": 4, "out_channels": 8, "groups": 2, "kernel_size": 5}
