@@ -76,7 +76,8 @@ def make_plan(
         half: the type asked for.
         ranges: magnitudes by tensor name; None leaves the rule of the range out.
         margin: how far from the end of the range a magnitude must stay.
-        careful: keep in fp32 also what feeds an exponential or a comparison, through two products.
+        careful: keep in fp32 also what feeds an exponential or a comparison, through two products, and the product that
+            predicts a position.
     """
     plan = PrecisionPlan(half)
     nodes = list(model.graph)
@@ -88,7 +89,7 @@ def make_plan(
             _keep(plan, node, reason)
         if ranges is not None:
             _by_range(plan, node, ranges, margin)
-    _before_indices(plan, nodes)
+    _before_indices(plan, nodes, careful)
     if careful:
         _before_decisions(plan, nodes)
     _between(plan, nodes)
@@ -131,11 +132,6 @@ def has_half_form(node: ir.Node, half: HalfType, opset: int) -> bool:
             if value is not None and value.dtype == _FLOAT and formals:
                 return kind in formals[min(index, len(formals) - 1)].types
     return True
-
-
-def has_float_result(node: ir.Node) -> bool:
-    """Whether a node gives a float32 tensor."""
-    return any(True for _ in _floats(node.outputs))
 
 
 def _from_sizes(nodes: Iterable[ir.Node]) -> set[ir.Value]:
@@ -192,19 +188,24 @@ def _by_range(plan: PrecisionPlan, node: ir.Node, ranges: Mapping[str, Range], m
         )
 
 
-def _before_indices(plan: PrecisionPlan, nodes: Iterable[ir.Node]) -> None:
+def _before_indices(plan: PrecisionPlan, nodes: Iterable[ir.Node], careful: bool) -> None:
+    """What becomes a position, through cheap nodes and, if careful, through the product that predicts it."""
     seeds = [n for n in nodes if n.op_type == "Cast" and _is_integer(n.outputs[0]) and any(_floats(n.inputs))]
-    seeds += [n for n in nodes if n.op_type in ("Floor", "Ceil", "Round")]
-    for node in _ancestors(seeds, lambda n: n.op_type in rules.CHEAP):
+    whole = [n for n in nodes if n.op_type in ("Floor", "Ceil", "Round")]
+    seeds += whole
+    admitted = rules.CHEAP | rules.PRODUCTS if careful else rules.CHEAP
+    for node in _ancestors(seeds, lambda n: n.op_type in admitted, products=int(careful)):
         _keep(plan, node, rules.INDEX)
+    for node in nodes:
+        if node.op_type == "Sub" and any(v.producer() in whole for v in _floats(node.inputs)):
+            _keep(plan, node, rules.FRACTION)
 
 
 def _before_decisions(plan: PrecisionPlan, nodes: Iterable[ir.Node]) -> None:
     """What feeds an exponential or a comparison, through two products: its error there is not a rounding any more."""
     seeds = [n for n in nodes if n.op_type in rules.DECISIVE and any(_floats(n.inputs))]
     for node in seeds:
-        if has_float_result(node):
-            _keep(plan, node, rules.DECIDES)
+        _keep(plan, node, rules.DECIDES)
     for node in _ancestors(seeds, lambda n: n.op_type not in rules.INDIFFERENT, products=2):
         _keep(plan, node, rules.DECIDES)
 
