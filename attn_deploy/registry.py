@@ -39,7 +39,9 @@ class Input:
     ``"2*H"`` for a map twice as high as the first input, ``"ratio*channels"``, or ``"widths[0]"``.
 
     Where an argument says how many such inputs there are, by its value or its length, ``repeat`` names it: with
-    ``Input("x", ("N", "channels[i]", "H", "W"), repeat="channels")`` the inputs are x0, x1, ... and i is their number.
+    ``Input("x", ("N", "channels[i]", "H", "W"), repeat="channels")`` the inputs are x0, x1, ..., i is their number and
+    ``count`` how many there are: levels of a pyramid, the finest first, have ``"2**(count-1-i)*H"`` rows. ``"H{i}"`` is
+    an axis of each one's own: H0, H1, ...
     """
 
     name: str
@@ -67,7 +69,7 @@ class ModelSpec:
         family: attention, convolution, context, fusion, activation, backbone, or what a third party names.
         summary: one sentence, the first line of the class docstring.
         reference: constructor arguments of the reference configuration (64 channels), which ``create(name)`` makes.
-        inputs: the inputs in order; ``outputs`` the output names.
+        inputs: the inputs in order; ``outputs`` the output names, where the arguments do not change how many there are.
         dynamic: axis symbols that may move in an exported file.
         sizes: traced extent of each axis, raised to what ``minimum`` and ``multiple`` allow.
         minimum, multiple: the least extent of an axis, and what it must be a multiple of: integers, or expressions in

@@ -154,7 +154,9 @@ def prepare(
     prepared.narrow, prepared.called = narrow, called
     first = _first_run(prepared, given)
     prepared.dropped = tuple(dropped_outputs(first))
-    names = resolved.outputs or output_names(first)
+    names = resolved.outputs
+    if names is None or len(names) != len(flatten_outputs(first)):  # arguments may add outputs, as levels of a pyramid
+        names = tuple(output_names(first))
     prepared.outputs = _unlike_inputs(names, taken)
     _find_axes(prepared, given, flatten_outputs(first), own=resolved.spec is None)
     if fuse:

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attn_deploy.inputs.tensors import Arrays, TensorInput, fit_size
+from attn_deploy.inputs.expressions import evaluate
+from attn_deploy.inputs.tensors import Arrays, TensorInput, fit_size, symbols_of
 
+_LEVEL_REACH = 4  # an axis that is more times as long as its symbol is verified at smaller extents of the symbol
 _AT_A_TIME = 1 << 22  # values of a test tensor that are drawn at once
 
 
@@ -27,7 +29,9 @@ def verification_sizes(inputs: Sequence[TensorInput], symbols: Sequence[str], co
             traced = first.sizes[symbol]
             base = pattern.get(symbol[0], (6, 11, 7, 13))[k % 4]
             if symbol[0] != "N":  # stay near the traced scale, so that a model traced at 224 is not judged at 9
-                base = max(1, round(base * max(1.0, traced / 22)))
+                reach = max(_reach(symbol, d) for i in inputs for d in i.dims)
+                # so for the finest level of a pyramid, not for the coarsest, whose extent the symbol stands for
+                base = max(1, round(base * max(1.0, traced / 22) * min(1.0, _LEVEL_REACH / reach)))
             value = fit_size(base, symbol, first)
             if value == traced:
                 value = fit_size(value + 1, symbol, first)
@@ -35,6 +39,14 @@ def verification_sizes(inputs: Sequence[TensorInput], symbols: Sequence[str], co
         if sizes not in chosen:
             chosen.append(sizes)
     return chosen
+
+
+def _reach(symbol: str, dim: int | str) -> int:
+    """How much an axis grows with a symbol: 4 for H in ``"4*H"``, 1 where it does not depend on it."""
+    if symbol not in symbols_of(dim):
+        return 1
+    one, two = (evaluate(dim, {**dict.fromkeys(symbols_of(dim), 1), symbol: n}) for n in (1, 2))
+    return max(1, two - one)
 
 
 def ramped(shape: tuple[int, ...], dtype: str = "float32", seed: int = 0, bound: int | None = None) -> NDArray[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -69,10 +70,12 @@ def inputs_for_spec(spec: ModelSpec, settings: Mapping[str, Any]) -> tuple[Tenso
     sizes = {k: _fitted(int(v), minimum.get(k, 1), multiple.get(k, 1)) for k, v in spec.sizes.items()}
     inputs = []
     for entry in spec.inputs:
-        for index in range(_count(entry, settings)):
-            values = {**settings, "i": index} if entry.repeat else settings
+        count = _count(entry, settings)
+        for index in range(count):
+            values = {**settings, "i": index, "count": count} if entry.repeat else settings
             name = f"{entry.name}{index}" if entry.repeat else entry.name
-            dims = tuple(_with_arguments(d, values) if symbols_of(d) else evaluate(d, values) for d in entry.shape)
+            shape = [d.replace("{i}", str(index)) if isinstance(d, str) else d for d in entry.shape]
+            dims = tuple(_with_arguments(d, values) if symbols_of(d) else evaluate(d, values) for d in shape)
             inputs.append(TensorInput(name, dims, entry.dtype, sizes, minimum, multiple))
     return tuple(inputs)
 
@@ -86,8 +89,19 @@ def _count(entry: Input, settings: Mapping[str, Any]) -> int:
 
 def _with_arguments(expression: int | str, settings: Mapping[str, Any]) -> str:
     """Constructor arguments in a symbolic axis as numbers: ``"ratio*H"`` becomes ``"2*H"``, or ``"H"`` for 1."""
-    numbers = re.sub(r"\b[a-z]\w*\b", lambda name: str(evaluate(name[0], settings)), str(expression))
-    return re.sub(r"\b1\*", "", numbers)
+
+    def numbered(node: ast.expr) -> str:
+        text = ast.unparse(node)
+        if not symbols_of(text):
+            return str(evaluate(text, settings))
+        if not isinstance(node, ast.BinOp):
+            return text
+        left, right = numbered(node.left), numbered(node.right)
+        if isinstance(node.op, ast.Mult) and "1" in (left, right):
+            return right if left == "1" else left
+        return ast.unparse(ast.BinOp(ast.parse(left, mode="eval").body, node.op, ast.parse(right, mode="eval").body))
+
+    return numbered(ast.parse(str(expression), mode="eval").body).replace(" ", "")
 
 
 def tied_to_maps(inputs: Sequence[TensorInput], moving: Iterable[str]) -> list[tuple[TensorInput, ...]]:

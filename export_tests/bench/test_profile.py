@@ -429,7 +429,7 @@ def test_a_file_is_profiled_without_torch(folder):
     assert int(done.stdout) >= 40
 
 
-def test_the_table_keeps_what_matters_when_it_is_narrow(record):
+def test_the_table_keeps_what_matters_when_it_in_half_range(record):
     wide, narrow = text_of(profile_report(record, 160)), text_of(profile_report(record, 80), 80)
     for title in ("p50 ms", "p99 ms", "vs eager", "verdict"):
         assert title in narrow
