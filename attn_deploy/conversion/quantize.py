@@ -312,6 +312,8 @@ class _Quantizer:
             PrecisionError: if it is met only without all of them.
         """
 
+        layers = self._plan.layers
+
         def error(group: Sequence[Layer]) -> float:
             """With these layers quantized and no other."""
             others = {y.node for y in layers} - {y.node for y in group}
