@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +120,8 @@ def read_calibration(
         )
     chosen = {i.name: _fitting(path, arrays[i.name], i, symbols) for i in inputs}
     labels = arrays.get(_LABELS) if _LABELS not in chosen else None
+    if labels is not None:
+        labels = _checked_labels(path, labels)
     counts = {len(a) for a in (*chosen.values(), *([labels] if labels is not None else []))}
     if len(counts) > 1:
         raise InvalidRequestError(f"{path}: the arrays hold {sorted(counts)} samples; give the same number of each.")
@@ -230,13 +231,15 @@ def _side(folder: Path, inputs: Sequence[TensorInput], wish: int | None) -> int:
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (OSError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise InvalidRequestError(f"{path} cannot be read as an .npz of arrays: {error}") from error
+    except Exception as error:  # numpy, zip and zlib each have errors of their own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InvalidRequestError(f"{path} cannot be read as an .npz of arrays: {reason[:300]}.") from error
 
 
 def _fitting(path: Path, array: NDArray[Any], target: TensorInput, symbols: Sequence[str]) -> NDArray[Any]:
+    _refuse_kind(path, target.name, array, target.dtype)
     wanted = target.shape()
     fits = array.ndim == len(wanted) and all(
         extent == n or any(s in str(dim) for s in symbols)
@@ -250,4 +253,34 @@ def _fitting(path: Path, array: NDArray[Any], target: TensorInput, symbols: Sequ
         raise DatasetError(
             f"{path}: {target.name!r} holds a NaN or an infinite value; ranges cannot be measured on it."
         )
-    return array.astype(target.dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        converted = array.astype(target.dtype)
+    exact = np.isfinite(converted).all() if converted.dtype.kind == "f" else np.array_equal(converted, array)
+    if not exact:
+        raise InvalidRequestError(
+            f"{path}: {target.name!r} is an array of {array.dtype} with values that {target.dtype}, which the graph takes, "
+            "cannot hold."
+        )
+    return converted
+
+
+# The kinds of numpy's types that become the graph's without a change of meaning.
+_KINDS = {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}
+
+
+def _refuse_kind(path: Path, name: str, array: NDArray[Any], dtype: str) -> None:
+    kind = np.dtype(dtype).kind if dtype != "bfloat16" else "f"
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in _KINDS.get(kind, "") or array.dtype.names:
+        raise InvalidRequestError(
+            f"{path}: {name!r} is an array of {array.dtype} of shape {array.shape}, and {dtype} is needed; it is not "
+            "converted, for that would change its meaning. Save it as numbers of that kind."
+        )
+
+
+def _checked_labels(path: Path, labels: NDArray[Any]) -> NDArray[Any]:
+    _refuse_kind(path, _LABELS, labels, "int64")
+    if labels.ndim != 1:
+        raise InvalidRequestError(f"{path}: {_LABELS!r} has the shape {labels.shape}; give one label for each sample.")
+    if labels.size and int(labels.min()) < 0:
+        raise InvalidRequestError(f"{path}: {_LABELS!r} holds {int(labels.min())}; labels are at least 0.")
+    return labels

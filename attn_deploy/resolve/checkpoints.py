@@ -53,6 +53,9 @@ def load_weights(model: nn.Module, path: Path | str, label: str) -> tuple[str, s
     if missing or unexpected:
         raise InvalidRequestError(f"{label}: {path} does not fit: {_keys_told(missing, unexpected)}.")
     for name, value in state.items():
+        reason = _unlike(value, expected[name])
+        if reason:
+            raise InvalidRequestError(f"{label}: {path} does not fit: {name!r} {reason}.")
         if value.shape != expected[name].shape:
             raise InvalidRequestError(
                 f"{label}: {path} does not fit: {name!r} has the shape {tuple(value.shape)}, the model's is "
@@ -214,6 +217,21 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], TrainedHeader]:
         ) from error
 
 
+def _unlike(value: Tensor, expected: Tensor) -> str:
+    """Why a tensor cannot become another without a change of meaning; empty if it can."""
+    if value.layout != torch.strided or value.is_quantized or value.is_nested:
+        kind = "sparse" if value.layout != torch.strided else "quantized" if value.is_quantized else "nested"
+        return f"is a {kind} tensor, and the model's is a dense one of {expected.dtype}"
+    same = (
+        value.is_floating_point() == expected.is_floating_point()
+        and value.is_complex() == expected.is_complex()
+        and (value.dtype == torch.bool) == (expected.dtype == torch.bool)
+    )
+    return (
+        "" if same else f"is a tensor of {value.dtype} of shape {tuple(value.shape)}, the model's is {expected.dtype}"
+    )
+
+
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
     """Load a state dict that must fit exactly.
 
@@ -222,6 +240,9 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], what: str) ->
     """
     own = module.state_dict()
     missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    unlike = next(((k, r) for k in own.keys() & tensors.keys() if (r := _unlike(tensors[k], own[k]))), None)
+    if unlike is not None:
+        raise CheckpointError(f"{what} belongs to another model: {unlike[0]} {unlike[1]}.")
     differing = [k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape]
     if missing or extra or differing:
         parts = []
