@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from attn_deploy import registry
-from attn_deploy.errors import ExportError, InvalidRequestError
+from attn_deploy.errors import ExportError, InvalidRequestError, exit_error
 from attn_deploy.inputs.grammar import parse_inputs as parse_inputs
 from attn_deploy.inputs.tensors import TensorInput, fit_size, inputs_for_spec
 from attn_deploy.registry import ModelSpec
@@ -156,6 +156,8 @@ def _from_file(parsed: ModelName, arguments: Mapping[str, Any]) -> nn.Module:
     factory = getattr(loaded, parsed.base)
     try:
         module = factory(**arguments) if callable(factory) and not isinstance(factory, nn.Module) else factory
+    except SystemExit as error:
+        raise exit_error(error) from error
     except Exception as error:
         raise ExportError(f"{parsed.text}: making the model failed: {_told(error, path)}", exit_code=2) from error
     if not isinstance(module, nn.Module):
@@ -175,6 +177,9 @@ def _import_file(path: Path) -> types.ModuleType:
     sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
+    except SystemExit as error:
+        del sys.modules[name]
+        raise exit_error(error) from error
     except Exception as error:
         del sys.modules[name]
         raise ExportError(f"importing {path} failed: {_told(error, path)}", exit_code=2) from error
