@@ -18,7 +18,7 @@ from torch import nn
 from attn_deploy import registry
 from attn_deploy.errors import ExportError, InvalidRequestError
 from attn_deploy.fillers import ModuleFiller
-from attn_deploy.inputs import TensorInput, fit_size, inputs_for_spec
+from attn_deploy.inputs import TensorInput, inputs_for_spec, traced_size
 from attn_deploy.inputs import parse_inputs as parse_inputs
 from attn_deploy.names import ModelName, parse_name
 from attn_deploy.packages import from_package, is_trained
@@ -156,7 +156,7 @@ def _with_slot(model: ResolvedModel, inner: ModelSpec, arguments: Mapping[str, A
         return {s: max(n * by if (n := of.get(s, 1)) > 1 else 1 for by, of in known) for s in given.symbols}
 
     inputs = tuple(replace(i, minimum=scaled("minimum", i), multiple=scaled("multiple", i)) for i in model.inputs or ())
-    fitted = tuple(replace(i, sizes={s: fit_size(n, s, i) for s, n in i.sizes.items()}) for i in inputs)
+    fitted = tuple(replace(i, sizes={s: traced_size(n, s, i) for s, n in i.sizes.items()}) for i in inputs)
     return replace(model, inputs=fitted, dynamic=tuple(d for d in model.dynamic if d in inner.dynamic))
 
 
