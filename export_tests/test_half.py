@@ -32,7 +32,10 @@ OUT_OF_RANGE: dict[str, str] = {
 
 # Where 11 bits leave more than 2% of the output's scale, and why.
 FP16_ERROR: dict[str, tuple[float, str]] = {
-    "bi_level_routing_attention": (0.3, "the choice of regions is a step: where two are nearly as close, fp16 takes the other"),
+    "bi_level_routing_attention": (
+        0.3,
+        "the choice of regions is a step: where two are nearly as close, fp16 takes the other",
+    ),
     "ia_block": (5e-2, "a softmax over sums of 374 products: logits in the hundreds, of which fp16 keeps a unit"),
 }
 
