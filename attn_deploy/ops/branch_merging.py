@@ -6,6 +6,8 @@ would be a rounding of the result.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -48,7 +50,7 @@ def identity_kernel(channels: int, groups: int, kernel_size: int, like: Tensor) 
 
 def identity_bn_kernel(bn: BatchNorm, groups: int, kernel_size: int) -> Kernel:
     """A branch that is a BatchNorm alone, as a convolution."""
-    weight = identity_kernel(bn.num_features, groups, kernel_size, bn.running_mean)
+    weight = identity_kernel(bn.num_features, groups, kernel_size, bn.weight)
     return normalised_kernel((weight, weight.new_zeros(bn.num_features)), bn)
 
 
@@ -80,17 +82,9 @@ def chained_kernel(pointwise: Kernel, spatial: Kernel, groups: int) -> Kernel:
 @torch.no_grad()
 def convolution_of(kernels: list[Kernel], like: nn.Conv2d) -> nn.Conv2d:
     """The convolution whose kernel is the sum, with the channels, stride, padding and groups of ``like``."""
-    weight, bias = sum(k[0] for k in kernels), sum(k[1] for k in kernels)
-    conv = nn.Conv2d(
-        like.in_channels,
-        like.out_channels,
-        like.kernel_size,
-        stride=like.stride,
-        padding=like.padding,
-        groups=like.groups,
-        device=like.weight.device,
-        dtype=like.weight.dtype,
-    )
-    conv.weight.copy_(weight)
-    conv.bias.copy_(bias)
-    return conv.eval()
+    conv = copy.deepcopy(like).eval()
+    weight = torch.stack([k[0] for k in kernels]).sum(0)
+    bias = torch.stack([k[1] for k in kernels]).sum(0)
+    conv.weight = nn.Parameter(weight.to(like.weight.dtype))
+    conv.bias = nn.Parameter(bias.to(like.weight.dtype))
+    return conv

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ def deform_conv_operator(
         deform_groups: groups of channels with offsets of their own.
     """
     bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
-    attributes = {
+    attributes: dict[str, Any] = {
         "kernel_shape": list(weight.shape[2:]),
         "strides": [stride] * 2,
         "pads": [padding] * 4,
@@ -51,8 +51,8 @@ def deform_conv_operator(
         "group": groups,
         "offset_group": deform_groups,
     }
-    if torch.jit.is_tracing():  # type: ignore[no-untyped-call]
-        return _DeformConv.apply(x, weight, offset, bias, mask, attributes)
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return cast(Tensor, _DeformConv.apply(x, weight, offset, bias, mask, attributes))  # type: ignore[no-untyped-call]
     shape = (x.shape[0], weight.shape[0], offset.shape[2], offset.shape[3])
     return torch.onnx.ops.symbolic(
         "DeformConv", (x, weight, offset, bias, mask), attributes, dtype=x.dtype, shape=shape, version=LEAST_OPSET
