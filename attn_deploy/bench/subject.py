@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attn_deploy.errors import InvalidRequestError
+from attn_deploy.inputs.expected import fit_to_expected
 from attn_deploy.inputs.tensors import TensorInput, fit_size
 from attn_deploy.registry import DEFAULT_SIZES
 
@@ -132,7 +133,7 @@ def make_subject(
     known = tuple(resolved.inputs or inputs or ())
     if resolved.inputs is not None:
         known = (
-            _bind(known, inputs, resolved.name.text)
+            fit_to_expected(known, inputs, resolved.name.text)
             if inputs is not None
             else _default_sizes(known, _movable(known, resolved.dynamic))
         )
@@ -214,7 +215,7 @@ def _from_file(path: Path, inputs: Sequence[TensorInput] | None) -> Subject:
     symbols = tuple(dict.fromkeys(s for i in known for s in i.symbols))
     unsized: tuple[str, ...] = ()
     if inputs is not None:
-        known = _bind(known, inputs, str(path))
+        known = fit_to_expected(known, inputs, str(path))
     else:
         known = _default_sizes(known, symbols)
         # Files of this project take small images; of a foreign one nobody knows.
@@ -242,7 +243,7 @@ def _from_engine(path: Path, inputs: Sequence[TensorInput] | None) -> Subject:
                 sizes.setdefault(dim, extent)
     known = tuple(TensorInput(i.name, dims[i.name], i.dtype, sizes, {}, {}) for i in engine.inputs)
     if inputs is not None:
-        known = _bind(known, inputs, str(path))
+        known = fit_to_expected(known, inputs, str(path))
     return Subject(path.name, known, tuple(sizes), None, path, tuple(o.name for o in engine.outputs))
 
 
@@ -263,29 +264,6 @@ def _default_sizes(inputs: Sequence[TensorInput], movable: Sequence[str]) -> tup
         elif symbol[0] in plain and (image or sizes[symbol] == DEFAULT_SIZES[symbol[0]]):
             sizes[symbol] = fit_size(plain[symbol[0]], symbol, first)
     return tuple(replace(i, sizes={**i.sizes, **sizes}) for i in inputs)
-
-
-def _bind(known: Sequence[TensorInput], given: Sequence[TensorInput], owner: str) -> tuple[TensorInput, ...]:
-    """The known inputs at the shapes of the given ones, matched by name where the names are the same, else in order."""
-    if len(known) != len(given):
-        raise InvalidRequestError(
-            f"{owner}: takes {len(known)} inputs ({', '.join(i.name for i in known)}), {len(given)} were given."
-        )
-    by_name = {i.name: i for i in given}
-    matched = [by_name[i.name] for i in known] if set(by_name) == {i.name for i in known} else list(given)
-    sizes = dict(known[0].sizes)
-    for old, new in zip(known, matched, strict=True):
-        shape = new.shape()
-        if len(shape) != len(old.dims):
-            raise InvalidRequestError(f"{owner}: input {old.name!r} has {len(old.dims)} axes, {len(shape)} were given.")
-        sizes |= {d: n for d, n in zip(old.dims, shape, strict=True) if isinstance(d, str) and d in sizes}
-    bound = tuple(replace(i, sizes=sizes) for i in known)
-    for old, new in zip(bound, matched, strict=True):
-        if old.shape() != new.shape():
-            raise InvalidRequestError(
-                f"{owner}: input {old.name!r} must be ({', '.join(map(str, old.dims))}), got {new.shape()}."
-            )
-    return bound
 
 
 def _fixed_extent(given: TensorInput, letter: str) -> int | None:

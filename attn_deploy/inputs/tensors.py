@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -33,6 +33,8 @@ class TensorInput:
         multiple: what the extent of a symbol must be a multiple of.
         named: whether the name was given; one without goes to forward by position.
         assumed: whether nobody said which axes move, so that those as long as an image may be tried to move with it.
+        values: the user's own values, each an array of the input's rank; test tensors are made of them (see
+            `attn_deploy.inputs.user_samples`).
     """
 
     name: str
@@ -43,6 +45,7 @@ class TensorInput:
     multiple: Mapping[str, int]
     named: bool = True
     assumed: bool = False
+    values: tuple[NDArray[Any], ...] = field(default=(), compare=False)
 
     def shape(self, sizes: Mapping[str, int] | None = None) -> tuple[int, ...]:
         """The concrete shape at the traced sizes, or at others."""
