@@ -31,7 +31,7 @@ from attn_deploy.rules.rules import explain, rule
 TRACE_SECONDS = 90.0
 _ABOUT_SIZES = re.compile(
     r"specified range|Constraints violated|inferred to be a constant|specializ|generated guard|marked as dynamic|"
-    r"Could not guard|data-dependent|symbolic",
+    r"Could not guard|data-dependent|symbolic|create Dim",
     re.IGNORECASE,
 )
 
