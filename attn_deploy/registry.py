@@ -39,7 +39,9 @@ class Input:
     ``"2*H"`` for a map twice as high as the first input, ``"ratio*channels"``, or ``"widths[0]"``.
 
     Where an argument says how many such inputs there are, by its value or its length, ``repeat`` names it: with
-    ``Input("x", ("N", "channels[i]", "H", "W"), repeat="channels")`` the inputs are x0, x1, ... and i is their number.
+    ``Input("x", ("N", "channels[i]", "H", "W"), repeat="channels")`` the inputs are x0, x1, ..., i is their number and
+    ``count`` how many there are: levels of a pyramid, the finest first, have ``"2**(count-1-i)*H"`` rows. ``"H{i}"`` is
+    an axis of each one's own: H0, H1, ...
     """
 
     name: str
@@ -67,7 +69,7 @@ class ModelSpec:
         family: attention, convolution, context, fusion, activation, backbone, or what a third party names.
         summary: one sentence, the first line of the class docstring.
         reference: constructor arguments of the reference configuration (64 channels), which ``create(name)`` makes.
-        inputs: the inputs in order; ``outputs`` the output names.
+        inputs: the inputs in order; ``outputs`` the output names, where the arguments do not change how many there are.
         dynamic: axis symbols that may move in an exported file.
         sizes: traced extent of each axis, raised to what ``minimum`` and ``multiple`` allow.
         minimum, multiple: the least extent of an axis, and what it must be a multiple of: integers, or expressions in
@@ -206,20 +208,38 @@ def add(spec: ModelSpec) -> None:
     _index.cache_clear()
 
 
-def list_models(family: str | None = None) -> list[ModelSpec]:
-    """All registry entries in order of family and name, or those of one family.
+def list_models(family: str | None = None, *, year: int | None = None, search: str | None = None) -> list[ModelSpec]:
+    """Registry entries in order of family and name.
+
+    Args:
+        family: only those of this family.
+        year: only those whose paper is of this year.
+        search: only those in which every one of these words occurs: in a name, alias, summary, paper or source.
 
     Raises:
-        InvalidRequestError: if no model is of that family.
+        InvalidRequestError: if there is none.
     """
     specs = sorted(_specs().values(), key=lambda s: (s.family, s.name))
-    if family is None:
-        return specs
-    found = [s for s in specs if s.family == family.lower()]
-    if not found:
+    if family is not None:
         families = sorted({s.family for s in specs})
-        raise InvalidRequestError(f"no model is of the family {family!r}; families are {', '.join(families)}.")
-    return found
+        specs = [s for s in specs if s.family == family.lower()]
+        if not specs:
+            raise InvalidRequestError(f"no model is of the family {family!r}; families are {', '.join(families)}.")
+    if year is not None:
+        years = sorted({s.year for s in specs if s.year})
+        specs = [s for s in specs if s.year == year]
+        if not specs:
+            raise InvalidRequestError(f"no model is of {year}; years are {', '.join(map(str, years))}.")
+    if search is not None:
+        specs = [s for s in specs if all(w in _searched(s) for w in search.lower().split())]
+        if not specs:
+            hint = suggest(search)
+            raise InvalidRequestError(f"no model has {search!r} in its name, summary or paper{hint}")
+    return specs
+
+
+def _searched(spec: ModelSpec) -> str:
+    return " ".join((spec.name, _key(spec.name), *spec.aliases, spec.summary, spec.paper, spec.official)).lower()
 
 
 def get(name: str) -> ModelSpec:
@@ -266,10 +286,10 @@ def _entry_points() -> dict[str, ModelSpec]:
     import warnings
     from importlib.metadata import entry_points
 
-    found: dict[str, ModelSpec] = {}
+    plugins: dict[str, ModelSpec] = {}
     for point in entry_points(group=ENTRY_POINT_GROUP):
         try:
-            made = point.load()()
+            specs = point.load()()
         except Exception as error:  # a broken plug-in of somebody else must not take the whole command line down
             warnings.warn(
                 f"the entry point {point.name!r} ({point.value}) failed and its models are missing: {error}",
@@ -277,7 +297,7 @@ def _entry_points() -> dict[str, ModelSpec]:
                 stacklevel=2,
             )
             continue
-        for spec in [made] if isinstance(made, ModelSpec) else made:
+        for spec in [specs] if isinstance(specs, ModelSpec) else specs:
             if spec.name in _catalog():
                 warnings.warn(
                     f"the entry point {point.name!r} names {spec.name!r}, which is built in; it is left out.",
@@ -285,8 +305,8 @@ def _entry_points() -> dict[str, ModelSpec]:
                     stacklevel=2,
                 )
             else:
-                found[spec.name] = spec
-    return found
+                plugins[spec.name] = spec
+    return plugins
 
 
 def _anyone_registers() -> bool:
@@ -332,14 +352,14 @@ def _arguments(cls: type) -> tuple[Argument, ...]:
 
 def _sections(docstring: str) -> dict[str, str]:
     """``Paper: ...`` and the like, each up to the next section; wrapped lines are joined."""
-    found: dict[str, str] = {}
+    sections: dict[str, str] = {}
     for match in re.finditer(
         r"^(Paper|Official|Export|Limits|Deviations): *(.*?)(?=^\w[\w ]*: |\Z)",
         docstring,
         re.MULTILINE | re.DOTALL,
     ):
-        found[match[1].lower()] = " ".join(match[2].split())
-    return found
+        sections[match[1].lower()] = " ".join(match[2].split())
+    return sections
 
 
 def _year(paper: str) -> int | None:

@@ -17,7 +17,7 @@ def open_classifier(path: Path, batch: int) -> tuple[TensorRTRunner, int]:
         batch: images at a time that are asked for; the profiles may allow more or fewer.
 
     Raises:
-        InvalidRequestError: if the engine is no classifier of images.
+        InvalidRequestError: if the engine is not a classifier of images.
         EngineError: see `TensorRTRunner`.
     """
     runner = TensorRTRunner(path)
@@ -25,9 +25,9 @@ def open_classifier(path: Path, batch: int) -> tuple[TensorRTRunner, int]:
     if len(taken) == 1 and len(taken[0].shape) == 4:
         return runner, fitting_batch(runner.artifact, batch)
     runner.close()
-    told = ", ".join(map(str, taken))
+    shown = ", ".join(map(str, taken))
     raise InvalidRequestError(
-        f"{path} is not a classifier of images: its inputs are {told}; expected one N x 3 x H x W."
+        f"{path} is not a classifier of images: its inputs are {shown}; expected one N x 3 x H x W."
     )
 
 

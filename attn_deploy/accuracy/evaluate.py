@@ -40,6 +40,7 @@ class _Job:
 def evaluate(
     model: str | Path,
     *,
+    trained_as: str | None = None,
     dataset: str | None = None,
     runtimes: Sequence[str] | None = None,
     split: Split = "test",
@@ -55,6 +56,7 @@ def evaluate(
     Args:
         model: a run folder or ``model.safetensors`` of `attn_deploy.train`, an ``.onnx`` file or an ``.engine`` file. A
             checkpoint is exported (and the file proven) for runtimes that run files; files need no torch.
+        trained_as: the model of a checkpoint, where that is a file of yours or of a package: ``net.py:MyNet``.
         dataset: cifar10, digits or folder; by default what the checkpoint was trained on.
         runtimes: names in `attn_deploy.runtimes.table`; by default eager for a checkpoint, ort-cpu for an ONNX file.
         split: train or test.
@@ -77,24 +79,24 @@ def evaluate(
         NoDeviceError: if an engine is to run and there is no device for it.
         ParityError: if an output is NaN or infinite.
     """
-    tell = progress or (lambda _: None)
+    report = progress or (lambda _: None)
     cores = threads or usable_cores()
-    subject = _subject(model)
+    subject = _subject(model, trained_as)
     names = tuple(runtimes) if runtimes is not None else _default_runtimes(subject)
     if not isinstance(subject, Path) or subject.suffix != ".engine":
         choose_runtimes(names)
     elif runtimes is not None and not set(names) <= {"tensorrt", "tensorrt-rtx"}:
         raise InvalidRequestError(f"{subject} is an engine, which runs in its own library: leave out --runtime.")
-    known = None if isinstance(subject, Path) else subject.dataset
-    if dataset is None and known is None:
+    trained_on = None if isinstance(subject, Path) else subject.dataset
+    if dataset is None and trained_on is None:
         raise InvalidRequestError(f"{model} does not say what it was trained on; name the data set: --dataset cifar10.")
-    given = load_dataset(dataset or str(known), split, data_dir=data_dir, progress=tell).head(images)
-    prepared = given if isinstance(subject, Path) else subject.prepared(given)
-    before = _reference(reference, prepared, dataset, split, images, data_dir, cores, batch, tell)
+    loaded = load_dataset(dataset or str(trained_on), split, data_dir=data_dir, progress=report).head(images)
+    prepared = loaded if isinstance(subject, Path) else subject.prepared(loaded)
+    before = _reference(reference, prepared, dataset, split, images, data_dir, cores, batch, report)
     results: list[AccuracyResult] = []
     with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
         for name in names:
-            with _opened(subject, name, Path(folder), cores, batch, tell) as job:
+            with _opened(subject, name, Path(folder), cores, batch, report) as job:
                 result = run_dataset(
                     job.runner,
                     prepared,
@@ -103,7 +105,7 @@ def evaluate(
                     dtype=job.dtype,
                     batch=batch,
                     fixed_batch=job.fixed_batch,
-                    progress=tell,
+                    progress=report,
                 )
             compared = before or (results[0] if results else None)
             agreement = result.compared_with(compared) if compared is not None else None
@@ -115,10 +117,12 @@ def evaluate(
     return tuple(results)
 
 
-def _subject(model: str | Path) -> TrainedModel | Path:
+def _subject(model: str | Path, trained_as: str | None = None) -> TrainedModel | Path:
     """The file, or the trained model behind the name."""
     path = Path(model)
     if path.suffix.lower() in (".onnx", ".engine"):
+        if trained_as is not None:
+            raise InvalidRequestError(f"{path} holds its model; --model belongs to the folder of a training run.")
         if not path.is_file():
             raise GraphError(f"there is no file {path}.", exit_code=2)
         return path
@@ -136,7 +140,7 @@ def _subject(model: str | Path) -> TrainedModel | Path:
         raise CheckpointError(
             f"{path} is neither the folder of a training run nor a .safetensors, .onnx or .engine file.", exit_code=2
         )
-    return load_trained(name)
+    return load_trained(name, trained_as)
 
 
 def _default_runtimes(subject: TrainedModel | Path) -> tuple[str, ...]:
@@ -154,14 +158,14 @@ def _reference(
     data_dir: Path | str | None,
     threads: int,
     batch: int,
-    tell: Progress,
+    progress: Progress,
 ) -> AccuracyResult | None:
     if reference is None:
         return None
     path = Path(reference)
     if path.suffix == ".json" and path.name != "record.json":
         return AccuracyResult.read(path)
-    found = evaluate(
+    results = evaluate(
         reference,
         dataset=dataset or images.name,
         split=split,
@@ -169,23 +173,25 @@ def _reference(
         data_dir=data_dir,
         threads=threads,
         batch=batch,
-        progress=tell,
+        progress=progress,
     )
-    return found[0]
+    return results[0]
 
 
 @contextlib.contextmanager
 def _opened(
-    subject: TrainedModel | Path, runtime: str, folder: Path, threads: int, batch: int, tell: Progress
+    subject: TrainedModel | Path, runtime: str, folder: Path, threads: int, batch: int, progress: Progress
 ) -> Iterator[_Job]:
-    job = _job(subject, runtime, folder, threads, batch, tell)
+    job = _job(subject, runtime, folder, threads, batch, progress)
     try:
         yield job
     finally:
         job.runner.close()
 
 
-def _job(subject: TrainedModel | Path, runtime: str, folder: Path, threads: int, batch: int, tell: Progress) -> _Job:
+def _job(
+    subject: TrainedModel | Path, runtime: str, folder: Path, threads: int, batch: int, progress: Progress
+) -> _Job:
     if isinstance(subject, Path):
         if subject.suffix == ".engine":
             return _engine_job(subject, batch)
@@ -202,7 +208,7 @@ def _job(subject: TrainedModel | Path, runtime: str, folder: Path, threads: int,
 
     path = folder / "model.onnx"
     if not path.exists():
-        tell(f"exporting {subject.name}")
+        progress(f"exporting {subject.name}")
         export(subject.resolved.name.text, path)
     return _file_job(path, runtime, threads)
 
@@ -212,9 +218,9 @@ def _file_job(path: Path, runtime: str, threads: int) -> _Job:
 
     artifact = read_onnx(path)
     if len(artifact.inputs) != 1 or len(artifact.inputs[0].shape) != 4:
-        told = ", ".join(map(str, artifact.inputs))
+        shown = ", ".join(map(str, artifact.inputs))
         raise InvalidRequestError(
-            f"{path} is not a classifier of images: its inputs are {told}; expected one N x 3 x H x W."
+            f"{path} is not a classifier of images: its inputs are {shown}; expected one N x 3 x H x W."
         )
     taken = artifact.inputs[0]
     dtype = NUMPY_TYPES.get(taken.dtype)

@@ -24,9 +24,9 @@ def ranks_of_labels(logits: NDArray[np.floating], labels: Integers) -> Integers:
 
 def confusion_matrix(labels: Integers, predictions: Integers, classes: int) -> Integers:
     """``[i, j]``: images of class i that were taken for class j."""
-    made = np.zeros((classes, classes), np.int64)
-    np.add.at(made, (labels, predictions), 1)
-    return made
+    table = np.zeros((classes, classes), np.int64)
+    np.add.at(table, (labels, predictions), 1)
+    return table
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -15,6 +15,16 @@ from attn_deploy.errors import InvalidRequestError, ParityError
 from attn_deploy.runtimes.base import Runner
 
 BATCH = 100
+
+
+class TestSummary(TypedDict):
+    """The few numbers of a result that a training record keeps."""
+
+    correct: int
+    images: int
+    top1: float
+    top5: float
+    runtime: str
 
 
 def run_dataset(
@@ -48,20 +58,20 @@ def run_dataset(
     size = fixed_batch or batch
     predictions: list[int] = []
     in_top5, seconds, done = 0, 0.0, 0
-    for given, labels in images.batches(size):
+    for pixels, labels in images.batches(size):
         count = len(labels)
         if fixed_batch and count < fixed_batch:
-            given = given[np.arange(fixed_batch) % count]
-        runner.prepare({input_name: np.ascontiguousarray(given, dtype)})
+            pixels = pixels[np.arange(fixed_batch) % count]
+        runner.prepare({input_name: np.ascontiguousarray(pixels, dtype)})
         started = time.perf_counter()
         runner.enqueue()
         runner.synchronize()
         seconds += time.perf_counter() - started
         logits = next(iter(runner.outputs().values())).astype(np.float64)
-        if logits.shape != (len(given), len(images.classes)):
+        if logits.shape != (len(pixels), len(images.classes)):
             raise InvalidRequestError(
-                f"{model}: the output for {len(given)} images has the shape {logits.shape}; expected "
-                f"{(len(given), len(images.classes))}, one score for each class of {images.name}."
+                f"{model}: the output for {len(pixels)} images has the shape {logits.shape}; expected "
+                f"{(len(pixels), len(images.classes))}, one score for each class of {images.name}."
             )
         logits = logits[:count]
         if not np.isfinite(logits).all():
@@ -82,7 +92,7 @@ def run_dataset(
     )
 
 
-def describe(result: AccuracyResult) -> dict[str, Any]:
+def test_summary(result: AccuracyResult) -> TestSummary:
     """The few numbers of a result that a training record keeps."""
     return {
         "correct": result.correct,

@@ -48,6 +48,13 @@ def classify(features: Tensor, classifier: nn.Module) -> Tensor:
     return logits
 
 
+def large_stem(channels: int, cifar: bool) -> tuple[nn.Conv2d, nn.Module]:
+    """The first convolution and pool: 3x3 without a pool for small images, 7x7 with stride 2 and a max pool for large."""
+    if cifar:
+        return nn.Conv2d(3, channels, 3, padding=1, bias=False), nn.Identity()
+    return nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False), nn.MaxPool2d(3, stride=2, padding=1)
+
+
 def conv_bn(
     in_channels: int,
     out_channels: int,

@@ -9,13 +9,15 @@ Export: the classifier's pooling is x.mean((2, 3)), so the network takes any hei
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from attn_deploy.backbones.blocks import BACKBONE, CIFAR, STEMS, classify, fold_pairs, init_convs
-from attn_deploy.backbones.slots import Filler, Slots
-from attn_deploy.ops import Fusible, check_channels, require_choice, require_positive
+from attn_deploy.backbones.backbone import Backbone, halving
+from attn_deploy.backbones.blocks import BACKBONE, CIFAR, classify, fold_pairs
+from attn_deploy.backbones.slots import Slots
+from attn_deploy.ops import Fusible, check_channels
 from attn_deploy.registry import register
 
 DEPTHS = (6, 12, 24, 16)
@@ -64,36 +66,25 @@ class Transition(nn.Sequential):
     minimum={"H": 32, "W": 32},
     **{**BACKBONE, "sizes": {"H": 35, "W": 42}},
 )
-class DenseNet121(nn.Module):
+class DenseNet121(Backbone):
     """Densely connected network of 121 layers, with slots.
 
     Shape: (N, 3, H, W) -> (N, num_classes); dynamic N, H, W from 32.
 
     Args:
-        num_classes: width of the classifier.
+        num_classes: as every `Backbone`'s.
         stem: ``cifar``, a 3x3 convolution, or ``imagenet``, a 7x7 convolution with stride 2 and a max pool.
         slot: fills the places of its kind: after every dense block, for the 3x3 convolutions of its layers, or before
             the classifier.
         slot_stage: fill the places of this stage alone: denseblock1 to denseblock4.
-
-    Raises:
-        ValueError: if the stem or the stage is unknown, num_classes < 1, or the slot cannot be filled.
     """
 
-    def __init__(
-        self,
-        *,
-        num_classes: int = 10,
-        stem: str = "cifar",
-        slot: Filler | None = None,
-        slot_stage: str | None = None,
-    ) -> None:
-        super().__init__()
-        require_choice("stem", stem, STEMS)
-        require_positive(num_classes=num_classes)
-        cifar = stem == "cifar"
-        first = 1 if cifar else 4
-        slots = Slots("densenet121", slot, slot_stage, {f"denseblock{i + 1}": first * 2**i for i in range(4)})
+    title = "densenet121"
+
+    def strides(self, cifar: bool) -> Mapping[str, int]:
+        return halving("denseblock", 1 if cifar else 4, 4)
+
+    def build(self, slots: Slots, num_classes: int, cifar: bool) -> None:
         layers: dict[str, nn.Module] = {}
         if cifar:
             layers["conv0"] = nn.Conv2d(3, FIRST, 3, padding=1, bias=False)
@@ -118,9 +109,6 @@ class DenseNet121(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.context, channels = slots.context(channels)
         self.classifier = nn.Linear(channels, num_classes)
-        slots.require_filled()
-        self.slot_stride = slots.stride
-        init_convs(self, slots.modules)
 
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, 3, type(self).__name__)

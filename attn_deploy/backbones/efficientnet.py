@@ -9,12 +9,15 @@ Limits: its 3x3 convolutions are depthwise, so convolution modules have no place
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
-from attn_deploy.backbones.blocks import BACKBONE, CIFAR, STEMS, classify, conv_bn, init_convs
-from attn_deploy.backbones.slots import Filler, Slots
-from attn_deploy.ops import check_channels, require_choice, require_positive
+from attn_deploy.backbones.backbone import Backbone
+from attn_deploy.backbones.blocks import BACKBONE, CIFAR, classify, conv_bn
+from attn_deploy.backbones.slots import Slots
+from attn_deploy.ops import check_channels
 from attn_deploy.registry import register
 
 # Expansion, kernel, stride, width, blocks.
@@ -88,54 +91,43 @@ class MBConv(nn.Module):
     parameters=4_020_358,
     **BACKBONE,
 )
-class EfficientNetB0(nn.Module):
+class EfficientNetB0(Backbone):
     """Network of inverted residuals with squeeze and excitation, with slots.
 
     Shape: (N, 3, H, W) -> (N, num_classes); dynamic N, H, W.
 
     Args:
-        num_classes: width of the classifier.
+        num_classes: as every `Backbone`'s.
         stem: ``cifar``, a stem of stride 1, or ``imagenet``, of stride 2.
         slot: an attention module after the projection of every block, or a context module before the classifier.
         slot_stage: fill the places of this stage alone: stage1 to stage7.
-
-    Raises:
-        ValueError: if the stem or the stage is unknown, num_classes < 1, or the slot cannot be filled.
     """
 
-    def __init__(
-        self,
-        *,
-        num_classes: int = 10,
-        stem: str = "cifar",
-        slot: Filler | None = None,
-        slot_stage: str | None = None,
-    ) -> None:
-        super().__init__()
-        require_choice("stem", stem, STEMS)
-        require_positive(num_classes=num_classes)
-        reach, strides = 1 if stem == "cifar" else 2, {}
+    title = "efficientnet_b0"
+    dense = False
+
+    def strides(self, cifar: bool) -> Mapping[str, int]:
+        reach, strides = 1 if cifar else 2, {}
         for index, (_, _, stride, _, _) in enumerate(STAGES):
             reach *= stride
             strides[f"stage{index + 1}"] = reach
-        slots = Slots("efficientnet_b0", slot, slot_stage, strides)
-        layers: list[nn.Module] = [conv_bn(3, FIRST, 3, stride=1 if stem == "cifar" else 2, activation=nn.SiLU())]
-        total, made, channels = sum(s[4] for s in STAGES), 0, FIRST
+        return strides
+
+    def build(self, slots: Slots, num_classes: int, cifar: bool) -> None:
+        layers: list[nn.Module] = [conv_bn(3, FIRST, 3, stride=1 if cifar else 2, activation=nn.SiLU())]
+        total, depth, channels = sum(s[4] for s in STAGES), 0, FIRST
         for index, (expansion, kernel_size, first_stride, width, count) in enumerate(STAGES):
             blocks = []
             for position in range(count):
                 stride = first_stride if position == 0 else 1
                 place = slots.attention(f"stage{index + 1}", width)
-                blocks.append(MBConv(channels, width, kernel_size, stride, expansion, DROP_PATH * made / total, place))
-                channels, made = width, made + 1
+                blocks.append(MBConv(channels, width, kernel_size, stride, expansion, DROP_PATH * depth / total, place))
+                channels, depth = width, depth + 1
             layers.append(nn.Sequential(*blocks))
         layers.append(conv_bn(channels, LAST, activation=nn.SiLU()))
         self.features = nn.Sequential(*layers)
         self.context, channels = slots.context(LAST)
         self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(channels, num_classes))
-        slots.require_filled(has_convolutions=False)
-        self.slot_stride = slots.stride
-        init_convs(self, slots.modules)
 
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, 3, type(self).__name__)

@@ -10,12 +10,15 @@ Export: the classifier's pooling is x.mean((2, 3)), so the network takes any hei
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
-from attn_deploy.backbones.blocks import BACKBONE, CIFAR, STEMS, classify, fold_pairs, ignore_keys, init_convs
-from attn_deploy.backbones.slots import Filler, Slots
-from attn_deploy.ops import Fusible, check_channels, require_choice, require_positive
+from attn_deploy.backbones.backbone import Backbone, halving
+from attn_deploy.backbones.blocks import BACKBONE, CIFAR, classify, fold_pairs, ignore_keys
+from attn_deploy.backbones.slots import Slots
+from attn_deploy.ops import Fusible, check_channels
 from attn_deploy.registry import register
 
 # Channels: given, 1x1, before 3x3, 3x3, before 5x5, 5x5, after the pool.
@@ -55,21 +58,21 @@ class Inception(nn.Module):
 
     def __init__(self, channels: tuple[int, ...], cifar: bool, slots: Slots, stage: str) -> None:
         super().__init__()
-        given, one, before_three, three, before_five, five, pooled = channels
+        in_channels, one, before_three, three, before_five, five, pooled = channels
         eps = 1e-5 if cifar else 1e-3
 
         def point(in_channels: int, out_channels: int) -> ConvUnit:
             return ConvUnit(nn.Conv2d(in_channels, out_channels, 1, bias=cifar), out_channels, eps)
 
         def window(in_channels: int, out_channels: int) -> ConvUnit:
-            made = slots.convolution(stage, in_channels, out_channels, bias=cifar, activated=True)
-            return ConvUnit(made, out_channels, eps)
+            convolution = slots.convolution(stage, in_channels, out_channels, bias=cifar, activated=True)
+            return ConvUnit(convolution, out_channels, eps)
 
-        self.branch1 = point(given, one)
-        self.branch2 = nn.Sequential(point(given, before_three), window(before_three, three))
+        self.branch1 = point(in_channels, one)
+        self.branch2 = nn.Sequential(point(in_channels, before_three), window(before_three, three))
         second = [window(five, five)] if cifar else []
-        self.branch3 = nn.Sequential(point(given, before_five), window(before_five, five), *second)
-        self.branch4 = nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), point(given, pooled))
+        self.branch3 = nn.Sequential(point(in_channels, before_five), window(before_five, five), *second)
+        self.branch4 = nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), point(in_channels, pooled))
         self.slot = slots.attention(stage, one + three + five + pooled)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,36 +86,25 @@ class Inception(nn.Module):
     parameters=6_166_250,
     **BACKBONE,
 )
-class GoogLeNet(nn.Module):
+class GoogLeNet(Backbone):
     """Network of inception blocks with BatchNorm, with slots.
 
     Shape: (N, 3, H, W) -> (N, num_classes); dynamic N, H, W.
 
     Args:
-        num_classes: width of the classifier.
+        num_classes: as every `Backbone`'s.
         stem: ``cifar``, a 3x3 convolution, or ``imagenet``, three convolutions and two max pools that reduce by 8.
         slot: fills the places of its kind: after every inception block, for the 3x3 convolutions in the blocks, or
             before the classifier.
         slot_stage: fill the places of this stage alone: inception3 to inception5.
-
-    Raises:
-        ValueError: if the stem or the stage is unknown, num_classes < 1, or the slot cannot be filled.
     """
 
-    def __init__(
-        self,
-        *,
-        num_classes: int = 10,
-        stem: str = "cifar",
-        slot: Filler | None = None,
-        slot_stage: str | None = None,
-    ) -> None:
-        super().__init__()
-        require_choice("stem", stem, STEMS)
-        require_positive(num_classes=num_classes)
-        cifar = stem == "cifar"
-        first = 1 if cifar else 8
-        slots = Slots("googlenet", slot, slot_stage, {f"inception{i + 3}": first * 2**i for i in range(3)})
+    title = "googlenet"
+
+    def strides(self, cifar: bool) -> Mapping[str, int]:
+        return halving("inception", 1 if cifar else 8, 3, start=3)
+
+    def build(self, slots: Slots, num_classes: int, cifar: bool) -> None:
         if cifar:
             self.stem: nn.Module = ConvUnit(nn.Conv2d(3, 192, 3, padding=1), 192, 1e-5)
         else:
@@ -127,9 +119,6 @@ class GoogLeNet(nn.Module):
         self.context, width = slots.context(LAST)
         self.dropout = nn.Dropout(0.0 if cifar else 0.2)
         self.fc = nn.Linear(width, num_classes)
-        slots.require_filled()
-        self.slot_stride = slots.stride
-        init_convs(self, slots.modules)
         ignore_keys(self, "aux1.", "aux2.")
 
     def forward(self, x: Tensor) -> Tensor:

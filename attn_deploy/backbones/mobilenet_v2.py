@@ -10,11 +10,14 @@ Limits: its 3x3 convolutions are depthwise, so convolution modules have no place
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
-from attn_deploy.backbones.blocks import BACKBONE, CIFAR, STEMS, classify, conv_bn, init_convs
-from attn_deploy.backbones.slots import Filler, Slots
-from attn_deploy.ops import check_channels, require_choice, require_positive
+from attn_deploy.backbones.backbone import Backbone
+from attn_deploy.backbones.blocks import BACKBONE, CIFAR, classify, conv_bn
+from attn_deploy.backbones.slots import Slots
+from attn_deploy.ops import check_channels
 from attn_deploy.registry import register
 
 # Expansion, width, blocks, and stride with the ImageNet stem and with the CIFAR stem.
@@ -75,38 +78,29 @@ class InvertedResidual(nn.Module):
     parameters=2_296_922,
     **BACKBONE,
 )
-class MobileNetV2(nn.Module):
+class MobileNetV2(Backbone):
     """Network of inverted residuals, with slots.
 
     Shape: (N, 3, H, W) -> (N, num_classes); dynamic N, H, W.
 
     Args:
-        num_classes: width of the classifier.
+        num_classes: as every `Backbone`'s.
         stem: ``cifar``, which reduces the image by 8, or ``imagenet``, by 32.
         slot: an attention module after the projection of every block, or a context module before the classifier.
         slot_stage: fill the places of this stage alone: stage1 to stage7.
-
-    Raises:
-        ValueError: if the stem or the stage is unknown, num_classes < 1, or the slot cannot be filled.
     """
 
-    def __init__(
-        self,
-        *,
-        num_classes: int = 10,
-        stem: str = "cifar",
-        slot: Filler | None = None,
-        slot_stage: str | None = None,
-    ) -> None:
-        super().__init__()
-        require_choice("stem", stem, STEMS)
-        require_positive(num_classes=num_classes)
-        cifar = stem == "cifar"
+    title = "mobilenet_v2"
+    dense = False
+
+    def strides(self, cifar: bool) -> Mapping[str, int]:
         reach, strides = 1 if cifar else 2, {}
         for index, (_, _, _, imagenet_stride, cifar_stride) in enumerate(STAGES):
             reach *= cifar_stride if cifar else imagenet_stride
             strides[f"stage{index + 1}"] = reach
-        slots = Slots("mobilenet_v2", slot, slot_stage, strides)
+        return strides
+
+    def build(self, slots: Slots, num_classes: int, cifar: bool) -> None:
         layers: list[nn.Module] = [
             conv_bn(
                 3,
@@ -126,9 +120,6 @@ class MobileNetV2(nn.Module):
         self.features = nn.Sequential(*layers)
         self.context, channels = slots.context(LAST)
         self.classifier = nn.Sequential(nn.Dropout(0.0 if cifar else 0.2), nn.Linear(channels, num_classes))
-        slots.require_filled(has_convolutions=False)
-        self.slot_stride = slots.stride
-        init_convs(self, slots.modules)
 
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, 3, type(self).__name__)

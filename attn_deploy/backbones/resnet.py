@@ -8,11 +8,14 @@ Export: the classifier's pooling is x.mean((2, 3)), so the network takes any hei
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
-from attn_deploy.backbones.blocks import BACKBONE, CIFAR, STEMS, classify, fold_pairs, init_convs
+from attn_deploy.backbones.backbone import Backbone, halving
+from attn_deploy.backbones.blocks import BACKBONE, CIFAR, classify, fold_pairs, large_stem
 from attn_deploy.backbones.slots import Filler, Slots
-from attn_deploy.ops import Fusible, check_channels, require_choice, require_positive
+from attn_deploy.ops import Fusible, check_channels, require_positive
 from attn_deploy.registry import register
 
 
@@ -106,7 +109,7 @@ class Bottleneck(ResidualBlock):
     summary="Residual network of 50 layers with bottleneck blocks, with slots.",
     **BACKBONE,
 )
-class ResNet(nn.Module, Fusible):
+class ResNet(Backbone, Fusible):
     """Residual network of four stages.
 
     Shape: (N, 3, H, W) -> (N, num_classes); dynamic N, H, W.
@@ -124,6 +127,7 @@ class ResNet(nn.Module, Fusible):
         ValueError: if the stem or the stage is unknown, a count is below 1, or the slot cannot be filled.
     """
 
+    title = "resnet"
     layer1: nn.Sequential
     layer2: nn.Sequential
     layer3: nn.Sequential
@@ -139,24 +143,22 @@ class ResNet(nn.Module, Fusible):
         slot: Filler | None = None,
         slot_stage: str | None = None,
     ) -> None:
-        super().__init__()
-        require_choice("stem", stem, STEMS)
-        require_positive(num_classes=num_classes, **{f"depths[{i}]": d for i, d in enumerate(depths)})
+        require_positive(**{f"depths[{i}]": d for i, d in enumerate(depths)})
         if len(depths) != 4:
             raise ValueError(f"depths must give the blocks of four stages, got {depths}.")
-        first = 1 if stem == "cifar" else 4
-        slots = Slots("resnet", slot, slot_stage, {f"layer{i + 1}": first * 2**i for i in range(4)})
-        if stem == "cifar":
-            self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-            self.maxpool: nn.Module = nn.Identity()
-        else:
-            self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
-            self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.depths, self.bottleneck = depths, bottleneck  # before the shared constructor, which builds from them
+        super().__init__(num_classes=num_classes, stem=stem, slot=slot, slot_stage=slot_stage)
+
+    def strides(self, cifar: bool) -> Mapping[str, int]:
+        return halving("layer", 1 if cifar else 4, 4)
+
+    def build(self, slots: Slots, num_classes: int, cifar: bool) -> None:
+        self.conv1, self.maxpool = large_stem(64, cifar)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
-        block = Bottleneck if bottleneck else BasicBlock
+        block = Bottleneck if self.bottleneck else BasicBlock
         channels = 64
-        for index, depth in enumerate(depths):
+        for index, depth in enumerate(self.depths):
             width, stage = 64 * 2**index, f"layer{index + 1}"
             blocks = []
             for position in range(depth):
@@ -166,9 +168,6 @@ class ResNet(nn.Module, Fusible):
             self.add_module(stage, nn.Sequential(*blocks))
         self.context, channels = slots.context(channels)
         self.fc = nn.Linear(channels, num_classes)
-        slots.require_filled()
-        self.slot_stride = slots.stride
-        init_convs(self, slots.modules)
 
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, 3, type(self).__name__)

@@ -96,12 +96,12 @@ class CifarResNet(nn.Module, Fusible):
         self.relu = nn.ReLU(inplace=True)
         channels = WIDTHS[0]
         for index, width in enumerate(WIDTHS):
-            stage, made = f"layer{index + 1}", []
+            stage, units = f"layer{index + 1}", []
             for position in range(blocks):
                 stride = 2 if index > 0 and position == 0 else 1
-                made.append(CifarBlock(channels, width, stride, slots, stage))
+                units.append(CifarBlock(channels, width, stride, slots, stage))
                 channels = width
-            self.add_module(stage, nn.Sequential(*made))
+            self.add_module(stage, nn.Sequential(*units))
         self.context, channels = slots.context(channels)
         self.fc = nn.Linear(channels, num_classes)
         slots.require_filled()

@@ -8,11 +8,14 @@ Export: pooling is x.mean((2, 3), keepdim=True), so the network takes any height
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
-from attn_deploy.backbones.blocks import BACKBONE, CIFAR, STEMS, classify, fold_pairs, init_convs
-from attn_deploy.backbones.slots import Filler, Slots
-from attn_deploy.ops import Fusible, check_channels, require_choice, require_positive
+from attn_deploy.backbones.backbone import Backbone, halving
+from attn_deploy.backbones.blocks import BACKBONE, CIFAR, classify, fold_pairs, large_stem
+from attn_deploy.backbones.slots import Slots
+from attn_deploy.ops import Fusible, check_channels
 from attn_deploy.registry import register
 
 DEPTHS = (2, 2, 2, 2)
@@ -53,20 +56,17 @@ class PreActBlock(nn.Module, Fusible):
     parameters=11_260_354,
     **BACKBONE,
 )
-class SENet18(nn.Module, Fusible):
+class SENet18(Backbone, Fusible):
     """Pre-activation residual network of 18 layers with squeeze and excitation, with slots.
 
     Shape: (N, 3, H, W) -> (N, num_classes); dynamic N, H, W.
 
     Args:
-        num_classes: width of the classifier.
+        num_classes: as every `Backbone`'s.
         stem: ``cifar``, a 3x3 convolution, or ``imagenet``, a 7x7 convolution with stride 2 and a max pool.
         slot: fills the places of its kind: after each block's own SE, for every 3x3 convolution of the blocks, or
             before the classifier.
         slot_stage: fill the places of this stage alone: layer1 to layer4.
-
-    Raises:
-        ValueError: if the stem or the stage is unknown, num_classes < 1, or the slot cannot be filled.
     """
 
     layer1: nn.Sequential
@@ -74,25 +74,13 @@ class SENet18(nn.Module, Fusible):
     layer3: nn.Sequential
     layer4: nn.Sequential
 
-    def __init__(
-        self,
-        *,
-        num_classes: int = 10,
-        stem: str = "cifar",
-        slot: Filler | None = None,
-        slot_stage: str | None = None,
-    ) -> None:
-        super().__init__()
-        require_choice("stem", stem, STEMS)
-        require_positive(num_classes=num_classes)
-        first = 1 if stem == "cifar" else 4
-        slots = Slots("senet18", slot, slot_stage, {f"layer{i + 1}": first * 2**i for i in range(4)})
-        if stem == "cifar":
-            self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-            self.maxpool: nn.Module = nn.Identity()
-        else:
-            self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
-            self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+    title = "senet18"
+
+    def strides(self, cifar: bool) -> Mapping[str, int]:
+        return halving("layer", 1 if cifar else 4, 4)
+
+    def build(self, slots: Slots, num_classes: int, cifar: bool) -> None:
+        self.conv1, self.maxpool = large_stem(64, cifar)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
         channels = 64
@@ -105,9 +93,6 @@ class SENet18(nn.Module, Fusible):
             self.add_module(stage, nn.Sequential(*blocks))
         self.context, channels = slots.context(channels)
         self.linear = nn.Linear(channels, num_classes)
-        slots.require_filled()
-        self.slot_stride = slots.stride
-        init_convs(self, slots.modules)
 
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, 3, type(self).__name__)

@@ -9,12 +9,15 @@ Limits: its 3x3 convolutions are depthwise, so convolution modules have no place
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
-from attn_deploy.backbones.blocks import BACKBONE, CIFAR, STEMS, classify, conv_bn, init_convs
-from attn_deploy.backbones.slots import Filler, Slots
-from attn_deploy.ops import check_channels, require_choice, require_positive
+from attn_deploy.backbones.backbone import Backbone
+from attn_deploy.backbones.blocks import BACKBONE, CIFAR, classify, conv_bn
+from attn_deploy.backbones.slots import Slots
+from attn_deploy.ops import check_channels
 from attn_deploy.registry import register
 
 STAGES = (("stage2", 116, 4), ("stage3", 232, 8), ("stage4", 464, 4))
@@ -29,15 +32,15 @@ class ShuffleUnit(nn.Module):
         half = out_channels // 2
         self.splits = stride == 1
         self.channels = half
-        given = half if self.splits else in_channels
+        width = half if self.splits else in_channels
         self.branch1 = nn.Sequential()
         if not self.splits:
             self.branch1 = nn.Sequential(
-                *conv_bn(given, given, 3, stride=stride, groups=given),
-                *conv_bn(given, half, activation=nn.ReLU(inplace=True)),
+                *conv_bn(width, width, 3, stride=stride, groups=width),
+                *conv_bn(width, half, activation=nn.ReLU(inplace=True)),
             )
         self.branch2 = nn.Sequential(
-            *conv_bn(given, half, activation=nn.ReLU(inplace=True)),
+            *conv_bn(width, half, activation=nn.ReLU(inplace=True)),
             *conv_bn(half, half, 3, stride=stride, groups=half),
             *conv_bn(half, half, activation=nn.ReLU(inplace=True)),
         )
@@ -57,42 +60,32 @@ class ShuffleUnit(nn.Module):
     parameters=1_263_854,
     **BACKBONE,
 )
-class ShuffleNetV2(nn.Module):
+class ShuffleNetV2(Backbone):
     """Network of shuffle units at width 1, with slots.
 
     Shape: (N, 3, H, W) -> (N, num_classes); dynamic N, H, W.
 
     Args:
-        num_classes: width of the classifier.
+        num_classes: as every `Backbone`'s.
         stem: ``cifar``, a 3x3 convolution, or ``imagenet``, the same with stride 2 and a max pool.
         slot: an attention module at the end of each unit's branch, or a context module before the classifier.
         slot_stage: fill the places of this stage alone: stage2 to stage4.
-
-    Raises:
-        ValueError: if the stem or the stage is unknown, num_classes < 1, or the slot cannot be filled.
     """
 
     stage2: nn.Sequential
     stage3: nn.Sequential
     stage4: nn.Sequential
 
-    def __init__(
-        self,
-        *,
-        num_classes: int = 10,
-        stem: str = "cifar",
-        slot: Filler | None = None,
-        slot_stage: str | None = None,
-    ) -> None:
-        super().__init__()
-        require_choice("stem", stem, STEMS)
-        require_positive(num_classes=num_classes)
-        first = 1 if stem == "cifar" else 4
-        slots = Slots(
-            "shufflenet_v2", slot, slot_stage, {s: first * 2 ** (i + 1) for i, (s, _, _) in enumerate(STAGES)}
-        )
-        self.conv1 = conv_bn(3, FIRST, 3, stride=1 if stem == "cifar" else 2, activation=nn.ReLU(inplace=True))
-        self.maxpool: nn.Module = nn.Identity() if stem == "cifar" else nn.MaxPool2d(3, stride=2, padding=1)
+    title = "shufflenet_v2"
+    dense = False
+
+    def strides(self, cifar: bool) -> Mapping[str, int]:
+        first = 1 if cifar else 4
+        return {stage: first * 2 ** (i + 1) for i, (stage, _, _) in enumerate(STAGES)}
+
+    def build(self, slots: Slots, num_classes: int, cifar: bool) -> None:
+        self.conv1 = conv_bn(3, FIRST, 3, stride=1 if cifar else 2, activation=nn.ReLU(inplace=True))
+        self.maxpool: nn.Module = nn.Identity() if cifar else nn.MaxPool2d(3, stride=2, padding=1)
         channels = FIRST
         for stage, width, count in STAGES:
             units = []
@@ -103,9 +96,6 @@ class ShuffleNetV2(nn.Module):
         self.conv5 = conv_bn(channels, LAST, activation=nn.ReLU(inplace=True))
         self.context, channels = slots.context(LAST)
         self.fc = nn.Linear(channels, num_classes)
-        slots.require_filled(has_convolutions=False)
-        self.slot_stride = slots.stride
-        init_convs(self, slots.modules)
 
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, 3, type(self).__name__)

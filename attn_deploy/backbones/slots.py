@@ -87,25 +87,25 @@ class Slots:
 
     def attention(self, stage: str, channels: int) -> nn.Module:
         """What stands after a block's last convolution and BatchNorm."""
-        made = self._fill(stage, Place("attention", channels, channels))
-        return nn.Identity() if made is None else made
+        module = self._fill(stage, Place("attention", channels, channels))
+        return nn.Identity() if module is None else module
 
     def convolution(
         self, stage: str, in_channels: int, out_channels: int, stride: int = 1, *, bias: bool = False, activated: bool
     ) -> nn.Module:
         """A 3x3 convolution with padding 1, or what takes its place."""
-        made = self._fill(stage, Place("convolution", in_channels, out_channels, stride, activated))
-        if made is not None:
-            return made
+        module = self._fill(stage, Place("convolution", in_channels, out_channels, stride, activated))
+        if module is not None:
+            return module
         return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=bias)
 
     def context(self, channels: int) -> tuple[nn.Module, int]:
         """What stands before the classifier's pooling, and the channels it gives."""
         place = Place("context", channels, channels)
-        made = self._fill(list(self._strides)[-1], place)
-        if made is None or self._filler is None:
+        module = self._fill(list(self._strides)[-1], place)
+        if module is None or self._filler is None:
             return nn.Identity(), channels
-        return made, self._filler.width(made, place)
+        return module, self._filler.width(module, place)
 
     def require_filled(self, has_convolutions: bool = True) -> None:
         """To be called when the backbone is complete.
@@ -126,8 +126,8 @@ class Slots:
     def _fill(self, stage: str, place: Place) -> nn.Module | None:
         if self._filler is None or self._filler.kind != place.kind or self._stage not in (None, stage):
             return None
-        made = self._filler.make(place)
-        if made is not None:
-            self.modules.append(made)
+        module = self._filler.make(place)
+        if module is not None:
+            self.modules.append(module)
             self.stride = max(self.stride, self._strides[stage])
-        return made
+        return module

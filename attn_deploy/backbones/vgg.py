@@ -9,11 +9,14 @@ Export: the ImageNet form pools to 7x7 by constant averaging matrices, the CIFAR
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
-from attn_deploy.backbones.blocks import BACKBONE, CIFAR, STEMS, classify, init_convs
-from attn_deploy.backbones.slots import Filler, Slots
-from attn_deploy.ops import adaptive_avg_pool2d, check_channels, require_choice, require_positive
+from attn_deploy.backbones.backbone import Backbone, halving
+from attn_deploy.backbones.blocks import BACKBONE, CIFAR, classify
+from attn_deploy.backbones.slots import Slots
+from attn_deploy.ops import adaptive_avg_pool2d, check_channels
 from attn_deploy.registry import register
 
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
@@ -28,34 +31,25 @@ POOLED, HIDDEN = 7, 4096
     minimum={"H": 32, "W": 32},
     **{**BACKBONE, "sizes": {"H": 35, "W": 66}},
 )
-class VGG16(nn.Module):
+class VGG16(Backbone):
     """Plain network of 13 convolutions, with slots.
 
     Shape: (N, 3, H, W) -> (N, num_classes); dynamic N, H, W from 32.
 
     Args:
-        num_classes: width of the classifier.
+        num_classes: as every `Backbone`'s.
         stem: ``cifar``, with one linear layer, or ``imagenet``, with three.
         slot: fills the places of its kind: after the last activation of every block, for every 3x3 convolution but the
             first, or before the classifier.
         slot_stage: fill the places of this stage alone: block1 to block5.
-
-    Raises:
-        ValueError: if the stem or the stage is unknown, num_classes < 1, or the slot cannot be filled.
     """
 
-    def __init__(
-        self,
-        *,
-        num_classes: int = 10,
-        stem: str = "cifar",
-        slot: Filler | None = None,
-        slot_stage: str | None = None,
-    ) -> None:
-        super().__init__()
-        require_choice("stem", stem, STEMS)
-        require_positive(num_classes=num_classes)
-        slots = Slots("vgg16_bn", slot, slot_stage, {f"block{i + 1}": 2**i for i in range(5)})
+    title = "vgg16_bn"
+
+    def strides(self, cifar: bool) -> Mapping[str, int]:
+        return halving("block", 1, 5)
+
+    def build(self, slots: Slots, num_classes: int, cifar: bool) -> None:
         features: list[nn.Module] = []
         places: list[tuple[str, nn.Module]] = []
         channels = 3
@@ -73,7 +67,7 @@ class VGG16(nn.Module):
         self.features = nn.Sequential(*features)
         self.slots = nn.ModuleDict(dict(places))  # by the index of the layer that they stand before
         self.context, channels = slots.context(channels)
-        self.imagenet = stem == "imagenet"
+        self.imagenet = not cifar
         if self.imagenet:
             self.classifier: nn.Module = nn.Sequential(
                 nn.Linear(channels * POOLED * POOLED, HIDDEN),
@@ -86,9 +80,6 @@ class VGG16(nn.Module):
             )
         else:
             self.classifier = nn.Linear(channels, num_classes)
-        slots.require_filled()
-        self.slot_stride = slots.stride
-        init_convs(self, slots.modules)
 
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, 3, type(self).__name__)

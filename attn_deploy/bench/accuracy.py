@@ -29,13 +29,13 @@ def answers_of(plan: ProfilePlan, bench: Bench, variant: Variant) -> AccuracyRes
         DatasetError: if the images cannot be had.
         ParityError: if an output is NaN or infinite.
     """
-    images = images_to_test(plan, has_module=bench.subject.module is not None, tell=bench.tell)
+    images = images_to_test(plan, has_module=bench.subject.module is not None, progress=bench.progress)
     inputs = bench.subject.at(_batch(bench, len(images)), images.size)
     if len(inputs) != 1 or len(inputs[0].shape()) != 4 or inputs[0].shape()[1] != 3:
         raise InvalidRequestError(
-            f"{bench.subject.name} is no classifier of images: it takes {', '.join(str(i.shape()) for i in inputs)}."
+            f"{bench.subject.name} is not a classifier of images: it takes {', '.join(str(i.shape()) for i in inputs)}."
         )
-    bench.tell(f"testing {variant.key} on {images.name}")
+    bench.progress(f"testing {variant.key} on {images.name}")
     bench.trail(variant.key)
     candidate = start(bench, variant, inputs, example_arrays(inputs, seed=plan.options.seed))
     try:
@@ -46,7 +46,7 @@ def answers_of(plan: ProfilePlan, bench: Bench, variant: Variant) -> AccuracyRes
             input_name=inputs[0].name,
             dtype=inputs[0].dtype,
             fixed_batch=inputs[0].shape()[0],
-            progress=bench.tell,
+            progress=bench.progress,
         )
     finally:
         candidate.runner.close()
@@ -65,7 +65,7 @@ def accuracy_rows(
     A test that fails costs a row its accuracy, and the row says why; its time was measured and stays. Only answers that
     are NaN or infinite make the time worthless.
     """
-    found: dict[Variant, AccuracyResult] = {}
+    results: dict[Variant, AccuracyResult] = {}
     failed: dict[Variant, Exception] = {}
     size: Size | None = None
     for variant in (variants := accuracy_variants(plan, begun)):
@@ -77,18 +77,18 @@ def accuracy_rows(
             try:
                 result = maker.accuracy(variant)
             except DatasetError as error:  # the others would need the same images
-                failed |= {v: error for v in variants if v not in found}
+                failed |= {v: error for v in variants if v not in results}
                 break
             except Exception as error:  # as for latency: a runtime raises what it likes
                 failed[variant] = error
                 continue
-            reference = next(iter(found.values()), None)
+            reference = next(iter(results.values()), None)
             result = replace(result, agreement=result.compared_with(reference) if reference is not None else None)
             if store is not None:
                 store.write_accuracy(variant, result)
-        found[variant] = result
+        results[variant] = result
         size = size_of_images(result)
-    return [_with_accuracy(row, plan, found, failed, size) for row in rows]
+    return [_with_accuracy(row, plan, results, failed, size) for row in rows]
 
 
 def size_of_images(result: AccuracyResult) -> Size:
@@ -105,14 +105,14 @@ def _wanted(variant: Variant, timed: set[tuple[str, str]]) -> bool:
 def _with_accuracy(
     row: ProfileRow,
     plan: ProfilePlan,
-    found: Mapping[Variant, AccuracyResult],
+    results: Mapping[Variant, AccuracyResult],
     failed: Mapping[Variant, Exception],
     size: Size | None,
 ) -> ProfileRow:
     if row.status != "ok":
         return row
     if size is not None and row.size != size:
-        name = next(iter(found.values())).dataset["name"]
+        name = next(iter(results.values())).dataset["name"]
         return replace(
             row, accuracy_missing=f"the images of {name} are {size[0]}x{size[1]}, and it ran at another size"
         )
@@ -123,12 +123,12 @@ def _with_accuracy(
         return replace(row, status="invalid", reason=why, latency=None, speedup=None, device_time=None, end_to_end=None)
     if error is not None:
         return replace(row, accuracy_missing=reason_of(error))
-    return replace(row, accuracy=accuracy_row(found[variant]))
+    return replace(row, accuracy=accuracy_row(results[variant]))
 
 
 def accuracy_row(result: AccuracyResult) -> AccuracyRow:
     """The few numbers of a test that stand beside a latency."""
-    made = AccuracyRow(
+    row = AccuracyRow(
         dataset=str(result.dataset["name"]),
         split=str(result.dataset["split"]),
         sha256=str(result.dataset["sha256"]),
@@ -136,10 +136,10 @@ def accuracy_row(result: AccuracyResult) -> AccuracyRow:
         correct=result.correct,
     )
     if result.agreement is None:
-        return made
+        return row
     paired = result.agreement.paired
     return replace(
-        made,
+        row,
         reference=result.agreement.reference,
         same=result.agreement.same,
         only_this=paired.only_first,

@@ -72,18 +72,18 @@ def measure_cpu(
     """
     environment = describe_environment()
     counts = sorted(set(threads or (1, environment.usable_cores)))
-    tell = progress or (lambda _: None)
-    found = []
+    report = progress or (lambda _: None)
+    reaches = []
     for count in counts:
-        tell(f"measuring peaks and bandwidths with {count} thread{'s' * (count > 1)}")
+        report(f"measuring peaks and bandwidths with {count} thread{'s' * (count > 1)}")
         reached = run_isolated(
             "attn_deploy.bench.capability:measure_reach",
             {"threads": count, "seconds": seconds},
             what=f"measuring {count} threads",
             timeout=_TIMEOUT,
         )
-        found.append(_reach(dict(reached)))
-    return _profile(name, environment, found)
+        reaches.append(_reach(dict(reached)))
+    return _profile(name, environment, reaches)
 
 
 def measure_reach(emit: Callable[[Any], None], threads: int, seconds: float = SECONDS) -> dict[str, Any]:
@@ -173,8 +173,8 @@ def measured_note(environment: Environment) -> str:
     )
 
 
-def _profile(name: str, environment: Environment, found: Sequence[Reach]) -> DeviceProfile:
-    most = found[-1]
+def _profile(name: str, environment: Environment, reaches: Sequence[Reach]) -> DeviceProfile:
+    most = reaches[-1]
     words = f"{environment.cpu}, {most.threads} thread{'s' * (most.threads > 1)}"
     return DeviceProfile(
         name=name,
@@ -187,8 +187,8 @@ def _profile(name: str, environment: Environment, found: Sequence[Reach]) -> Dev
         processor=environment.cpu,
         cores=most.threads,
         caches=most.caches,
-        launch_us=min(r.launch_us for r in found),
-        threads={r.threads: r.limits for r in found[:-1]},
+        launch_us=min(r.launch_us for r in reaches),
+        threads={r.threads: r.limits for r in reaches[:-1]},
     )
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from attn_deploy.bench.evidence import MemoryPeak
 from attn_deploy.bench.files import OnnxFiles
-from attn_deploy.bench.group import Bench, blank_row, profile_group, raise_if_request, refused, start, with_candidate
+from attn_deploy.bench.group import Bench, blank_row, profile_group, raise_if_request, refused, start, with_runner
 from attn_deploy.bench.make import begun, make_bench
 from attn_deploy.bench.plan import ProfilePlan, Variant, inputs_from_dicts
-from attn_deploy.bench.subject import Subject
+from attn_deploy.bench.subject import ProfileSubject
 from attn_deploy.errors import MissingDependencyError
 from attn_deploy.inputs.samples import example_arrays
 from attn_deploy.inputs.tensors import TensorInput
@@ -26,15 +26,15 @@ _MORE_RUNS = 3  # of a row that is started alone: some libraries allocate in the
 _TRAIL = 120  # bytes
 
 
-def describe(*, emit: Emit, plan: Mapping[str, Any], folder: str) -> dict[str, Any]:
+def model_shapes(*, emit: Emit, plan: Mapping[str, Any], folder: str) -> dict[str, Any]:
     """The model's name and its inputs at every shape."""
     wanted, bench = _bench(plan, folder, emit)
-    found = begun(wanted, bench)
+    start = begun(wanted, bench)
     return {
-        "name": found.name,
-        "has_module": found.has_module,
-        "shapes": [[asdict(i) for i in found.inputs[s]] for s in wanted.shapes],
-        "needs": [asdict(found.needs[s]) for s in wanted.shapes],
+        "name": start.name,
+        "has_module": start.has_module,
+        "shapes": [[asdict(i) for i in start.inputs[s]] for s in wanted.shapes],
+        "needs": [asdict(start.needs[s]) for s in wanted.shapes],
     }
 
 
@@ -48,19 +48,18 @@ def start_row(
     *, emit: Emit, plan: Mapping[str, Any], folder: str, variant: Mapping[str, Any], inputs: Sequence[Any]
 ) -> dict[str, Any]:
     """Start one row in this fresh process: how long the import takes, what loads, what memory is held at most."""
-    wanted, chosen, given = ProfilePlan.from_dict(plan), Variant(**variant), inputs_from_dicts(inputs)
-    _limit(wanted)
-    row = blank_row(chosen, given)
+    wanted, chosen, tensors = ProfilePlan.from_dict(plan), Variant(**variant), inputs_from_dicts(inputs)
+    row = blank_row(chosen, tensors)
     answer: dict[str, Any] = {"row": asdict(row), "memory": None, "missing": "", "ran": False}
     began = time.perf_counter()
     try:
         RUNTIMES[chosen.runtime].prerequisite()
         imported = time.perf_counter() - began
         before = conditions.peak_host_memory()
-        bench = _light_bench(wanted, Path(folder), chosen, given, emit)
+        bench = _light_bench(wanted, Path(folder), chosen, tensors, emit)
         conditions.forget_peak()
-        arrays = example_arrays(given, seed=wanted.options.seed)
-        candidate = start(bench, chosen, given, arrays)
+        arrays = example_arrays(tensors, seed=wanted.options.seed)
+        candidate = start(bench, chosen, tensors, arrays)
         for _ in range(_MORE_RUNS):
             candidate.runner.enqueue()
             candidate.runner.synchronize()
@@ -70,7 +69,7 @@ def start_row(
         if isinstance(error, MissingDependencyError):
             answer["missing"] = str(error)
         return {**answer, "row": asdict(refused(row, error))}
-    row = with_candidate(row, candidate)
+    row = with_runner(row, candidate)
     cold = replace(candidate.cold, import_seconds=imported)
     candidate.runner.close()
     return {**answer, "row": asdict(replace(row, cold=cold)), "memory": asdict(peak), "ran": True}
@@ -96,14 +95,7 @@ def accuracy(*, emit: Emit, plan: Mapping[str, Any], folder: str, variant: Mappi
 
 def _bench(plan: Mapping[str, Any], folder: str, emit: Emit) -> tuple[ProfilePlan, Bench]:
     wanted = ProfilePlan.from_dict(plan)
-    _limit(wanted)
-    return wanted, make_bench(wanted, Path(folder), model=None, tell=lambda text: emit({"text": text}))
-
-
-def _limit(plan: ProfilePlan) -> None:
-    """Drivers of GPUs reserve far more than they use, so there only what the user says is a limit."""
-    gpu = any(Path("/dev", name).exists() for name in ("nvidiactl", "nvhost-ctrl-gpu"))
-    conditions.limit_memory(plan.memory_limit, guess=not gpu)
+    return wanted, make_bench(wanted, Path(folder), model=None, progress=lambda text: emit({"text": text}))
 
 
 def _light_bench(
@@ -111,10 +103,10 @@ def _light_bench(
 ) -> Bench:
     """A bench for one row: without torch and the module where the row runs a file that another process has made."""
     if RUNTIMES[variant.runtime].needs == "module":
-        bench = make_bench(plan, folder, model=None, tell=lambda text: emit({"text": text}))
+        bench = make_bench(plan, folder, model=None, progress=lambda text: emit({"text": text}))
         bench.keep = False
         return bench
-    subject = Subject(plan.model, inputs, (), onnx=None)
+    subject = ProfileSubject(plan.model, inputs, (), onnx=None)
     files = OnnxFiles(subject, folder, opset=plan.opset, dynamic=plan.dynamic, progress=lambda _: None)
     device = torch_device("cpu", choose_runtimes(plan.runtimes))
     return Bench(subject, plan.options, files, device=device, tf32=plan.tf32, folder=folder)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attn_deploy import errors
-from attn_deploy.bench.subject import Subject, is_engine
-from attn_deploy.errors import AttnDeployError, MissingDependencyError, PrecisionError, WorkerError
-from attn_deploy.files import write_atomic
+from attn_deploy.bench.subject import ProfileSubject, is_engine
+from attn_deploy.errors import AttnDeployError, InvalidRequestError, MissingDependencyError, PrecisionError, WorkerError
+from attn_deploy.files import read_json, typed, write_atomic
 from attn_deploy.inputs.tensors import TensorInput
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class OnnxFiles:
 
     def __init__(
         self,
-        subject: Subject,
+        subject: ProfileSubject,
         folder: Path,
         *,
         opset: int | None,
@@ -82,9 +82,9 @@ class OnnxFiles:
         self._subject, self._folder, self._opset = subject, folder, opset
         if dynamic is None and subject.model is not None and subject.model.spec is None:
             dynamic = [s for s in subject.movable if s[0] == "N"]
-        self._dynamic, self._tell = dynamic, progress
+        self._dynamic, self._progress = dynamic, progress
         self._raised: dict[int, Exception] = {}  # the errors themselves, where they were raised in this process
-        self._made = read_index(folder)
+        self._made = read_index(folder, subject.onnx)
 
     def made(self, inputs: tuple[TensorInput, ...], precision: str = "") -> Made:
         """A file that takes these inputs, in this precision.
@@ -92,11 +92,11 @@ class OnnxFiles:
         Raises:
             ExportError, ParityError, PrecisionError, MissingDependencyError: as `attn_deploy.export`.
         """
-        for index, made in enumerate(self._made):
-            if made.serves(inputs, precision):
-                if made.error is not None:  # it would fail again at the next batch size, minutes later
-                    raise self._raised.get(index) or _error(made.error)
-                return made
+        for index, file in enumerate(self._made):
+            if file.serves(inputs, precision):
+                if file.error is not None:  # it would fail again at the next batch size, minutes later
+                    raise self._raised.get(index) or _error(file.error)
+                return file
         started = time.perf_counter()
         try:
             path, fixed, how = self._make(inputs, precision)
@@ -141,15 +141,15 @@ class OnnxFiles:
             dynamic=tuple(self._dynamic) if self._dynamic is not None else None,
             precision=kind,
         )
-        self._tell(f"exporting the {kind} file to time")
+        self._progress(f"exporting the {kind} file to time")
         prepared = prepare(model, inputs=inputs, dynamic=options.dynamic, narrow=kind == "fp16")
         path = self._folder / f"model-{kind}-{len(self._made)}.onnx"
-        export_prepared(prepared, path, options, progress=self._tell)
+        export_prepared(prepared, path, options, progress=self._progress)
         fixed = {s: n for s, n in inputs[0].sizes.items() if s not in prepared.dynamic}
         return path, fixed, "exported for this profile"
 
     def _convert(self, source: Path, target: Path, precision: str) -> None:
-        self._tell(f"converting to {precision}")
+        self._progress(f"converting to {precision}")
         if precision != "int8":
             from attn_deploy.conversion.convert import convert
 
@@ -159,19 +159,19 @@ class OnnxFiles:
 
         owner = self._subject.name if self._subject.onnx is None else None  # a file of ours, of which nobody knows
         quantize_file(
-            source, target, precision=precision, calibration=self._calibration(), owner=owner, progress=self._tell
+            source, target, precision=precision, calibration=self._calibration(), owner=owner, progress=self._progress
         )
 
-    def _describe(self, path: Path, fixed: dict[str, int], how: str, asked: str, seconds: float) -> Made:
+    def _describe(self, path: Path, fixed: dict[str, int], how: str, wanted: str, seconds: float) -> Made:
         if is_engine(path):
-            return _engine(path, fixed, asked)
+            return _engine(path, fixed, wanted)
         from attn_deploy.graph.artifact import read_onnx
 
         artifact = read_onnx(path)
         model = _load(path)
         precision = weights_precision(model)
-        if asked not in ("", SHORT[precision]) and has_weights(model):
-            raise PrecisionError(f"{asked} was asked for, and the weights of the file that was made are {precision}.")
+        if wanted not in ("", SHORT[precision]) and has_weights(model):
+            raise PrecisionError(f"{wanted} was asked for, and the weights of the file that was made are {precision}.")
         described = {
             "path": str(path) if how == "given" else None,
             "made": how,
@@ -183,15 +183,15 @@ class OnnxFiles:
             "exporter": artifact.metadata.get("exporter"),
             "fused": [f"{place or '(model)'} {words}" for place, words in artifact.record.get("fused", ())],
         }
-        return Made(asked, fixed, str(path.absolute()), precision, seconds, described)
+        return Made(wanted, fixed, str(path.absolute()), precision, seconds, described)
 
-    def _note(self, made: Made) -> Made:
-        self._made.append(made)
+    def _note(self, file: Made) -> Made:
+        self._made.append(file)
         write_atomic(self._folder / "index.json", json.dumps([asdict(m) for m in self._made], indent=1) + "\n")
-        return made
+        return file
 
 
-def _engine(path: Path, fixed: dict[str, int], asked: str) -> Made:
+def _engine(path: Path, fixed: dict[str, int], precision_asked: str) -> Made:
     """The user's engine, as its sidecar says."""
     from attn_deploy.engine.artifact import read_engine
 
@@ -208,21 +208,28 @@ def _engine(path: Path, fixed: dict[str, int], asked: str) -> Made:
         "library": f"{engine.flavor} {engine.version}",
     }
     precision = next((long for long, short in SHORT.items() if short == first), first)
-    return Made(asked, fixed, str(path.absolute()), precision, 0.0, described)
+    return Made(precision_asked, fixed, str(path.absolute()), precision, 0.0, described)
 
 
-def read_index(folder: Path) -> list[Made]:
-    """What was made in a folder, by this process or another."""
+def read_index(folder: Path, own: Path | str | None = None) -> list[Made]:
+    """What was made in a folder, by this process or another.
+
+    Files elsewhere are left out, but for the user's ``own``: a folder comes from anywhere, and must not say what to load.
+    """
     path = folder / "index.json"
     if not path.is_file():
         return []
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return [Made(**{**m, "error": tuple(m["error"]) if m["error"] else None}) for m in found]
+    try:
+        entries = typed(read_json(path), tuple[Made, ...])
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"{path} is broken: {error} Remove it; the files are made again.") from error
+    places = {str(folder.absolute())} | ({str(Path(own).absolute())} if own is not None else set())
+    return [m for m in entries if not m.path or m.path in places or str(Path(m.path).parent) in places]
 
 
-def described_in(made: Sequence[Made]) -> tuple[Mapping[str, Any], ...]:
+def described_in(files: Sequence[Made]) -> tuple[Mapping[str, Any], ...]:
     """The descriptions of those that were made."""
-    return tuple(m.described for m in made if m.described is not None)
+    return tuple(m.described for m in files if m.described is not None)
 
 
 def weights_precision(model: onnx.ModelProto) -> str:

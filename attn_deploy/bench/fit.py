@@ -40,7 +40,7 @@ class Need:
             return ""
         layer = f" and the output of its largest layer {_told(self.layer)}" if self.layer else ""
         return (
-            f"it does not fit in memory: the inputs take {_told(self.inputs)}{layer}, and {_told(free)} can be allocated; "
+            f"it does not fit in memory: the inputs need {_told(self.inputs)}{layer}, and {_told(free)} can be allocated; "
             "take a smaller batch or size."
         )
 

@@ -17,7 +17,7 @@ from attn_deploy.bench.latency import ColdStart
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.plan import Variant, size_of
 from attn_deploy.bench.row import ProfileRow
-from attn_deploy.bench.subject import Subject
+from attn_deploy.bench.subject import ProfileSubject
 from attn_deploy.bench.timer import EndToEnd, Measured, cold_start, measure_both
 from attn_deploy.errors import (
     AttnDeployError,
@@ -31,6 +31,8 @@ from attn_deploy.graph.work import graph_work
 from attn_deploy.inputs.samples import example_arrays
 from attn_deploy.inputs.tensors import Arrays, TensorInput
 from attn_deploy.machine.conditions import machine_state
+from attn_deploy.parity.judge import LARGEST_ERROR
+from attn_deploy.parity.share import compare_by_share
 from attn_deploy.parity.tolerance import TOLERANCES
 from attn_deploy.parity.verify import compare
 from attn_deploy.runtimes.base import Runner, RuntimeInfo
@@ -41,7 +43,7 @@ _END_TO_END_SHARE = 5  # of the time and of the samples that the runs themselves
 
 
 @dataclass(slots=True)
-class Candidate:
+class ReadyRunner:
     """A runner that ran once and is ready to be timed."""
 
     runner: Runner
@@ -63,21 +65,23 @@ class Bench:
         device: of torch.
         tf32: as `attn_deploy.runtimes.work.Work`.
         folder: for engines.
-        tell: is called with a few words at each step.
+        progress: is called with a few words at each step.
         trail: is told which variant is about to run, so that a crash has a name.
         keep: whether the module is used again after the runner is made.
+        samples: gives real inputs of these shapes, on which 8 bits are judged; none where there are none.
         missing: dependencies that rows lacked.
     """
 
-    subject: Subject
+    subject: ProfileSubject
     options: BenchOptions
     files: OnnxFiles
     device: str = "cpu"
     tf32: bool = False
     folder: Path | None = None
-    tell: Callable[[str], None] = lambda _: None
+    progress: Callable[[str], None] = lambda _: None
     trail: Callable[[str], None] = lambda _: None
     keep: bool = True
+    samples: Callable[[tuple[TensorInput, ...]], Sequence[Arrays]] = lambda _: ()
     missing: list[MissingDependencyError] = field(default_factory=list)
 
     @property
@@ -90,14 +94,14 @@ def profile_group(bench: Bench, variants: Sequence[Variant], inputs: tuple[Tenso
     """All rows of one shape, in the order of the variants."""
     shapes = {i.name: i.shape() for i in inputs}
     rows = {v.key: blank_row(v, inputs) for v in variants}
-    ready: dict[str, Candidate] = {}
+    ready: dict[str, ReadyRunner] = {}
     with contextlib.ExitStack() as stack:
         try:
             arrays = example_arrays(inputs, seed=bench.options.seed)
         except MemoryError as error:
             return [replace(row, reason=f"the inputs do not fit in memory: {error}") for row in rows.values()]
         for variant in variants:
-            bench.tell(f"loading {variant.key} for {_told(shapes)}")
+            bench.progress(f"loading {variant.key} for {_told(shapes)}")
             bench.trail(variant.key)
             try:
                 ready[variant.key] = candidate = start(bench, variant, inputs, arrays)
@@ -108,7 +112,7 @@ def profile_group(bench: Bench, variants: Sequence[Variant], inputs: tuple[Tenso
                     bench.missing.append(error)
                 rows[variant.key] = refused(rows[variant.key], error)
         for key, candidate in ready.items():
-            rows[key] = with_candidate(rows[key], candidate)
+            rows[key] = with_runner(rows[key], candidate)
         _check(bench, inputs, rows, ready, stack)
         _time(bench, arrays, rows, ready)
     baseline = next((r for r in rows.values() if r.runtime == REFERENCE and r.latency is not None), None)
@@ -128,14 +132,14 @@ def blank_row(variant: Variant, inputs: tuple[TensorInput, ...]) -> ProfileRow:
     )
 
 
-def with_candidate(row: ProfileRow, candidate: Candidate) -> ProfileRow:
+def with_runner(row: ProfileRow, candidate: ReadyRunner) -> ProfileRow:
     """The row with what ran. A file that was taken as it is has the precision that it has."""
-    asked = row.precision
-    if candidate.graph is not None and asked == "fp32":
-        asked = SHORT.get(candidate.info.precision, asked)
+    precision = row.precision
+    if candidate.graph is not None and precision == "fp32":
+        precision = SHORT.get(candidate.info.precision, precision)
     return replace(
         row,
-        precision=asked,
+        precision=precision,
         info=candidate.info,
         cold=candidate.cold,
         placement=candidate.placement,
@@ -148,7 +152,7 @@ def refused(row: ProfileRow, error: Exception) -> ProfileRow:
     return replace(row, status="invalid" if isinstance(error, ProviderError) else "failed", reason=reason_of(error))
 
 
-def start(bench: Bench, variant: Variant, inputs: tuple[TensorInput, ...], arrays: Arrays) -> Candidate:
+def start(bench: Bench, variant: Variant, inputs: tuple[TensorInput, ...], arrays: Arrays) -> ReadyRunner:
     """Load a runtime and run it once.
 
     Raises:
@@ -157,13 +161,13 @@ def start(bench: Bench, variant: Variant, inputs: tuple[TensorInput, ...], array
     """
     runtime = RUNTIMES[variant.runtime]
     runtime.prerequisite()
-    made = bench.files.made(inputs, variant.precision) if runtime.needs == "onnx" else None
+    file = bench.files.made(inputs, variant.precision) if runtime.needs == "onnx" else None
     work = Work(
         module=bench.subject.module,
-        onnx=Path(made.path) if made is not None else None,
+        onnx=Path(file.path) if file is not None else None,
         outputs=bench.subject.outputs,
         threads=bench.threads,
-        precision=variant.precision or (SHORT[made.precision] if made is not None else ""),
+        precision=variant.precision or (SHORT[file.precision] if file is not None else ""),
         device=bench.device,
         inputs=inputs,
         folder=bench.folder,
@@ -180,39 +184,39 @@ def start(bench: Bench, variant: Variant, inputs: tuple[TensorInput, ...], array
     except BaseException:
         runner.close()
         raise
-    if made is not None:  # a file may compute in another type than its inputs have
-        info = replace(info, precision=made.precision)
-        if made.seconds:
-            cold = replace(cold, build_seconds=(cold.build_seconds or 0.0) + made.seconds)
-    return Candidate(runner, cold, outputs, info, _placement(runner, info), _graph(made, inputs))
+    if file is not None:  # a file may compute in another type than its inputs have
+        info = replace(info, precision=file.precision)
+        if file.seconds:
+            cold = replace(cold, build_seconds=(cold.build_seconds or 0.0) + file.seconds)
+    return ReadyRunner(runner, cold, outputs, info, _placement(runner, info), _graph(file, inputs))
 
 
 def _placement(runner: Runner, info: RuntimeInfo) -> Placement | None:
-    tell = getattr(runner, "placement", None)
-    nodes, elsewhere = tell() if tell is not None else ({}, {})
+    placement = getattr(runner, "placement", None)
+    nodes, elsewhere = placement() if placement is not None else ({}, {})
     return Placement(info.provider, nodes, elsewhere) if nodes else None
 
 
-def _graph(made: Made | None, inputs: tuple[TensorInput, ...]) -> GraphCost | None:
-    if made is None or made.described is None:
+def _graph(file: Made | None, inputs: tuple[TensorInput, ...]) -> GraphCost | None:
+    if file is None or file.described is None:
         return None
-    if "library" in made.described:  # an engine, whose operators nobody tells
+    if "library" in file.described:  # an engine, whose operators nobody tells
         return None
-    found = GraphCost(made.described["sha256"], made.described["opset"], made.described["nodes"])
+    cost = GraphCost(file.described["sha256"], file.described["opset"], file.described["nodes"])
     try:
-        work = graph_work(made.path, {i.name: i.shape() for i in inputs})
+        work = graph_work(file.path, {i.name: i.shape() for i in inputs})
     except GraphError:  # shapes that inference cannot follow leave the row without a floor, not without a time
-        return found
+        return cost
     if work.unknown:
-        return found
-    return replace(found, macs=work.macs, bytes_ideal=work.bytes, bytes_unfused=work.unfused_bytes)
+        return cost
+    return replace(cost, macs=work.macs, bytes_ideal=work.bytes, bytes_unfused=work.unfused_bytes)
 
 
 def _check(
     bench: Bench,
     inputs: tuple[TensorInput, ...],
     rows: dict[str, ProfileRow],
-    ready: dict[str, Candidate],
+    ready: dict[str, ReadyRunner],
     stack: contextlib.ExitStack,
 ) -> None:
     """Compare each candidate with eager at the shape that is about to be timed; drop those that disagree."""
@@ -242,18 +246,23 @@ def _check(
         return eager(dtype=torch.float64, threads=bench.threads)
 
     for name in others:
-        bench.tell(f"comparing {name} with eager")
+        bench.progress(f"comparing {name} with eager")
         bench.trail(name)
         try:
-            report = compare(
-                reference,
-                ready[name].runner,
-                inputs,
-                (),
-                tolerance=TOLERANCES.get(ready[name].info.precision, TOLERANCES["float32"]),
-                precise=precise,
-                seed=bench.options.seed,
-            )
+            runner = ready[name].runner
+            if ready[name].info.precision == "int8":
+                batches = bench.samples(inputs) or [example_arrays(inputs, seed=bench.options.seed)]
+                report = compare_by_share(reference, runner, batches, LARGEST_ERROR, jointly=True)
+            else:
+                report = compare(
+                    reference,
+                    runner,
+                    inputs,
+                    (),
+                    tolerance=TOLERANCES.get(ready[name].info.precision, TOLERANCES["float32"]),
+                    precise=precise,
+                    seed=bench.options.seed,
+                )
         except Exception as error:  # eager itself raises what it likes
             why = f"it could not be compared with eager: {reason_of(error)}"
             rows[name] = replace(rows[name], status="invalid", reason=why)
@@ -269,7 +278,7 @@ def _check(
         _refuse_not_finite(rows, ready, name)
 
 
-def _refuse_not_finite(rows: dict[str, ProfileRow], ready: dict[str, Candidate], name: str) -> None:
+def _refuse_not_finite(rows: dict[str, ProfileRow], ready: dict[str, ReadyRunner], name: str) -> None:
     """Nobody compares the reference, or a file without its model; NaN is wrong wherever it comes from."""
     for output, values in ready[name].outputs.items():
         if not np.isfinite(values.astype(np.float64)).all():
@@ -279,12 +288,12 @@ def _refuse_not_finite(rows: dict[str, ProfileRow], ready: dict[str, Candidate],
             return
 
 
-def _time(bench: Bench, arrays: Arrays, rows: dict[str, ProfileRow], ready: dict[str, Candidate]) -> None:
+def _time(bench: Bench, arrays: Arrays, rows: dict[str, ProfileRow], ready: dict[str, ReadyRunner]) -> None:
     for candidate in ready.values():
         candidate.runner.prepare(arrays)  # the comparison has left other values there
     if not ready:
         return
-    bench.tell(f"timing {', '.join(ready)} at {_told(next(iter(rows.values())).shapes)}")
+    bench.progress(f"timing {', '.join(ready)} at {_told(next(iter(rows.values())).shapes)}")
     before = machine_state()
     results = measure_both({n: c.runner for n, c in ready.items()}, bench.options, on_turn=bench.trail)
     after = machine_state()
@@ -328,10 +337,10 @@ def _end_to_end(bench: Bench, arrays: Arrays, runners: Mapping[str, Runner]) -> 
 def _with_speedup(row: ProfileRow, baseline: ProfileRow | None, options: BenchOptions) -> ProfileRow:
     if row.latency is None or baseline is None or baseline.latency is None or row.key == baseline.key:
         return row
-    found = statistics.compare_rounds(
+    comparison = statistics.compare_rounds(
         baseline.latency.rounds, row.latency.rounds, confidence=options.confidence, seed=options.seed
     )
-    return replace(row, speedup=found)
+    return replace(row, speedup=comparison)
 
 
 def raise_if_request(error: Exception) -> None:

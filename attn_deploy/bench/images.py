@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attn_deploy.bench.plan import ProfilePlan
-from attn_deploy.errors import InvalidRequestError
+from attn_deploy.errors import DatasetError, InvalidRequestError
+from attn_deploy.inputs.tensors import Arrays, TensorInput
 
 if TYPE_CHECKING:
     from attn_deploy.data import ImageSet
     from attn_deploy.resolve.trained import TrainedModel
 
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
+_COMPARED = 8  # batches
 
 
-def images_to_test(plan: ProfilePlan, *, has_module: bool, tell: Tell) -> ImageSet:
+def images_to_test(plan: ProfilePlan, *, has_module: bool, progress: Progress) -> ImageSet:
     """The images to test on, normalised as the model was trained.
 
     Raises:
@@ -29,14 +31,14 @@ def images_to_test(plan: ProfilePlan, *, has_module: bool, tell: Tell) -> ImageS
 
     wanted = plan.accuracy
     if wanted is None:
-        raise InvalidRequestError("the profile names no data set to measure accuracy on; give --dataset digits.")
-    images = load_dataset(wanted.dataset, require_split(wanted.split), data_dir=data_dir_of(plan), progress=tell)
+        raise InvalidRequestError("no data set to measure accuracy on; add --dataset digits.")
+    images = load_dataset(wanted.dataset, require_split(wanted.split), data_dir=data_dir_of(plan), progress=progress)
     trained = trained_model(plan) if has_module else None
     chosen = images.head(wanted.images)
     return trained.prepared(chosen) if trained is not None else chosen
 
 
-def calibration_images(plan: ProfilePlan, *, has_module: bool, tell: Tell) -> str | ImageSet | None:
+def calibration_images(plan: ProfilePlan, *, has_module: bool, progress: Progress) -> str | ImageSet | None:
     """What int8 ranges are measured on: what the user named, what the model was trained on, or what it is tested on.
 
     None where nothing is known: ranges are then measured on noise, which the file's metadata says.
@@ -44,7 +46,7 @@ def calibration_images(plan: ProfilePlan, *, has_module: bool, tell: Tell) -> st
     from attn_deploy.data import DATASETS, load_dataset
 
     def training(name: str) -> ImageSet:
-        return load_dataset(name, "train", data_dir=data_dir_of(plan), progress=tell)
+        return load_dataset(name, "train", data_dir=data_dir_of(plan), progress=progress)
 
     if plan.calibration is not None:
         named = plan.calibration in DATASETS and plan.calibration != "folder"
@@ -54,6 +56,26 @@ def calibration_images(plan: ProfilePlan, *, has_module: bool, tell: Tell) -> st
         return trained.prepared(training(trained.dataset))
     tested = plan.accuracy.dataset if plan.accuracy is not None else "folder"
     return training(tested) if tested != "folder" else None
+
+
+def batches_to_compare(
+    plan: ProfilePlan, inputs: Sequence[TensorInput], *, has_module: bool, progress: Progress
+) -> tuple[Arrays, ...]:
+    """Real images on which a graph in 8 bits is held against eager, at the shapes that are timed; none where none fit."""
+    from attn_deploy.conversion.calibration import load_calibration
+
+    source: str | ImageSet | None
+    if plan.accuracy is not None:
+        source = images_to_test(plan, has_module=has_module, progress=progress)
+    else:
+        source = calibration_images(plan, has_module=has_module, progress=progress)
+    if source is None:
+        return ()
+    wanted = _COMPARED * max(1, inputs[0].shape()[0])
+    try:
+        return load_calibration(source, inputs, (), images=wanted).batches[:_COMPARED]
+    except (InvalidRequestError, DatasetError):  # of another size than what is timed
+        return ()
 
 
 def data_dir_of(plan: ProfilePlan) -> str | None:
@@ -79,13 +101,13 @@ def check_images(plan: ProfilePlan) -> None:
         if plan.accuracy.dataset == "folder" and folder is None and not os.environ.get(DATA_VARIABLE):
             raise InvalidRequestError("the data set 'folder' needs to know which: --data-dir path/to/images.")
     if folder is not None and not Path(folder).is_dir():
-        raise InvalidRequestError(f"there is no folder {folder}, which --data-dir names; give the one with the images.")
-    known = [n for n in DATASETS if n != "folder"]
-    if plan.calibration is not None and plan.calibration not in known and not Path(plan.calibration).exists():
-        close = difflib.get_close_matches(plan.calibration, known, n=1)
+        raise InvalidRequestError(f"there is no folder {folder}, named by --data-dir; give the folder with the images.")
+    names = [n for n in DATASETS if n != "folder"]
+    if plan.calibration is not None and plan.calibration not in names and not Path(plan.calibration).exists():
+        close = difflib.get_close_matches(plan.calibration, names, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else "."
         raise InvalidRequestError(
-            f"there are no calibration data {plan.calibration!r}{hint} Give {', '.join(known)}, a folder of images, or an "
+            f"there are no calibration data {plan.calibration!r}{hint} Give {', '.join(names)}, a folder of images, or an "
             ".npz with an array for each input."
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from attn_deploy.accuracy.result import AccuracyResult
 from attn_deploy.bench.evidence import MemoryPeak
-from attn_deploy.bench.files import described_in, read_index
+from attn_deploy.bench.files import Made, described_in, read_index
 from attn_deploy.bench.fit import Need
 from attn_deploy.bench.group import blank_row, reason_of
 from attn_deploy.bench.maker import Begun
@@ -18,10 +18,11 @@ from attn_deploy.bench.row import ProfileRow
 from attn_deploy.errors import AttnDeployError, MissingDependencyError, WorkerError
 from attn_deploy.inputs.tensors import TensorInput
 from attn_deploy.isolate import run_isolated
+from attn_deploy.machine.conditions import available_memory
 from attn_deploy.runtimes.table import RUNTIMES
 
 _CHILDREN = "attn_deploy.bench.children"
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 class ChildMaker:
@@ -34,21 +35,21 @@ class ChildMaker:
         plan: what to make.
         folder: for files, engines and trails.
         memory: start each row once in a process of its own, and measure its peak memory and import there.
-        tell: is called with a few words at each step.
+        progress: is called with a few words at each step.
     """
 
-    def __init__(self, plan: ProfilePlan, folder: Path, *, memory: bool, tell: Tell) -> None:
-        self._plan, self._folder, self._memory, self._tell = plan, folder, memory, tell
+    def __init__(self, plan: ProfilePlan, folder: Path, *, memory: bool, progress: Progress) -> None:
+        self._plan, self._folder, self._memory, self._progress = plan, folder, memory, progress
         self._missing: list[MissingDependencyError] = []
         self._begun: Begun | None = None
 
     def begin(self) -> Begun:
         """Make the model once, in a child, and ask it for its shapes."""
-        self._tell("making the model")
-        found = self._call("describe", "making the model", {})
-        inputs = dict(zip(self._plan.shapes, map(inputs_from_dicts, found["shapes"]), strict=True))
-        needs = {s: Need(**n) for s, n in zip(self._plan.shapes, found["needs"], strict=True)}
-        self._begun = Begun(found["name"], inputs, found["has_module"], needs)
+        self._progress("making the model")
+        answer = self._call("model_shapes", "making the model", {})
+        inputs = dict(zip(self._plan.shapes, map(inputs_from_dicts, answer["shapes"]), strict=True))
+        needs = {s: Need(**n) for s, n in zip(self._plan.shapes, answer["needs"], strict=True)}
+        self._begun = Begun(answer["name"], inputs, answer["has_module"], needs)
         return self._begun
 
     def rows(self, inputs: tuple[TensorInput, ...]) -> list[ProfileRow]:
@@ -61,31 +62,34 @@ class ChildMaker:
         while left:
             trail = self._folder / "trail"
             trail.write_text("", encoding="ascii")
-            given = {"variants": [asdict(v) for v in left], "inputs": _plain(inputs)}
+            arguments = {"variants": [asdict(v) for v in left], "inputs": _plain(inputs)}
             try:
-                made = self._call("time_group", "timing", given, timeout=self._patience(len(left)))
+                answer = self._call("time_group", "timing", arguments, timeout=self._patience(len(left)))
             except WorkerError as error:
                 left = self._blame(error, left, rows, trail.read_text(encoding="ascii").strip())
                 continue
-            for variant, data in zip(left, made["rows"], strict=True):
+            for variant, data in zip(left, answer["rows"], strict=True):
                 rows[variant.key] = _merged(rows[variant.key], ProfileRow.from_dict(data))
-            self._missing += [MissingDependencyError(m) for m in made["missing"]]
+            self._missing += [MissingDependencyError(m) for m in answer["missing"]]
             break
         return list(rows.values())
 
     def accuracy(self, variant: Variant) -> AccuracyResult:
         """The plan's images through one variant, in a child."""
-        self._tell(f"accuracy of {variant.key}")
+        self._progress(f"accuracy of {variant.key}")
         data = self._call("accuracy", f"testing {variant.key}", {"variant": asdict(variant)})
         return AccuracyResult.from_dict(data)
 
     def files(self) -> tuple[Mapping[str, Any], ...]:
         """Descriptions of the ONNX files that were used."""
-        return described_in(read_index(self._folder))
+        return described_in(self._index())
 
     def missing(self) -> list[MissingDependencyError]:
         """Dependencies that rows lacked."""
         return self._missing
+
+    def _index(self) -> list[Made]:
+        return read_index(self._folder, self._plan.onnx or self._plan.model)
 
     def _with_files(
         self, variants: list[Variant], rows: dict[str, ProfileRow], inputs: tuple[TensorInput, ...]
@@ -93,9 +97,9 @@ class ChildMaker:
         """Those whose files could be made; the others get the reason."""
         failed: dict[str, Exception] = {}
         for precision in dict.fromkeys(v.precision for v in variants if RUNTIMES[v.runtime].needs == "onnx"):
-            if any(m.serves(inputs, precision) and m.error is None for m in read_index(self._folder)):
+            if any(m.serves(inputs, precision) and m.error is None for m in self._index()):
                 continue
-            self._tell(f"making the {precision or 'ONNX'} file")
+            self._progress(f"making the {precision or 'ONNX'} file")
             try:
                 self._call("make_file", "exporting", {"precision": precision, "inputs": _plain(inputs)})
             except AttnDeployError as error:
@@ -115,25 +119,25 @@ class ChildMaker:
 
     def _starts(self, variant: Variant, rows: dict[str, ProfileRow], inputs: tuple[TensorInput, ...]) -> bool:
         """Start a row in a process of its own; whether it ran."""
-        self._tell(f"starting {variant.key}")
-        given = {"variant": asdict(variant), "inputs": _plain(inputs)}
+        self._progress(f"starting {variant.key}")
+        arguments = {"variant": asdict(variant), "inputs": _plain(inputs)}
         try:
-            made = self._call("start_row", f"starting {variant.key}", given)
+            answer = self._call("start_row", f"starting {variant.key}", arguments)
         except WorkerError as error:
-            rows[variant.key] = replace(rows[variant.key], reason=_death(error))
+            rows[variant.key] = replace(rows[variant.key], reason=reason_of(error))
             return False
-        if made["missing"]:
-            self._missing.append(MissingDependencyError(made["missing"]))
-        row = ProfileRow.from_dict(made["row"])
-        memory = MemoryPeak(**made["memory"]) if made["memory"] else None
+        if answer["missing"]:
+            self._missing.append(MissingDependencyError(answer["missing"]))
+        row = ProfileRow.from_dict(answer["row"])
+        memory = MemoryPeak(**answer["memory"]) if answer["memory"] else None
         rows[variant.key] = replace(row, memory=memory)
-        return bool(made["ran"])
+        return bool(answer["ran"])
 
     def _blame(self, error: WorkerError, left: list[Variant], rows: dict[str, ProfileRow], trail: str) -> list[Variant]:
         """Give the row that was running the reason, and return the others; all, if nothing tells which it was."""
         guilty = [v for v in left if v.key == trail] or left
         for variant in guilty:
-            rows[variant.key] = replace(rows[variant.key], status="failed", reason=_death(error), latency=None)
+            rows[variant.key] = replace(rows[variant.key], status="failed", reason=reason_of(error), latency=None)
         return [v for v in left if v not in guilty]
 
     def _patience(self, count: int) -> float:
@@ -147,7 +151,8 @@ class ChildMaker:
             arguments,
             what=what,
             timeout=self._plan.timeout if timeout is None else timeout,
-            on_event=lambda event: self._tell(event["text"]),
+            memory=_memory(self._plan),
+            on_event=lambda event: self._progress(event["text"]),
         )
 
 
@@ -157,10 +162,10 @@ def _merged(started: ProfileRow, timed: ProfileRow) -> ProfileRow:
     return replace(timed, cold=cold, memory=started.memory)
 
 
-def _death(error: WorkerError) -> str:
-    """Why a process ended, with the likely cause where the system does not say it."""
-    text = reason_of(error)
-    return f"{text} The system ends processes so that take more memory than there is." if "SIGKILL" in text else text
+def _memory(plan: ProfilePlan) -> int | None:
+    """Bytes for a child. Drivers of GPUs reserve far more than they use, so there only what the user says is a limit."""
+    gpu = any(Path("/dev", name).exists() for name in ("nvidiactl", "nvhost-ctrl-gpu"))
+    return plan.memory_limit if plan.memory_limit is not None or gpu else available_memory()
 
 
 def _plain(inputs: Sequence[TensorInput]) -> list[dict[str, Any]]:

@@ -50,17 +50,17 @@ def layer_views(
         folder = save / "files" if save is not None else Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         plan = with_threads(plan)
-        tell = progress or (lambda _: None)
-        bench = make_bench(plan, folder, model=None, tell=tell)
-        found = begun(plan, bench)
-        shape, inputs = next(iter(found.inputs.items()))
-        why = found.needs[shape].refusal(plan.memory_limit if plan.memory_limit is not None else available_memory())
+        report = progress or (lambda _: None)
+        bench = make_bench(plan, folder, model=None, progress=report)
+        start = begun(plan, bench)
+        shape, inputs = next(iter(start.inputs.items()))
+        why = start.needs[shape].refusal(plan.memory_limit if plan.memory_limit is not None else available_memory())
         if why:
             return LayerViews((), {v.key: why for v in plan.variants})
         arrays = example_arrays(inputs, seed=plan.options.seed)
         reports, missing = [], {}
         for variant in plan.variants:
-            tell(f"profiling the layers of {variant.key}")
+            report(f"profiling the layers of {variant.key}")
             try:
                 reports.append(_view(bench, variant, inputs, arrays, runs))
             except AttnDeployError as error:

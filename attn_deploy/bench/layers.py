@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.files import write_atomic
+from attn_deploy.files import read_typed, typed, write_atomic
 
 LAYERS_NAME = "layers.json"
 SCHEMA_VERSION = 1
@@ -101,16 +101,7 @@ class LayerReport:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> LayerReport:
         """The inverse of `to_dict`."""
-        return cls(
-            name=data["name"],
-            runtime=data["runtime"],
-            precision=data["precision"],
-            shapes={n: tuple(s) for n, s in data["shapes"].items()},
-            source=data["source"],
-            runs=data["runs"],
-            layers=tuple(LayerTime(**x) for x in data["layers"]),
-            whole_us=data["whole_us"],
-        )
+        return typed(data, cls)
 
     @classmethod
     def read_all(cls, path: Path) -> tuple[LayerReport, ...]:
@@ -120,15 +111,14 @@ class LayerReport:
             InvalidRequestError: if the file is broken or of another schema version.
         """
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            if data["schema_version"] != SCHEMA_VERSION:
-                raise InvalidRequestError(
-                    f"{path} has schema version {data['schema_version']}, this version of attn-deploy reads "
-                    f"{SCHEMA_VERSION}; measure again."
-                )
-            return tuple(cls.from_dict(d) for d in data["reports"])
-        except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise InvalidRequestError(f"{path} is not a per-layer view: {error}; measure it again.") from error
+            return read_typed(path, _LayersFile, "a per-layer view", schema=SCHEMA_VERSION).reports
+        except InvalidRequestError as error:
+            raise InvalidRequestError(f"{error} Measure it again.") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _LayersFile:
+    reports: tuple[LayerReport, ...]
 
 
 def write_layers(path: Path, reports: Sequence[LayerReport]) -> None:
@@ -159,9 +149,9 @@ def middle(times: Sequence[float]) -> float:
 
 def summed(layers: Iterable[LayerTime]) -> tuple[LayerTime, ...]:
     """Layers of the same node put together, in the order in which they first ran."""
-    found: dict[tuple[str, str, str], LayerTime] = {}
+    sums: dict[tuple[str, str, str], LayerTime] = {}
     for layer in layers:
         key = (layer.module, layer.operator, layer.node)
-        before = found[key].microseconds if key in found else 0.0
-        found[key] = LayerTime(*key, before + layer.microseconds, layer.known)
-    return tuple(found.values())
+        before = sums[key].microseconds if key in sums else 0.0
+        sums[key] = LayerTime(*key, before + layer.microseconds, layer.known)
+    return tuple(sums.values())

@@ -124,7 +124,7 @@ def _modules(original: onnx.ModelProto, optimized: onnx.ModelProto) -> dict[str,
     """The module of each node of the optimised graph that can be led back to the original."""
     named = {n.name: n for n in original.graph.node if n.name}
     writers = {o: n for n in original.graph.node for o in n.output if o}
-    found: dict[str, str] = {}
+    modules: dict[str, str] = {}
     moved: list[onnx.NodeProto] = []
     for node in optimized.graph.node:
         source = named.get(node.name) or writers.get(node.name.removesuffix(_BLOCKED))
@@ -132,15 +132,15 @@ def _modules(original: onnx.ModelProto, optimized: onnx.ModelProto) -> dict[str,
         if node.op_type in ("ReorderInput", "ReorderOutput") or source is None:
             moved.append(node)
         else:
-            found[node.name] = node_module(_product(source, node.op_type, writers))
+            modules[node.name] = node_module(_product(source, node.op_type, writers))
     produced = {o: n.name for n in optimized.graph.node for o in n.output}
     readers = {i: n.name for n in reversed(optimized.graph.node) for i in n.input}
     for node in moved:
         near = [produced.get(i) for i in node.input] + [readers.get(o) for o in node.output]
-        module = next((found[n] for n in near if n in found), None)
+        module = next((modules[n] for n in near if n in modules), None)
         if module is not None:
-            found[node.name] = module
-    return found
+            modules[node.name] = module
+    return modules
 
 
 def _product(node: onnx.NodeProto, operator: str, writers: Mapping[str, onnx.NodeProto]) -> onnx.NodeProto:

@@ -111,11 +111,11 @@ def layers_of_report(
 
     A layer that TensorRT fused from many nodes counts to the module around all that its name tells of.
     """
-    found = []
+    layers = []
     for name, ms in reported:
         nodes = mentioned(name, places)
         operators = list(dict.fromkeys(n.operator for n in nodes))
-        found.append(
+        layers.append(
             LayerTime(
                 module=common_module([n.module for n in nodes]),
                 operator="+".join(operators[:3]) + ("+..." if len(operators) > 3 else "") or "layer",
@@ -124,7 +124,7 @@ def layers_of_report(
                 known=bool(nodes),
             )
         )
-    return summed(found)
+    return summed(layers)
 
 
 def common_module(modules: Sequence[str]) -> str:

@@ -86,16 +86,16 @@ def torch_layers(
 
 def layers_of_events(events: Any, runs: int, *, cuda: bool = False) -> tuple[LayerTime, ...]:
     """Each operator's time in one run, under the module that called it; what it calls itself is in it."""
-    found: dict[tuple[str, str, bool], list[float]] = {}
+    times_of: dict[tuple[str, str, bool], list[float]] = {}
     for event in events:
         if event.name.startswith(_MARK) or event.is_async or (event.cpu_parent and not _is_mark(event.cpu_parent)):
             continue  # what an operator calls is in its own time
         took = float(event.device_time_total if cuda else event.cpu_time_total)
         module = event.cpu_parent.name.removeprefix(_MARK) if event.cpu_parent else ""
-        found.setdefault((module, event.name, event.cpu_parent is not None), []).append(took)
+        times_of.setdefault((module, event.name, event.cpu_parent is not None), []).append(took)
     return tuple(
         LayerTime(module, name.removeprefix("aten::"), name, middle(times) * len(times) / runs, known)
-        for (module, name, known), times in found.items()
+        for (module, name, known), times in times_of.items()
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,19 +12,19 @@ from attn_deploy.accuracy.result import AccuracyResult
 from attn_deploy.bench.files import OnnxFiles
 from attn_deploy.bench.fit import need_of
 from attn_deploy.bench.group import Bench, profile_group
-from attn_deploy.bench.images import calibration_images
+from attn_deploy.bench.images import batches_to_compare, calibration_images
 from attn_deploy.bench.maker import Begun
 from attn_deploy.bench.plan import ProfilePlan, Variant
 from attn_deploy.bench.row import ProfileRow
 from attn_deploy.bench.subject import make_subject
 from attn_deploy.errors import MissingDependencyError
-from attn_deploy.inputs.tensors import TensorInput
+from attn_deploy.inputs.tensors import Arrays, TensorInput
 from attn_deploy.runtimes.table import choose_runtimes, torch_device
 
 if TYPE_CHECKING:
     from torch import nn
 
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 class InlineMaker:
@@ -34,17 +34,17 @@ class InlineMaker:
         plan: what to make.
         folder: for files and engines.
         model: the module, where there is no name for it.
-        tell: is called with a few words at each step.
+        progress: is called with a few words at each step.
     """
 
-    def __init__(self, plan: ProfilePlan, folder: Path, *, model: nn.Module | None = None, tell: Tell) -> None:
-        self._plan, self._folder, self._model, self._tell = plan, folder, model, tell
+    def __init__(self, plan: ProfilePlan, folder: Path, *, model: nn.Module | None = None, progress: Progress) -> None:
+        self._plan, self._folder, self._model, self._progress = plan, folder, model, progress
         self._bench: Bench | None = None
 
     def begin(self) -> Begun:
         """Make the model, and all shapes."""
         plan = self._plan
-        bench = self._bench = make_bench(plan, self._folder, model=self._model, tell=self._tell)
+        bench = self._bench = make_bench(plan, self._folder, model=self._model, progress=self._progress)
         return begun(plan, bench, together=True)
 
     def rows(self, inputs: tuple[TensorInput, ...]) -> list[ProfileRow]:
@@ -73,7 +73,7 @@ class InlineMaker:
         return self._bench
 
 
-def make_bench(plan: ProfilePlan, folder: Path, *, model: nn.Module | None, tell: Tell) -> Bench:
+def make_bench(plan: ProfilePlan, folder: Path, *, model: nn.Module | None, progress: Progress) -> Bench:
     """The model of a plan, ready to be run.
 
     Raises:
@@ -92,18 +92,26 @@ def make_bench(plan: ProfilePlan, folder: Path, *, model: nn.Module | None, tell
         folder,
         opset=plan.opset,
         dynamic=plan.dynamic,
-        progress=tell,
-        calibration=lambda: calibration_images(plan, has_module=subject.module is not None, tell=tell),
+        progress=progress,
+        calibration=lambda: calibration_images(plan, has_module=subject.module is not None, progress=progress),
     )
     device = torch_device(plan.torch_device, choose_runtimes(plan.runtimes))
-    return Bench(subject, plan.options, files, device=device, tf32=plan.tf32, folder=folder, tell=tell)
+
+    def samples(inputs: tuple[TensorInput, ...]) -> Sequence[Arrays]:
+        return batches_to_compare(plan, inputs, has_module=subject.module is not None, progress=progress)
+
+    return Bench(
+        subject, plan.options, files, device=device, tf32=plan.tf32, folder=folder, progress=progress, samples=samples
+    )
 
 
 def begun(plan: ProfilePlan, bench: Bench, *, together: bool = False) -> Begun:
     """All shapes of a plan: each is refused now, or none; for ``together`` see `attn_deploy.bench.fit.need_of`."""
     inputs = {shape: bench.subject.at(shape.batch, shape.size) for shape in plan.shapes}
     module = bench.subject.module
-    needs = {s: need_of(module, given, plan.variants, bench.device, together=together) for s, given in inputs.items()}
+    needs = {
+        s: need_of(module, tensors, plan.variants, bench.device, together=together) for s, tensors in inputs.items()
+    }
     return Begun(bench.subject.name, inputs, module is not None, needs)
 
 

@@ -64,7 +64,7 @@ class Maker(Protocol):
 
 def accuracy_variants(plan: ProfilePlan, begun: Begun) -> Sequence[Variant]:
     """Each runtime and precision once, the reference first; it is added where it was not asked for."""
-    asked = dict.fromkeys(Variant(v.runtime, v.precision) for v in plan.variants)
-    eager = [v for v in asked if v.runtime == "eager" and v.precision in ("", "fp32")]
+    variants = dict.fromkeys(Variant(v.runtime, v.precision) for v in plan.variants)
+    eager = [v for v in variants if v.runtime == "eager" and v.precision in ("", "fp32")]
     first = eager[:1] or ([Variant("eager", "")] if begun.has_module else [])
-    return [*first, *(v for v in asked if v not in first)]
+    return [*first, *(v for v in variants if v not in first)]

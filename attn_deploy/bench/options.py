@@ -50,11 +50,11 @@ class BenchOptions:
                 raise InvalidRequestError(f"{name} is {value}; it cannot be negative.")
         if self.max_samples < self.min_samples:
             raise InvalidRequestError(
-                f"max_samples is {self.max_samples}, below min_samples {self.min_samples}; raise the former."
+                f"max_samples is {self.max_samples}, below min_samples {self.min_samples}; raise max_samples."
             )
         if self.max_seconds < self.min_seconds:
             raise InvalidRequestError(
-                f"max_seconds is {self.max_seconds:g}, below min_seconds {self.min_seconds:g}; raise the former."
+                f"max_seconds is {self.max_seconds:g}, below min_seconds {self.min_seconds:g}; raise max_seconds."
             )
         if not 0 < self.confidence < 1:
             raise InvalidRequestError(

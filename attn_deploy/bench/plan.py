@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.errors import InvalidRequestError
+from attn_deploy.files import typed
 from attn_deploy.inputs.tensors import TensorInput
 from attn_deploy.machine.devices import DeviceProfile
 from attn_deploy.runtimes.table import RUNTIMES, choose_precisions, choose_runtimes
 
 Size = tuple[int, int]
 
-_LATER = ("data_dir", "device")  # what plans of earlier versions lack
 _FREE = ("batches", "sizes", "timeout", "device")  # what two plans may differ in and still use each other's results
 
 
@@ -141,21 +141,7 @@ class ProfilePlan:
         Raises:
             InvalidRequestError: if the data are not a plan.
         """
-        try:
-            given = {f.name: data[f.name] for f in fields(cls) if f.name in data or f.name not in _LATER}
-            for name in ("runtimes", "precisions", "cuda_graphs", "batches"):
-                given[name] = tuple(given[name])
-            given["sizes"] = tuple(tuple(s) if s else None for s in given["sizes"])
-            given["options"] = BenchOptions(**given["options"])
-            given["inputs"] = inputs_from_dicts(given["inputs"]) if given["inputs"] is not None else None
-            given["dynamic"] = tuple(given["dynamic"]) if given["dynamic"] is not None else None
-            given["accuracy"] = AccuracyPlan(**given["accuracy"]) if given["accuracy"] else None
-            given["device"] = DeviceProfile.from_dict(given["device"]) if given.get("device") else None
-            return cls(**given)
-        except (KeyError, TypeError) as error:
-            raise InvalidRequestError(
-                f"the data are not a plan of a profile: {error} is missing or malformed."
-            ) from error
+        return typed(data, cls)
 
     def differences(self, other: ProfilePlan) -> list[str]:
         """What keeps the results of one plan from serving the other: everything but batch sizes and sizes."""
@@ -169,7 +155,7 @@ class ProfilePlan:
 
 def _settings(plan: ProfilePlan) -> dict[str, Any]:
     """Every setting under a name of its own, as JSON gives it back."""
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for name, value in plan.to_dict().items():
         if name in _FREE:
             continue
@@ -177,16 +163,16 @@ def _settings(plan: ProfilePlan) -> dict[str, Any]:
             value = {i["name"]: {**i, "shape": list(t.shape())} for i, t in zip(value, plan.inputs or (), strict=True)}
             value = {n: _plain(d) for n, d in value.items()}
         if not isinstance(value, Mapping):
-            found[name] = _plain(value)
+            settings[name] = _plain(value)
             continue
         for key, part in value.items():
-            found[key if name == "options" else f"{name}.{key}"] = _plain(part)
-    return found
+            settings[key if name == "options" else f"{name}.{key}"] = _plain(part)
+    return settings
 
 
 def inputs_from_dicts(data: Sequence[Mapping[str, Any]]) -> tuple[TensorInput, ...]:
     """Inputs from their JSON form."""
-    return tuple(TensorInput(**{**d, "dims": tuple(d["dims"])}) for d in data)
+    return typed(data, tuple[TensorInput, ...])
 
 
 def size_of(inputs: Sequence[TensorInput]) -> Size | None:

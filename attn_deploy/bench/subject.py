@@ -22,7 +22,7 @@ DEFAULT_SIZE: Size = (32, 32)  # CIFAR's, at which the registry counts multiply-
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class ProfileSubject:
     """What is profiled.
 
     Attributes:
@@ -84,16 +84,16 @@ class Subject:
                 f"{self.name}: the inputs have {len(symbols)} different axes for the {what} ({', '.join(symbols)}); "
                 "give the whole shapes with --input."
             )
-        symbol, given = symbols[0], self.inputs[0]
-        if symbol not in self.movable and value != given.sizes[symbol]:
+        symbol, first = symbols[0], self.inputs[0]
+        if symbol not in self.movable and value != first.sizes[symbol]:
             raise InvalidRequestError(
-                f"{self.name}: the {what} {value} was asked for, and the model is made for {given.sizes[symbol]}."
+                f"{self.name}: the {what} {value} was asked for, and the model is made for {first.sizes[symbol]}."
             )
-        fitted = fit_size(value, symbol, given)
+        fitted = fit_size(value, symbol, first)
         if fitted != value:
             raise InvalidRequestError(
                 f"{self.name}: the {what} {value} was asked for, and the model takes multiples of "
-                f"{given.multiple.get(symbol, 1)} from {given.minimum.get(symbol, 1)}; the next is {fitted}."
+                f"{first.multiple.get(symbol, 1)} from {first.minimum.get(symbol, 1)}; the next is {fitted}."
             )
         return {symbol: value}
 
@@ -105,7 +105,7 @@ def make_subject(
     onnx: Path | str | None = None,
     arguments: Mapping[str, Any] | None = None,
     weights: Path | str | None = None,
-) -> Subject:
+) -> ProfileSubject:
     """The subject that a name, a module or a file stands for.
 
     Args:
@@ -130,29 +130,29 @@ def make_subject(
             f"{resolved.name.text}: the shape of its input is not known; give it, as in --input 1x3x224x224 "
             "(in Python: inputs=parse_inputs(['1x3x224x224']))."
         )
-    known = tuple(resolved.inputs or inputs or ())
+    tensors = tuple(resolved.inputs or inputs or ())
     if resolved.inputs is not None:
-        known = (
-            fit_to_expected(known, inputs, resolved.name.text)
+        tensors = (
+            fit_to_expected(tensors, inputs, resolved.name.text)
             if inputs is not None
-            else _default_sizes(known, _movable(known, resolved.dynamic))
+            else _default_sizes(tensors, _movable(tensors, resolved.dynamic))
         )
     else:
         from attn_deploy.inputs.binding import bind_inputs
 
-        bound = bind_inputs(resolved.module, known, resolved.name.text)
-        known, resolved = bound.inputs, replace(resolved, module=bound.module)
-    subject = Subject(
+        bound = bind_inputs(resolved.module, tensors, resolved.name.text)
+        tensors, resolved = bound.inputs, replace(resolved, module=bound.module)
+    subject = ProfileSubject(
         name=resolved.name.short,
-        inputs=known,
-        movable=_movable(known, resolved.dynamic),
+        inputs=tensors,
+        movable=_movable(tensors, resolved.dynamic),
         model=resolved,
         outputs=tuple(resolved.outputs) if resolved.outputs else None,
     )
     return subject if onnx is None else _with_file(subject, Path(onnx))
 
 
-def _with_file(subject: Subject, path: Path) -> Subject:
+def _with_file(subject: ProfileSubject, path: Path) -> ProfileSubject:
     """The subject with a file already made from it, under the names of the file."""
     from attn_deploy.graph.artifact import read_onnx
 
@@ -160,7 +160,7 @@ def _with_file(subject: Subject, path: Path) -> Subject:
     if len(artifact.inputs) != len(subject.inputs):
         raise InvalidRequestError(
             f"{subject.name} takes {len(subject.inputs)} inputs, and {path} takes {len(artifact.inputs)} "
-            f"({', '.join(i.name for i in artifact.inputs)}); is it the file of another model?"
+            f"({', '.join(i.name for i in artifact.inputs)}); it looks like the file of another model."
         )
     if {i.name for i in subject.inputs} == {i.name for i in artifact.inputs}:  # in the order of the model's parameters
         return replace(subject, onnx=path, outputs=tuple(o.name for o in artifact.outputs))
@@ -176,7 +176,7 @@ def _resolve(model: str | nn.Module, arguments: Mapping[str, Any] | None, weight
 
     if not isinstance(model, str):
         if weights is not None:
-            raise InvalidRequestError("a module holds its weights; load the checkpoint into it before.")
+            raise InvalidRequestError("a module already holds its weights; load the checkpoint into it first.")
         return resolve_module(model)
     if weights is None:
         return resolve_seeded(model, arguments)
@@ -198,30 +198,31 @@ def _trained(model: str, path: Path) -> ResolvedModel | None:
     name = parse_name(str(path)) if path.is_dir() else None
     if name is None or name.checkpoint is None:
         return None
-    found = load_trained(name)
-    if found.name != parse_name(model).text:
+    wanted = parse_name(model)
+    trained = load_trained(name, model if wanted.file or wanted.package else None)
+    if trained.name != wanted.text:
         raise InvalidRequestError(
-            f"{path} was trained as {found.name}, and {model} was named; name that one, or the folder alone."
+            f"{path} was trained as {trained.name}, not {model}; name {trained.name}, or the folder alone."
         )
-    return found.resolved
+    return trained.resolved
 
 
-def _from_file(path: Path, inputs: Sequence[TensorInput] | None) -> Subject:
+def _from_file(path: Path, inputs: Sequence[TensorInput] | None) -> ProfileSubject:
     from attn_deploy.graph.artifact import load_model, read_onnx
     from attn_deploy.parity.graphs import graph_inputs
 
     artifact = read_onnx(path)
-    known = graph_inputs(load_model(path))
-    symbols = tuple(dict.fromkeys(s for i in known for s in i.symbols))
+    tensors = graph_inputs(load_model(path))
+    symbols = tuple(dict.fromkeys(s for i in tensors for s in i.symbols))
     unsized: tuple[str, ...] = ()
     if inputs is not None:
-        known = fit_to_expected(known, inputs, str(path))
+        tensors = fit_to_expected(tensors, inputs, str(path))
     else:
-        known = _default_sizes(known, symbols)
+        tensors = _default_sizes(tensors, symbols)
         # Files of this project take small images; of a foreign one nobody knows.
         ours = {s for s in symbols if s[0] in "HW"} if artifact.metadata else set()
         unsized = tuple(s for s in symbols if s[0] != "N" and s not in ours)
-    return Subject(path.name, known, symbols, None, path, tuple(o.name for o in artifact.outputs), unsized)
+    return ProfileSubject(path.name, tensors, symbols, None, path, tuple(o.name for o in artifact.outputs), unsized)
 
 
 def is_engine(model: object) -> bool:
@@ -229,7 +230,7 @@ def is_engine(model: object) -> bool:
     return isinstance(model, (str, Path)) and str(model).lower().endswith(".engine")
 
 
-def _from_engine(path: Path, inputs: Sequence[TensorInput] | None) -> Subject:
+def _from_engine(path: Path, inputs: Sequence[TensorInput] | None) -> ProfileSubject:
     """An engine at the shapes that its first profile is made for; the runner refuses those of no profile."""
     from attn_deploy.engine.artifact import read_engine
 
@@ -241,10 +242,10 @@ def _from_engine(path: Path, inputs: Sequence[TensorInput] | None) -> Subject:
         for dim, extent in zip(shape, best.get(name, ()), strict=False):
             if isinstance(dim, str) and dim.isidentifier():
                 sizes.setdefault(dim, extent)
-    known = tuple(TensorInput(i.name, dims[i.name], i.dtype, sizes, {}, {}) for i in engine.inputs)
+    tensors = tuple(TensorInput(i.name, dims[i.name], i.dtype, sizes, {}, {}) for i in engine.inputs)
     if inputs is not None:
-        known = fit_to_expected(known, inputs, str(path))
-    return Subject(path.name, known, tuple(sizes), None, path, tuple(o.name for o in engine.outputs))
+        tensors = fit_to_expected(tensors, inputs, str(path))
+    return ProfileSubject(path.name, tensors, tuple(sizes), None, path, tuple(o.name for o in engine.outputs))
 
 
 def _movable(inputs: Sequence[TensorInput], dynamic: Sequence[str]) -> tuple[str, ...]:
@@ -266,9 +267,9 @@ def _default_sizes(inputs: Sequence[TensorInput], movable: Sequence[str]) -> tup
     return tuple(replace(i, sizes={**i.sizes, **sizes}) for i in inputs)
 
 
-def _fixed_extent(given: TensorInput, letter: str) -> int | None:
+def _fixed_extent(tensor: TensorInput, letter: str) -> int | None:
     axis = {"N": 0, "H": 2, "W": 3}[letter]
-    if axis >= len(given.dims) or (letter != "N" and len(given.dims) != 4):
+    if axis >= len(tensor.dims) or (letter != "N" and len(tensor.dims) != 4):
         return None
-    dim = given.dims[axis]
+    dim = tensor.dims[axis]
     return dim if isinstance(dim, int) else None

@@ -88,8 +88,8 @@ def measure(
     runners: Mapping[str, Runner], options: BenchOptions, *, clock: Clock = time.perf_counter_ns
 ) -> dict[str, LatencyResult | Exception]:
     """As `measure_both`, by the host's clock alone."""
-    found = measure_both(runners, options, clock=clock)
-    return {n: m.host if isinstance(m, Measured) else m for n, m in found.items()}
+    results = measure_both(runners, options, clock=clock)
+    return {n: m.host if isinstance(m, Measured) else m for n, m in results.items()}
 
 
 def measure_both(
@@ -147,13 +147,13 @@ def _result(state: _Turns, overhead: float) -> Measured:
 def clock_overhead_ns(clock: Clock = time.perf_counter_ns, repeats: int = 200) -> float:
     """Median cost of what a sample holds besides the run: a reading of the clock and two calls of methods."""
     empty = _Empty()
-    found = []
+    samples = []
     for _ in range(repeats):
         start = clock()
         empty.enqueue()
         empty.synchronize()
-        found.append(clock() - start)
-    return float(np.median(found))
+        samples.append(clock() - start)
+    return float(np.median(samples))
 
 
 class _Empty:

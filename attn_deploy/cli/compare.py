@@ -35,7 +35,7 @@ def compare(
     from attn_deploy.comparison.compare import compare_runs
     from attn_deploy.report.profile.text import diff_text
 
-    found = compare_runs(
+    diff = compare_runs(
         read_runs([before]),
         read_runs([after]),
         threshold=threshold,
@@ -43,5 +43,5 @@ def compare(
         confidence=confidence,
         allow_removed=allow_removed,
     )
-    typer.echo(json.dumps(found.to_dict(), indent=1) if as_json else diff_text(found))
-    raise typer.Exit(0 if found.passed else 1)
+    typer.echo(json.dumps(diff.to_dict(), indent=1) if as_json else diff_text(diff))
+    raise typer.Exit(0 if diff.passed else 1)

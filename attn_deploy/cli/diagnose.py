@@ -57,6 +57,9 @@ def diagnose(
     weights: Annotated[Path | None, typer.Option(help="Checkpoint to load: .safetensors, .pth or .pt.")] = None,
     opset: Annotated[int | None, typer.Option(help="13 to 25, for a model by name.")] = None,
     exporter: Annotated[str, typer.Option(help="auto, dynamo or torchscript, for a model by name.")] = "auto",
+    profile: Annotated[
+        list[str] | None, typer.Option(help="Shapes at which the target builds, as NAME:MIN,OPT,MAX. Default: derived.")
+    ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds for each trial of the target.")] = 120.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
 ) -> None:
@@ -76,7 +79,7 @@ def diagnose(
     from attn_deploy.report.diagnose import diagnosis_text
 
     with output_aside():
-        found = find(
+        diagnosis = find(
             model,
             precision=precision,
             target=target,
@@ -92,9 +95,10 @@ def diagnose(
             weights=weights,
             opset=opset,
             exporter=exporter,
+            profile=profile or (),
             timeout=timeout,
             progress=lambda words: typer.echo(words, err=True),
         )
-    typer.echo(json.dumps(found.to_dict(), indent=1) if as_json else diagnosis_text(found))
-    if not found.passed:
+    typer.echo(json.dumps(diagnosis.to_dict(), indent=1) if as_json else diagnosis_text(diagnosis))
+    if not diagnosis.passed:
         raise typer.Exit(1)

@@ -41,12 +41,12 @@ def doctor(
         return
     if threads is not None or output is not None:
         raise InvalidRequestError("--threads and --output belong to --measure; add it, or leave them out.")
-    from attn_deploy.machine.doctor import diagnose
+    from attn_deploy.machine.doctor import examine_machine
     from attn_deploy.report.console import print_result, status
     from attn_deploy.report.doctor import doctor_report
 
-    with status() as tell:
-        report = diagnose(tell)
+    with status() as progress:
+        report = examine_machine(progress)
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=1))
     else:
@@ -62,9 +62,9 @@ def _measure(threads: str | None, output: Path | None, as_json: bool) -> None:
     from attn_deploy.report.console import status
 
     path = output or measured_profile()
-    with status() as tell:
+    with status() as progress:
         device = measure_cpu(
-            name=path.stem, threads=parse_integers(threads, "--threads") if threads else None, progress=tell
+            name=path.stem, threads=parse_integers(threads, "--threads") if threads else None, progress=progress
         )
     write_profile(device, path, make_folder=output is None)
     typer.echo(json.dumps(device.to_dict(), indent=1) if as_json else capability_text(device))

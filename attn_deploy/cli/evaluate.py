@@ -15,6 +15,10 @@ def evaluate(
     model: Annotated[
         str, typer.Argument(help="The folder of a training run, its model.safetensors, .onnx or .engine.")
     ],
+    trained_as: Annotated[
+        str | None,
+        typer.Option("--model", help="Model of a run that trained a file of yours, as net.py:MyNet."),
+    ] = None,
     dataset: Annotated[
         str | None, typer.Option(help="cifar10, digits or folder. Default: what it was trained on.")
     ] = None,
@@ -46,9 +50,10 @@ def evaluate(
 
     if save is not None:
         check_writable(save)
-    with output_aside(), status() as tell:
+    with output_aside(), status() as progress:
         results = evaluate_model(
             model,
+            trained_as=trained_as,
             dataset=dataset,
             runtimes=parse_words(runtime, "--runtime") if runtime is not None else None,
             split=require_split(split),
@@ -57,7 +62,7 @@ def evaluate(
             data_dir=data_dir,
             threads=threads,
             batch=batch,
-            progress=tell,
+            progress=progress,
         )
     if save is not None:
         results[0].write(save)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -86,9 +83,10 @@ def export(
     """
     from attn_deploy.exporters.pipeline import export as export_model
     from attn_deploy.inputs.grammar import parse_axes, parse_inputs
+    from attn_deploy.report.console import status
     from attn_deploy.report.text import export_text
 
-    with output_aside(), _status() as tell:
+    with output_aside(), status() as progress:
         artifact = export_model(
             model,
             output,
@@ -106,21 +104,9 @@ def export(
             samples=sample,
             verify=verify,
             inputs=parse_inputs(shape) if shape else None,
-            progress=tell,
+            progress=progress,
         )
     if as_json:
         typer.echo(json.dumps(artifact.to_dict(), indent=1))
     else:
         typer.echo(export_text(artifact))
-
-
-@contextlib.contextmanager
-def _status() -> Iterator[Callable[[str], None]]:
-    """One changing line on standard error, while there is somebody to see it."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status("starting") as status:
-        yield lambda words: status.update(words)

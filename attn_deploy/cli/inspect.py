@@ -21,6 +21,9 @@ def inspect(
             "--input", help="[name:]1x64x32x32 of each input, at which MACs are counted. Default: 1 and 32x32."
         ),
     ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit code 1 if the graph changed after its evidence was written.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
 ) -> None:
     """Say what a file holds: operators, types, shapes, parameters and MACs of a graph; the facts of an engine.
@@ -30,6 +33,7 @@ def inspect(
     \b
     Examples:
       attn-deploy inspect model.onnx --input x:1x64x32x32
+      attn-deploy inspect model.onnx --check
       attn-deploy inspect model.engine
       attn-deploy inspect --diff model.onnx model-fp16.onnx
     """
@@ -38,20 +42,23 @@ def inspect(
     from attn_deploy.engine.artifact import EngineArtifact
     from attn_deploy.engine.kernels import read_kernels
     from attn_deploy.errors import InvalidRequestError
-    from attn_deploy.inputs.grammar import parse_inputs
     from attn_deploy.report.engine import engine_text
     from attn_deploy.report.inspection import diff_text, graph_text
 
     if len(files) != 1 + diff:
         raise InvalidRequestError(f"{len(files)} files were given: name one, or two with --diff.")
     if diff:
-        found = diff_graphs(files[0], files[1])
-        typer.echo(json.dumps([dataclasses.asdict(d) for d in found], indent=1) if as_json else diff_text(found))
-        raise typer.Exit(1 if found else 0)
-    report = inspect_file(files[0], inputs=parse_inputs(shape) if shape else None)
+        differences = diff_graphs(files[0], files[1])
+        typer.echo(
+            json.dumps([dataclasses.asdict(d) for d in differences], indent=1) if as_json else diff_text(differences)
+        )
+        raise typer.Exit(1 if differences else 0)
+    report = inspect_file(files[0], shapes=shape or ())
     if isinstance(report, EngineArtifact):
         kernels = read_kernels(report)
         data = {**report.to_dict(), "layers": kernels.to_dict()}
         typer.echo(json.dumps(data, indent=1) if as_json else engine_text(report, kernels))
     else:
         typer.echo(json.dumps(report.to_dict(), indent=1) if as_json else graph_text(report))
+        if check:
+            report.artifact.check_seal()

@@ -13,6 +13,13 @@ from attn_deploy.cli.completion import complete_family
 
 def list_(
     family: Annotated[str | None, typer.Argument(help="Only this family.", autocompletion=complete_family)] = None,
+    family_option: Annotated[
+        str | None, typer.Option("--family", help="Only this family.", autocompletion=complete_family)
+    ] = None,
+    year: Annotated[int | None, typer.Option(help="Only models whose paper is of this year.")] = None,
+    search: Annotated[
+        str | None, typer.Option(help="Only models with these words in their name, summary, paper or source.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print every field of every entry as JSON.")] = False,
 ) -> None:
     """List the zoo and the backbones, grouped by family.
@@ -21,12 +28,17 @@ def list_(
     Examples:
       attn-deploy list
       attn-deploy list attention
+      attn-deploy list --family backbone
+      attn-deploy list --search "channel attention" --year 2020
       attn-deploy list --json
     """
+    from attn_deploy.errors import InvalidRequestError
     from attn_deploy.registry import list_models
     from attn_deploy.report.text import models_text
 
-    specs = list_models(family)
+    if family is not None and family_option is not None and family != family_option:
+        raise InvalidRequestError(f"two families were named, {family!r} and {family_option!r}; name one.")
+    specs = list_models(family or family_option, year=year, search=search)
     if as_json:
         typer.echo(json.dumps([s.to_dict() for s in specs], indent=1, ensure_ascii=False))
     else:

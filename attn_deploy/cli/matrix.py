@@ -56,7 +56,7 @@ def matrix(
     """
     if context.invoked_subcommand is not None:
         return
-    from attn_deploy.matrix.request import matrix_request, verdict
+    from attn_deploy.matrix.request import matrix_request, outcome
     from attn_deploy.matrix.run import run_matrix
     from attn_deploy.report.console import print_result
     from attn_deploy.report.matrix.files import write_reports
@@ -98,7 +98,7 @@ def matrix(
     else:
         print_result(lambda _: matrix_summary(record))
         typer.echo(f"written: {', '.join(map(str, written))}", err=True)
-    result = verdict(record, request)
+    result = outcome(record, request)
     if result.words:
         typer.echo(result.words, err=True)
     raise typer.Exit(result.exit_code)
@@ -159,6 +159,6 @@ def diff(
     from attn_deploy.matrix.record import read_record
     from attn_deploy.report.matrix.text import diff_text
 
-    found = diff_records(read_record(old), read_record(new), subset=subset)
-    typer.echo(json.dumps(found.to_dict(), indent=1) if as_json else diff_text(found))
-    raise typer.Exit(1 if found.regressions else 0)
+    changes = diff_records(read_record(old), read_record(new), subset=subset)
+    typer.echo(json.dumps(changes.to_dict(), indent=1) if as_json else diff_text(changes))
+    raise typer.Exit(1 if changes.regressions else 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -24,6 +24,16 @@ def profiles(
       attn-deploy profiles --device h100 --model 'resnet18+*'
       attn-deploy profiles -o zoo.html
     """
+    from attn_deploy.comparison.library import in_checkout
+
+    if in_checkout():
+        _of_checkout(device, model, output, as_json)
+    else:
+        _of_package(device, model, output, as_json)
+
+
+def _of_checkout(device: str | None, model: str | None, output: Path | None, as_json: bool) -> None:
+    """The records themselves, samples and all."""
     from attn_deploy.comparison.library import known_runs
     from attn_deploy.comparison.overview import overview
     from attn_deploy.report.profile.tables import profile_json
@@ -33,15 +43,38 @@ def profiles(
     if not runs:
         if as_json:
             typer.echo(profile_json(overview(())), nl=False)
-        typer.echo("no measured profiles come with this version; make your own with attn-deploy profile.", err=True)
-        raise typer.Exit(1)
-    found = overview(runs)
+        _nothing()
+    report = overview(runs)
     if output is not None:
         from attn_deploy.report.profile.files import write_report
 
-        write_report(found, output)
+        write_report(report, output)
         typer.echo(f"written: {output}", err=True)
     elif as_json:
-        typer.echo(profile_json(found), nl=False)
+        typer.echo(profile_json(report), nl=False)
     else:
-        typer.echo(known_text(found))
+        typer.echo(known_text(report))
+
+
+def _of_package(device: str | None, model: str | None, output: Path | None, as_json: bool) -> None:
+    """The digest that an installed package has of them."""
+    from attn_deploy.comparison.digest import read_digest
+    from attn_deploy.errors import InvalidRequestError
+    from attn_deploy.report.profile.text import digest_json, digest_text
+
+    if output is not None:
+        raise InvalidRequestError(
+            "a report needs the whole records, which are in the repository and not in the installed package: clone it and "
+            "run attn-deploy profiles there, or leave out -o."
+        )
+    digest = read_digest().chosen(device=device, model=model)
+    if not digest.rows:
+        if as_json:
+            typer.echo(digest_json(digest), nl=False)
+        _nothing()
+    typer.echo(digest_json(digest), nl=False) if as_json else typer.echo(digest_text(digest))
+
+
+def _nothing() -> NoReturn:
+    typer.echo("no measured profiles come with this version; make your own with attn-deploy profile.", err=True)
+    raise typer.Exit(1)

@@ -15,7 +15,10 @@ def report(
         typer.Option("-o", "--output", help="File to write: .html, .md, .csv or .json; once for each."),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="Device profile of the speed of light: rtx4090, my.toml; found by default.")
+        str | None,
+        typer.Option(
+            help="Device whose theoretical peak the rows are compared with: rtx4090, my.toml; default: each record's."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON and nothing else.")] = False,
 ) -> None:
@@ -36,11 +39,11 @@ def report(
 
     for path in output or ():
         check_report(path)
-    found = overview(read_runs(folders), load_device(device) if device is not None else None)
+    summary = overview(read_runs(folders), load_device(device) if device is not None else None)
     for path in output or ():
-        write_report(found, path)
+        write_report(summary, path)
         typer.echo(f"written: {path}", err=True)
     if as_json:
-        typer.echo(profile_json(found), nl=False)
+        typer.echo(profile_json(summary), nl=False)
     elif not output:
-        typer.echo(known_text(found))
+        typer.echo(known_text(summary))

@@ -4,10 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import warnings
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TextIO
+
+import typer
+
+from attn_deploy.errors import FileWarning
 
 
 def output_aside() -> AbstractContextManager[Any]:
     """Send what is printed to standard error, so that a record on standard output stays whole."""
     return contextlib.redirect_stdout(sys.stderr)
+
+
+@contextlib.contextmanager
+def file_warnings() -> Iterator[None]:
+    """Print what a command has to say about a file as one line on standard error, once."""
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, FileWarning):
+                typer.echo(f"warning: {message}", err=True)
+            else:
+                usual(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        warnings.simplefilter("default", FileWarning)
+        yield

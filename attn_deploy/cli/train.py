@@ -51,11 +51,11 @@ def train(
     from attn_deploy.training.run import train as train_model
 
     recipe = recipe_for(dataset, epochs=epochs, batch=batch, peak_rate=rate, cutout=cutout)
-    with output_aside(), step_bar(model) as tell:
+    with output_aside(), step_bar(model) as progress:
 
         def show(at: TrainProgress) -> None:
             loss = "" if at.loss is None else f", loss {at.loss:.3f}"
-            tell(at.step, at.steps, f"epoch {at.epoch} of {at.epochs}{loss}")
+            progress(at.step, at.steps, f"epoch {at.epoch} of {at.epochs}{loss}")
 
         record = train_model(
             model,
@@ -69,7 +69,7 @@ def train(
             output=output,
             resume=resume,
             data_dir=data_dir,
-            progress=show,
+            on_step=show,
         )
     if as_json:
         typer.echo(json.dumps(record.to_dict(), indent=1))

@@ -50,11 +50,11 @@ def train_table(
     from attn_deploy.report.console import step_bar
     from attn_deploy.report.train_table import table_markdown, write_pages
     from attn_deploy.training.recipe import recipe_for
-    from attn_deploy.training.table import default_folder, make_plan, parse_shard
+    from attn_deploy.training.table import default_folder, parse_shard, plan_table
     from attn_deploy.training.table import train_table as make_table
 
     folder = output or default_folder(backbone, dataset)
-    plan = make_plan(
+    plan = plan_table(
         backbone, parse_words(models, "--models"), dataset, recipe_for(dataset, epochs=epochs), seeds, data_dir
     )
     with output_aside(), step_bar("training") as bar:
@@ -72,9 +72,9 @@ def train_table(
             device=device,
             threads=threads,
             data_dir=data_dir,
-            progress=show,
-            tell=lambda text: words.__setitem__(0, text),
-            seen=lambda found: write_pages(found, folder),
+            on_step=show,
+            progress=lambda text: words.__setitem__(0, text),
+            on_row=lambda summary: write_pages(summary, folder),
         )
     typer.echo(json.dumps(summary.to_dict(), indent=1) if as_json else table_markdown(summary), nl=False)
     typer.echo(f"{folder}/table.md, {folder}/table.html", err=True)

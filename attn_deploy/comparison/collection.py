@@ -56,13 +56,13 @@ def read_runs(paths: Iterable[Path | str]) -> tuple[Run, ...]:
         InvalidRequestError: if a path does not exist, a folder holds no record, or a record is broken or of another
             schema version; the message names the file.
     """
-    found: dict[Path, ProfileRecord] = {}
+    records: dict[Path, ProfileRecord] = {}
     for path in map(Path, paths):
         for file in _files(path):
-            found.setdefault(file.resolve(), read_record(file))
-    if not found:
+            records.setdefault(file.resolve(), read_record(file))
+    if not records:
         raise InvalidRequestError("no record was named; give the folder or the file of a profile that was saved.")
-    return named_runs([(path, record, _layers(path)) for path, record in found.items()])
+    return named_runs([(path, record, _layers(path)) for path, record in records.items()])
 
 
 def named_runs(records: Sequence[tuple[Path, ProfileRecord, tuple[LayerReport, ...]]]) -> tuple[Run, ...]:
@@ -72,8 +72,8 @@ def named_runs(records: Sequence[tuple[Path, ProfileRecord, tuple[LayerReport, .
     plain = [f"{r.name} · {m}" if several else r.name for (_, r, _), m in zip(records, machines, strict=True)]
     runs = []
     for (path, record, layers), machine, label in zip(records, machines, plain, strict=True):
-        told = f"{label} · {record.created}" if plain.count(label) > 1 and record.created else label
-        runs.append(Run(told, machine, path, record, layers))
+        full_label = f"{label} · {record.created}" if plain.count(label) > 1 and record.created else label
+        runs.append(Run(full_label, machine, path, record, layers))
     labels = [r.label for r in runs]
     runs = [
         Run(f"{r.label} · {r.path.parent.name}/{r.path.name}", r.machine, r.path, r.record, r.layers)
@@ -129,7 +129,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InvalidRequestError(f"{path} cannot be read as JSON: {error}; repair it or take it away.") from error
+        raise InvalidRequestError(f"{path} cannot be read as JSON: {error}; repair or remove it.") from error
 
 
 def read_record(path: Path) -> ProfileRecord:

@@ -135,12 +135,12 @@ def compare_runs(
         if "ok" not in (old[key].status, new[key].status):
             unmeasured += 1
             continue
-        found = _changes(key, old[key], new[key], threshold, alpha, confidence)
-        if isinstance(found, str):
+        differences = _changes(key, old[key], new[key], threshold, alpha, confidence)
+        if isinstance(differences, str):
             undecided.append(f"{key[0]}: {key[1]}")
             continue
-        changes += found
-        same += not found
+        changes += differences
+        same += not differences
     if not allow_removed:
         gone = [k for k in old if k not in new and old[k].status == "ok"]
         why = "the later profile has no such row"
@@ -185,12 +185,12 @@ def _apart(row: AccuracyRow) -> int | None:
 
 def _rows(runs: Sequence[Run]) -> dict[tuple[str, str], ProfileRow]:
     machines = len({r.machine for r in runs}) > 1
-    found = {}
+    rows = {}
     for run in runs:
         name = f"{run.record.name} · {run.machine}" if machines else run.record.name
         for row in run.record.rows:
-            found[name, row.key] = row
-    return found
+            rows[name, row.key] = row
+    return rows
 
 
 def _changes(
@@ -201,7 +201,7 @@ def _changes(
         return [Change(model, name, "broken", "ok", new.status, new.reason)]
     if old.status != "ok" and new.status == "ok":
         return [Change(model, name, "repaired", old.status, "ok", old.reason)]
-    found: list[Change] = []
+    changes: list[Change] = []
     if old.latency is not None and new.latency is not None:
         ratio = compare_rounds(old.latency.rounds, new.latency.rounds, confidence=confidence, margin=threshold)
         if ratio.verdict == "undecided":
@@ -209,23 +209,23 @@ def _changes(
         if ratio.verdict in ("faster", "slower"):
             before, after = f"{old.latency.p50_ms:.4g} ms", f"{new.latency.p50_ms:.4g} ms"
             kind: Kind = "faster" if ratio.verdict == "faster" else "slower"
-            found.append(Change(model, name, kind, before, after, _interval(ratio), 1 / ratio.speedup))
+            changes.append(Change(model, name, kind, before, after, _interval(ratio), 1 / ratio.speedup))
     if old.accuracy is not None and new.accuracy is not None and old.accuracy.sha256 == new.accuracy.sha256:
         p = mcnemar_bound(old.accuracy, new.accuracy)
         if p < alpha:
             kind = "less accurate" if new.accuracy.correct < old.accuracy.correct else "more accurate"
             before, after = f"{old.accuracy.top1:.2%}", f"{new.accuracy.top1:.2%}"
             words = f"McNemar p at most {p:.2g} over {new.accuracy.images} images"
-            found.append(Change(model, name, kind, before, after, words))
-    return found
+            changes.append(Change(model, name, kind, before, after, words))
+    return changes
 
 
 def _number(row: ProfileRow) -> str:
     return f"{row.latency.p50_ms:.4g} ms" if row.latency is not None else row.status
 
 
-def _interval(found: Comparison) -> str:
-    low, high = 100 * (1 / found.interval.high - 1), 100 * (1 / found.interval.low - 1)
+def _interval(comparison: Comparison) -> str:
+    low, high = 100 * (1 / comparison.interval.high - 1), 100 * (1 / comparison.interval.low - 1)
     return f"{low:+.1f} % to {high:+.1f} %"
 
 
@@ -233,7 +233,9 @@ def _notes(before: Sequence[Run], after: Sequence[Run], threshold: float) -> tup
     notes = []
     machines = [sorted({r.machine for r in runs}) for runs in (before, after)]
     if machines[0] != machines[1]:
-        notes.append(f"the machines differ ({', '.join(machines[0])}; {', '.join(machines[1])}): times are theirs")
+        notes.append(
+            f"the machines differ ({', '.join(machines[0])}; {', '.join(machines[1])}): their times differ for that reason too"
+        )
     threads = [sorted({r.record.options.threads or 0 for r in runs}) for runs in (before, after)]
     if threads[0] != threads[1]:
         notes.append(f"the numbers of threads differ ({threads[0]}; {threads[1]})")
@@ -248,5 +250,5 @@ def _notes(before: Sequence[Run], after: Sequence[Run], threshold: float) -> tup
 
 
 def _some(rows: dict[tuple[str, str], ProfileRow]) -> str:
-    told = [f"{m} ({k})" for m, k in list(rows)[:2]]
-    return ", ".join(told) + (f" and {len(rows) - 2} more" if len(rows) > 2 else "")
+    shown = [f"{m} ({k})" for m, k in list(rows)[:2]]
+    return ", ".join(shown) + (f" and {len(rows) - 2} more" if len(rows) > 2 else "")

@@ -64,7 +64,7 @@ def profile_fleet(
     paths. A cluster without accelerators is measured on one of its nodes.
 
     Args:
-        plan: see `attn_deploy.bench.request.make_plan`.
+        plan: see `attn_deploy.bench.request.plan_profile`.
         save: a folder; each type gets a folder in it, with its record.
         resume: keep the records that are whole.
         memory: as `attn_deploy.profile`.
@@ -75,7 +75,7 @@ def profile_fleet(
         MissingDependencyError: if Ray is not installed.
         WorkerError: if no type could be measured.
     """
-    tell = progress or (lambda _: None)
+    report = progress or (lambda _: None)
     folder = Path(save)
     kept = _kept(folder, resume)
     ray = connect()
@@ -83,7 +83,7 @@ def profile_fleet(
     pending = {}
     for kind, gpus in types.items():
         if kind not in kept:
-            tell(f"waiting for {kind}")
+            report(f"waiting for {kind}")
             resources = {} if kind == CPU else {_PREFIX + kind: 0.001}
             task = ray.remote(num_cpus=1, num_gpus=gpus, resources=resources, max_retries=0, max_calls=1)(_measure)
             pending[task.remote(plan.to_dict(), memory)] = kind
@@ -95,13 +95,13 @@ def profile_fleet(
             record = replace(ProfileRecord.from_dict(json.loads(ray.get(done))), device=kind)
         except Exception as error:  # whatever a node raises comes wrapped in a class that Ray makes for it
             failures[kind] = _cause(error)
-            tell(f"{kind} failed: {failures[kind]}")
+            report(f"{kind} failed: {failures[kind]}")
             return
         place = folder / _plain(kind)
         place.mkdir(parents=True, exist_ok=True)
         record.write(place / RECORD_NAME)
         records[kind] = record
-        tell(f"{kind} is measured")
+        report(f"{kind} is measured")
 
     try:
         while pending:
@@ -117,8 +117,8 @@ def profile_fleet(
     state = {"types": list(types), "failures": failures, "stopped": stopped}
     write_atomic(folder / "fleet.json", json.dumps(state, indent=1) + "\n")
     if failures and not records and not stopped:
-        told = "; ".join(f"{k}: {why}" for k, why in failures.items())
-        raise WorkerError(f"the plan could be made on none of {', '.join(failures)}: {told}")
+        reasons = "; ".join(f"{k}: {why}" for k, why in failures.items())
+        raise WorkerError(f"the plan could not be run on any of {', '.join(failures)}: {reasons}")
     return FleetRecord({t: records[t] for t in types if t in records}, failures, stopped)
 
 
@@ -127,14 +127,14 @@ def accelerator_types(ray: Any) -> dict[str, float]:
 
     A cluster that has none is measured as ``cpu``.
     """
-    found: dict[str, float] = {}
+    types: dict[str, float] = {}
     for node in ray.nodes():
         if not node["Alive"]:
             continue
         for name in node["Resources"]:
             if name.startswith(_PREFIX):
-                found[name.removeprefix(_PREFIX)] = 1.0 if node["Resources"].get("GPU") else 0.0
-    return dict(sorted(found.items())) or {CPU: 0.0}
+                types[name.removeprefix(_PREFIX)] = 1.0 if node["Resources"].get("GPU") else 0.0
+    return dict(sorted(types.items())) or {CPU: 0.0}
 
 
 def connect() -> Any:
@@ -166,7 +166,7 @@ def _measure(plan: dict[str, Any], memory: bool) -> str:
 
     wanted = with_threads(ProfilePlan.from_dict(plan))
     with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
-        maker = ChildMaker(wanted, Path(folder), memory=memory, tell=lambda _: None)
+        maker = ChildMaker(wanted, Path(folder), memory=memory, progress=lambda _: None)
         return run_plan(wanted, maker, None).to_json()
 
 
@@ -178,14 +178,14 @@ def _kept(folder: Path, resume: bool) -> dict[str, ProfileRecord]:
         raise InvalidRequestError(
             f"the folder {str(folder)!r} cannot be written: {error.strerror or error}; choose another."
         ) from error
-    found = sorted(folder.glob("*/record.json"))
-    if found and not resume:
+    records = sorted(folder.glob("*/record.json"))
+    if records and not resume:
         raise InvalidRequestError(
-            f"{folder} holds records already ({', '.join(p.parent.name for p in found)}); go on with --resume, or choose "
+            f"{folder} already holds records ({', '.join(p.parent.name for p in records)}); continue it with --resume, or choose "
             "another folder."
         )
     kept = {}
-    for path in found:
+    for path in records:
         try:
             record = ProfileRecord.read(path)
         except InvalidRequestError:

@@ -1,4 +1,7 @@
-"""The profiles that come with the package: measured, committed, read without running anything. No torch."""
+"""The committed profiles of a checkout: measured, read without running anything. No torch.
+
+An installed package has their digest instead: see `attn_deploy.comparison.digest`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,13 @@ from pathlib import Path
 from attn_deploy.comparison.collection import Run, is_profile, named_runs, read_json, read_record
 from attn_deploy.errors import InvalidRequestError
 
-RESULTS = Path(__file__).resolve().parents[2] / "profiles"
+_ROOT = Path(__file__).resolve().parents[2]
+RESULTS = _ROOT / "profiles"
+
+
+def in_checkout() -> bool:
+    """Whether the records are beside the package, as in a clone of the repository."""
+    return RESULTS.is_dir() and (RESULTS.parent / "pyproject.toml").is_file()
 
 
 def known_runs(*, device: str | None = None, model: str | None = None, folder: Path = RESULTS) -> tuple[Run, ...]:
@@ -23,10 +32,10 @@ def known_runs(*, device: str | None = None, model: str | None = None, folder: P
     Raises:
         InvalidRequestError: if there is no such device or model, or a committed record is broken.
     """
-    devices = {_plain(p.name): p for p in sorted(folder.iterdir()) if p.is_dir()} if folder.is_dir() else {}
-    if device is not None and _plain(device) not in devices:
-        raise InvalidRequestError(_unknown("device", device, [p.name for p in devices.values()]))
-    chosen = [p for key, p in devices.items() if device is None or key == _plain(device)]
+    devices = {plain(p.name): p for p in sorted(folder.iterdir()) if p.is_dir()} if folder.is_dir() else {}
+    if device is not None and plain(device) not in devices:
+        raise InvalidRequestError(unknown_name("device", device, [p.name for p in devices.values()]))
+    chosen = [p for key, p in devices.items() if device is None or key == plain(device)]
     files = [f for p in chosen for f in sorted(p.rglob("*.json")) if is_profile(read_json(f))]
     runs = [(f, read_record(f), ()) for f in files]
     if model is not None:
@@ -34,15 +43,17 @@ def known_runs(*, device: str | None = None, model: str | None = None, folder: P
         names = [r.name for _, r, _ in runs]
         runs = [r for r in runs if wanted.fullmatch(r[1].name.lower())]
         if not runs:
-            raise InvalidRequestError(_unknown("model", model, names))
+            raise InvalidRequestError(unknown_name("model", model, names))
     return named_runs(runs)
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """A device's name however it is punctuated."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def _unknown(what: str, name: str, known: list[str]) -> str:
+def unknown_name(what: str, name: str, known: list[str]) -> str:
+    """The message for a device or model that was not measured."""
     known = list(dict.fromkeys(known))
     if not known:
         return f"no measured profile of a {what} {name!r} comes with this version, nor of any other."

@@ -134,10 +134,10 @@ def _order(group: tuple[tuple[str, str, str, int, tuple[int, int] | None, str], 
 
 
 def _mean(key: tuple[str, str, str, int, tuple[int, int] | None, str], rows: Sequence[ProfileRow]) -> MeanSpeedup:
-    found = [r.speedup for r in rows if r.speedup is not None]
-    logs = np.array([math.log(s.speedup) for s in found])
+    speedups = [r.speedup for r in rows if r.speedup is not None]
+    logs = np.array([math.log(s.speedup) for s in speedups])
     interval = None
-    if len(found) > 2:
+    if len(speedups) > 2:
         drawn = logs[np.random.default_rng(0).integers(0, len(logs), (RESAMPLES, len(logs)))].mean(axis=1)
         low, high = np.exp(np.percentile(drawn, [2.5, 97.5]))
         interval = Interval(float(low), float(high), 0.95)
@@ -149,9 +149,9 @@ def _mean(key: tuple[str, str, str, int, tuple[int, int] | None, str], rows: Seq
         batch=batch,
         size=size,
         baseline=baseline,
-        models=len(found),
-        faster=sum(s.verdict == "faster" for s in found),
-        slower=sum(s.verdict == "slower" for s in found),
+        models=len(speedups),
+        faster=sum(s.verdict == "faster" for s in speedups),
+        slower=sum(s.verdict == "slower" for s in speedups),
         mean=float(np.exp(logs.mean())),
         interval=interval,
     )
@@ -159,10 +159,12 @@ def _mean(key: tuple[str, str, str, int, tuple[int, int] | None, str], rows: Seq
 
 def scaling(entries: Sequence[Entry]) -> Mapping[tuple[str, str, str], Sequence[tuple[int, float]]]:
     """Milliseconds per item by batch, for each runtime, precision and size that has several batches."""
-    found: dict[tuple[str, str, str], list[tuple[int, float]]] = {}
+    points: dict[tuple[str, str, str], list[tuple[int, float]]] = {}
     for entry in entries:
         row = entry.row
         if row.latency is not None and not row.cuda_graph:
             size = f"{row.size[0]}x{row.size[1]}" if row.size else ""
-            found.setdefault((row.runtime, row.precision, size), []).append((row.batch, row.latency.p50_ms / row.batch))
-    return {k: sorted(v) for k, v in found.items() if len({b for b, _ in v}) > 1}
+            points.setdefault((row.runtime, row.precision, size), []).append(
+                (row.batch, row.latency.p50_ms / row.batch)
+            )
+    return {k: sorted(v) for k, v in points.items() if len({b for b, _ in v}) > 1}

@@ -153,7 +153,7 @@ def row_limits(record: ProfileRecord, device: DeviceProfile | None = None) -> di
         device: whose limits they are put against; by default the profile that the record names, or else the one that
             fits its environment.
     """
-    found: dict[str, SpeedOfLight] = {}
+    limits: dict[str, SpeedOfLight] = {}
     for row in record.rows:
         used = device or record.light or match_device(record.environment, row)
         graph = row.graph or _graph_of(record, row)
@@ -174,8 +174,8 @@ def row_limits(record: ProfileRecord, device: DeviceProfile | None = None) -> di
             threads=(row.info.threads if row.info else None) if used.kind == "cpu" else None,
         )
         if limit is not None:
-            found[row.key] = limit
-    return found
+            limits[row.key] = limit
+    return limits
 
 
 def match_device(environment: Environment, row: ProfileRow | None = None) -> DeviceProfile | None:

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from attn_deploy.conversion.images import assumed_preprocess, image_size, prepare
+from attn_deploy.conversion.preprocess import Preprocess, PreprocessOptions, of_images
 from attn_deploy.data import DATASETS, ImageSet, load_dataset
 from attn_deploy.errors import DatasetError, InvalidRequestError
 from attn_deploy.files import sha256_of
 from attn_deploy.inputs.samples import example_arrays, verification_sizes
 from attn_deploy.inputs.tensors import Arrays, TensorInput
+from attn_deploy.inputs.user_samples import load_arrays
+from attn_deploy.parity.given import as_type
 
 BATCH = 8
+_USUAL_ELEMENTS = 3 * 256 * 256  # of a sample, of which a batch holds eight
 DEFAULT_IMAGES = 512
 HELD_OUT = 1000  # images, at most: accuracy in steps of a tenth of a point
 _LABELS = "labels"
+NO_OPTIONS = PreprocessOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +36,17 @@ class CalibrationData:
         batches: arrays by input name, on which ranges are measured.
         held_out: others, on which the result is judged; the same ones where there are too few to part.
         labels: the right class for each held-out sample, one array a batch; None where they are not known.
-        identity: what the data are: name, SHA-256 and the number of samples.
+        identity: what the data are: name, SHA-256, the number of samples, and how images were prepared.
+        preprocess: how images were prepared; None for other data.
+        classes: of a data set with labels; None where only the labels are known.
     """
 
     batches: tuple[Arrays, ...]
     held_out: tuple[Arrays, ...]
     labels: tuple[NDArray[np.int64], ...] | None
     identity: Mapping[str, str]
+    preprocess: Preprocess | None = None
+    classes: int | None = None
 
     def whole(self) -> CalibrationData:
         """All samples to measure on: for what judges nothing by samples that it has not seen."""
@@ -46,7 +55,7 @@ class CalibrationData:
         batches = (*self.batches, *self.held_out)
         count = sum(len(next(iter(b.values()))) for b in batches)
         identity = {k: v for k, v in self.identity.items() if k != "held_out"} | {"samples": str(count)}
-        return CalibrationData(batches, batches, None, identity)
+        return CalibrationData(batches, batches, None, identity, self.preprocess)
 
 
 def load_calibration(
@@ -55,9 +64,11 @@ def load_calibration(
     symbols: Sequence[str],
     *,
     images: int | None = None,
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
     data_dir: Path | str | None = None,
     seed: int = 0,
+    options: PreprocessOptions = NO_OPTIONS,
+    usual: Preprocess | None = None,
 ) -> CalibrationData:
     """Calibration data from what the user names.
 
@@ -68,9 +79,12 @@ def load_calibration(
         inputs: of the graph; the first axis of each is its batch.
         symbols: those that move.
         images: how many to measure ranges on; None for all of a file, and 512 of a set.
-        size: side of the images of a folder, where the graph takes any.
+        size: side, or height and width, of the images of a folder, where the graph takes any.
         data_dir: see `attn_deploy.data.load_dataset`.
         seed: of the choice of images.
+        options: what the user says of how images are prepared.
+        usual: how they are where nothing is said, if the model's package or record says; else ImageNet's values for a
+            folder, and a data set's own.
 
     Raises:
         InvalidRequestError: if the source cannot be read, or does not fit the inputs.
@@ -79,20 +93,23 @@ def load_calibration(
     if source is None:
         return _noise(inputs, symbols)
     if isinstance(source, ImageSet):
-        return _from_images(source, inputs, symbols, images, seed)
+        return _from_images(source, inputs, symbols, images, seed, options.over(usual or of_images(source)))
     if str(source) in DATASETS and str(source) != "folder":
-        return _from_images(load_dataset(str(source), "train", data_dir=data_dir), inputs, symbols, images, seed)
+        dataset = load_dataset(str(source), "train", data_dir=data_dir)
+        return _from_images(dataset, inputs, symbols, images, seed, options.over(usual or of_images(dataset)))
     path = Path(source)
     if path.is_dir():
         from attn_deploy.data.folder import load_any_images
 
         limit = (DEFAULT_IMAGES if images is None else images) + HELD_OUT
-        found = load_any_images(path, side=_side(path, inputs, size), limit=limit)
-        return _from_images(found, inputs, symbols, images, seed)
+        preprocess = options.over(usual or assumed_preprocess())
+        side = image_size(path, inputs, size, preprocess)
+        photos = load_any_images(path, side=side, limit=limit, resize=preprocess.resize)
+        return _from_images(photos, inputs, symbols, images, seed, preprocess)
     if not path.exists():
-        known = ", ".join(n for n in DATASETS if n != "folder")
+        choices = ", ".join(n for n in DATASETS if n != "folder")
         raise InvalidRequestError(
-            f"there are no calibration data {str(source)!r}: give {known}, a folder of images, or an .npz with an array "
+            f"calibration data {str(source)!r} not found: give {choices}, a folder of images, or an .npz with an array "
             "for each input."
         )
     return read_calibration(path, inputs, symbols, images=images)
@@ -112,7 +129,7 @@ def read_calibration(
     Raises:
         InvalidRequestError: if the file cannot be read, or an array does not fit its input.
     """
-    arrays = _arrays(path)
+    arrays = load_arrays(path)
     missing = [i.name for i in inputs if i.name not in arrays]
     if missing:
         raise InvalidRequestError(
@@ -120,12 +137,12 @@ def read_calibration(
             f"one array for each input, as np.savez({path.name!r}, {missing[0]}=samples)."
         )
     chosen = {i.name: _fitting(path, arrays[i.name], i, symbols) for i in inputs}
-    labels = arrays.get(_LABELS) if _LABELS not in chosen else None
+    labels = _labels(path, arrays[_LABELS]) if _LABELS in arrays and _LABELS not in chosen else None
     counts = {len(a) for a in (*chosen.values(), *([labels] if labels is not None else []))}
     if len(counts) > 1:
         raise InvalidRequestError(f"{path}: the arrays hold {sorted(counts)} samples; give the same number of each.")
     [count] = counts
-    size = _batch_size(inputs, symbols, count)
+    size = _batch_size(inputs, symbols, count, sum(a[0].size for a in chosen.values()) if count else 0)
     if count < size or count == 0:
         raise InvalidRequestError(f"{path} holds {count} samples, and the graph takes {size} at a time.")
     identity = {"data": path.name, "sha256": sha256_of(path)}
@@ -141,27 +158,34 @@ def _noise(inputs: Sequence[TensorInput], symbols: Sequence[str]) -> Calibration
 
 
 def _from_images(
-    images: ImageSet, inputs: Sequence[TensorInput], symbols: Sequence[str], count: int | None, seed: int
+    images: ImageSet,
+    inputs: Sequence[TensorInput],
+    symbols: Sequence[str],
+    count: int | None,
+    seed: int,
+    preprocess: Preprocess,
 ) -> CalibrationData:
     """A balanced sample of images, and another one that is held out."""
-    given = inputs[0]
-    if len(inputs) != 1 or len(given.dims) != 4 or given.dims[1] != 3 or not given.dtype.startswith("float"):
-        told = ", ".join(f"{i.name} {i.dtype}[{', '.join(map(str, i.dims))}]" for i in inputs)
-        raise InvalidRequestError(
-            f"images of {images.name} fit a graph with one input N x 3 x H x W, and this one takes {told}; give an .npz "
-            "with an array for each input instead."
-        )
+    prepare(images.images[:1], images.name, inputs, preprocess)  # refuses before anything is drawn
     count = min(DEFAULT_IMAGES, len(images)) if count is None else count
     rest = len(images) - count
     order = images.balanced_sample(min(len(images), count + min(HELD_OUT, max(rest, 0))), seed)
-    size = _batch_size(inputs, symbols, count)
+    size = _batch_size(inputs, symbols, count, images.images[0].size)
     if count < size:
-        raise InvalidRequestError(f"{count} images were asked for, and the graph takes {size} at a time.")
+        raise InvalidRequestError(f"--images is {count}, and the graph takes {size} at a time.")
     mixed = np.random.default_rng(seed).permutation(len(order))
-    arrays = {given.name: _fitting(Path(images.name), order.normalised(mixed), given, symbols)}
+    pixels, prepared = prepare(order.images[mixed], images.name, inputs, preprocess)
+    arrays = {inputs[0].name: _fitting(Path(images.name), pixels, inputs[0], symbols)}
     labels = order.labels[mixed] if len(set(order.labels.tolist())) > 1 else None
-    identity = {"data": images.name, "split": images.split, "source": images.source, "sha256": images.digest}
-    return _parted(arrays, labels, size, count, identity, moves=given.dims[0] in symbols)
+    identity = {
+        "data": images.name,
+        "split": images.split,
+        "source": images.source,
+        "sha256": images.digest,
+        "prepared": prepared,
+    }
+    parted = _parted(arrays, labels, size, count, identity, moves=inputs[0].dims[0] in symbols)
+    return replace(parted, preprocess=preprocess if inputs[0].dtype != "uint8" else None, classes=len(images.classes))
 
 
 def _parted(
@@ -203,49 +227,39 @@ def _batch(arrays: Mapping[str, NDArray[Any]], span: slice) -> Arrays:
     return {n: np.ascontiguousarray(a[span]) for n, a in arrays.items()}
 
 
-def _batch_size(inputs: Sequence[TensorInput], symbols: Sequence[str], count: int) -> int:
+def _batch_size(inputs: Sequence[TensorInput], symbols: Sequence[str], count: int, elements: int) -> int:
     first = inputs[0]
-    return min(BATCH, count) if first.dims[0] in symbols else first.shape()[0]
+    if first.dims[0] not in symbols:
+        return first.shape()[0]
+    # So many large samples as small ones fill eight: what a run keeps in memory grows with the batch.
+    return max(1, min(BATCH, count, BATCH * _USUAL_ELEMENTS // max(1, elements)))
 
 
-def _side(folder: Path, inputs: Sequence[TensorInput], asked: int | None) -> int:
-    """The side of the images that a graph takes."""
-    given = inputs[0]
-    fixed = {d for d in given.dims[2:] if isinstance(d, int)} if len(given.dims) == 4 else set()
-    if len(fixed) > 1:
-        raise InvalidRequestError(
-            f"the graph takes images of {given.dims[2]}x{given.dims[3]}, and those of {folder} are cut square; give an "
-            ".npz with an array of the right shape instead."
-        )
-    if asked is not None and asked < 1:
-        raise InvalidRequestError(f"images of side {asked} cannot be had; give at least 1.")
-    if fixed and asked is not None and asked not in fixed:
-        raise InvalidRequestError(f"images of side {asked} were asked for, and the graph takes {fixed.pop()}.")
-    if not fixed and asked is None:
-        raise InvalidRequestError(
-            f"the graph takes images of any size, so say which the images of {folder} are brought to: --size 224."
-        )
-    return fixed.pop() if fixed else int(asked or 0)
-
-
-def _arrays(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise InvalidRequestError(f"{path} cannot be read as an .npz of arrays: {error}") from error
-
-
-def _fitting(path: Path, array: NDArray[Any], given: TensorInput, symbols: Sequence[str]) -> NDArray[Any]:
-    wanted = given.shape()
+def _fitting(path: Path, array: NDArray[Any], target: TensorInput, symbols: Sequence[str]) -> NDArray[Any]:
+    wanted = target.shape()
     fits = array.ndim == len(wanted) and all(
         extent == n or any(s in str(dim) for s in symbols)
-        for extent, n, dim in zip(array.shape[1:], wanted[1:], given.dims[1:], strict=True)
+        for extent, n, dim in zip(array.shape[1:], wanted[1:], target.dims[1:], strict=True)
     )
     if not fits:
         raise InvalidRequestError(
-            f"{path}: {given.name!r} has the shape {array.shape}, and the graph takes ({', '.join(map(str, given.dims))})."
+            f"{path}: {target.name!r} has the shape {array.shape}, and the graph takes ({', '.join(map(str, target.dims))})."
         )
     if not np.isfinite(array.astype(np.float64)).all():
-        raise DatasetError(f"{path}: {given.name!r} holds a NaN or an infinite value; ranges cannot be measured on it.")
-    return array.astype(given.dtype)
+        raise DatasetError(
+            f"{path}: {target.name!r} holds a NaN or an infinite value; ranges cannot be measured on it."
+        )
+    return as_type(array, np.dtype(target.dtype), f"{path}: {target.name!r}")
+
+
+def _labels(path: Path, labels: NDArray[Any]) -> NDArray[np.int64]:
+    if (
+        labels.ndim != 1
+        or labels.dtype.kind not in "iuf"
+        or not np.array_equal(labels, np.floor(labels))
+        or (labels < 0).any()
+    ):
+        raise InvalidRequestError(
+            f"{path}: 'labels' is {labels.dtype} of shape {labels.shape}; one whole number from 0 for each sample is needed."
+        )
+    return labels.astype(np.int64)

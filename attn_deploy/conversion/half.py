@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,9 +11,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from attn_deploy._version import __version__
-from attn_deploy.errors import GraphError, NothingToConvertError, PrecisionError
-from attn_deploy.graph.artifact import METADATA_PREFIX
+from attn_deploy.errors import GraphError, NothingToConvertError, ParityError, PrecisionError
+from attn_deploy.graph.evidence import Evidence, read_evidence, write_evidence
 from attn_deploy.graph.opset import standard_opset
 from attn_deploy.graph.precision import (
     HalfType,
@@ -29,7 +27,7 @@ from attn_deploy.graph.precision import (
     read_ranges,
     rounded,
 )
-from attn_deploy.graph.precision.plan import MARGIN, Kept, describe
+from attn_deploy.graph.precision.plan import LEVELS, MARGIN, Kept, describe
 from attn_deploy.inputs.tensors import Arrays
 from attn_deploy.parity.report import ParityReport
 from attn_deploy.parity.tolerance import TOLERANCES, Tolerance
@@ -47,7 +45,7 @@ class HalfModel:
     Attributes:
         model: the graph.
         report: the comparison of its numbers, each operator's result rounded to the half type.
-        record: everything found, JSON-ready.
+        record: everything measured and decided, JSON-ready.
     """
 
     model: onnx.ModelProto
@@ -65,6 +63,7 @@ def to_half(
     owner: str,
     calibration: Mapping[str, str] | None = None,
     by_range: bool = True,
+    keep: Sequence[str] = (),
 ) -> HalfModel:
     """Convert a graph, and prove the result.
 
@@ -77,8 +76,10 @@ def to_half(
         owner: for messages.
         calibration: name and hash of the data behind ``batches``, if it came from a file.
         by_range: keep nodes in fp32 whose measured values leave the range; off shows what the rules alone would give.
+        keep: patterns of names of nodes, modules or operators that stay in fp32.
 
     Raises:
+        InvalidRequestError: if a pattern fits nothing.
         NothingToConvertError: if nothing of the graph can be half.
         PrecisionError: if the fp32 graph itself gives NaN, or the half graph does.
         ParityError: if the numbers are out of the tolerance of the type.
@@ -90,20 +91,24 @@ def to_half(
     ranges = measure(prepared, batches, owner)
     _check_interface(prepared, ranges, half, io, owner)
     report: ParityReport | None = None
-    for careful in (False, True) if by_range else (False,):
+    for careful in range(LEVELS) if by_range else (0,):
         working = ir.from_proto(prepared)
-        plan = make_plan(working, half, ranges if by_range else None, careful=careful)
+        plan = make_plan(working, half, ranges if by_range else None, careful=careful, keep=keep)
         typed = apply_plan(working, plan, same_io=io == "same")
+        if report is not None and not _takes_half(typed, half):
+            continue  # so much kept in fp32 that nothing is left: the comparison says more
         _check_share(typed, half, plan, owner)
         simulation = rounded(typed.model)
-        found = judge(_Named(OnnxRuntimeRunner(simulation.SerializeToString(), optimize=False), half), tolerance)
-        report = found if report is None or found.passed else report
-        if found.passed:
+        runner = OnnxRuntimeRunner(simulation.SerializeToString(), optimize=False)
+        comparison = judge(_Named(runner, half), tolerance)
+        runner.close()  # its memory is that of all tensors of a run
+        report = comparison if report is None or comparison.passed else report
+        if comparison.passed:
             break
     else:
         _explain_failure(simulation, batches, half, owner)
         if report is not None:
-            report.raise_if_failed(f"{owner} in {precision}")
+            _refuse(report, f"{owner} in {precision}", half)
     if report is None:
         raise PrecisionError(f"{owner}: nothing was compared.")
     record = {
@@ -111,39 +116,41 @@ def to_half(
         "io": io,
         "tolerance": {"rtol": tolerance.rtol, "atol": tolerance.atol},
         "max_abs_error": report.max_abs_error,
+        "worst": report.worst,
+        "choices": report.choices,
         "compared": f"in float32 arithmetic, rounded to {half.name} after every operator",
         "onnxruntime": _in_onnxruntime(typed.model, judge, tolerance, owner),
-        "careful": careful,
+        "careful": bool(careful),
         "calibration": dict(calibration) if calibration else {"data": "ramped noise"},
         **_described(typed, plan, ranges),
     }
     return HalfModel(typed.model, report, record)
 
 
-def note_typing(made: HalfModel) -> None:
+def _refuse(report: ParityReport, owner: str, half: HalfType) -> None:
+    """Raise what a comparison shows, with what can be done."""
+    try:
+        report.raise_if_failed(owner)
+    except ParityError as error:
+        raise ParityError(
+            f"{error} What leads there needs more digits than {half.word} has: keep it in fp32 with --keep 'NAME*' (names of "
+            "nodes, modules or operators; 'attn-deploy diagnose' finds them)."
+        ) from error
+
+
+def note_typing(typed: HalfModel) -> None:
     """Write the evidence into the model's metadata, and into the record that an export left there."""
-    entries = {p.key: p.value for p in made.model.metadata_props}
-    record_key = METADATA_PREFIX + "record"
-    parity = {
-        "max_abs_error": made.report.max_abs_error,
-        "rtol": made.report.rtol,
-        "atol": made.report.atol,
-        "reference": f"{made.report.reference}, the fp32 file",
-        "candidate": made.report.candidate,
-        "cases": len(made.report.cases),
-    }
-    if record_key in entries:
-        known = json.loads(entries[record_key])
-        changed = {"precision": made.record["precision"], "typing": dict(made.record), "parity": parity}
-        entries[record_key] = json.dumps({**known, **changed})
-    entries[METADATA_PREFIX + "version"] = __version__
-    entries[METADATA_PREFIX + "precision"] = str(made.record["precision"])
-    entries[METADATA_PREFIX + "parity"] = json.dumps(parity)
-    shapes = [dict(case.shapes) for case in made.report.cases]
-    entries[METADATA_PREFIX + "typing"] = json.dumps({**made.record, "shapes": shapes})
-    del made.model.metadata_props[:]
-    for name, value in entries.items():
-        made.model.metadata_props.add(key=name, value=value)
+    parity = {**typed.report.summary(), "reference": f"{typed.report.reference}, the fp32 file"}
+    shapes = [dict(case.shapes) for case in typed.report.cases]
+    precision = str(typed.record["precision"])
+    evidence = (read_evidence(typed.model) or Evidence()).after(
+        "precision",
+        {"precision": precision, "max_abs_error": typed.report.max_abs_error},
+        precision=precision,
+        parity=parity,
+        typing={**typed.record, "shapes": shapes},
+    )
+    write_evidence(typed.model, evidence)
 
 
 def measure(prepared: onnx.ModelProto, batches: Iterable[Arrays], owner: str) -> dict[str, Range]:
@@ -154,16 +161,17 @@ def measure(prepared: onnx.ModelProto, batches: Iterable[Arrays], owner: str) ->
     """
     model, names = instrumented(prepared)
     runner = OnnxRuntimeRunner(model.SerializeToString(), optimize=False)
-    found: dict[str, Range] = {}
+    ranges: dict[str, Range] = {}
     for batch in batches:
         for name, value in read_ranges(names, run_once(runner, batch)).items():
-            found[name] = value.joined(found[name]) if name in found else value
-    bad = next((n for n in names if n in found and not found[n].finite), None)
+            ranges[name] = value.joined(ranges[name]) if name in ranges else value
+    runner.close()
+    bad = next((n for n in names if n in ranges and not ranges[n].finite), None)
     if bad is not None:
         raise PrecisionError(
             f"{owner}: in fp32 already, {_place(prepared, bad)} is NaN or infinite; no precision below repairs that."
         )
-    return found
+    return ranges
 
 
 def _check_interface(
@@ -173,21 +181,25 @@ def _check_interface(
         return
     for kind, values in (("input", prepared.graph.input), ("output", prepared.graph.output)):
         for value in values:
-            found = ranges.get(value.name)
-            if found is not None and found.largest > half.largest:
+            extent = ranges.get(value.name)
+            if extent is not None and extent.largest > half.largest:
                 raise PrecisionError(
-                    f"{owner}: the {kind} {value.name!r} reaches {found.largest:.4g}, and {half.word} ends at "
+                    f"{owner}: the {kind} {value.name!r} reaches {extent.largest:.4g}, and {half.word} ends at "
                     f"{half.largest:.5g}: keep the interface in fp32 with --io fp32."
                 )
 
 
+def _takes_half(typed: TypedGraph, half: HalfType) -> bool:
+    return bool(typed.half_nodes and (typed.products.get(half.name) or not typed.products))
+
+
 def _check_share(typed: TypedGraph, half: HalfType, plan: PrecisionPlan, owner: str) -> None:
-    if typed.half_nodes and (typed.products.get(half.name) or not typed.products):
+    if _takes_half(typed, half):
         return
     reasons = collections.Counter(k.reason for k in plan.wide.values()).most_common(3)
     raise NothingToConvertError(
-        f"{owner}: no {'product' if typed.products else 'operator'} of the graph can be {half.word}, so the file would "
-        f"be {half.word} in name only ({'; '.join(f'{n} nodes: {r}' for r, n in reasons)}). Use fp32"
+        f"{owner}: no {'product' if typed.products else 'operator'} of the graph can be {half.word}, so {half.word} would "
+        f"change nothing ({'; '.join(f'{n} nodes: {r}' for r, n in reasons)}). Use fp32"
         + (", or --precision bf16, which has the range of fp32." if half.word == "fp16" else ".")
     )
 
@@ -197,8 +209,8 @@ def _explain_failure(simulation: onnx.ModelProto, batches: Iterable[Arrays], hal
     model, names = instrumented(onnx.shape_inference.infer_shapes(simulation, data_prop=True))
     runner = OnnxRuntimeRunner(model.SerializeToString(), optimize=False)
     for batch in batches:
-        found = read_ranges(names, run_once(runner, batch))
-        bad = next((n for n in names if not found[n].finite), None)
+        ranges = read_ranges(names, run_once(runner, batch))
+        bad = next((n for n in names if not ranges[n].finite), None)
         if bad is not None:
             raise PrecisionError(
                 f"{owner}: in {half.word}, {_place(simulation, bad)} is NaN or infinite: a value there leaves the range, "
@@ -220,6 +232,7 @@ def _in_onnxruntime(model: onnx.ModelProto, judge: Judge, tolerance: Tolerance, 
         reason = str(error).split("NOT_IMPLEMENTED : ")[-1]
         return {"ran": False, "reason": f"ONNX Runtime on the CPU lacks a kernel: {reason}"}
     report = judge(_Typed(runner, model), tolerance)
+    runner.close()
     report.raise_if_failed(f"{owner}: the typed file")
     return {"ran": True, "max_abs_error": report.max_abs_error}
 

@@ -28,8 +28,8 @@ def unpack_files(archive: Path, wanted: Mapping[str, str], folder: Path) -> None
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        found = _copy(archive, wanted, partial)
-        missing = sorted(wanted.keys() - found)
+        copied = _copy(archive, wanted, partial)
+        missing = sorted(wanted.keys() - copied)
         if missing:
             raise DatasetError(f"{archive} has no {', '.join(missing)}; it is not the archive that was expected.")
         partial.chmod(0o755)
@@ -39,7 +39,7 @@ def unpack_files(archive: Path, wanted: Mapping[str, str], folder: Path) -> None
 
 
 def _copy(archive: Path, wanted: Mapping[str, str], folder: Path) -> set[str]:
-    found = set()
+    copied = set()
     try:
         with tarfile.open(archive, "r:*") as tar:
             for member in tar:
@@ -56,11 +56,11 @@ def _copy(archive: Path, wanted: Mapping[str, str], folder: Path) -> set[str]:
                     raise DatasetError(f"{archive}: {member.name!r} should be a plain file and is not one.")
                 with (folder / name).open("wb") as file:
                     shutil.copyfileobj(content, file)
-                found.add(str(path))
+                copied.add(str(path))
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise DatasetError(f"{archive} cannot be unpacked: {error.strerror or error}.") from error
         raise DatasetError(
             f"{archive} is truncated or damaged: {str(error) or type(error).__name__}. Remove it and try again."
         ) from error
-    return found
+    return copied

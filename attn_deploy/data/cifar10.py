@@ -103,10 +103,10 @@ def _home(folder: Path | None, progress: Callable[[str], None], url: str, md5: s
             if all((candidate / name).is_file() for names in FILES.values() for name in names):
                 return candidate
         wanted = ", ".join(name for names in FILES.values() for name in names)
-        found = folder / FOLDER if (folder / FOLDER).is_dir() else folder
-        missing = [n for names in FILES.values() for n in names if not (found / n).is_file()]
-        if found.is_dir() and len(missing) < 6:
-            raise DatasetError(f"cifar10: {found} lacks {', '.join(missing)}; the set needs {wanted}.")
+        location = folder / FOLDER if (folder / FOLDER).is_dir() else folder
+        missing = [n for names in FILES.values() for n in names if not (location / n).is_file()]
+        if location.is_dir() and len(missing) < 6:
+            raise DatasetError(f"cifar10: {location} lacks {', '.join(missing)}; the set needs {wanted}.")
         raise DatasetError(
             f"cifar10: there is no {FOLDER} in {folder}; expected a folder with {wanted}. Leave --data-dir (and "
             "ATTN_DEPLOY_DATA) out to have it downloaded."

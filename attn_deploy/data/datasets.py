@@ -75,8 +75,8 @@ def load_dataset(
     """
     require_dataset(name)
     require_split(split)
-    given = data_dir if data_dir is not None else os.environ.get(DATA_VARIABLE)
-    return DATASETS[name].load(split, Path(given) if given else None, progress or (lambda _: None))
+    folder = data_dir if data_dir is not None else os.environ.get(DATA_VARIABLE)
+    return DATASETS[name].load(split, Path(folder) if folder else None, progress or (lambda _: None))
 
 
 def require_dataset(name: str) -> None:

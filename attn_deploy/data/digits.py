@@ -53,11 +53,11 @@ def _read(file: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         raise DatasetError(
             f"{file} cannot be read: {str(error) or type(error).__name__}. Install attn-deploy again."
         ) from error
-    found = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
-    if pixels.shape != (COUNT, SIDE, SIDE) or found != SHA256:
+    digest = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
+    if pixels.shape != (COUNT, SIDE, SIDE) or digest != SHA256:
         raise DatasetError(
             f"{file} is damaged: expected {COUNT} images with sha256 {SHA256[:12]}..., got {len(pixels)} with "
-            f"{found[:12]}.... Install attn-deploy again."
+            f"{digest[:12]}.... Install attn-deploy again."
         )
     return pixels, labels
 
@@ -73,10 +73,10 @@ def _enlarged(pixels: NDArray[np.uint8]) -> Images:
 
 def _bilinear_weights(side: int, scale: int) -> NDArray[np.int64]:
     """The matrix of a bilinear enlargement with half-pixel centres, in units of ``1 / (2 * scale)``."""
-    made = np.zeros((side * scale, side), np.int64)
+    weights = np.zeros((side * scale, side), np.int64)
     for row in range(side * scale):
         doubled = 2 * row + 1 - scale  # twice the scaled source position, counted from the first centre
         left, part = divmod(doubled, 2 * scale)
-        made[row, min(max(left, 0), side - 1)] += 2 * scale - part
-        made[row, min(max(left + 1, 0), side - 1)] += part
-    return made
+        weights[row, min(max(left, 0), side - 1)] += 2 * scale - part
+        weights[row, min(max(left + 1, 0), side - 1)] += part
+    return weights

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,20 @@ from attn_deploy.errors import DatasetError, InvalidRequestError
 Split = Literal["train", "test"]
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
+
+
+class DatasetNote(TypedDict):
+    """What a record says of a set of images; ``size`` is height and width, ``sha256`` the digest of pixels and labels."""
+
+    name: str
+    split: str
+    source: str
+    images: int
+    size: list[int]
+    classes: list[str]
+    mean: list[float]
+    std: list[float]
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,10 +60,13 @@ class ImageSet:
             raise DatasetError(
                 f"{what}: expected uint8 images of shape (N, 3, H, W), got {self.images.dtype} {self.images.shape}."
             )
-        if self.labels.shape != (len(self.images),):
-            raise DatasetError(f"{what}: {len(self.images)} images, and labels of shape {self.labels.shape}.")
+        if self.labels.shape != (len(self.images),) or self.labels.dtype.kind not in "iu":
+            raise DatasetError(
+                f"{what}: {len(self.images)} images, and labels of {self.labels.dtype} of shape {self.labels.shape}; give a "
+                "whole number for each image."
+            )
         if len(self.images) == 0:
-            raise DatasetError(f"{what}: there is not one image.")
+            raise DatasetError(f"{what}: there are no images.")
         wrong = np.flatnonzero((self.labels < 0) | (self.labels >= len(self.classes)))
         if wrong.size:
             first = int(wrong[0])
@@ -68,18 +85,18 @@ class ImageSet:
     @property
     def digest(self) -> str:
         """SHA-256 of the pixels and labels: two runs with one digest saw the same images."""
-        made = hashlib.sha256(repr((self.images.shape, self.classes)).encode())
-        made.update(np.ascontiguousarray(self.images).data)
-        made.update(np.ascontiguousarray(self.labels).data)
-        return made.hexdigest()
+        digest = hashlib.sha256(repr((self.images.shape, self.classes)).encode())
+        digest.update(np.ascontiguousarray(self.images).data)
+        digest.update(np.ascontiguousarray(self.labels).data)
+        return digest.hexdigest()
 
     def normalised(self, chosen: slice | NDArray[np.intp] | None = None) -> NDArray[np.float32]:
         """Images as a model takes them: float32, scaled to 0..1, minus the mean, over the deviation."""
         images = self.images if chosen is None else self.images[chosen]
         mean = np.asarray(self.mean, np.float32).reshape(3, 1, 1)
         std = np.asarray(self.std, np.float32).reshape(3, 1, 1)
-        made: NDArray[np.float32] = (images.astype(np.float32) / np.float32(255) - mean) / std
-        return made
+        scaled: NDArray[np.float32] = (images.astype(np.float32) / np.float32(255) - mean) / std
+        return scaled
 
     def batches(self, size: int) -> Iterator[tuple[NDArray[np.float32], Labels]]:
         """Normalised images and labels in order, ``size`` at a time; the last batch may be smaller."""
@@ -116,7 +133,7 @@ class ImageSet:
         chosen = order[np.argsort(turn[order], kind="stable")][:count]
         return self._with(np.sort(chosen))
 
-    def described(self) -> dict[str, Any]:
+    def described(self) -> DatasetNote:
         """What a record says of the set: JSON-ready."""
         return {
             "name": self.name,

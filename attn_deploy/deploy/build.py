@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+from attn_deploy.deploy.prepare import prepared_file
 from attn_deploy.engine.artifact import EngineArtifact
 from attn_deploy.engine.builder import build
+from attn_deploy.engine.options import BuildSettings, RequestSettings
 from attn_deploy.engine.request import check_request
 from attn_deploy.errors import InvalidRequestError, PrecisionError
 from attn_deploy.graph.artifact import OnnxArtifact, read_onnx
 from attn_deploy.machine.devices import PRECISIONS, load_device
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 _HALF, _QUANTIZED = ("fp16", "bf16"), ("int8", "fp8")
-_GIVEN = ("profiles", "force", "on_progress")
 
 
 def build_model(
@@ -23,8 +27,12 @@ def build_model(
     *,
     precision: str | None = None,
     calibration: Path | str | None = None,
+    fix: Mapping[str, int] | None = None,
+    rename: Mapping[str, str] | None = None,
+    inputs: Sequence[str] = (),
+    samples: Sequence[Path | str] = (),
     progress: Callable[[str], None] | None = None,
-    **options: Any,
+    **options: Unpack[BuildSettings],
 ) -> EngineArtifact:
     """Build an engine, after exporting, converting or quantizing what it is built from.
 
@@ -35,6 +43,10 @@ def build_model(
         path: the engine file; by default beside the ONNX file.
         precision: fp32, fp16, bf16, int8 or fp8, given to the graph first; None leaves a file's own, and is fp32 for names.
         calibration: for int8 and fp8 what ranges are measured on, see `attn_deploy.quantize`; for fp16 an ``.npz``.
+        fix: extents of axes of a file, by symbol or as ``images[2]``, see `attn_deploy.deploy.prepare`.
+        rename: new names of inputs and outputs of a file.
+        inputs: with ``precision``, shapes to compare at, as ``NAME:1x3x64x64``.
+        samples: with ``precision``, ``.npz`` files with real inputs to measure and compare on.
         progress: called with a few words at each step before the build.
         options: those of `attn_deploy.build`.
 
@@ -43,62 +55,86 @@ def build_model(
         InvalidRequestError: if an option cannot be used.
         AttnDeployError: what `attn_deploy.export`, `convert`, `quantize` and `build` raise.
     """
-    check_request(
-        path, **{k: v for k, v in options.items() if k not in _GIVEN}
-    )  # an export may take a minute: so first
+    early = {k: v for k, v in options.items() if k in RequestSettings.__annotations__}
+    check_request(path, **cast("RequestSettings", early))  # an export may take a minute: so first
     if precision is not None:
         _check_precision(precision, options.get("device"))
     if calibration is not None and precision in (None, "fp32"):
         raise InvalidRequestError("--calibration belongs to --precision fp16, bf16, int8 or fp8, which was not given.")
     onnx = None if path is None else Path(path).with_suffix(".onnx")
-    graph = _graph(str(model), onnx, precision, calibration, progress or (lambda _: None))
-    return build(graph, path, **options)
+    source, target = str(model), path
+    if _is_file(source):
+        beside = None if path is None else Path(path).with_name(f"{Path(path).stem}-prepared.onnx")
+        ready = prepared_file(Path(source), beside, fix=fix, rename=rename)
+        if ready != Path(source) and path is None:
+            target = Path(source).with_suffix(".engine")
+            onnx = None if precision is None else Path(source).with_name(f"{Path(source).stem}-{precision}.onnx")
+            target = target if precision is None else None
+        source = str(ready)
+    elif fix or rename:
+        raise InvalidRequestError("--fix and --rename are for ONNX files: export the model first, then build the file.")
+    feeds = {"inputs": inputs, "samples": samples}
+    graph = _graph(source, onnx, precision, calibration, feeds, progress or (lambda _: None))
+    return build(graph, target, **options)
 
 
 def _check_precision(precision: str, device: str | None) -> None:
-    known = tuple(p for p in PRECISIONS if p != "tf32")  # a way to compute fp32: --tf32
-    if precision not in known:
-        raise PrecisionError(f"the precision {precision!r} is unknown: choose {', '.join(known)}.", exit_code=2)
+    choices = tuple(p for p in PRECISIONS if p != "tf32")  # a way to compute fp32: --tf32
+    if precision not in choices:
+        raise PrecisionError(f"the precision {precision!r} is unknown: choose {', '.join(choices)}.", exit_code=2)
     if device is not None:
         load_device(device).check_precision(precision)
 
 
 def _graph(
-    model: str, target: Path | None, precision: str | None, calibration: Path | str | None, tell: Callable[[str], None]
+    model: str,
+    target: Path | None,
+    precision: str | None,
+    calibration: Path | str | None,
+    feeds: Mapping[str, Any],
+    progress: Callable[[str], None],
 ) -> OnnxArtifact | Path:
-    path = Path(model)
-    if path.suffix.lower() == ".onnx" or path.is_file():
-        return _typed(path, target, precision, calibration, tell)
+    if _is_file(model):
+        return _typed(Path(model), target, precision, calibration, feeds, progress)
     if precision in _QUANTIZED:
         from attn_deploy.deploy.quantize import quantize
 
-        return quantize(model, target, precision=precision, calibration=calibration, progress=tell)
+        return quantize(model, target, precision=precision, calibration=calibration, progress=progress)
     from attn_deploy.exporters.pipeline import export
     from attn_deploy.resolve.names import parse_name
 
     if precision not in _HALF:
-        return export(model, target, progress=tell)
+        return export(model, target, progress=progress)
     if calibration is None:
         return export(
-            model, target or Path(f"{parse_name(model).stem}-{precision}.onnx"), precision=precision, progress=tell
+            model, target or Path(f"{parse_name(model).stem}-{precision}.onnx"), precision=precision, progress=progress
         )
     raise InvalidRequestError(
         f"--calibration with --precision {precision} is for ONNX files: export {model!r} first, then build the file."
     )
 
 
+def _is_file(model: str) -> bool:
+    return Path(model).suffix.lower() == ".onnx" or Path(model).is_file()
+
+
 def _typed(
-    path: Path, target: Path | None, precision: str | None, calibration: Path | str | None, tell: Callable[[str], None]
+    path: Path,
+    target: Path | None,
+    precision: str | None,
+    calibration: Path | str | None,
+    feeds: Mapping[str, Any],
+    progress: Callable[[str], None],
 ) -> OnnxArtifact | Path:
     """The file itself, or the one that is made from it in the precision."""
     if precision is None:
         return path
-    found = read_onnx(path).metadata.get("precision", "fp32")
-    if found == precision:
+    present = read_onnx(path).metadata.get("precision", "fp32")
+    if present == precision:
         return path
-    if found != "fp32" and not (precision in _QUANTIZED and found in _HALF):
+    if present != "fp32" and not (precision in _QUANTIZED and present in _HALF):
         raise PrecisionError(
-            f"{path} is in {found} already and cannot be made {precision}: give the fp32 file that it comes from, or leave "
+            f"{path} is in {present} already and cannot be made {precision}: give the fp32 file that it comes from, or leave "
             "out --precision.",
             exit_code=2,
         )
@@ -107,8 +143,8 @@ def _typed(
     if precision in _QUANTIZED:
         from attn_deploy.deploy.quantize import quantize
 
-        return quantize(path, target, precision=precision, calibration=calibration, progress=tell)
+        return quantize(path, target, precision=precision, calibration=calibration, progress=progress, **feeds)
     from attn_deploy.conversion.convert import convert
 
-    tell(f"converting to {precision}")
-    return convert(path, target, precision=precision, calibration=calibration)
+    progress(f"converting to {precision}")
+    return convert(path, target, precision=precision, calibration=calibration, **feeds)

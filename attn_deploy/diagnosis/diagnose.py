@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ from attn_deploy.diagnosis.trials import (
     part_operators,
     target_of,
 )
-from attn_deploy.engine.profile import Profile, make_profiles
+from attn_deploy.engine.profile import GivenProfile, Profile, make_profiles
 from attn_deploy.errors import GraphError, InvalidRequestError, ParityError
 from attn_deploy.files import atomic_path, check_writable, write_atomic
 from attn_deploy.graph.artifact import OnnxArtifact, read_onnx
@@ -104,6 +104,7 @@ def diagnose(
     arguments: Mapping[str, Any] | None = None,
     opset: int | None = None,
     exporter: str = "auto",
+    profile: GivenProfile | Iterable[GivenProfile] = (),
     timeout: float = TIMEOUT_SECONDS,
     progress: Progress | None = None,
 ) -> Diagnosis:
@@ -144,6 +145,7 @@ def diagnose(
         arguments=arguments,
         opset=opset,
         exporter=exporter,
+        profile=profile,
         timeout=timeout,
     )
     return answer(request if progress is None else replace(request, progress=progress))
@@ -225,7 +227,7 @@ def _search_build(question: _Question, target: Target) -> _BuildAnswer:
     laboratory = Laboratory(target, timeout=request.timeout, progress=request.progress)
     notes: list[str] = []
     fault, part = _search(
-        Parts(candidate.model), _usual_profile(candidate.model), laboratory, question.subject, "build"
+        Parts(candidate.model), _profile(candidate.model, request.profile), laboratory, question.subject, "build"
     )
     if fault is not None:
         fault = _written(fault, part, question.written, {}, {}, notes)
@@ -240,7 +242,7 @@ def _search_numbers(question: _Question, built: _BuildAnswer) -> _NumbersAnswer:
         InvalidRequestError: if nothing says what is right, and the build has shown no fault either.
         ParityError: if the graph does not run, and each of its parts does.
     """
-    if question.reference is None and built.fault is None:
+    if question.reference is None and built.fault is None and not built.target:
         raise unknown_reference(question.subject)
     if question.reference is None:
         return _NumbersAnswer(notes=("numbers were not compared: nothing says what is right (--against)",))
@@ -282,12 +284,16 @@ def _search(
     return Fault(question, module, name, node.op_type, node.name, result.refusal.reason, remedy, operators), result.part
 
 
-def _usual_profile(model: onnx.ModelProto) -> Profile | None:
-    """The profile that a build of the graph would derive."""
+def _profile(model: onnx.ModelProto, given: GivenProfile | Iterable[GivenProfile]) -> Profile | None:
+    """The profile that is given, or that a build of the graph would derive.
+
+    Raises:
+        InvalidRequestError: if what is given does not fit, or nothing that is usual does: no node is to blame for that.
+    """
     with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
         path = Path(folder) / "model.onnx"
         onnx.save(model, path)
-        profiles = make_profiles(read_onnx(path, check=False))
+        profiles = make_profiles(read_onnx(path, check=False), given)
     return profiles[0] if profiles else None
 
 

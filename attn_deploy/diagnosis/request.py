@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attn_deploy.engine.profile import GivenProfile
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.graph.artifact import OnnxArtifact
 from attn_deploy.inputs.tensors import TensorInput
@@ -46,6 +47,7 @@ class DiagnosisRequest:
         arguments: constructor arguments when ``model`` is a name.
         opset: of a model's export.
         exporter: auto, dynamo or torchscript, of a model's export.
+        profile: shapes at which the target builds, see `attn_deploy.engine.profile.make_profiles`; by default derived.
         timeout: seconds for each trial of the target.
         progress: called with what is tried.
         samples: the user's own inputs, which join the comparison.
@@ -70,6 +72,7 @@ class DiagnosisRequest:
     arguments: Mapping[str, Any] | None = None
     opset: int | None = None
     exporter: str = "auto"
+    profile: GivenProfile | Iterable[GivenProfile] = ()
     timeout: float = TIMEOUT_SECONDS
     progress: Progress = field(default=_silent, compare=False)
 

@@ -72,7 +72,7 @@ class EngineArtifact:
 
     @property
     def precision(self) -> str:
-        """The precision found in the network, such as ``fp16`` or ``int8+fp16``."""
+        """The precision of the network's layers, such as ``fp16`` or ``int8+fp16``."""
         return self.network.precision
 
     @property
@@ -174,13 +174,13 @@ class EngineArtifact:
         from attn_deploy.engine.fingerprint import onnx_sha256
 
         try:
-            found = onnx_sha256(source)
+            digest = onnx_sha256(source)
         except (DecodeError, OSError):  # no graph any more, or without its weights
-            found = sha256_of(source)
-        if found != self.onnx_sha256:
+            digest = sha256_of(source)
+        if digest != self.onnx_sha256:
             raise self._mismatch(
                 f"is stale: it was built from a {source.name} with the SHA-256 {self.onnx_sha256[:12]}..., and that file "
-                f"has {found[:12]}... now"
+                f"has {digest[:12]}... now"
             )
 
     def _runs_on(self, target: str) -> bool:
@@ -234,7 +234,7 @@ def read_engine(path: Path | str) -> EngineArtifact:
     sidecar = sidecar_of(path)
     again = f"Build it again: attn-deploy build MODEL.onnx -o {shlex.quote(str(path))} --force"
     if not path.is_file():
-        raise EngineMismatchError(f"there is no engine file {str(path)!r}. {again}", exit_code=2)
+        raise EngineMismatchError(f"{path} not found: no such engine file. {again}", exit_code=2)
     if not sidecar.is_file():
         raise EngineMismatchError(
             f"{path} has no {sidecar.name} beside it, so nobody knows which library, version and GPU it is for. {again}"
@@ -251,10 +251,10 @@ def read_engine(path: Path | str) -> EngineArtifact:
             f"{sidecar} was changed after it was written, or is of another schema than {SCHEMA_VERSION}, so it proves "
             f"nothing about the engine. {again}"
         )
-    found = path.stat().st_size
-    if found != artifact.size:
+    size = path.stat().st_size
+    if size != artifact.size:
         raise EngineMismatchError(
-            f"{path} has {found} bytes and was written with {artifact.size}: it was cut short or replaced. "
+            f"{path} has {size} bytes and was written with {artifact.size}: it was cut short or replaced. "
             f"Build it again: {artifact.rebuild_command} --force"
         )
     digest = sha256_of(path)

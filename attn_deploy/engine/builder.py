@@ -71,7 +71,7 @@ def build(
         timeout: seconds until the build is ended.
         force: build even if the engine is there.
         precision: refused; see Raises.
-        on_progress: is told how far the build is.
+        on_progress: called with the state of the build.
 
     Raises:
         PrecisionError: if a precision is asked for: it is a property of the graph; if the network's is not the one that
@@ -134,10 +134,10 @@ def build(
 def _scratch_folder(target: Path) -> Iterator[Path]:
     """A folder on the engine's own disk, so that what is finished in it can be renamed into place."""
     try:
-        made = tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent)
+        scratch = tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent)
     except OSError as error:
         raise InvalidRequestError(f"{target} could not be written: {error.strerror or error}.") from error
-    with made as folder:
+    with scratch as folder:
         yield Path(folder)
 
 
@@ -157,13 +157,13 @@ def _put(plan: Path, target: Path) -> None:
 def _current(artifact: OnnxArtifact | Path | str) -> OnnxArtifact:
     if not isinstance(artifact, OnnxArtifact):
         return read_onnx(artifact)
-    found = read_onnx(artifact.path)
-    if found.sha256 != artifact.sha256:
+    current = read_onnx(artifact.path)
+    if current.sha256 != artifact.sha256:
         raise InvalidRequestError(
-            f"{artifact.path} has the SHA-256 {found.sha256[:12]}... and the artifact was made for "
+            f"{artifact.path} has the SHA-256 {current.sha256[:12]}... and the artifact was made for "
             f"{artifact.sha256[:12]}...: the file changed since. Export it again, or pass the path."
         )
-    return found
+    return current
 
 
 def _run_worker(
@@ -266,8 +266,8 @@ def _artifact(
 def _check_claim(onnx: OnnxArtifact, built: EngineArtifact) -> None:
     """The precision that the ONNX file claims must be among those that its products are made in."""
     claimed = onnx.metadata.get("precision")
-    found = built.precision.split("+")
-    if claimed in ("fp32", "fp16", "bf16", "int8", "fp8") and built.network.compute_dtypes and claimed not in found:
+    parts = built.precision.split("+")
+    if claimed in ("fp32", "fp16", "bf16", "int8", "fp8") and built.network.compute_dtypes and claimed not in parts:
         raise PrecisionError(
             f"{onnx.path} says that it is {claimed}, and the network built from it multiplies in {built.precision}. "
             "No engine was written. Convert the graph again: attn-deploy convert MODEL.onnx --precision ..."

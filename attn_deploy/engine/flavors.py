@@ -1,6 +1,6 @@
 """The TensorRT libraries behind one adapter, and what each of them can do.
 
-Some capabilities are data, measured on the libraries, because the bindings do not tell: TensorRT-RTX has the version
+Some capabilities are data, measured on the libraries, because the bindings do not report them: TensorRT-RTX has the version
 compatibility flag and then fails to build with it, and has a timing cache that does nothing. Others are asked of the
 module, because releases of one library differ: TensorRT 8.5 has neither strong typing nor a progress monitor.
 """
@@ -146,8 +146,8 @@ def flavor_spec(name: str) -> FlavorSpec:
 
 def is_installed(spec: FlavorSpec) -> bool:
     """Whether a package of that name is there, importable or not."""
-    found = (importlib.util.find_spec(m) for m in spec.modules)
-    return any(f is not None and f.origin is not None for f in found)  # no origin: just a folder of that name
+    specs = (importlib.util.find_spec(m) for m in spec.modules)
+    return any(f is not None and f.origin is not None for f in specs)  # no origin: just a folder of that name
 
 
 def check_installed(name: str) -> None:

@@ -68,7 +68,7 @@ class EngineKernels:
 def read_kernels(artifact: EngineArtifact, *, timeout: float = 300.0) -> EngineKernels:
     """The layers of an engine, read in a child process: a library may crash on a plan.
 
-    What stands in the way (no GPU, another GPU, a missing library) is told in ``note``, not raised.
+    What stands in the way (no GPU, another GPU, a missing library) is stated in ``note``, not raised.
     """
     if find_gpu() is None:
         return EngineKernels((), "asked of the library where there is an NVIDIA GPU, and here is none")
@@ -77,8 +77,8 @@ def read_kernels(artifact: EngineArtifact, *, timeout: float = 300.0) -> EngineK
         rows = run_isolated(f"{__name__}:run", arguments, what=f"loading {artifact.path}", timeout=timeout)
     except AttnDeployError as error:
         return EngineKernels((), str(error))
-    found = tuple(Kernel(r["name"], r["kind"], *(tuple(r[k]) for k in ("inputs", "outputs", "onnx"))) for r in rows)
-    return EngineKernels(found, "" if found else "the library lists none")
+    kernels = tuple(Kernel(r["name"], r["kind"], *(tuple(r[k]) for k in ("inputs", "outputs", "onnx"))) for r in rows)
+    return EngineKernels(kernels, "" if kernels else "the library lists none")
 
 
 def run(emit: Callable[[dict[str, Any]], None], *, path: str) -> list[dict[str, Any]]:
@@ -125,6 +125,6 @@ def _kernel(layer: Any) -> Kernel:
 
 
 def _type(tensor: Mapping[str, Any]) -> str:
-    told = str(tensor.get("Format/Datatype") or tensor.get("Datatype") or "")
-    found = _WORD.findall(told)
-    return _TYPES[found[-1].lower()] if found else "unknown"
+    text = str(tensor.get("Format/Datatype") or tensor.get("Datatype") or "")
+    words = _WORD.findall(text)
+    return _TYPES[words[-1].lower()] if words else "unknown"

@@ -104,10 +104,10 @@ def summarise(
         outputs: those of the ONNX graph.
         types: element types by tensor name, which a weakly typed network itself does not know.
     """
-    known = types or {}
+    declared = types or {}
 
     def kind(tensor: Any) -> str:
-        return known.get(tensor.name) or dtype_name(tensor.dtype)
+        return declared.get(tensor.name) or dtype_name(tensor.dtype)
 
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     producers = {layer.get_output(k).name: layer for layer in layers for k in range(layer.num_outputs)}

@@ -1,19 +1,47 @@
-"""What a build is asked for. Precision is not among it: that is a property of the ONNX graph."""
+"""The options of a build. Precision is not one of them: it is a property of the ONNX graph."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from attn_deploy.engine.flavors import Flavor
 from attn_deploy.errors import InvalidRequestError, NoDeviceError, PrecisionError
 from attn_deploy.machine.gpu import Gpu
 
+if TYPE_CHECKING:
+    from attn_deploy.engine.profile import GivenProfile
+    from attn_deploy.engine.progress import Progress
+
 HARDWARE_COMPAT = {"none": "NONE", "ampere-plus": "AMPERE_PLUS", "same-capability": "SAME_COMPUTE_CAPABILITY"}
 FIRST_CAPABILITY = {"fp8": 89}  # the first GPU generation that multiplies a type, where that is not all of them
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+
+
+class RequestSettings(TypedDict, total=False):
+    """The keywords of `attn_deploy.build` that can be refused before there is a graph."""
+
+    flavor: str
+    targets: str | Sequence[str] | None
+    device: str | None
+    tf32: bool
+    workspace: int | str | None
+    opt_level: int | None
+    hardware_compat: str
+    version_compat: bool
+    timing_cache: Path | str | None
+    timeout: float
+
+
+class BuildSettings(RequestSettings, total=False):
+    """The keywords of `attn_deploy.build`, but the precision: it is the graph's."""
+
+    profiles: GivenProfile | Iterable[GivenProfile]
+    force: bool
+    on_progress: Callable[[Progress], None] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +68,7 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         if self.workspace is not None and self.workspace < 1:
-            raise InvalidRequestError(f"the workspace of {self.workspace} bytes is no size; give it like 1GiB.")
+            raise InvalidRequestError(f"--workspace must be a positive size such as 1GiB, not {self.workspace} bytes.")
         if self.opt_level is not None and not 0 <= self.opt_level <= 5:
             raise InvalidRequestError(f"the optimization level {self.opt_level} is not in 0 (fast build) .. 5.")
         if self.hardware_compat not in HARDWARE_COMPAT:
@@ -89,11 +117,11 @@ class BuildOptions:
         ]
         for refused, option, reason in unable:
             if refused:
-                raise InvalidRequestError(f"{flavor} has no use for {option}: {reason}. Leave the option out.")
+                raise InvalidRequestError(f"{flavor} does not support {option}: {reason}. Leave the option out.")
         if not spec.has_aot:
-            made = self._on_this_gpu(flavor, gpu)
-            _check_targets(made.targets, precision)
-            return made
+            options = self._on_this_gpu(flavor, gpu)
+            _check_targets(options.targets, precision)
+            return options
         targets = tuple(_current(gpu) if t == "current" else t for t in self.targets)
         targets = targets or tuple(t for t in spec.default_targets if not _lacks(t, precision))
         unknown = [t for t in targets if t not in flavor.known_targets]
@@ -128,7 +156,7 @@ def _check_targets(targets: Iterable[str], precision: str) -> None:
     if lacking:
         least = FIRST_CAPABILITY[precision]
         raise PrecisionError(
-            f"the graph is in {precision}, which GPUs have from sm{least} on, and the engine is asked for "
+            f"the graph is in {precision}, which GPUs have from sm{least} on, and the targets include "
             f"{', '.join(lacking)}: leave these out of --target, or quantize to int8.",
             exit_code=2,
         )
@@ -147,15 +175,15 @@ def parse_targets(given: str | Iterable[str] | None) -> tuple[str, ...]:
         InvalidRequestError: if one cannot be read.
     """
     words = ([given] if isinstance(given, str) else list(given or ())) if given is not None else []
-    found = []
+    targets = []
     for word in (w.strip().lower() for part in words for w in str(part).split(",") if w.strip()):
         match = re.fullmatch(r"(?:sm_?)?(\d{1,2})\.?(\d)", word)
         if match is None and word != "current":
             raise InvalidRequestError(
-                f"the target {word!r} is no compute capability; write sm86, sm89, sm120 or current."
+                f"the target {word!r} is not a compute capability; write sm86, sm89, sm120 or current."
             )
-        found.append(f"sm{int(match[1])}{match[2]}" if match else word)
-    return tuple(dict.fromkeys(found))
+        targets.append(f"sm{int(match[1])}{match[2]}" if match else word)
+    return tuple(dict.fromkeys(targets))
 
 
 def parse_size(given: int | str | None) -> int | None:

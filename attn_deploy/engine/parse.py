@@ -22,7 +22,7 @@ class ParseIssue:
         place: the node, its operator and its module.
         code: the parser's error code.
         description: the parser's words.
-        functions: ONNX functions that the node was found in, outermost first.
+        functions: ONNX functions that hold the node, outermost first.
     """
 
     place: NodePlace
@@ -86,10 +86,10 @@ def parse_onnx(flavor: Flavor, path: Path) -> ParsedNetwork:
 
 def _issue(error: Any, places: tuple[NodePlace, ...]) -> ParseIssue:
     index = int(error.node())
-    known = hasattr(error, "node_name")  # before TensorRT 10 there was the index alone
-    functions = tuple(error.local_function_stack()) if known else ()
+    detailed = hasattr(error, "node_name")  # before TensorRT 10 there was the index alone
+    functions = tuple(error.local_function_stack()) if detailed else ()
     place = places[index] if 0 <= index < len(places) and not functions else NodePlace("", "", "")
-    name, operator = (str(error.node_name()), str(error.node_operator())) if known else ("", "")
+    name, operator = (str(error.node_name()), str(error.node_operator())) if detailed else ("", "")
     if (name or operator) and (name, operator) != (place.name, place.operator):
         place = next((p for p in places if p.name == name and name), NodePlace(name, operator, place.module))
     return ParseIssue(place, error.code().name, " ".join(str(error.desc()).split()), functions)

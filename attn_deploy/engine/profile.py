@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from attn_deploy.engine.axes import BATCH, Extents, extents_of, named_axes, symbols_of, usual_extents
+from attn_deploy.engine.axes import BATCH, Extents, extents_of, fitting_extents, named_axes, symbols_of
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.graph.artifact import OnnxArtifact, TensorInfo
 
@@ -80,7 +80,7 @@ def make_profiles(
     drafts = _drafts([given] if isinstance(given, (str, Mapping)) else given)
     dynamic = [i for i in onnx.inputs if any(not isinstance(d, int) for d in i.shape)]
     if not drafts:
-        return (Profile(_ranges(dynamic, usual_extents(onnx, batch or BATCH))),) if dynamic else ()
+        return (Profile(_ranges(dynamic, fitting_extents(onnx, batch or BATCH))),) if dynamic else ()
     profiles = tuple(_complete(onnx, draft, dynamic) for draft in drafts)
     return profiles if dynamic else ()
 
@@ -129,15 +129,15 @@ def _parse(text: str) -> tuple[str, tuple[Shape, Shape, Shape]]:
 
 
 def _triple(name: str, shapes: Sequence[Sequence[int]], text: str) -> tuple[Shape, Shape, Shape]:
-    found = [tuple(int(d) for d in s) for s in shapes]
-    if len(found) == 1:
-        found *= 3
-    if len(found) != 3:
+    extents = [tuple(int(d) for d in s) for s in shapes]
+    if len(extents) == 1:
+        extents *= 3
+    if len(extents) != 3:
         raise InvalidRequestError(
-            f"the profile {text!r} gives {len(found)} shapes for {name!r}; three are needed (least, best, largest), or "
+            f"the profile {text!r} gives {len(extents)} shapes for {name!r}; three are needed (least, best, largest), or "
             f"one for a fixed shape: {_FORM}."
         )
-    return found[0], found[1], found[2]
+    return extents[0], extents[1], extents[2]
 
 
 def _check_range(name: str, shapes: tuple[Shape, Shape, Shape], onnx: OnnxArtifact) -> None:

@@ -59,18 +59,19 @@ def check_request(
         )
     if timeout <= 0:
         raise InvalidRequestError(f"a time limit of {timeout} s leaves no time to build; give more than 0.")
-    given = parse_targets(targets)
+    chosen = parse_targets(targets)
     limit = parse_size(workspace)
     if device is not None:
         profile = load_gpu(device)
-        if given:
+        if chosen:
             raise InvalidRequestError(
-                f"the device {profile.name} is {profile.target}, and --target {','.join(given)} was given too: leave out one."
+                f"the device {profile.name} is {profile.target}, and --target is {','.join(chosen)}: "
+                "leave out one of --device and --target."
             )
-        given = parse_targets(profile.target)
+        chosen = parse_targets(profile.target)
         limit = parse_size(profile.build.workspace) if limit is None else limit
     options = BuildOptions(
-        targets=given,
+        targets=chosen,
         tf32=tf32,
         workspace=limit,
         opt_level=opt_level,
@@ -102,7 +103,7 @@ def load_gpu(name: str) -> DeviceProfile:
 def find_existing(target: Path, *, force: bool) -> Existing:
     """The engine that may be used again."""
     if force:
-        return Existing(None, "a fresh build was asked for")
+        return Existing(None, "--force")
     if not target.exists():
         return Existing(None, "there was no engine")
     try:

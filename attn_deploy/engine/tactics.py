@@ -35,7 +35,7 @@ def drop_missing_sources(config: Any, trt: Any) -> tuple[str, ...]:
 
 
 def _usable(names: tuple[str, ...], function: str) -> bool:
-    """Whether the first of the libraries that loads has the function: empty stand-ins are found in slim containers."""
+    """Whether the first of the libraries that loads has the function: slim containers hold empty stand-ins."""
     for name in names:
         try:
             library = ctypes.CDLL(name)

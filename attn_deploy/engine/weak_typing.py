@@ -52,8 +52,8 @@ class GraphTypes:
     @property
     def flags(self) -> tuple[str, ...]:
         """The builder flags that the graph calls for."""
-        found = set(self.tensors.values())
-        return tuple(flag for name, flag in _FLAGS.items() if name in found)
+        types = set(self.tensors.values())
+        return tuple(flag for name, flag in _FLAGS.items() if name in types)
 
     @property
     def missing(self) -> tuple[str, ...]:

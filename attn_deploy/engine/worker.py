@@ -60,10 +60,10 @@ def run(
         return True
 
     gpu = find_gpu()
-    asked = BuildOptions.from_dict(dict(options))
-    spec = choose_flavor(flavor, targets_given=bool(asked.targets), gpu_present=gpu is not None)
+    wishes = BuildOptions.from_dict(dict(options))
+    spec = choose_flavor(flavor, targets_given=bool(wishes.targets), gpu_present=gpu is not None)
     library = load_flavor(spec)
-    settled = asked.resolved(library, gpu, precision)
+    settled = wishes.resolved(library, gpu, precision)
     request = {
         "onnx_sha256": onnx_sha256,
         "flavor": spec.name,
@@ -124,7 +124,7 @@ def _build(
     onnx: str,
     send: Send,
 ) -> tuple[str, ...]:
-    """Build and write the plan; what the builder was told beyond the options is returned in words."""
+    """Build and write the plan; settings of the builder beyond the options are returned in words."""
     flavor, trt = parsed.flavor, parsed.flavor.trt
     config = parsed.builder.create_builder_config()
     _configure(config, flavor, options)
@@ -162,7 +162,9 @@ def _build(
 
 def _configure(config: Any, flavor: Flavor, options: BuildOptions) -> None:
     trt = flavor.trt
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that the engine can tell its kernels' precision
+    config.profiling_verbosity = (
+        trt.ProfilingVerbosity.DETAILED
+    )  # so that the precision of the kernels can be read from the engine
     (config.set_flag if options.tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
     if options.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
@@ -181,10 +183,10 @@ def _configure(config: Any, flavor: Flavor, options: BuildOptions) -> None:
 
 
 def _add_profile(parsed: ParsedNetwork, config: Any, profile: Profile, onnx: str) -> None:
-    made = parsed.builder.create_optimization_profile()
+    created = parsed.builder.create_optimization_profile()
     for entry in profile.ranges:
-        made.set_shape(entry.name, entry.minimum, entry.optimum, entry.maximum)
-    if config.add_optimization_profile(made) < 0:
+        created.set_shape(entry.name, entry.minimum, entry.optimum, entry.maximum)
+    if config.add_optimization_profile(created) < 0:
         said = "; ".join(parsed.logger.errors) or "it gives no reason"
         raise EngineBuildError(f"{onnx}: {parsed.flavor} refuses the profile {profile}: {said}.")
 
@@ -194,10 +196,10 @@ def _load_timings(config: Any, flavor: Flavor, options: BuildOptions) -> Any:
         return None
     path = Path(options.timing_cache)
     try:
-        known = path.read_bytes() if path.exists() else b""
+        content = path.read_bytes() if path.exists() else b""
     except OSError as error:
         raise InvalidRequestError(f"the timing cache {path} cannot be read: {error.strerror or error}.") from error
-    cache = config.create_timing_cache(known)
+    cache = config.create_timing_cache(content)
     if not config.set_timing_cache(cache, ignore_mismatch=False):
         raise InvalidRequestError(
             f"the timing cache {path} was made by another version of {flavor.spec.title} or on another GPU than this; "

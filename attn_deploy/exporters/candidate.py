@@ -40,16 +40,7 @@ def made_record(prepared: PreparedModel, options: ExportOptions, candidate: Cand
     """The evidence of a candidate that is kept."""
     report = candidate.parity
     inputs = at_least(prepared.inputs, candidate.minimum)
-    parity = None
-    if report is not None:
-        parity = {
-            "max_abs_error": report.max_abs_error,
-            "rtol": report.rtol,
-            "atol": report.atol,
-            "reference": report.reference,
-            "candidate": report.candidate,
-            "cases": len(report.cases),
-        }
+    parity = None if report is None else report.summary()
     return ExportRecord(
         model=prepared.label,
         arguments=prepared.arguments,

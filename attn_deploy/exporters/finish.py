@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import onnx
@@ -15,7 +14,8 @@ from attn_deploy.exporters.forms import refuse_later_forms
 from attn_deploy.exporters.prepared import PreparedModel
 from attn_deploy.exporters.record import ExportRecord
 from attn_deploy.exporters.safe_softmax import drop_needless_guards_
-from attn_deploy.graph.artifact import METADATA_PREFIX, check_model
+from attn_deploy.graph.artifact import check_model
+from attn_deploy.graph.evidence import Evidence, write_evidence
 from attn_deploy.graph.operators import refuse_foreign
 from attn_deploy.graph.opset import IR_VERSIONS
 from attn_deploy.graph.scopes import NAME_SCOPES
@@ -89,22 +89,16 @@ def _name_axes(values: Any, dims_by_value: list[tuple[int | str, ...]], prepared
 
 def stamp(model: onnx.ModelProto, record: ExportRecord) -> None:
     """Write the evidence into the file's metadata."""
-    entries: Mapping[str, Any] = {
-        "version": __version__,
-        "model": record.model,
-        "arguments": record.arguments,
-        "exporter": record.exporter,
-        "opset": record.opset,
-        "dynamic_axes": list(record.dynamic),
-        "parity": record.parity,
-        "torch": record.versions.get("torch", ""),
-        "record": record.to_dict(),
-    }
+    evidence = Evidence(
+        model=record.model,
+        arguments=record.arguments,
+        exporter=record.exporter,
+        opset=record.opset,
+        dynamic_axes=record.dynamic,
+        parity=record.parity,
+        torch=record.versions.get("torch", ""),
+        record=record.to_dict(),
+    )
     if record.typing is not None:  # a claim that the engine builder checks; a model may be half by itself
-        entries = {**entries, "precision": record.precision, "typing": record.typing}
-    kept = [p for p in model.metadata_props if not p.key.startswith(METADATA_PREFIX)]
-    del model.metadata_props[:]
-    model.metadata_props.extend(kept)
-    for key, value in entries.items():
-        text = value if isinstance(value, str) else json.dumps(value, default=str)
-        model.metadata_props.add(key=METADATA_PREFIX + key, value=text)
+        evidence = replace(evidence, precision=record.precision, typing=record.typing)
+    write_evidence(model, evidence.after("export", {"exporter": record.exporter, "opset": record.opset}))

@@ -27,7 +27,7 @@ from attn_deploy.resolve.checkpoints import load_weights
 from attn_deploy.resolve.make import ResolvedModel
 from attn_deploy.resolve.resolve import resolve_module, resolve_seeded
 from attn_deploy.resolve.seeding import gates_of
-from attn_deploy.runtimes.eager import dropped_outputs, output_names
+from attn_deploy.runtimes.eager import dropped_outputs, flatten_outputs, output_names
 
 
 def prepare(
@@ -84,7 +84,12 @@ def prepare(
     refuse_batch_statistics(original, label)
     flexible = own and dynamic is None
     first = _first_run(original, taken, symbols, label, flexible=flexible)
-    names = _unlike_inputs(resolved.outputs or output_names(first.outputs), taken)
+    declared = resolved.outputs
+    if declared is None or len(declared) != len(
+        flatten_outputs(first.outputs)
+    ):  # arguments may add levels of a pyramid
+        declared = tuple(output_names(first.outputs))
+    names = _unlike_inputs(declared, taken)
     reference = EagerReference(original, names)
     prober = Prober(original, reference, label)
     if flexible:

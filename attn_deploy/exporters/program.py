@@ -99,7 +99,9 @@ def _export(prepared: PreparedModel, shapes: Any, declaration: Declaration) -> E
         prepared.traced(),
         time_limit(TRACE_SECONDS, "tracing with torch.export"),
     ):
-        program = torch.export.export(prepared.traceable_module(), prepared.example(), dynamic_shapes=shapes, strict=False)
+        program = torch.export.export(
+            prepared.traceable_module(), prepared.example(), dynamic_shapes=shapes, strict=False
+        )
         make_divisions_exact_(program)
         return program
 

@@ -1,21 +1,23 @@
-"""An ONNX file and what was found in it."""
+"""An ONNX file and its contents."""
 
 from __future__ import annotations
 
 import collections
-import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, EncodeError
 
-from attn_deploy.errors import GraphError
+from attn_deploy.errors import EvidenceError, FileWarning, GraphError, InvalidGraphError
 from attn_deploy.files import sha256_of
-
-METADATA_PREFIX = "attn_deploy."
+from attn_deploy.graph.bounds import refuse_unbounded
+from attn_deploy.graph.evidence import MISMATCH, Evidence, entries_of, read_evidence, seal_state
+from attn_deploy.graph.repair import constants_for_defaults, has_negative_size, repaired
+from attn_deploy.graph.soundness import check_sound
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ class OnnxArtifact:
         parameters: scalars in initializers.
         metadata: the ``attn_deploy.*`` entries of the file, without the prefix.
         record: the evidence gathered when the file was made (see `attn_deploy.exporters`); empty for a foreign file.
+        evidence: everything that the file says of how it was made, typed; None for a foreign file.
+        seal: ``whole`` if the graph is the one that was proven, ``broken`` if it changed since, empty without a seal.
     """
 
     path: Path
@@ -57,6 +61,8 @@ class OnnxArtifact:
     domains: Mapping[str, int] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict)
+    evidence: Evidence | None = field(default=None, repr=False)
+    seal: str = ""
 
     @property
     def nodes(self) -> int:
@@ -68,19 +74,38 @@ class OnnxArtifact:
         """The symbolic axes of the inputs, in order of appearance."""
         return tuple(dict.fromkeys(str(d) for i in self.inputs for d in i.shape if not isinstance(d, int)))
 
+    def check_seal(self) -> None:
+        """Refuse a file whose graph is not the one that was proven, or that nothing was ever proven of.
+
+        Raises:
+            EvidenceError: saying which.
+        """
+        if self.seal == "broken":
+            raise EvidenceError(f"{self.path}: {MISMATCH}.")
+        if not self.seal:
+            kind = "no evidence" if self.evidence is None else "evidence without a seal"
+            raise EvidenceError(f"{self.path}: the file holds {kind}, so nothing can be checked. Export it again.")
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
-        return {**asdict(self), "path": str(self.path)}
+        data = {**asdict(self), "path": str(self.path)}
+        data.pop("evidence")  # in ``metadata`` and ``record`` already
+        return data
 
 
-def load_model(path: Path) -> onnx.ModelProto:
+def load_model(path: Path, *, check_seal: bool = True) -> onnx.ModelProto:
     """The protobuf of an ONNX file, with external data.
 
+    Args:
+        path: the file.
+        check_seal: warn with `FileWarning` if the graph is not the one that the evidence in the file was written for.
+
     Raises:
-        GraphError: if the file is missing, not ONNX, truncated or empty.
+        EvidenceError: if the metadata is damaged.
+        GraphError: if the file is missing, not ONNX, truncated or empty, or too large to be run.
     """
     if not path.is_file():
-        raise GraphError(f"there is no ONNX file {str(path)!r}.", exit_code=2)
+        raise GraphError(f"{path} not found: no such ONNX file.", exit_code=2)
     try:
         model = onnx.load(path)
     except DecodeError as error:
@@ -97,26 +122,67 @@ def load_model(path: Path) -> onnx.ModelProto:
             f"{len(model.graph.node)} nodes). Export it again.",
             exit_code=2,
         )
+    refuse_unbounded(model, str(path))
+    if check_seal and seal_state(model) == "broken":
+        warnings.warn(f"{path}: {MISMATCH}.", FileWarning, stacklevel=2)
     return model
+
+
+def serialised(model: onnx.ModelProto) -> bytes:
+    """The bytes of a model.
+
+    Raises:
+        GraphError: above the 2 GiB at which protobuf stops.
+    """
+    try:
+        return bytes(model.SerializeToString())
+    except (ValueError, EncodeError) as error:
+        raise GraphError(f"the graph is larger than 2 GiB, which protobuf cannot hold in one piece: {error}") from error
 
 
 def check_model(model: onnx.ModelProto, what: str) -> None:
     """Run the full ONNX checker, shape inference included.
 
     Raises:
-        GraphError: with the checker's first line.
+        InvalidGraphError: with the checker's message.
     """
     try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        first = str(error).strip().splitlines()[0]
+        onnx.checker.check_model(model, full_check=model.ByteSize() < onnx.checker.MAXIMUM_PROTOBUF)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
+        message = " ".join(str(error).split())
         bare = [v.name for v in (*model.graph.input, *model.graph.output) if _is_shapeless(v)]
-        if "shape" in first and bare:
-            raise GraphError(
+        if "shape" in message and bare:
+            raise InvalidGraphError(
                 f"{what} is not a valid ONNX model: {bare[0]!r} has no shape, and an input or output needs one, if only of "
                 "symbols. Run onnx.shape_inference.infer_shapes on it, or export it again."
             ) from error
-        raise GraphError(f"{what} is not a valid ONNX model: {first}") from error
+        raise InvalidGraphError(f"{what} is not a valid ONNX model: {message}") from error
+
+
+def open_model(path: Path) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """A checked graph from a file, with what had to be repaired in the copy.
+
+    Inputs that only repeat weights, as files of IR version 3 list them, are left out: weights are constants here. What
+    was repaired is said in a `FileWarning` too.
+
+    Raises:
+        GraphError: if the file cannot be read, contradicts itself, or fails the checker and cannot be repaired.
+    """
+    model = load_model(path)
+    check_sound(model, str(path))
+    plain = constants_for_defaults(model)
+    try:
+        if has_negative_size(plain):
+            raise GraphError(f"{path}: an input or output has a negative size.")
+        check_model(plain, str(path))
+    except GraphError:
+        fixed = repaired(plain)
+        if not fixed.repairs:
+            raise
+        check_model(fixed.model, str(path))
+        warnings.warn(f"{path}: repaired in a copy: {'; '.join(fixed.repairs)}.", FileWarning, stacklevel=2)
+        return fixed.model, fixed.repairs
+    return plain, ()
 
 
 def read_onnx(path: Path | str, *, check: bool = True) -> OnnxArtifact:
@@ -124,16 +190,13 @@ def read_onnx(path: Path | str, *, check: bool = True) -> OnnxArtifact:
 
     Args:
         path: the file.
-        check: also run the full ONNX checker.
+        check: also check the graph and its seal, see `open_model`.
 
     Raises:
         GraphError: if the file cannot be read, or fails the checker.
     """
     path = Path(path)
-    model = load_model(path)
-    if check:
-        check_model(model, str(path))
-    return describe(model, path)
+    return describe(open_model(path)[0] if check else load_model(path, check_seal=False), path)
 
 
 def describe(model: onnx.ModelProto, path: Path) -> OnnxArtifact:
@@ -141,9 +204,8 @@ def describe(model: onnx.ModelProto, path: Path) -> OnnxArtifact:
     domains = {o.domain: int(o.version) for o in model.opset_import}
     opset = domains.pop("", domains.pop("ai.onnx", 0))
     used = {n.domain for n in model.graph.node if n.domain not in ("", "ai.onnx")}
-    metadata = {
-        p.key.removeprefix(METADATA_PREFIX): p.value for p in model.metadata_props if p.key.startswith(METADATA_PREFIX)
-    }
+    metadata = entries_of(model)
+    evidence = read_evidence(model)
     initializers = {i.name for i in model.graph.initializer}
     return OnnxArtifact(
         path=path,
@@ -157,7 +219,9 @@ def describe(model: onnx.ModelProto, path: Path) -> OnnxArtifact:
         parameters=sum(_count(i.dims) for i in model.graph.initializer),
         domains={d: v for d, v in domains.items() if d in used},
         metadata=metadata,
-        record=json.loads(metadata["record"]) if "record" in metadata else {},
+        record={} if evidence is None else evidence.record,
+        evidence=evidence,
+        seal=seal_state(model),
     )
 
 

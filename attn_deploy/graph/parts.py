@@ -76,8 +76,8 @@ class Parts:
         Raises:
             GraphError: if no tensor leaves.
         """
-        asked = set(nodes)
-        chosen, pending = set(asked), list(asked)
+        wanted = set(nodes)
+        chosen, pending = set(wanted), list(wanted)
         while pending:
             reader = pending.pop()
             for name in self.reads[reader]:
@@ -85,12 +85,12 @@ class Parts:
                 if maker is not None and maker not in chosen and not self.can_enter(name, reader):
                     chosen.add(maker)
                     pending.append(maker)
-        leaving = tuple(outputs) or self._leaving(asked, chosen)
+        leaving = tuple(outputs) or self._leaving(wanted, chosen)
         if not leaving:
-            raise GraphError("a part of the graph was asked for out of which no tensor leads.")
+            raise GraphError("this part of the graph has no output.")
         indices = tuple(sorted(chosen))
-        made = {o for i in indices for o in self.nodes[i].output}
-        read = dict.fromkeys(n for i in indices for n in self.reads[i] if n not in made)
+        results = {o for i in indices for o in self.nodes[i].output}
+        read = dict.fromkeys(n for i in indices for n in self.reads[i] if n not in results)
         entering = tuple(n for n in read if n not in self.weights)
         return Part(self._write(indices, entering, leaving, tuple(read)), indices, entering, leaving)
 
@@ -120,39 +120,39 @@ class Parts:
 
     def ancestors(self, node: int) -> tuple[int, ...]:
         """The nodes whose results a node rests on, nearest first."""
-        found: dict[int, None] = {}
+        reached: dict[int, None] = {}
         pending = collections.deque([node])
         while pending:
             for name in self.reads[pending.popleft()]:
                 maker = self.maker.get(name)
-                if maker is not None and maker not in found and maker != node:
-                    found[maker] = None
+                if maker is not None and maker not in reached and maker != node:
+                    reached[maker] = None
                     pending.append(maker)
-        return tuple(found)
+        return tuple(reached)
 
     def leaving(self, nodes: Iterable[int]) -> tuple[str, ...]:
         """Tensors that lead out of a set of nodes and can enter elsewhere, in order of computation."""
-        asked = set(nodes)
-        return tuple(n for n in self._leaving(asked, asked) if self.can_enter(n) or n in self.outputs)
+        wanted = set(nodes)
+        return tuple(n for n in self._leaving(wanted, wanted) if self.can_enter(n) or n in self.outputs)
 
-    def _leaving(self, asked: set[int], chosen: set[int]) -> tuple[str, ...]:
-        found = []
-        for index in sorted(asked):
+    def _leaving(self, wanted: set[int], chosen: set[int]) -> tuple[str, ...]:
+        names = []
+        for index in sorted(wanted):
             for name in self.nodes[index].output:
                 readers = self.readers.get(name, [])
                 if name and (name in self.outputs or any(r not in chosen for r in readers)):
-                    found.append(name)
-        useful = [n for n in found if n in self.outputs or self.can_enter(n)]
-        last = [n for n in self.nodes[max(asked)].output if n in self.values] if asked else []
-        return tuple(useful or found or last)
+                    names.append(name)
+        useful = [n for n in names if n in self.outputs or self.can_enter(n)]
+        last = [n for n in self.nodes[max(wanted)].output if n in self.values] if wanted else []
+        return tuple(useful or names or last)
 
     def _inferred(self) -> dict[str, onnx.ValueInfoProto]:
         try:
             inferred = onnx.shape_inference.infer_shapes(self.model, data_prop=True).graph
         except (ValueError, EncodeError) as error:
             raise GraphError(f"the graph cannot be cut into parts: {error}") from error
-        known = {v.name: v for v in (*inferred.value_info, *inferred.output, *inferred.input)}
-        return {n: v for n, v in known.items() if v.type.tensor_type.elem_type}
+        types = {v.name: v for v in (*inferred.value_info, *inferred.output, *inferred.input)}
+        return {n: v for n, v in types.items() if v.type.tensor_type.elem_type}
 
     def _from_weights_alone(self) -> set[str]:
         """Tensors that no input reaches: constants, and what is computed from weights."""
@@ -165,17 +165,17 @@ class Parts:
     def _write(
         self, indices: Sequence[int], entering: Sequence[str], leaving: Sequence[str], read: Sequence[str]
     ) -> onnx.ModelProto:
-        made = onnx.ModelProto()
-        made.ir_version = self.model.ir_version
-        made.opset_import.extend(self.model.opset_import)
-        made.producer_name, made.producer_version = self.model.producer_name, self.model.producer_version
-        graph = made.graph
+        part = onnx.ModelProto()
+        part.ir_version = self.model.ir_version
+        part.opset_import.extend(self.model.opset_import)
+        part.producer_name, part.producer_version = self.model.producer_name, self.model.producer_version
+        graph = part.graph
         graph.name = self.model.graph.name or "part"
         graph.node.extend(self.nodes[i] for i in indices)
         graph.input.extend(self.values.get(n) or self.inputs[n] for n in entering)
         graph.output.extend(self.values.get(n) or onnx.ValueInfoProto(name=n) for n in leaving)
         graph.initializer.extend(self.weights[n] for n in read if n in self.weights)
-        return made
+        return part
 
 
 def checked(part: Part, what: str) -> onnx.ModelProto:
@@ -199,10 +199,10 @@ def _reads(node: onnx.NodeProto) -> Iterator[str]:
 
 
 def _named(model: onnx.ModelProto) -> onnx.ModelProto:
-    made = onnx.ModelProto()
-    made.CopyFrom(inline_local_functions(model) if model.functions else model)
+    named = onnx.ModelProto()
+    named.CopyFrom(inline_local_functions(model) if model.functions else model)
     taken: set[str] = set()
-    for index, node in enumerate(made.graph.node):
+    for index, node in enumerate(named.graph.node):
         if not node.name or node.name in taken:
             node.name = next(
                 name
@@ -213,4 +213,4 @@ def _named(model: onnx.ModelProto) -> onnx.ModelProto:
                 if name not in taken
             )
         taken.add(node.name)
-    return made
+    return named

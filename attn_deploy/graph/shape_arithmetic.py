@@ -5,7 +5,7 @@ for each axis. Each of these tiny nodes costs a runtime a microsecond or more, w
 module. Two rules, both exact:
 
 - A Reshape whose target repeats an axis of its input says 0 there (copy), and says -1 for the one size that is left:
-  most targets become constants. Which axes are equal is told by ONNX's own inference over the symbolic axes.
+  most targets become constants. Which axes are equal is known from ONNX's own inference over the symbolic axes.
 - What is left of a Concat of sizes takes neighbouring axes of one tensor in one Slice of its Shape.
 
 Shape is never given a start and an end where the exporter had not: engines of older libraries pass over them.
@@ -59,7 +59,7 @@ def shorten_shape_arithmetic(model: onnx.ModelProto) -> onnx.ModelProto:
     RemoveUnusedNodesPass()(working)
     shortened = ir.to_proto(working)
     del shortened.graph.value_info[:]  # inference restores it where it is wanted
-    del shortened.graph.output[:]  # inference told more of them; the interface is not ours to change
+    del shortened.graph.output[:]  # inference adds shapes to them; the interface is not ours to change
     shortened.graph.output.extend(model.graph.output)
     return shortened
 
@@ -127,11 +127,11 @@ class _Rewriter:
         if key not in self._runs:
             name = f"{first.tensor.name}_sizes_{start}_{end}"
             if first.ranged:
-                made = self._node("Shape", [first.tensor], first.tensor, name, start=start, end=end)
+                result = self._node("Shape", [first.tensor], first.tensor, name, start=start, end=end)
             else:
                 bounds = [self._constant([v]) for v in (start, end, 0)]
-                made = self._node("Slice", [self._shape_of(first.tensor), *bounds], first.tensor, name)
-            self._runs[key] = made
+                result = self._node("Slice", [self._shape_of(first.tensor), *bounds], first.tensor, name)
+            self._runs[key] = result
         return self._runs[key]
 
     def _shape_of(self, tensor: ir.Value) -> ir.Value:
@@ -148,20 +148,20 @@ class _Rewriter:
     ) -> ir.Value:
         """A node in front of a node, or right behind the one that makes a tensor."""
         name = self._workspace.unique(wish)
-        made = ir.node(op_type, inputs, attributes or None, name=self._workspace.unique(f"{wish}_{op_type}"))
-        value = made.outputs[0]
+        node = ir.node(op_type, inputs, attributes or None, name=self._workspace.unique(f"{wish}_{op_type}"))
+        value = node.outputs[0]
         value.name, value.type = name, ir.TensorType(ir.DataType.INT64)
         if isinstance(where, ir.Node):
-            made.metadata_props.update(where.metadata_props)
-            self._graph.insert_before(where, made)
+            node.metadata_props.update(where.metadata_props)
+            self._graph.insert_before(where, node)
             return value
         # A Slice follows the Shape that it reads, which was put there just before.
         behind = where.producer() if inputs[0] is where else inputs[0].producer()
         if behind is None:
-            self._graph.insert_before(self._graph[0], made)
+            self._graph.insert_before(self._graph[0], node)
         else:
-            made.metadata_props.update(behind.metadata_props)
-            self._graph.insert_after(behind, made)
+            node.metadata_props.update(behind.metadata_props)
+            self._graph.insert_after(behind, node)
         return value
 
 
@@ -173,9 +173,9 @@ def _is_long(vector: ir.Value, elements: Sequence[_Element]) -> bool:
 
 def _elements(vector: ir.Value) -> list[_Element] | None:
     """What a vector of sizes is made of, or None where that is not known element by element."""
-    known = known_ints(vector)
-    if known is not None:
-        return list(known) if vector.shape is None or len(vector.shape) == 1 else None
+    numbers = known_ints(vector)
+    if numbers is not None:
+        return list(numbers) if vector.shape is None or len(vector.shape) == 1 else None
     node = vector.producer()
     if node is None or node.domain not in ("", "ai.onnx"):
         return None

@@ -23,6 +23,7 @@ from attn_deploy.isolate import run_isolated
 
 TOOLS = ("onnxsim", "onnxslim")
 TIMEOUT_SECONDS = 300.0
+SIMPLIFIER = f"{__name__}:simplify_file"  # what the child process runs, as `attn_deploy.isolate` names it
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +53,25 @@ def simplify_model(model: onnx.ModelProto, *, timeout: float = TIMEOUT_SECONDS) 
             reasons.append(f"{tool} is not installed")
             continue
         try:
-            made = shorten_shape_arithmetic(_run(model, tool, timeout))
-            _keep_module_paths(model, made)
-            _same_interface(model, made, tool)
-            check_model(made, f"the graph simplified by {tool}")
+            simplified = shorten_shape_arithmetic(_run(model, tool, timeout))
+            _keep_module_paths(model, simplified)
+            _same_interface(model, simplified, tool)
+            check_model(simplified, f"the graph simplified by {tool}")
         except AttnDeployError as error:
             reasons.append(str(error))
             continue
-        if _computing(made) > _computing(model):
-            reasons.append(f"{tool} made the graph larger ({_computing(model)} to {_computing(made)} nodes)")
+        if _computing(simplified) > _computing(model):
+            reasons.append(f"{tool} made the graph larger ({_computing(model)} to {_computing(simplified)} nodes)")
             continue
-        return Simplified(made, tool, before, len(made.graph.node), "; ".join(reasons))
+        return Simplified(simplified, tool, before, len(simplified.graph.node), "; ".join(reasons))
     return Simplified(model, "", before, before, "; ".join(reasons))
 
 
-def _keep_module_paths(model: onnx.ModelProto, made: onnx.ModelProto) -> None:
-    """Give nodes their metadata back, which tell the module that they came from: simplifiers drop it."""
+def _keep_module_paths(model: onnx.ModelProto, simplified: onnx.ModelProto) -> None:
+    """Give nodes their metadata back, which names the module that they came from: simplifiers drop it."""
     by_name = {n.name: n for n in model.graph.node if n.name and n.metadata_props}
     by_output = {o: n for n in model.graph.node for o in n.output if n.metadata_props}
-    for node in made.graph.node:
+    for node in simplified.graph.node:
         source = by_name.get(node.name) or next((by_output[o] for o in node.output if o in by_output), None)
         if source is not None and not node.metadata_props:
             node.metadata_props.extend(source.metadata_props)
@@ -86,32 +87,33 @@ def _run(model: onnx.ModelProto, tool: str, timeout: float) -> onnx.ModelProto:
         source, target = Path(folder, "in.onnx"), Path(folder, "out.onnx")
         source.write_bytes(model.SerializeToString())
         run_isolated(
-            "attn_deploy.graph.simplify:_in_child",
+            SIMPLIFIER,
             {"source": str(source), "target": str(target), "tool": tool},
             what=f"simplifying with {tool}",
             timeout=timeout,
         )
-        return load_model(target)
+        return load_model(target, check_seal=False)
 
 
-def _in_child(emit: Callable[[dict[str, Any]], None], source: str, target: str, tool: str) -> None:
+def simplify_file(emit: Callable[[dict[str, Any]], None], source: str, target: str, tool: str) -> None:
+    """Simplify a file with a tool, in this process; see `SIMPLIFIER`."""
     model = onnx.load(source)
     if tool == "onnxsim":
         # onnxsim imports torch where it is installed, for bridges that are not used here: 1.5 s of this child's 2.5.
         sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
         import onnxsim
 
-        made, valid = onnxsim.simplify(model)
+        simplified, valid = onnxsim.simplify(model)
         if not valid:
-            raise GraphError("onnxsim found its own result to differ from the original")
+            raise GraphError("onnxsim's own check says that its result differs from the original")
     else:
         import onnxslim
 
-        made = onnxslim.slim(model)
-    onnx.save(made, target)
+        simplified = onnxslim.slim(model)
+    onnx.save(simplified, target)
 
 
-def _same_interface(model: onnx.ModelProto, made: onnx.ModelProto, tool: str) -> None:
+def _same_interface(model: onnx.ModelProto, simplified: onnx.ModelProto, tool: str) -> None:
     def interface(m: onnx.ModelProto) -> list[tuple[str, int, tuple[str | int, ...]]]:
         initializers = {i.name for i in m.graph.initializer}
         values = [v for v in m.graph.input if v.name not in initializers] + list(m.graph.output)
@@ -127,7 +129,7 @@ def _same_interface(model: onnx.ModelProto, made: onnx.ModelProto, tool: str) ->
     def opsets(m: onnx.ModelProto) -> dict[str, int]:
         return {o.domain: o.version for o in m.opset_import if o.domain in ("", "ai.onnx")}
 
-    if interface(model) != interface(made):
-        raise GraphError(f"{tool} changed the inputs or outputs from {interface(model)} to {interface(made)}")
-    if opsets(model) != opsets(made):
-        raise GraphError(f"{tool} changed the opset from {opsets(model)} to {opsets(made)}")
+    if interface(model) != interface(simplified):
+        raise GraphError(f"{tool} changed the inputs or outputs from {interface(model)} to {interface(simplified)}")
+    if opsets(model) != opsets(simplified):
+        raise GraphError(f"{tool} changed the opset from {opsets(model)} to {opsets(simplified)}")

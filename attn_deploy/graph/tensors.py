@@ -21,10 +21,10 @@ _LARGEST = 1 << 20  # elements of a tensor that is computed here: sizes, masks a
 
 @dataclass(frozen=True, slots=True)
 class GraphTensors:
-    """What shape inference finds.
+    """Shapes and types by inference.
 
     Attributes:
-        shapes: by tensor name; a tensor whose shape cannot be told is missing.
+        shapes: by tensor name; a tensor whose shape is unknown is missing.
         types: ONNX element types by tensor name.
     """
 
@@ -43,25 +43,25 @@ def infer_tensors(model: onnx.ModelProto, sizes: Mapping[str, Shape]) -> GraphTe
         _set_shape(value, sizes)
     for value in fixed.graph.output:
         value.type.tensor_type.ClearField("shape")
-    made = [o for n in model.graph.node for o in n.output if o]
-    found = _inferred(fixed, model, sizes)
-    while any(o not in found.shapes for o in made):
+    names = [o for n in model.graph.node for o in n.output if o]
+    tensors = _inferred(fixed, model, sizes)
+    while any(o not in tensors.shapes for o in names):
         # The library follows sums and products of sizes, and stops at comparisons, masks and casts of them.
-        if not _fold(fixed, found.shapes):
+        if not _fold(fixed, tensors.shapes):
             break
-        found = _inferred(fixed, model, sizes)
-    return found
+        tensors = _inferred(fixed, model, sizes)
+    return tensors
 
 
 def _set_shape(value: onnx.ValueInfoProto, sizes: Mapping[str, Shape]) -> None:
-    given, dims = sizes.get(value.name), value.type.tensor_type.shape.dim
-    if given is None:
+    wanted, dims = sizes.get(value.name), value.type.tensor_type.shape.dim
+    if wanted is None:
         return
     fixed = [d.dim_value if d.HasField("dim_value") else None for d in dims]
-    if len(given) != len(fixed) or any(d not in (None, n) for d, n in zip(fixed, given, strict=True)):
-        told = ", ".join(d.dim_param or "?" if n is None else str(n) for d, n in zip(dims, fixed, strict=True))
-        raise GraphError(f"the graph does not take {value.name} {'x'.join(map(str, given))}: it takes ({told}).")
-    for dim, extent in zip(dims, given, strict=True):
+    if len(wanted) != len(fixed) or any(d not in (None, n) for d, n in zip(fixed, wanted, strict=True)):
+        shape = ", ".join(d.dim_param or "?" if n is None else str(n) for d, n in zip(dims, fixed, strict=True))
+        raise GraphError(f"the graph does not take {value.name} {'x'.join(map(str, wanted))}: it takes ({shape}).")
+    for dim, extent in zip(dims, wanted, strict=True):
         dim.dim_value = extent
 
 
@@ -70,8 +70,8 @@ def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = onnx.GraphProto(name=model.graph.name)
     graph.node.extend(model.graph.node)
     graph.output.extend(model.graph.output)
-    given = {i.name for i in model.graph.initializer}
-    graph.input.extend(v for v in model.graph.input if v.name not in given)
+    constants = {i.name for i in model.graph.initializer}
+    graph.input.extend(v for v in model.graph.input if v.name not in constants)
     for tensor in model.graph.initializer:
         if math.prod(tensor.dims) > _SIZES:
             graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
@@ -86,9 +86,9 @@ def _inferred(fixed: onnx.ModelProto, model: onnx.ModelProto, sizes: Mapping[str
     try:
         inferred = onnx.shape_inference.infer_shapes(fixed, data_prop=True, strict_mode=True).graph
     except onnx.shape_inference.InferenceError as error:
-        told = ", ".join(f"{n} {'x'.join(map(str, s))}" for n, s in sizes.items())
+        shown = ", ".join(f"{n} {'x'.join(map(str, s))}" for n, s in sizes.items())
         raise GraphError(
-            f"the graph does not take {told}: {str(error).splitlines()[0]} Give other sizes with --input."
+            f"the graph does not take {shown}: {str(error).splitlines()[0]} Give other sizes with --input."
         ) from error
     shapes = {i.name: tuple(i.dims) for i in model.graph.initializer}
     types = {i.name: i.data_type for i in model.graph.initializer}
@@ -124,12 +124,12 @@ def _fold(fixed: onnx.ModelProto, shapes: Mapping[str, Shape]) -> bool:
             stand_in: NDArray[np.generic] = np.broadcast_to(np.zeros((), np.float32), shapes[node.input[0]])
             inputs = {node.input[0]: stand_in}
         else:
-            given = {n: value(n) for n in node.input if n}
-            if not given or any(v is None for v in given.values()):
+            operands = {n: value(n) for n in node.input if n}
+            if not operands or any(v is None for v in operands.values()):
                 continue
             if any(math.prod(shapes.get(o, ())) > _LARGEST for o in node.output):
                 continue
-            inputs = {n: v for n, v in given.items() if v is not None}
+            inputs = {n: v for n, v in operands.items() if v is not None}
         outputs = _computed(fixed, node, inputs)
         if not outputs:
             continue
@@ -157,7 +157,7 @@ def _computed(
     )
     single = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
     try:
-        made = ReferenceEvaluator(single).run(None, dict(inputs))
-    except Exception:  # its operators raise whatever numpy raises; the shape then stays unknown, which is told
+        results = ReferenceEvaluator(single).run(None, dict(inputs))
+    except Exception:  # its operators raise whatever numpy raises; the shape then stays unknown, which the caller sees
         return {}
-    return {n: np.asarray(v) for n, v in zip(node.output, made, strict=True)}
+    return {n: np.asarray(v) for n, v in zip(node.output, results, strict=True)}

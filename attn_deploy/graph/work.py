@@ -128,7 +128,7 @@ def graph_work(graph: Path | str | onnx.ModelProto, shapes: Mapping[str, Shape])
     model = graph if isinstance(graph, onnx.ModelProto) else load_model(Path(graph))
     tensors = _tensors(model, shapes)
     nodes = _nodes(model, tensors)
-    made = {o for n in model.graph.node for o in n.output}
+    results = {o for n in model.graph.node for o in n.output}
     by_precision: collections.Counter[str] = collections.Counter()
     dequantized = {o for n in model.graph.node if n.op_type == "DequantizeLinear" for o in n.output}
     stored = {o: n.input[0] for n in model.graph.node if n.op_type == "DequantizeLinear" for o in n.output}
@@ -147,7 +147,7 @@ def graph_work(graph: Path | str | onnx.ModelProto, shapes: Mapping[str, Shape])
         macs=sum(w.macs or 0 for w in nodes),
         macs_by_precision=dict(sorted(by_precision.items())),
         input_bytes=sum(_size(n, tensors) or 0 for n in inputs),
-        output_bytes=sum(_size(o.name, tensors) or 0 for o in model.graph.output if o.name in made),
+        output_bytes=sum(_size(o.name, tensors) or 0 for o in model.graph.output if o.name in results),
         weight_bytes=_weights(model, tensors),
         unfused_bytes=sum(w.bytes or 0 for w in nodes),
         nodes=sum(
@@ -181,14 +181,14 @@ def _tensors(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> GraphTensor
 
 
 def _nodes(model: onnx.ModelProto, tensors: GraphTensors) -> tuple[NodeWork, ...]:
-    found = []
+    nodes = []
     for node in model.graph.node:
         moved: int | None = 0
         if node.op_type not in _VIEWS:
             sizes = [_size(n, tensors) for n in (*dict.fromkeys(node.input), *node.output) if n]
             moved = None if None in sizes else sum(s or 0 for s in sizes)
-        found.append(NodeWork(node.name, node.op_type, node_module(node), node_macs(node, tensors.shapes), moved))
-    return tuple(found)
+        nodes.append(NodeWork(node.name, node.op_type, node_module(node), node_macs(node, tensors.shapes), moved))
+    return tuple(nodes)
 
 
 def _live(model: onnx.ModelProto, inputs: Sequence[str]) -> set[str]:

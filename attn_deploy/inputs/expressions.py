@@ -13,7 +13,7 @@ def evaluate(expression: str | int, values: Mapping[str, Any]) -> int:
     """The integer that a shape expression gives for known axes and arguments.
 
     Raises:
-        InvalidRequestError: if the expression uses an unknown name or anything but + - * //.
+        InvalidRequestError: if the expression uses an unknown name or anything but + - * // and **.
     """
     if isinstance(expression, int):
         return expression
@@ -22,6 +22,7 @@ def evaluate(expression: str | int, values: Mapping[str, Any]) -> int:
         ast.Sub: lambda a, b: a - b,
         ast.Mult: lambda a, b: a * b,
         ast.FloorDiv: lambda a, b: a // b,
+        ast.Pow: _power,
     }
 
     def walk(node: ast.expr) -> int:
@@ -43,7 +44,20 @@ def evaluate(expression: str | int, values: Mapping[str, Any]) -> int:
             return operators[type(node.op)](walk(node.left), walk(node.right))
         raise InvalidRequestError(
             f"the shape expression {expression!r} cannot be read: {ast.unparse(node)!r} is neither an axis nor an "
-            f"argument (known: {', '.join(values)}), and only + - * // are allowed."
+            f"argument (known: {', '.join(values)}), and only + - * // ** are allowed."
         )
 
-    return walk(ast.parse(expression, mode="eval").body)
+    try:
+        return walk(ast.parse(expression, mode="eval").body)
+    except InvalidRequestError:
+        raise
+    except Exception as error:  # what is no expression, a division by zero, a thousand brackets
+        raise InvalidRequestError(
+            f"the shape expression {expression[:80]!r} cannot be evaluated: {error or type(error).__name__}."
+        ) from error
+
+
+def _power(base: int, exponent: int) -> int:
+    if not 0 <= exponent <= 64 or abs(base) > 1 << 16:
+        raise ValueError(f"{base} ** {exponent} is no extent of an axis")
+    return int(base**exponent)

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attn_deploy.inputs.tensors import Arrays, TensorInput, fit_size
+from attn_deploy.inputs.expressions import evaluate
+from attn_deploy.inputs.tensors import Arrays, TensorInput, fit_size, symbols_of
 
+_LEVEL_REACH = 4  # an axis that is more times as long as its symbol is verified at smaller extents of the symbol
 _AT_A_TIME = 1 << 22  # values of a test tensor that are drawn at once
 _Shape = tuple[int, ...]
 
@@ -47,7 +49,9 @@ def verification_sizes(inputs: Sequence[TensorInput], symbols: Sequence[str], co
             traced = first.sizes[symbol]
             base = pattern.get(symbol[0], (6, 11, 7, 13))[k % 4]
             if symbol[0] != "N":  # stay near the traced scale, so that a model traced at 224 is not judged at 9
-                base = max(1, round(base * max(1.0, traced / 22)))
+                reach = max(_reach(symbol, d) for i in inputs for d in i.dims)
+                # so for the finest level of a pyramid, not for the coarsest, whose extent the symbol stands for
+                base = max(1, round(base * max(1.0, traced / 22) * min(1.0, _LEVEL_REACH / reach)))
             value = fit_size(base, symbol, first)
             if value == traced:
                 value = fit_size(value + 1, symbol, first)
@@ -55,6 +59,14 @@ def verification_sizes(inputs: Sequence[TensorInput], symbols: Sequence[str], co
         if sizes not in chosen:
             chosen.append(sizes)
     return chosen
+
+
+def _reach(symbol: str, dim: int | str) -> int:
+    """How much an axis grows with a symbol: 4 for H in ``"4*H"``, 1 where it does not depend on it."""
+    if symbol not in symbols_of(dim):
+        return 1
+    one, two = (evaluate(dim, {**dict.fromkeys(symbols_of(dim), 1), symbol: n}) for n in (1, 2))
+    return max(1, two - one)
 
 
 def verification_batches(
@@ -107,31 +119,31 @@ def example_arrays(
     return arrays
 
 
-def ramped(shape: _Shape, dtype: str = "float32", seed: int = 0) -> NDArray[Any]:
+def ramped(shape: _Shape, dtype: str = "float32", seed: int = 0, bound: int | None = None) -> NDArray[Any]:
     """A test tensor: noise plus an offset for each channel plus ramps along the spatial axes.
 
     Zero-mean noise hides a baked pooling window, because every window's mean is near zero; with offsets and ramps each
     position and each channel has its own mean.
     """
-    return _ramps(np.random.default_rng(seed), shape, dtype)
+    return _ramps(np.random.default_rng(seed), shape, dtype, bound)
 
 
-def _ramps(rng: np.random.Generator, shape: _Shape, dtype: str) -> NDArray[Any]:
+def _ramps(rng: np.random.Generator, shape: _Shape, dtype: str, bound: int | None = None) -> NDArray[Any]:
     rows = max(1, _AT_A_TIME // max(1, math.prod(shape[1:])))
     if not shape or shape[0] <= rows:
-        return _ramped(rng, shape, dtype)
+        return _ramped(rng, shape, dtype, bound)
     # Drawn in double precision, which of a whole large tensor takes five times its memory.
     values = np.empty(shape, dtype)
     for start in range(0, shape[0], rows):
-        values[start : start + rows] = _ramped(rng, (min(rows, shape[0] - start), *shape[1:]), dtype)
+        values[start : start + rows] = _ramped(rng, (min(rows, shape[0] - start), *shape[1:]), dtype, bound)
     return values
 
 
-def _ramped(rng: np.random.Generator, shape: _Shape, dtype: str) -> NDArray[Any]:
+def _ramped(rng: np.random.Generator, shape: _Shape, dtype: str, bound: int | None) -> NDArray[Any]:
     if dtype == "bool":
         return rng.random(shape) < 0.5
     if np.issubdtype(np.dtype(dtype), np.integer):
-        return rng.integers(0, 8, shape).astype(dtype)
+        return rng.integers(0, 8 if bound is None else bound, shape).astype(dtype)
     values = rng.standard_normal(shape)
     for axis in range(1, len(shape)):
         extent = shape[axis]
@@ -149,17 +161,18 @@ def _draws(tensor: TensorInput) -> tuple[_Draw, ...]:
         return tuple(lambda _rng, shape, v=v: _tiled(v, shape) for v in tensor.values)
 
     def ordinary(rng: np.random.Generator, shape: _Shape) -> NDArray[Any]:
-        return _ramps(rng, shape, tensor.dtype)
+        return _ramps(rng, shape, tensor.dtype, tensor.bound)
 
     if tensor.dtype == "bool":
         return (ordinary, _right_padding, _left_padding, _causal, _nothing, _all, _single)
     if np.issubdtype(np.dtype(tensor.dtype), np.integer) and tensor.dtype not in ("uint8", "int8"):
-        return (ordinary, *(_of_type(d, tensor.dtype) for d in (_sorted, _repeated, _counting)))
+        bound = 8 if tensor.bound is None else tensor.bound
+        return (ordinary, *(_of_type(d, tensor.dtype, bound) for d in (_sorted, _repeated, _counting)))
     return (ordinary,)
 
 
-def _of_type(draw: _Draw, dtype: str) -> _Draw:
-    return lambda rng, shape: draw(rng, shape).astype(dtype)
+def _of_type(draw: _Draw, dtype: str, bound: int) -> _Draw:
+    return lambda rng, shape: (draw(rng, shape) % bound).astype(dtype)
 
 
 def _tiled(values: NDArray[Any], shape: _Shape) -> NDArray[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,6 +34,7 @@ class TensorInput:
         multiple: what the extent of a symbol must be a multiple of.
         named: whether the name was given; one without goes to forward by position.
         assumed: whether nobody said which axes move, so that those as long as an image may be tried to move with it.
+        bound: integers of test tensors are below this; None for what is usual.
         values: the user's own values, each an array of the input's rank; test tensors are made of them (see
             `attn_deploy.inputs.user_samples`).
     """
@@ -45,6 +47,7 @@ class TensorInput:
     multiple: Mapping[str, int]
     named: bool = True
     assumed: bool = False
+    bound: int | None = None
     values: tuple[NDArray[Any], ...] = field(default=(), compare=False)
 
     def shape(self, sizes: Mapping[str, int] | None = None) -> tuple[int, ...]:
@@ -67,13 +70,15 @@ def inputs_for_spec(spec: ModelSpec, settings: Mapping[str, Any]) -> tuple[Tenso
     """The concrete inputs of a registry entry under the given constructor arguments."""
     minimum = {k: evaluate(v, settings) for k, v in spec.minimum.items()}
     multiple = {k: evaluate(v, settings) for k, v in spec.multiple.items()}
-    sizes = {k: _fitted(int(v), minimum.get(k, 1), multiple.get(k, 1)) for k, v in spec.sizes.items()}
+    sizes = {k: _traced(int(v), minimum.get(k, 1), multiple.get(k, 1)) for k, v in spec.sizes.items()}
     inputs = []
     for entry in spec.inputs:
-        for index in range(_count(entry, settings)):
-            values = {**settings, "i": index} if entry.repeat else settings
+        count = _count(entry, settings)
+        for index in range(count):
+            values = {**settings, "i": index, "count": count} if entry.repeat else settings
             name = f"{entry.name}{index}" if entry.repeat else entry.name
-            dims = tuple(_with_arguments(d, values) if symbols_of(d) else evaluate(d, values) for d in entry.shape)
+            shape = [d.replace("{i}", str(index)) if isinstance(d, str) else d for d in entry.shape]
+            dims = tuple(_with_arguments(d, values) if symbols_of(d) else evaluate(d, values) for d in shape)
             inputs.append(TensorInput(name, dims, entry.dtype, sizes, minimum, multiple))
     return tuple(inputs)
 
@@ -87,8 +92,19 @@ def _count(entry: Input, settings: Mapping[str, Any]) -> int:
 
 def _with_arguments(expression: int | str, settings: Mapping[str, Any]) -> str:
     """Constructor arguments in a symbolic axis as numbers: ``"ratio*H"`` becomes ``"2*H"``, or ``"H"`` for 1."""
-    numbers = re.sub(r"\b[a-z]\w*\b", lambda name: str(evaluate(name[0], settings)), str(expression))
-    return re.sub(r"\b1\*", "", numbers)
+
+    def numbered(node: ast.expr) -> str:
+        text = ast.unparse(node)
+        if not symbols_of(text):
+            return str(evaluate(text, settings))
+        if not isinstance(node, ast.BinOp):
+            return text
+        left, right = numbered(node.left), numbered(node.right)
+        if isinstance(node.op, ast.Mult) and "1" in (left, right):
+            return right if left == "1" else left
+        return ast.unparse(ast.BinOp(ast.parse(left, mode="eval").body, node.op, ast.parse(right, mode="eval").body))
+
+    return numbered(ast.parse(str(expression), mode="eval").body).replace(" ", "")
 
 
 def tied_to_maps(inputs: Sequence[TensorInput], moving: Iterable[str]) -> list[tuple[TensorInput, ...]]:
@@ -154,8 +170,17 @@ def fit_size(value: int, symbol: str, tensor: TensorInput) -> int:
     return _fitted(value, tensor.minimum.get(symbol, 1), tensor.multiple.get(symbol, 1))
 
 
+def _traced(value: int, least: int, step: int) -> int:
+    return _fitted(max(value, 2 * step) if step > 1 else value, least, step)
+
+
 def _fitted(value: int, least: int, step: int) -> int:
     return -(-max(value, least) // step) * step
+
+
+def traced_size(value: int, symbol: str, entry: TensorInput) -> int:
+    """As `fit_size`, and at least two multiples: torch.export takes an extent of one window or cell for a constant."""
+    return _traced(value, entry.minimum.get(symbol, 1), entry.multiple.get(symbol, 1))
 
 
 def bounds(symbol: str, tensor: TensorInput) -> tuple[int, int]:

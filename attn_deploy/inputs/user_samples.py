@@ -17,6 +17,7 @@ from attn_deploy.errors import InvalidRequestError
 from attn_deploy.inputs.tensors import TensorInput
 
 Sample = Mapping[str, NDArray[Any]]
+_MEMORY = 1 << 34  # bytes of all arrays of a file, at most
 
 
 def parse_samples(texts: Sequence[str | Path | Sample] | None) -> tuple[Sample, ...]:
@@ -34,11 +35,7 @@ def _read(text: str | Path | Sample) -> Sample:
     if isinstance(text, Mapping):
         return {n: np.asarray(v) for n, v in text.items()}
     if isinstance(text, Path) or text.endswith(".npz"):
-        try:
-            with np.load(text, allow_pickle=False) as archive:
-                return {n: archive[n] for n in archive.files}
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise InvalidRequestError(f"--sample {text}: cannot be read as an .npz of arrays: {error}.") from error
+        return load_arrays(Path(text))
     match = re.fullmatch(r"\s*([A-Za-z_][\w.]*)\s*=\s*(.+)", text, re.DOTALL)
     if match is None:
         raise InvalidRequestError(
@@ -51,6 +48,40 @@ def _read(text: str | Path | Sample) -> Sample:
         raise InvalidRequestError(
             f"--sample {text!r}: {values!r} is no list of numbers; write 60,90 or [[true, false]]."
         ) from error
+
+
+def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an ``.npz``: numbers and booleans only.
+
+    Raises:
+        InvalidRequestError: naming the member that is something else, or why the file cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(i.file_size for i in archive.infolist())
+        if size > _MEMORY:
+            raise InvalidRequestError(f"{path} unpacks to {size:,} bytes, more than the {_MEMORY:,} that are read.")
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except InvalidRequestError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        AttributeError,
+        TypeError,
+        KeyError,
+        EOFError,
+        MemoryError,
+        zipfile.BadZipFile,
+    ) as error:
+        raise InvalidRequestError(f"{path} cannot be read as an .npz of arrays: {error}") from error
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biuf":
+            raise InvalidRequestError(
+                f"{path}: {name!r} is {array.dtype} of shape {array.shape}; only numbers and booleans can be used."
+            )
+    return arrays
 
 
 def with_samples(inputs: Sequence[TensorInput], samples: Sequence[Sample], owner: str) -> tuple[TensorInput, ...]:

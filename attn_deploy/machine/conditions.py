@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from attn_deploy.isolate import available_memory as available_memory
 from attn_deploy.machine.environment import load_average
 from attn_deploy.machine.state import GpuState, MachineState
 
@@ -32,12 +33,12 @@ def machine_state() -> MachineState:
 def cpu_mhz() -> float | None:
     """Mean clock of the cores that this process may use; None where the system does not tell."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    found = [_scaling(core) for core in cores]
-    known = [f for f in found if f is not None]
-    if not known:
+    clocks = [_scaling(core) for core in cores]
+    readings = [f for f in clocks if f is not None]
+    if not readings:
         listed = re.findall(r"^cpu MHz\s*:\s*([\d.]+)", _read(Path("/proc/cpuinfo")), re.MULTILINE)
-        known = [float(listed[c]) for c in cores if c < len(listed)]
-    return round(sum(known) / len(known), 1) if known else None
+        readings = [float(listed[c]) for c in cores if c < len(listed)]
+    return round(sum(readings) / len(readings), 1) if readings else None
 
 
 def gpu_states() -> tuple[GpuState, ...]:
@@ -74,36 +75,6 @@ def forget_peak() -> None:
     """Let `peak_host_memory` begin anew, where the system can."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
-def limit_memory(limit: int | None, *, guess: bool) -> None:
-    """Let allocations fail before the machine runs out of memory, and be the first that the system ends if it does.
-
-    A process that asks for too much then gets an error, which its row tells, and nobody else is ended in its place.
-
-    Args:
-        limit: bytes of data; None for what is free now, or no limit.
-        guess: whether that is what is free.
-    """
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-    free = limit if limit is not None else available_memory() if guess else None
-    if free is not None and hasattr(resource, "RLIMIT_DATA"):
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        wanted = free if hard == resource.RLIM_INFINITY else min(free, hard)
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
-
-
-def available_memory() -> int | None:
-    """Bytes that can be had without swapping: of the machine, or of the container where that has less."""
-    match = re.search(r"^MemAvailable:\s*(\d+) kB", _read(Path("/proc/meminfo")), re.MULTILINE)
-    free = int(match[1]) * 1024 if match else None
-    most, used = (_read(Path("/sys/fs/cgroup") / f"memory.{n}").strip() for n in ("max", "current"))
-    if most.isdigit() and used.isdigit():
-        left = max(0, int(most) - int(used))
-        return left if free is None else min(free, left)
-    return free
 
 
 @contextlib.contextmanager

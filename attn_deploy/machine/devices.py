@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from attn_deploy.errors import InvalidRequestError, PrecisionError
+from attn_deploy.files import typed
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -134,19 +135,7 @@ class DeviceProfile:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DeviceProfile:
         """The inverse of `to_dict`, after JSON too, which knows neither tuples nor keys that are numbers."""
-        build = dict(data["build"])
-        limits = {
-            int(n): DeviceLimits(t["peaks_tflops"], t["bandwidth_gbs"], _caches(t)) for n, t in data["threads"].items()
-        }
-        return cls(
-            **{
-                **data,
-                "precisions": tuple(data["precisions"]),
-                "build": DeviceBuild(**{**build, "batch": tuple(build["batch"])}),
-                "caches": _caches(data),
-                "threads": limits,
-            }
-        )
+        return typed(data, cls)
 
 
 def list_devices() -> tuple[str, ...]:
@@ -165,15 +154,15 @@ def load_device(name: str) -> DeviceProfile:
     """
     if name.endswith(".toml"):
         return read_device(Path(name))
-    known = {_plain(n): n for n in list_devices()}
-    found = known.get(_plain(name))
-    if found is None:
-        close = difflib.get_close_matches(_plain(name), known, n=1)
-        hint = f"; did you mean {known[close[0]]!r}?" if close else "."
+    names = {_plain(n): n for n in list_devices()}
+    stem = names.get(_plain(name))
+    if stem is None:
+        close = difflib.get_close_matches(_plain(name), names, n=1)
+        hint = f"; did you mean {names[close[0]]!r}?" if close else "."
         raise InvalidRequestError(
-            f"the device {name!r} is unknown{hint} Known: {', '.join(known.values())}; or name a .toml file of your own."
+            f"the device {name!r} is unknown{hint} Known: {', '.join(names.values())}; or name a .toml file of your own."
         )
-    return read_device(DEVICES / f"{found}.toml")
+    return read_device(DEVICES / f"{stem}.toml")
 
 
 def read_device(path: Path) -> DeviceProfile:
@@ -190,7 +179,7 @@ def read_device(path: Path) -> DeviceProfile:
             f"{', '.join(list_devices())}."
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequestError(f"the device profile {path} is no TOML: {error}.") from error
+        raise InvalidRequestError(f"the device profile {path} is not valid TOML: {error}.") from error
     wrong = _fault(data)
     if wrong:
         raise InvalidRequestError(f"the device profile {path} {wrong}.")
@@ -238,7 +227,7 @@ def _fault(data: Mapping[str, Any]) -> str:
         ),
         (
             not set(data["precisions"]) | set(peaks) <= set(PRECISIONS),
-            f"names a precision that is none of {', '.join(PRECISIONS)}",
+            f"names a precision other than {', '.join(PRECISIONS)}",
         ),
         (
             any(isinstance(v, bool) or not isinstance(v, (int, float)) or v <= 0 for v in numbers.values()),
@@ -268,7 +257,7 @@ def _limits_fault(table: Any) -> str:
     if not pairs or any(isinstance(v, bool) or not isinstance(v, (int, float)) or v <= 0 for c in caches for v in c):
         return f"has the caches {caches!r}; write pairs of MiB and 10^9 bytes a second, as in [[1, 80], [16, 40]]"
     if "bandwidth_gbs" in table and not isinstance(table["bandwidth_gbs"], (int, float)):
-        return f"has the bandwidth {table['bandwidth_gbs']!r}, which is no number"
+        return f"has the bandwidth {table['bandwidth_gbs']!r}, which is not a number"
     peaks = table.get("peaks_tflops", {})
     if not isinstance(peaks, Mapping) or not all(isinstance(p, (int, float)) and p > 0 for p in peaks.values()):
         return "needs a number above 0 for each precision in peaks_tflops"

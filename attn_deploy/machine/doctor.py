@@ -63,7 +63,6 @@ PACKAGES = (
     Package("PIL", ("pillow",), "10", "attn-deploy[data]", "folders of images"),
     Package("onnxsim", ("onnxsim",), "0.8", "attn-deploy[simplify]", "simplifying"),
     Package("onnxslim", ("onnxslim",), "0.1.90", "attn-deploy[simplify]", "simplifying, second choice"),
-    Package("pebble", ("pebble",), "5.1", "attn-deploy[matrix]", "the processes of the compatibility matrix"),
     Package(
         "tensorrt_rtx",
         ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings"),
@@ -85,7 +84,7 @@ PACKAGES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class PackageCheck:
     """One line of the answer.
 
     Attributes:
@@ -111,7 +110,7 @@ class DoctorReport:
     """What is installed and works."""
 
     environment: Environment
-    checks: tuple[Check, ...]
+    checks: tuple[PackageCheck, ...]
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -119,7 +118,7 @@ class DoctorReport:
         """Whether nothing that is installed is broken."""
         return all(c.state != "broken" for c in self.checks)
 
-    def check(self, name: str) -> Check:
+    def check(self, name: str) -> PackageCheck:
         """The check of that name."""
         return next(c for c in self.checks if c.name == name)
 
@@ -128,18 +127,18 @@ class DoctorReport:
         return {**asdict(self), "healthy": self.healthy}
 
 
-def diagnose(progress: Callable[[str], None] | None = None) -> DoctorReport:
+def examine_machine(progress: Callable[[str], None] | None = None) -> DoctorReport:
     """Look at this installation.
 
     Args:
         progress: called with a few words at each step.
     """
-    tell = progress or (lambda _: None)
-    tell("looking at the machine")
+    report = progress or (lambda _: None)
+    report("looking at the machine")
     environment = describe_environment()
     installed = {p.name: _installed(p) for p in PACKAGES}
     present = [p for p in PACKAGES if installed[p.name]]
-    tell(f"trying {', '.join(p.name for p in present)}")
+    report(f"trying {', '.join(p.name for p in present)}")
     with ThreadPoolExecutor(max_workers=2) as pool:  # the children do the work, and most machines have two cores
         probed = dict(zip((p.name for p in present), pool.map(_probe, present), strict=True))
     checks = [_python_check(), _gpu_check(environment)]
@@ -150,32 +149,32 @@ def diagnose(progress: Callable[[str], None] | None = None) -> DoctorReport:
     return DoctorReport(environment, tuple(checks))
 
 
-def judge(package: Package, installed: Mapping[str, str], facts: Mapping[str, Any]) -> Check:
+def judge(package: Package, installed: Mapping[str, str], facts: Mapping[str, Any]) -> PackageCheck:
     """The check of an installed package, from its distributions and what its probe said."""
     name, version = package.name, next(iter(installed.values()))
-    told = ", ".join(f"{d} {v}" for d, v in installed.items()) if len(installed) > 1 else version
+    versions = ", ".join(f"{d} {v}" for d, v in installed.items()) if len(installed) > 1 else version
     reinstall = f"pip install --force-reinstall --no-deps {next(iter(installed))}"
     if name == "onnxruntime" and len(installed) > 1:
-        return Check(
+        return PackageCheck(
             name,
             "broken",
-            told,
+            versions,
             "two builds of one package are installed, and they overwrite each other's files",
             "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'attn-deploy[cpu]' or 'attn-deploy[gpu]'",
             facts,
         )
     if "error" in facts:
-        return Check(name, "broken", told, str(facts["error"]), facts.get("remedy") or reinstall, facts)
+        return PackageCheck(name, "broken", versions, str(facts["error"]), facts.get("remedy") or reinstall, facts)
     if version_key(version) < version_key(package.minimum):
         why = f"version {version} is older than {package.minimum}, the oldest that is supported"
-        return Check(name, "broken", told, why, f"pip install --upgrade {_quoted(package.install)}", facts)
+        return PackageCheck(name, "broken", versions, why, f"pip install --upgrade {_quoted(package.install)}", facts)
     state: State = "warning" if facts.get("warning") else "ok"
-    return Check(name, state, told, facts.get("detail") or package.purpose, facts.get("remedy", ""), facts)
+    return PackageCheck(name, state, versions, facts.get("detail") or package.purpose, facts.get("remedy", ""), facts)
 
 
-def compatibility(checks: Mapping[str, Check], environment: Environment) -> list[Check]:
+def compatibility(checks: Mapping[str, PackageCheck], environment: Environment) -> list[PackageCheck]:
     """Checks of versions with each other."""
-    found = []
+    findings = []
     onnx, ort = checks["onnx"].facts, checks["onnxruntime"].facts
     if "max_opset" in onnx and "max_opset" in ort:
         detail = (
@@ -184,36 +183,36 @@ def compatibility(checks: Mapping[str, Check], environment: Environment) -> list
         )
         state: State = "ok" if ort["max_opset"] >= MAX_OPSET else "warning"
         remedy = "" if state == "ok" else f"for opsets up to {MAX_OPSET}: pip install --upgrade onnxruntime"
-        found.append(Check("opsets", state, f"up to {ort['max_opset']}", detail, remedy))
-    found += _gpu_pairs(checks, environment)
-    return found
+        findings.append(PackageCheck("opsets", state, f"up to {ort['max_opset']}", detail, remedy))
+    findings += _gpu_pairs(checks, environment)
+    return findings
 
 
-def _gpu_pairs(checks: Mapping[str, Check], environment: Environment) -> list[Check]:
+def _gpu_pairs(checks: Mapping[str, PackageCheck], environment: Environment) -> list[PackageCheck]:
     """Checks of packages with the GPU and its driver; none without a GPU."""
-    found = []
+    findings = []
     torch = checks["torch"].facts
     if environment.gpus and torch.get("cuda") and environment.cuda:
         wanted, served = str(torch["cuda"]), environment.cuda
         works = int(wanted.split(".")[0]) <= int(served.split(".")[0])
         detail = f"torch is built for CUDA {wanted}, the driver serves up to CUDA {served}"
         remedy = "" if works else "install a newer driver, or a torch build for an older CUDA"
-        found.append(Check("cuda", "ok" if works else "broken", served, detail, remedy))
+        findings.append(PackageCheck("cuda", "ok" if works else "broken", served, detail, remedy))
     for capability in dict.fromkeys(g.compute_capability for g in environment.gpus):
         if checks["tensorrt_rtx"].state == "ok" and capability not in RTX_CAPABILITIES:
             detail = (
                 f"TensorRT-RTX does not run engines on compute capability {capability}, only on "
                 f"{', '.join(RTX_CAPABILITIES)}"
             )
-            found.append(Check("rtx on gpu", "warning", capability, detail, "use TensorRT on this GPU"))
+            findings.append(PackageCheck("rtx on gpu", "warning", capability, detail, "use TensorRT on this GPU"))
     usable = checks["onnxruntime"].facts.get("usable", ())
     if environment.gpus and checks["onnxruntime"].state == "ok" and "CUDA" not in usable:
         detail = f"onnxruntime does not run on the GPU; providers that work: {', '.join(usable)}"
         remedy = "pip uninstall -y onnxruntime, then pip install 'attn-deploy[gpu]'"
         if "CUDA" in checks["onnxruntime"].facts.get("compiled_in", ()):
             remedy = "install CUDA and cuDNN of the versions that onnxruntime-gpu names when it is imported"
-        found.append(Check("onnxruntime on gpu", "warning", "", detail, remedy))
-    return found
+        findings.append(PackageCheck("onnxruntime on gpu", "warning", "", detail, remedy))
+    return findings
 
 
 def version_key(version: str) -> tuple[int, ...]:
@@ -223,15 +222,15 @@ def version_key(version: str) -> tuple[int, ...]:
 
 
 def _installed(package: Package) -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in package.distributions:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
     if package.name != "onnxruntime":  # elsewhere the first is a shell around the others
-        return dict(list(found.items())[:1])
-    return found
+        return dict(list(versions.items())[:1])
+    return versions
 
 
 def _probe(package: Package) -> dict[str, Any]:
@@ -247,27 +246,27 @@ def _probe(package: Package) -> dict[str, Any]:
     return dict(facts)
 
 
-def _missing(package: Package, environment: Environment) -> Check:
+def _missing(package: Package, environment: Environment) -> PackageCheck:
     install = package.install
     if package.name == "onnxruntime" and environment.gpus:
         install = "attn-deploy[gpu]"
-    return Check(package.name, "missing", "", f"not installed; needed for: {package.purpose}", _pip(install))
+    return PackageCheck(package.name, "missing", "", f"not installed; needed for: {package.purpose}", _pip(install))
 
 
-def _python_check() -> Check:
+def _python_check() -> PackageCheck:
     version = platform.python_version()
     if sys.version_info[:2] < MIN_PYTHON:
         wanted = ".".join(map(str, MIN_PYTHON))
-        return Check("python", "broken", version, f"older than {wanted}", f"use Python {wanted} or newer")
-    return Check("python", "ok", version, f"{platform.python_implementation()}, {platform.platform()}")
+        return PackageCheck("python", "broken", version, f"older than {wanted}", f"use Python {wanted} or newer")
+    return PackageCheck("python", "ok", version, f"{platform.python_implementation()}, {platform.platform()}")
 
 
-def _gpu_check(environment: Environment) -> Check:
+def _gpu_check(environment: Environment) -> PackageCheck:
     if not environment.gpus:
-        return Check("gpu", "missing", "", "nvidia-smi lists no NVIDIA GPU; engines can be built, not run")
+        return PackageCheck("gpu", "missing", "", "nvidia-smi lists no NVIDIA GPU; engines can be built, not run")
     names = ", ".join(f"{g.name} (compute capability {g.compute_capability})" for g in environment.gpus)
     driver = f"driver {environment.gpus[0].driver}, CUDA up to {environment.cuda or 'unknown'}"
-    return Check("gpu", "ok", names, driver)
+    return PackageCheck("gpu", "ok", names, driver)
 
 
 def _quoted(requirement: str) -> str:

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from attn_deploy.files import typed
+
 PACKAGES = (
     "attn-deploy",
     "torch",
@@ -53,7 +55,7 @@ ISA_FLAGS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Gpu:
+class GpuDescription:
     """One GPU as the driver describes it; clocks in MHz, memory in MiB, temperature in degrees Celsius."""
 
     name: str
@@ -93,7 +95,7 @@ class Environment:
     os: str
     python: str
     packages: Mapping[str, str] = field(default_factory=dict)
-    gpus: tuple[Gpu, ...] = ()
+    gpus: tuple[GpuDescription, ...] = ()
     cuda: str | None = None
     git_commit: str | None = None
 
@@ -109,10 +111,7 @@ class Environment:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Environment:
         """The inverse of `to_dict`."""
-        values = dict(data)
-        values["isa"] = tuple(values["isa"])
-        values["gpus"] = tuple(Gpu(**g) for g in values["gpus"])
-        return cls(**values)
+        return typed(data, cls)
 
 
 def describe_environment(directory: Path | None = None) -> Environment:
@@ -143,13 +142,13 @@ def describe_environment(directory: Path | None = None) -> Environment:
 
 def installed_versions(names: tuple[str, ...] = PACKAGES) -> dict[str, str]:
     """Versions of those distributions that are installed."""
-    found = {}
+    versions = {}
     for name in names:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def load_average() -> float | None:
@@ -189,7 +188,7 @@ def isa_flags(cpuinfo: str) -> tuple[str, ...]:
     return tuple(f for f in ISA_FLAGS if f in present)
 
 
-def find_gpus() -> tuple[tuple[Gpu, ...], str | None]:
+def find_gpus() -> tuple[tuple[GpuDescription, ...], str | None]:
     """The GPUs that nvidia-smi or the driver lists, and the newest CUDA version that the driver serves."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
@@ -200,25 +199,25 @@ def find_gpus() -> tuple[tuple[Gpu, ...], str | None]:
     return parse_gpus(listed), banner[1] if banner else None
 
 
-def _gpu_of_driver() -> tuple[tuple[Gpu, ...], str | None]:
+def _gpu_of_driver() -> tuple[tuple[GpuDescription, ...], str | None]:
     """What the driver itself says, where there is no nvidia-smi, as on a Jetson."""
     from attn_deploy.machine.gpu import find_gpu
 
-    found = find_gpu()
-    if found is None:
+    device = find_gpu()
+    if device is None:
         return (), None
-    digits = found.target.removeprefix("sm")
-    return (Gpu(found.name, "", f"{digits[:-1]}.{digits[-1]}", None, None, None, None),), found.driver
+    digits = device.target.removeprefix("sm")
+    return (GpuDescription(device.name, "", f"{digits[:-1]}.{digits[-1]}", None, None, None, None),), device.driver
 
 
-def parse_gpus(listed: str) -> tuple[Gpu, ...]:
+def parse_gpus(listed: str) -> tuple[GpuDescription, ...]:
     """The GPUs in nvidia-smi's CSV of name, driver, capability, memory, clock, highest clock and temperature."""
-    found = []
+    gpus = []
     for line in listed.splitlines():
         parts = [p.strip() for p in line.split(",")]
         if len(parts) == 7:
-            found.append(Gpu(parts[0], parts[1], parts[2], *(_integer(p) for p in parts[3:])))
-    return tuple(found)
+            gpus.append(GpuDescription(parts[0], parts[1], parts[2], *(_integer(p) for p in parts[3:])))
+    return tuple(gpus)
 
 
 def git_commit(directory: Path) -> str | None:

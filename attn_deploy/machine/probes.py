@@ -109,12 +109,12 @@ def _tensorrt(name: str, candidates: tuple[str, ...]) -> Facts:
         return facts
     logger = module.Logger(module.Logger.ERROR)
     try:
-        made = builder(logger)
+        instance = builder(logger)
     except Exception as error:  # full TensorRT wants a device for a builder
         facts["warning"] = True
         facts["detail"] = f"imports; a builder could not be made here: {_line(error)}"
         return facts
-    if made is None:
+    if instance is None:
         facts["error"] = "its builder could not be made"
         return facts
     facts["detail"] = "builds engines"

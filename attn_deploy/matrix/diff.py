@@ -18,7 +18,7 @@ from attn_deploy.matrix.record import MatrixRecord
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class CellChange:
     """A check of a cell whose status is another than before.
 
     Attributes:
@@ -48,8 +48,8 @@ class MatrixDiff:
         subset: whether cells and checks that were not asked for are left out.
     """
 
-    regressions: tuple[Change, ...]
-    fixed: tuple[Change, ...]
+    regressions: tuple[CellChange, ...]
+    fixed: tuple[CellChange, ...]
     added: tuple[CellId, ...]
     removed: tuple[CellId, ...]
     left_out: tuple[tuple[str, int], ...] = ()
@@ -80,16 +80,20 @@ def diff_records(old: MatrixRecord, new: MatrixRecord, *, subset: bool = False) 
         change = _worse(before[i], after[i], unasked)
         regressions += [change] if change is not None else []
     regressions += [
-        Change(i, after[i].failed_check, "missing", FAILED, after[i].reason) for i in added if after[i].status == FAILED
+        CellChange(i, after[i].failed_check, "missing", FAILED, after[i].reason)
+        for i in added
+        if after[i].status == FAILED
     ]
     wanted = _asked(removed, old, new) if subset else removed
     regressions += [
-        Change(i, before[i].failed_check or "export", before[i].status, "missing", "the newer record has no such cell.")
+        CellChange(
+            i, before[i].failed_check or "export", before[i].status, "missing", "the newer record has no such cell."
+        )
         for i in wanted
         if before[i].status != SKIPPED
     ]
     fixed = [
-        Change(i, before[i].failed_check or "export", before[i].status, PASSED, before[i].reason)
+        CellChange(i, before[i].failed_check or "export", before[i].status, PASSED, before[i].reason)
         for i in both
         if before[i].status != PASSED and after[i].status == PASSED
     ]
@@ -124,7 +128,7 @@ def _asked(cells: Sequence[CellId], old: MatrixRecord, new: MatrixRecord) -> lis
     ]
 
 
-def _worse(old: Cell, new: Cell, unasked: Collection[str]) -> Change | None:
+def _worse(old: Cell, new: Cell, unasked: Collection[str]) -> CellChange | None:
     """The first check of a cell that passed and does not any more."""
     for check in old.checks:
         if check.status != PASSED or (check.name in unasked and new.status == PASSED):
@@ -135,12 +139,12 @@ def _worse(old: Cell, new: Cell, unasked: Collection[str]) -> Change | None:
             reason = new.reason or (now.detail if now is not None else "the check was not made")
             failed = new.failed_check
             if now is None and failed:
-                return Change(new.id, failed, PASSED, new.status, reason)
-            return Change(new.id, check.name, PASSED, status, reason)
+                return CellChange(new.id, failed, PASSED, new.status, reason)
+            return CellChange(new.id, check.name, PASSED, status, reason)
     return None
 
 
-def left_out_text(found: MatrixDiff) -> str:
+def left_out_text(comparison: MatrixDiff) -> str:
     """Which checks were not compared, in one line."""
-    parts = [f"{name} in {count} cell{'' if count == 1 else 's'}" for name, count in found.left_out]
+    parts = [f"{name} in {count} cell{'' if count == 1 else 's'}" for name, count in comparison.left_out]
     return f"Not compared, because the newer run does not ask for it: {', '.join(parts)}."

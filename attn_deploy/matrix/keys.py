@@ -79,14 +79,14 @@ def _files(parsed: ModelName) -> list[Path]:
     if parsed.checkpoint is not None:
         path = Path(parsed.checkpoint)
         return [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".json"))
-    found: list[Path] = []
+    files: list[Path] = []
     if parsed.package is not None:
-        return found  # its version is in the key
+        return files  # its version is in the key
     for name in (parsed.base, parsed.slot):
         if name is not None:
             source = _source_of(registry.get(name).target.partition(":")[0])
-            found += [source] if source is not None else []
-    return found
+            files += [source] if source is not None else []
+    return files
 
 
 def _source_of(module: str) -> Path | None:
@@ -102,11 +102,11 @@ def _source_of(module: str) -> Path | None:
     return Path(spec.origin) if spec is not None and spec.origin and spec.origin.endswith(".py") else None
 
 
-def _collect(path: Path, found: set[Path]) -> None:
+def _collect(path: Path, files: set[Path]) -> None:
     """A file and those that it imports, as far as they are of the zoo or lie beside a user's own file."""
-    if path in found or not path.is_file():
+    if path in files or not path.is_file():
         return
-    found.add(path)
+    files.add(path)
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError):
@@ -114,7 +114,7 @@ def _collect(path: Path, found: set[Path]) -> None:
     for node in ast.walk(tree):
         for module in _imported(node):
             for candidate in _candidates(module, path):
-                _collect(candidate, found)
+                _collect(candidate, files)
 
 
 def _imported(node: ast.AST) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.matrix.cell import FAILED, PASSED, SKIPPED, Cell, CellId, sorted_cells
 from attn_deploy.matrix.options import MatrixOptions
-from attn_deploy.matrix.plan import make_plan
+from attn_deploy.matrix.plan import plan_matrix
 from attn_deploy.matrix.record import MatrixRecord
 
 _WORST_FIRST = (FAILED, SKIPPED, PASSED)
@@ -28,19 +28,19 @@ def merge_records(records: Sequence[MatrixRecord], *, partial: bool = False) -> 
         InvalidRequestError: if there is no record, or, unless ``partial``, if a cell is missing; the exit code is then 1.
     """
     if not records:
-        raise InvalidRequestError("there is no record to merge.")
+        raise InvalidRequestError("no record to merge.")
     cells: dict[CellId, Cell] = {}
     for record in records:
         for cell in record.cells:
-            known = cells.get(cell.id)
-            if known is None or _WORST_FIRST.index(cell.status) < _WORST_FIRST.index(known.status):
+            other = cells.get(cell.id)
+            if other is None or _WORST_FIRST.index(cell.status) < _WORST_FIRST.index(other.status):
                 cells[cell.id] = cell
     first = min(records, key=lambda r: r.started)
     options = _union([r.options for r in records])
     lacks = _lacks(records, options, cells.keys())
     if lacks and not partial:
         raise InvalidRequestError(
-            f"the records make no whole: {'; '.join(lacks)} missing. Merge them with those that hold it, or as they are "
+            f"the records are incomplete: {'; '.join(lacks)} missing. Add the records that hold it, or merge these as they are "
             "with --partial (in Python: partial=True).",
             exit_code=1,
         )
@@ -59,18 +59,18 @@ def merge_records(records: Sequence[MatrixRecord], *, partial: bool = False) -> 
 
 def _lacks(records: Sequence[MatrixRecord], options: MatrixOptions, held: Collection[CellId]) -> tuple[str, ...]:
     """The cells of the options that no record has, and the shards that would have them."""
-    planned = make_plan(options).ids
+    planned = plan_matrix(options).ids
     missing = sorted(planned.difference(held))
     if not missing:
         return ()
-    found = []
+    lacks = []
     for shards in sorted({r.shard[1] for r in records}):
         here = {r.shard[0] for r in records if r.shard[1] == shards}
-        found += [f"shard {number}/{shards}" for number in range(1, shards + 1) if number not in here]
+        lacks += [f"shard {number}/{shards}" for number in range(1, shards + 1) if number not in here]
     models = list(dict.fromkeys(c.model for c in missing))
     names = ", ".join(models[:_NAMED])
     more = f" and {len(models) - _NAMED} more models" if len(models) > _NAMED else ""
-    return (*found, f"{len(missing)} of {len(planned)} cells, of {names}{more}, such as {missing[0]}")
+    return (*lacks, f"{len(missing)} of {len(planned)} cells, of {names}{more}, such as {missing[0]}")
 
 
 def _union(options: Sequence[MatrixOptions]) -> MatrixOptions:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from attn_deploy.errors import InvalidRequestError
+from attn_deploy.files import typed
 
 EXPORTERS = ("dynamo", "torchscript")
 DYNAMIC = ("none", "batch", "all")
@@ -75,8 +76,7 @@ class MatrixOptions:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> MatrixOptions:
         """The inverse of `to_dict`."""
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-        return cls(**values)
+        return typed(data, cls)
 
 
 def _check_engine_opset(opset: int | None, opsets: tuple[int, ...]) -> None:
@@ -85,7 +85,7 @@ def _check_engine_opset(opset: int | None, opsets: tuple[int, ...]) -> None:
         return
     if not FIRST_OPSET <= opset <= LAST_OPSET:
         raise InvalidRequestError(
-            f"--engine-opset {opset} is no opset of the matrix, which has {FIRST_OPSET} to {LAST_OPSET}; all builds each."
+            f"--engine-opset {opset} is not an opset of the matrix, which has {FIRST_OPSET} to {LAST_OPSET}; all builds each."
         )
     if opset != ENGINE_OPSET:
         raise InvalidRequestError(
@@ -105,11 +105,11 @@ def parse_models(text: str) -> tuple[str, ...]:
     return tuple(words)
 
 
-def _among(option: str, values: tuple[Any, ...], known: tuple[Any, ...]) -> None:
-    unknown = [v for v in values if v not in known]
+def _among(option: str, values: tuple[Any, ...], choices: tuple[Any, ...]) -> None:
+    unknown = [v for v in values if v not in choices]
     if unknown or not values:
-        given = repr(unknown[0]) if unknown else "nothing"
-        raise InvalidRequestError(f"{option}: {given} is not among {', '.join(map(str, known))}.")
+        culprit = repr(unknown[0]) if unknown else "nothing"
+        raise InvalidRequestError(f"{option}: {culprit} is not among {', '.join(map(str, choices))}.")
 
 
 def parse_opsets(text: str) -> tuple[int, ...]:
@@ -118,13 +118,13 @@ def parse_opsets(text: str) -> tuple[int, ...]:
     Raises:
         InvalidRequestError: if the text cannot be read.
     """
-    found: set[int] = set()
+    opsets: set[int] = set()
     for part in text.split(","):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
         if match is None or (match[2] and int(match[2]) < int(match[1])):
             raise InvalidRequestError(f"--opsets {text!r} cannot be read; write 13-22, or 13,17,20.")
-        found.update(range(int(match[1]), int(match[2] or match[1]) + 1))
-    return tuple(sorted(found))
+        opsets.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return tuple(sorted(opsets))
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -41,7 +41,7 @@ class Plan:
         return {c for g in self.groups for c in g} | {c.id for c in self.skipped}
 
 
-def make_plan(options: MatrixOptions, *, shard: tuple[int, int] = (1, 1)) -> Plan:
+def plan_matrix(options: MatrixOptions, *, shard: tuple[int, int] = (1, 1)) -> Plan:
     """The cells of a matrix, or of one shard of it.
 
     Raises:
@@ -102,10 +102,10 @@ def expand_models(words: Iterable[str]) -> list[str]:
     Raises:
         UnknownModelError, InvalidRequestError: if a word names nothing.
     """
-    found: list[str] = []
+    names: list[str] = []
     for word in (w.strip() for w in words if w.strip()):
-        found += _expand(word)
-    return list(dict.fromkeys(found))
+        names += _expand(word)
+    return list(dict.fromkeys(names))
 
 
 def _expand(word: str) -> list[str]:

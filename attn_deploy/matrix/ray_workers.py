@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from attn_deploy.errors import MissingDependencyError
-from attn_deploy.matrix.task import Task, TaskCrashError, TaskTimeoutError, Worker
+from attn_deploy.errors import MissingDependencyError, WorkerCrashError, WorkerTimeoutError
+from attn_deploy.matrix.task import Task, Worker
 
 
 class RayWorker:
@@ -25,22 +25,26 @@ class RayWorker:
         """The cell as data.
 
         Raises:
-            TaskTimeoutError, TaskCrashError: as they say.
+            WorkerTimeoutError, WorkerCrashError: as they say.
         """
         if self._actor is None:
             self._actor = self._ray.remote(num_cpus=1, max_restarts=0)(_Actor).remote()
             self._ray.get(self._actor.ready.remote())  # the time that a node takes to start it is not the cell's
         arguments = (task.cell, task.options, task.key)
-        pending = self._actor.evaluate.remote(*arguments, timeout=task.timeout, careful=careful)
+        pending = self._actor.make.remote(*arguments, timeout=task.timeout, careful=careful)
         try:
-            made: dict[str, Any] = self._ray.get(pending, timeout=task.timeout)
+            data: dict[str, Any] = self._ray.get(pending, timeout=task.timeout)
         except self._ray.exceptions.GetTimeoutError:
             self.close()
-            raise TaskTimeoutError from None
+            raise WorkerTimeoutError(
+                f"{task.cell.model}: took longer than {task.timeout:g} s and was stopped."
+            ) from None
         except (self._ray.exceptions.RayActorError, self._ray.exceptions.WorkerCrashedError) as error:
             self.close()
-            raise TaskCrashError(f"the Ray actor died: {' '.join(str(error).split())[:300]}") from None
-        return made
+            raise WorkerCrashError(
+                f"{task.cell.model}: the Ray actor died: {' '.join(str(error).split())[:300]}"
+            ) from None
+        return data
 
     def close(self) -> None:
         """End the actor."""
@@ -56,16 +60,16 @@ class _Actor:
         """Import what cells need, with one thread, since the actor has one CPU."""
         import torch
 
-        import attn_deploy.matrix.evaluate  # noqa: F401  # so that the time of the first cell is its own
+        import attn_deploy.matrix.making  # noqa: F401  # so that the time of the first cell is its own
 
         torch.set_num_threads(1)
         return True
 
-    def evaluate(self, *arguments: Any, **settings: Any) -> dict[str, Any]:
+    def make(self, *arguments: Any, **settings: Any) -> dict[str, Any]:
         """One cell."""
-        from attn_deploy.matrix.evaluate import evaluate
+        from attn_deploy.matrix.making import make_cell_data
 
-        return evaluate(*arguments, **settings)
+        return make_cell_data(*arguments, **settings)
 
 
 def ray_worker_factory(jobs: int) -> Callable[[], Worker]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.matrix.diff import diff_records, left_out_text
 from attn_deploy.matrix.options import MatrixOptions, parse_models, parse_opsets, parse_shard
+from attn_deploy.matrix.plan import expand_models, in_registry
 from attn_deploy.matrix.record import MatrixRecord, read_record
 from attn_deploy.matrix.store import stored_request
+from attn_deploy.resolve.names import parse_name
 
 DEFAULT_FOLDER = Path("matrix-results")
 BASELINE = Path(__file__).resolve().parents[2] / "profiles" / "matrix.json"
@@ -32,7 +35,7 @@ class MatrixRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Outcome:
     """The exit code, and the words that go with it."""
 
     exit_code: int
@@ -64,11 +67,11 @@ def matrix_request(
         raise InvalidRequestError(f"--output {output} and --resume {resume} name two folders; give one of them.")
     if fail_on not in FAIL_ON:
         raise InvalidRequestError(f"--fail-on {fail_on!r} is not among {', '.join(FAIL_ON)}.")
-    given: dict[str, Any] = {}
+    changes: dict[str, Any] = {}
     if models is not None:
-        given["models"] = parse_models(models)
+        changes["models"] = parse_models(models)
     if opsets is not None:
-        given["opsets"] = parse_opsets(opsets)
+        changes["opsets"] = parse_opsets(opsets)
     for name, text in (
         ("exporters", exporters),
         ("dynamic", dynamic),
@@ -76,16 +79,18 @@ def matrix_request(
         ("runtimes", runtimes),
     ):
         if text is not None:
-            given[name] = tuple(dict.fromkeys(w.strip().lower() for w in text.split(",") if w.strip()))
+            changes[name] = tuple(dict.fromkeys(w.strip().lower() for w in text.split(",") if w.strip()))
     if engine_opset is not None:
-        given["engine_opset"] = _engine_opset(engine_opset)
+        changes["engine_opset"] = _engine_opset(engine_opset)
     if inputs:
-        given["inputs"] = tuple(inputs)
+        changes["inputs"] = tuple(inputs)
     start = stored_request(resume)[0] if resume is not None else MatrixOptions()
-    asked_opsets = given.get("opsets", ())
+    if resume is not None and models is None:
+        _refuse_code(start.models, resume)
+    asked_opsets = changes.get("opsets", ())
     if engine_opset is None and asked_opsets and start.engine_opset not in (None, *asked_opsets):
-        given["engine_opset"] = max(asked_opsets)
-    options = replace(start, **given)
+        changes["engine_opset"] = max(asked_opsets)
+    options = replace(start, **changes)
     return MatrixRequest(
         options=options,
         folder=resume or output or DEFAULT_FOLDER,
@@ -96,13 +101,28 @@ def matrix_request(
     )
 
 
+def _refuse_code(models: Sequence[str], folder: Path) -> None:
+    """A folder comes from anywhere, and what it says must not choose code to run."""
+    foreign = _foreign(models)
+    if foreign:
+        raise InvalidRequestError(
+            f"{folder} is a run of {', '.join(foreign)}, which is not of the registry; what a folder says must not choose "
+            f"code to run. If you trust it, name the models yourself: attn-deploy matrix --resume {folder} --models "
+            f"{shlex.quote(','.join(models))}."
+        )
+
+
+def _foreign(models: Sequence[str]) -> list[str]:
+    return [m for m in expand_models(models) if not in_registry(parse_name(m))]
+
+
 def _changes(folder: Path, before: MatrixOptions, now: MatrixOptions) -> tuple[str, ...]:
     """What a run that goes on is asked for now and was not before."""
     old, new = before.to_dict(), now.to_dict()
     changed = [f"{name} {_told(old[name])} -> {_told(new[name])}" for name in new if new[name] != old[name]]
     if not changed:
         return ()
-    return (f"{folder} goes on with other options than before, and its record has their cells: {'; '.join(changed)}.",)
+    return (f"{folder} is resumed with other options than before; its record has their cells: {'; '.join(changed)}.",)
 
 
 def _told(value: Any) -> str:
@@ -124,16 +144,19 @@ def _baseline(path: Path | None) -> MatrixRecord:
     return read_record(path or BASELINE)
 
 
-def verdict(record: MatrixRecord, request: MatrixRequest) -> Verdict:
+def outcome(record: MatrixRecord, request: MatrixRequest) -> Outcome:
     """What the record means: 0 good, 1 red cells or regressions, 130 interrupted."""
     if record.interrupted:
-        return Verdict(INTERRUPTED, f"interrupted; go on with: attn-deploy matrix --resume {request.folder}")
+        words = ["attn-deploy", "matrix", "--resume", str(request.folder)]
+        if _foreign(request.options.models):
+            words += ["--models", ",".join(request.options.models)]
+        return Outcome(INTERRUPTED, f"interrupted; continue with: {shlex.join(words)}")
     if request.baseline is None:
-        return Verdict(1 if record.failures else 0)
-    found = diff_records(request.baseline, record, subset=True)
-    left_out = f" {left_out_text(found)}" if found.left_out else ""
-    worse = found.regressions
+        return Outcome(1 if record.failures else 0)
+    comparison = diff_records(request.baseline, record, subset=True)
+    left_out = f" {left_out_text(comparison)}" if comparison.left_out else ""
+    worse = comparison.regressions
     if not worse:
-        return Verdict(0, f"no regression against the baseline.{left_out}")
+        return Outcome(0, f"no regression against the baseline.{left_out}")
     first = worse[0]
-    return Verdict(1, f"{len(worse)} regressions against the baseline, the first: {first.id}: {first.reason}{left_out}")
+    return Outcome(1, f"{len(worse)} regressions against the baseline, the first: {first.id}: {first.reason}{left_out}")

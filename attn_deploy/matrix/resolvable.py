@@ -48,10 +48,10 @@ def check_models(options: MatrixOptions) -> None:
             )
 
 
-def _check_arguments(name: str, base: str, given: Mapping[str, Any]) -> None:
+def _check_arguments(name: str, base: str, arguments: Mapping[str, Any]) -> None:
     spec = registry.get(base)
     allowed = [a.name for a in spec.arguments]
-    for argument in given:
+    for argument in arguments:
         if argument not in allowed:
             raise InvalidRequestError(
                 f"{name}: {spec.name!r} has no argument {argument!r}; it takes {', '.join(allowed) or 'none'}."
@@ -78,23 +78,23 @@ def _check_file(parsed: ModelName) -> None:
 
 def _names(tree: ast.Module) -> set[str] | None:
     """What a file may define; None where only running it tells, as with ``from parts import *`` or ``globals()``."""
-    found: set[str] = set()
+    names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            found.add(node.name)
+            names.add(node.name)
         elif isinstance(node, ast.Name):
             if node.id in ("globals", "exec", "vars", "locals", "setattr", "__import__"):
                 return None
             if isinstance(node.ctx, ast.Store):
-                found.add(node.id)
+                names.add(node.id)
         elif isinstance(node, ast.Import | ast.ImportFrom):
             for alias in node.names:
                 if alias.name == "*":
                     return None
-                found.add(alias.asname or alias.name.partition(".")[0])
-    return None if "__getattr__" in found else found
+                names.add(alias.asname or alias.name.partition(".")[0])
+    return None if "__getattr__" in names else names
 
 
-def _hint(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1)
+def _hint(word: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(names), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""

@@ -14,10 +14,10 @@ from attn_deploy.matrix.cell import Cell, CellId, sorted_cells
 from attn_deploy.matrix.drive import drive
 from attn_deploy.matrix.keys import cell_key
 from attn_deploy.matrix.options import CELL_SECONDS, MatrixOptions
-from attn_deploy.matrix.plan import make_plan
+from attn_deploy.matrix.plan import plan_matrix
 from attn_deploy.matrix.record import RECORD_NAME, MatrixRecord
 from attn_deploy.matrix.resolvable import check_models
-from attn_deploy.matrix.store import RunFolder, stored_request
+from attn_deploy.matrix.store import MatrixFolder, stored_request
 from attn_deploy.matrix.task import Task
 from attn_deploy.matrix.workers import worker_factory
 
@@ -65,13 +65,13 @@ def run_matrix(
     if jobs < 1 or timeout <= 0:
         raise InvalidRequestError(f"--jobs {jobs} and --timeout {timeout:g} must both be above zero.")
     if resume and output is None:
-        raise InvalidRequestError("resume needs the folder of the run: output=...")
+        raise InvalidRequestError("to resume a run, name its folder: output=...")
     check_models(options)
     shard = _shard(shard, Path(output) if resume and output is not None else None)
-    plan = make_plan(options, shard=shard)
+    plan = plan_matrix(options, shard=shard)
     make_worker = worker_factory(executor, jobs)
-    folder = None if output is None else RunFolder(Path(output), resume=resume)
-    known = folder.known() if folder is not None and resume else {}
+    folder = None if output is None else MatrixFolder(Path(output), resume=resume)
+    kept = folder.known() if folder is not None and resume else {}
     if folder is not None:
         folder.write_options(options, shard)
     started, clock = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
@@ -79,8 +79,8 @@ def run_matrix(
     groups: list[list[Task]] = []
     for group in plan.groups:
         tasks = [Task(cell, options, cell_key(cell, options), timeout) for cell in group]
-        cells += [known[t.key] for t in tasks if t.key in known]
-        left = [t for t in tasks if t.key not in known]
+        cells += [kept[t.key] for t in tasks if t.key in kept]
+        left = [t for t in tasks if t.key not in kept]
         groups += [left] if left else []
     reused = len(cells) - len(plan.skipped)
     on_plan(plan.cells, reused)
@@ -111,14 +111,14 @@ def run_matrix(
     return record
 
 
-def _shard(asked: tuple[int, int] | None, resumed: Path | None) -> tuple[int, int]:
+def _shard(wanted: tuple[int, int] | None, resumed: Path | None) -> tuple[int, int]:
     """The part to make; a folder stays the part that it was begun as."""
     if resumed is None:
-        return asked or (1, 1)
+        return wanted or (1, 1)
     _, held = stored_request(resumed)
-    if asked is not None and asked != held:
+    if wanted is not None and wanted != held:
         raise InvalidRequestError(
-            f"{str(resumed)!r} holds shard {held[0]}/{held[1]} of its matrix and cannot go on as {asked[0]}/{asked[1]}; "
+            f"{str(resumed)!r} holds shard {held[0]}/{held[1]} of its matrix and cannot be resumed as {wanted[0]}/{wanted[1]}; "
             "leave --shard out, or choose another --output."
         )
     return held

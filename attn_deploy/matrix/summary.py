@@ -11,7 +11,7 @@ from attn_deploy.matrix.record import MatrixRecord
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CellGroup:
     """Cells of one model that share a status, a check and a reason."""
 
     model: str
@@ -56,13 +56,13 @@ def tally(cells: Iterable[Cell]) -> Tally:
     return Tally(passed, failed, len(cells) - passed - failed, round(sum(c.seconds for c in cells), 1))
 
 
-def findings(cells: Iterable[Cell]) -> list[Finding]:
+def cell_groups(cells: Iterable[Cell]) -> list[CellGroup]:
     """Red or grey cells, those of one model with one reason together."""
     groups: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.id.model, cell.failed_check, _without_numbers(cell)), []).append(cell)
     return [
-        Finding(
+        CellGroup(
             model=model,
             exporters=tuple(sorted({c.id.exporter for c in group})),
             opsets=tuple(sorted({c.id.opset for c in group})),
@@ -79,13 +79,13 @@ def findings(cells: Iterable[Cell]) -> list[Finding]:
 
 def unmade_checks(record: MatrixRecord) -> dict[tuple[str, str], int]:
     """Checks of green cells that could not be made, by (check, reason): how many."""
-    found: dict[tuple[str, str], int] = {}
+    counts: dict[tuple[str, str], int] = {}
     for cell in record.cells:
         if cell.status == PASSED:
             for check in cell.checks:
                 if check.status != PASSED:
-                    found[check.name, check.detail] = found.get((check.name, check.detail), 0) + 1
-    return found
+                    counts[check.name, check.detail] = counts.get((check.name, check.detail), 0) + 1
+    return counts
 
 
 def opsets_of(record: MatrixRecord) -> list[int]:

@@ -11,20 +11,12 @@ from attn_deploy.matrix.options import MatrixOptions
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One cell to make; see `attn_deploy.matrix.evaluate.evaluate`."""
+    """One cell to make; see `attn_deploy.matrix.making.make_cell_data`."""
 
     cell: CellId
     options: MatrixOptions
     key: str
     timeout: float
-
-
-class TaskTimeoutError(Exception):
-    """The cell took too long, and its process was ended."""
-
-
-class TaskCrashError(Exception):
-    """The process died under the cell; the message says how."""
 
 
 class Worker(Protocol):
@@ -34,7 +26,8 @@ class Worker(Protocol):
         """The cell as data.
 
         Raises:
-            TaskTimeoutError, TaskCrashError: as they say; the next call works again.
+            WorkerTimeoutError: the cell took too long, and its process was ended.
+            WorkerCrashError: the process died under the cell. The next call works again.
         """
         ...
 

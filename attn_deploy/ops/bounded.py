@@ -41,7 +41,7 @@ def bounded_product_softmax(left: Tensor, right: Tensor, scale: float) -> Tensor
         right: batch of matrices.
         scale: how much too large the products may be, such as the number of products in a sum of raw features.
     """
-    if not _narrow(left):
+    if not in_half_range(left):
         return left.matmul(right).softmax(-1)
     exact = 2.0 ** math.ceil(math.log2(scale))  # a power of two rounds nothing
     return _softmax((left / exact).matmul(right), exact)
@@ -64,13 +64,36 @@ def gram_softmax(x: Tensor, *, negate: bool = False) -> Tensor:
     # bmm of spelled out items: a product that may broadcast asks torch.export for a batch above 1.
     averaging = rows.new_full((1, 1, channels), 1.0 / channels).expand(x.shape[0], -1, -1)
     relative = rows - torch.bmm(averaging, rows)
-    if not _narrow(x):
+    if not in_half_range(x):
         return (sign * rows.matmul(relative.transpose(1, 2))).softmax(-1)
     gram = (rows * (sign / _GRAM_SCALE)).matmul((relative * (1.0 / _GRAM_SCALE)).transpose(1, 2))
     return _softmax(gram, _GRAM_SCALE, _GRAM_SCALE)
 
 
-def _narrow(x: Tensor) -> bool:
+def double_normalised(logits: Tensor, *, positions: int, items: int, eps: float = 1e-9) -> Tensor:
+    """Softmax over the positions, then each position's weights divided by their sum over the items plus ``eps``.
+
+    In fp16 a weight far from its row's largest is 0, ``eps`` is 0, and a position with such weights alone divides 0 by 0.
+    There the division is a softmax over the items of logarithms, in which ``eps`` is one item more.
+
+    Args:
+        logits: of any number of axes.
+        positions: the axis of the softmax.
+        items: the axis of the sum.
+        eps: keeps the sum from being 0.
+    """
+    if not in_half_range(logits):
+        weights = logits.softmax(positions)
+        return weights / (weights.sum(items, keepdim=True) + eps)
+    logarithms = logits.log_softmax(positions)
+    least = math.log(eps)
+    top = logarithms.amax(items, keepdim=True).clamp_min(least)
+    weights = (logarithms - top).exp()
+    return weights / (weights.sum(items, keepdim=True) + (least - top).exp())
+
+
+def in_half_range(x: Tensor) -> bool:
+    """Whether a form that stays within the range of fp16 is wanted: for fp16 tensors, and inside `half_range`."""
     return x.dtype == torch.float16 or _FOR_HALF.get()
 
 

@@ -61,6 +61,16 @@ def require_reduced(channels: int, reduction: int, *, name: str = "channels") ->
     return channels // reduction
 
 
+def require_multiple(name: str, value: int, of: int, why: str) -> None:
+    """``value`` must be a multiple of a constant of the method.
+
+    Raises:
+        ValueError: naming the argument, the constant, its reason and the next value that fits.
+    """
+    if value % of:
+        raise ValueError(f"{name} must be a multiple of {of}, got {value}: {why}. Use {-(-value // of) * of}.")
+
+
 def require_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
     """``value`` must be one of ``choices``.
 
@@ -90,3 +100,13 @@ def check_channels(x: Tensor, channels: int, owner: str) -> None:
             f"{owner}: expected an input of shape (N, {channels}, H, W), got {tuple(x.shape)}: "
             f"construct it with the channel count of its input."
         )
+
+
+def check_map(x: Tensor, owner: str) -> None:
+    """The input must have four axes, of any length: for modules whose weights do not depend on the channel count.
+
+    Raises:
+        ValueError: naming the module and the given shape.
+    """
+    if not is_traced() and x.dim() != 4:
+        raise ValueError(f"{owner}: expected an input of shape (N, C, H, W), got {tuple(x.shape)}.")

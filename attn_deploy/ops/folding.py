@@ -194,11 +194,11 @@ def scale_and_shift(
 
 def _with_weights(layer: LayerT, weight: Tensor, bias: Tensor) -> LayerT:
     """A copy of ``layer`` with these weights, in the type of its own."""
-    made = copy.deepcopy(layer).eval()
+    folded = copy.deepcopy(layer).eval()
     dtype = cast(Tensor, layer.weight).dtype
-    made.weight = nn.Parameter(weight.to(dtype))
-    made.bias = nn.Parameter(bias.to(dtype))
-    return made
+    folded.weight = nn.Parameter(weight.to(dtype))
+    folded.bias = nn.Parameter(bias.to(dtype))
+    return folded
 
 
 def _hooked(module: nn.Module) -> bool:

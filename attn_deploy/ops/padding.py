@@ -6,8 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def pad_same(x: Tensor, kernel_size: int, *, stride: int = 1, dilation: int = 1) -> Tensor:
-    """Zero-pad as TensorFlow's SAME does, so that an unpadded convolution gives ceil(H / stride), ceil(W / stride).
+def pad_same(x: Tensor, kernel_size: int, *, stride: int = 1, dilation: int = 1, mode: str = "constant") -> Tensor:
+    """Pad as TensorFlow's SAME does, so that an unpadded convolution gives ceil(H / stride), ceil(W / stride).
+
+    With zeros, or with ``mode="replicate"`` for a max pool of 3 without dilation: the edge once more changes no maximum.
 
     With a stride, the padding depends on H % stride. The map is padded by the constant largest amount and the surplus
     rows and columns at the start are cut off: bit-equal, and a slice whose start is computed survives both exporters.
@@ -25,7 +27,7 @@ def pad_same(x: Tensor, kernel_size: int, *, stride: int = 1, dilation: int = 1)
             f"use a stride of at most {reach + 1}, or give the padding as a number."
         )
     before, after = reach // 2, reach - reach // 2
-    padded = F.pad(x, (before, after, before, after))
+    padded = F.pad(x, (before, after, before, after), mode=mode)
     if stride == 1:
         return padded
     # A floor division of a negative symbol would be exported as one that truncates: every term here stays >= 0.

@@ -23,10 +23,10 @@ def join_parallel_convs(*convs: nn.Conv2d) -> nn.Conv2d:
     return joined
 
 
-def split_channels(x: Tensor, widths: Sequence[int]) -> list[Tensor]:
-    """Cut axis 1 into pieces of the given widths.
+def split_channels(x: Tensor, widths: Sequence[int], axis: int = 1) -> list[Tensor]:
+    """Cut axis 1, or that of each head's channels, into pieces of the given widths.
 
     Each piece gets its own memory, which costs no node: a matrix product of a strided piece makes torch.export ask for
     a batch above 1, and so does `contiguous`.
     """
-    return [piece.clone(memory_format=torch.contiguous_format) for piece in torch.split(x, list(widths), 1)]
+    return [piece.clone(memory_format=torch.contiguous_format) for piece in torch.split(x, list(widths), axis)]

@@ -12,8 +12,8 @@ def require_predecessor(previous: Tensor | None, previous_channels: int, owner: 
         ValueError: naming the module, what it was made for and what was given.
     """
     if (previous is None) != (previous_channels == 0):
-        given = "none" if previous is None else f"one of shape {tuple(previous.shape)}"
+        value = "none" if previous is None else f"one of shape {tuple(previous.shape)}"
         raise ValueError(
-            f"{owner}: made with previous_channels={previous_channels}, but the previous {what} given is {given}: "
+            f"{owner}: made with previous_channels={previous_channels}, but the previous {what} given is {value}: "
             "use previous_channels=0 in the first block of a network and nowhere else."
         )

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 def training_text(record: TrainingRecord) -> str:
     """A finished run."""
-    test, recipe = record.test or {}, record.recipe
+    test, weights, recipe = record.test, record.weights, record.recipe
+    if test is None or weights is None:
+        raise ValueError("the run is not finished")
     last = record.history[-1]
     images = record.recipe.batch * (record.dataset["images"] // record.recipe.batch) * len(record.history)
     rows = [
@@ -38,7 +40,7 @@ def training_text(record: TrainingRecord) -> str:
         ("last epoch", f"loss {last.loss:.4f}, {last.accuracy:.2%} right on augmented images"),
         ("test top-1", f"{test['top1']:.2%} ({test['correct']:,} of {test['images']:,})"),
         ("test top-5", f"{test['top5']:.2%}"),
-        ("weights", f"{(record.weights or {})['file']} (sha256 {(record.weights or {})['sha256'][:16]}...)"),
+        ("weights", f"{weights['file']} (sha256 {weights['sha256'][:16]}...)"),
     ]
     return rows_text(rows)
 
@@ -50,7 +52,7 @@ def accuracy_report(results: Sequence[AccuracyResult], width: int = 160) -> Rend
     for title in ("runtime", "precision", "top-1", "right", "top-5", "images/s", "same answers", "McNemar p"):
         table.add_column(title, justify="left" if title in ("runtime", "precision") else "right")
     for result in results:
-        found = result.agreement
+        agreement = result.agreement
         table.add_row(
             result.info.runtime,
             result.info.precision,
@@ -58,16 +60,16 @@ def accuracy_report(results: Sequence[AccuracyResult], width: int = 160) -> Rend
             f"{result.correct:,} of {result.count:,}",
             f"{result.top5:.2%}",
             f"{result.count / result.seconds:,.0f}",
-            "" if found is None else f"{found.same:,} of {found.count:,}",
-            "" if found is None else f"{found.paired.p_value:.3g}",
+            "" if agreement is None else f"{agreement.same:,} of {agreement.count:,}",
+            "" if agreement is None else f"{agreement.paired.p_value:.3g}",
         )
     parts: list[RenderableType] = [table]
     for result in results:
-        if (found := result.agreement) is not None:
+        if (agreement := result.agreement) is not None:
             parts.append(
                 Text(
-                    f"{result.info.runtime} against {found.reference}: {found.paired.only_second} images only the latter has "
-                    f"right, {found.paired.only_first} only the former.",
+                    f"{result.info.runtime} against {agreement.reference}: {agreement.paired.only_second} images only the latter "
+                    f"has right, {agreement.paired.only_first} only the former.",
                     style="dim",
                 )
             )

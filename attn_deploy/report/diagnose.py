@@ -14,43 +14,50 @@ _SHOWN = 24
 _QUESTIONS = {"build": "BUILD", "numbers": "NUMBERS"}
 
 
-def diagnosis_text(found: Diagnosis, width: int = 120) -> str:
+def diagnosis_text(diagnosis: Diagnosis, width: int = 120) -> str:
     """Each fault with its place, words and remedy; the errors along the way; what was tried."""
-    blocks = [_fault_text(f, width) for f in found.faults]
-    if any(s.exceeds for s in found.steps):
-        blocks.append(_steps_text(found.steps))
-    refused = sum(t.refused for t in found.trials)
+    blocks = [_fault_text(f, width) for f in diagnosis.faults]
+    if any(s.exceeds for s in diagnosis.steps):
+        blocks.append(_steps_text(diagnosis.steps))
+    refused = sum(t.refused for t in diagnosis.trials)
     rows = [
-        ("model", f"{found.model}, {found.nodes} nodes, {found.precision}"),
-        ("target", f"{found.target}: {len(found.trials)} trials, {refused} refused" if found.target else "not asked"),
-        ("compared", _compared(found)),
-        ("steps", _largest(found.steps)),
-        ("overflow", found.overflow),
-        ("notes", "\n".join(found.notes)),
-        ("time", f"{found.seconds:.1f} s"),
-        ("verdict", _verdict(found)),
+        ("model", f"{diagnosis.model}, {diagnosis.nodes} nodes, {diagnosis.precision}"),
+        (
+            "target",
+            f"{diagnosis.target}: {len(diagnosis.trials)} trials, {refused} refused"
+            if diagnosis.target
+            else "not tried",
+        ),
+        ("compared", _compared(diagnosis)),
+        ("steps", _largest(diagnosis.steps)),
+        ("overflow", diagnosis.overflow),
+        ("notes", "\n".join(diagnosis.notes)),
+        ("time", f"{diagnosis.seconds:.1f} s"),
+        ("verdict", _verdict(diagnosis)),
     ]
     blocks.append(rows_text([(k, v) for k, v in rows if v], width))
     return "\n\n".join(blocks)
 
 
-def _verdict(found: Diagnosis) -> str:
-    if found.passed:
-        asked = [f"{found.target} takes it"] * bool(found.target) + ["its numbers are right"] * bool(found.against)
-        return f"nothing found: {' and '.join(asked)}"
-    return "; ".join(f"{_QUESTIONS[f.question].lower()}: {f.place}" for f in found.faults)
+def _verdict(diagnosis: Diagnosis) -> str:
+    if diagnosis.passed:
+        answers = [f"{diagnosis.target} takes it"] * bool(diagnosis.target) + ["its numbers are right"] * bool(
+            diagnosis.against
+        )
+        return f"nothing found: {' and '.join(answers)}"
+    return "; ".join(f"{_QUESTIONS[f.question].lower()}: {f.place}" for f in diagnosis.faults)
 
 
-def _compared(found: Diagnosis) -> str:
-    if not found.against:
+def _compared(diagnosis: Diagnosis) -> str:
+    if not diagnosis.against:
         return "not compared"
-    if not found.compared_at:
-        return f"against {found.against}"
-    if "root_mean_square" in found.tolerance:
-        allowed = f"a root mean square of the error of {found.tolerance['root_mean_square']:.0%} of the tensor's"
+    if not diagnosis.compared_at:
+        return f"against {diagnosis.against}"
+    if "root_mean_square" in diagnosis.tolerance:
+        allowed = f"a root mean square of the error of {diagnosis.tolerance['root_mean_square']:.0%} of the tensor's"
     else:
-        allowed = f"rtol {found.tolerance['rtol']:g}, atol {found.tolerance['atol']:g} * max(1, max|y|)"
-    return f"against {found.against} at {shapes_text([found.compared_at])} (allowed: {allowed})"
+        allowed = f"rtol {diagnosis.tolerance['rtol']:g}, atol {diagnosis.tolerance['atol']:g} * max(1, max|y|)"
+    return f"against {diagnosis.against} at {shapes_text([diagnosis.compared_at])} (allowed: {allowed})"
 
 
 def _largest(steps: Sequence[Step]) -> str:

@@ -7,7 +7,9 @@ from rich.table import Table
 from rich.text import Text
 
 from attn_deploy.machine.doctor import DoctorReport
-from attn_deploy.report.profile.terminal import _STATES, machine
+from attn_deploy.report.profile.caption import machine
+
+_STATES = {"ok": "green", "missing": "dim", "warning": "yellow", "broken": "red"}
 
 
 def doctor_report(report: DoctorReport, width: int = 160) -> RenderableType:

@@ -35,10 +35,10 @@ def engine_text(artifact: EngineArtifact, kernels: EngineKernels | None = None) 
     return rows_text([(k, v) for k, v in rows if v])
 
 
-def _layers(found: EngineKernels) -> str:
+def _layers(kernels: EngineKernels) -> str:
     """The layers after fusion, or a line that says why they are not listed."""
-    if found.note:
-        return f"not listed: {found.note}"
-    counts = ", ".join(f"{n} write {kind}" for kind, n in found.by_type.items())
-    lines = (f"{'+'.join(dict.fromkeys(k.outputs)) or '?'} {k.kind} {k.name}" for k in found.kernels)
-    return "\n".join([f"{len(found.kernels)} after fusion: {counts or 'types unknown'}", *lines])
+    if kernels.note:
+        return f"not listed: {kernels.note}"
+    counts = ", ".join(f"{n} write {kind}" for kind, n in kernels.by_type.items())
+    lines = (f"{'+'.join(dict.fromkeys(k.outputs)) or '?'} {k.kind} {k.name}" for k in kernels.kernels)
+    return "\n".join([f"{len(kernels.kernels)} after fusion: {counts or 'types unknown'}", *lines])

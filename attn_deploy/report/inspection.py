@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from attn_deploy.diagnosis.contents import Difference, GraphReport
 
 _SHOWN = 12
+SEALS = {
+    "whole": "matches this file",
+    "broken": "does not match this file: changed after it was proven",
+    "": "without a seal: written before files were sealed",
+}
 
 
 def graph_text(report: GraphReport) -> str:
@@ -39,6 +44,7 @@ def graph_text(report: GraphReport) -> str:
         ("MACs", f"{bound} at {shapes_text([report.sizes])}"),
         ("unknown", ", ".join(report.unknown[:_SHOWN])),
         ("precision", artifact.metadata.get("precision", "")),
+        ("evidence", SEALS[artifact.seal] if artifact.evidence is not None else ""),
         ("sha256", artifact.sha256),
     ]
     text = rows_text([(k, v) for k, v in rows if v])
@@ -51,8 +57,8 @@ def _quantization(report: GraphReport) -> str:
     return f"{report.pairs} pairs, {report.dequantized_weights} weights"
 
 
-def diff_text(found: Sequence[Difference]) -> str:
+def diff_text(differences: Sequence[Difference]) -> str:
     """What two files differ in, one line each."""
-    if not found:
+    if not differences:
         return "no difference in interface, operators, attributes or weights."
-    return rows_text([(d.what, f"{d.first or 'absent'} -> {d.second or 'absent'}") for d in found])
+    return rows_text([(d.what, f"{d.first or 'absent'} -> {d.second or 'absent'}") for d in differences])

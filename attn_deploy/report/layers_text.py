@@ -40,8 +40,8 @@ def layers_text(report: LayerReport, count: int = 20) -> str:
 
 def _inside(path: str, modules: tuple[ModuleTime, ...]) -> list[ModuleTime]:
     """A module and all below it, each with its own behind it, in order of execution."""
-    found = [m for m in modules if m.module == path]
+    inside = [m for m in modules if m.module == path]
     for module in modules:
         if module.module and module.module.rpartition(".")[0] == path:
-            found += _inside(module.module, modules)
-    return found
+            inside += _inside(module.module, modules)
+    return inside

@@ -158,10 +158,10 @@ def _title(summary: TableSummary) -> str:
     return f"{summary.plan['backbone']} with each module, on {summary.plan['source']}"
 
 
-def _latency(found: Deployed | None) -> str:
-    if found is None:
+def _latency(deployed: Deployed | None) -> str:
+    if deployed is None:
         return NOT_MEASURED
-    return f"{found.p50_ms:.3f} ({found.low_ms:.3f} - {found.high_ms:.3f})"
+    return f"{deployed.p50_ms:.3f} ({deployed.low_ms:.3f} - {deployed.high_ms:.3f})"
 
 
 def _duration(seconds: float | None) -> str:

@@ -21,6 +21,7 @@ import attn_deploy.backbones
 import attn_deploy.modules
 from attn_deploy import registry
 from attn_deploy.inputs.samples import example_arrays
+from attn_deploy.inputs.tensors import fit_size
 from attn_deploy.resolve.resolve import resolve
 
 MAC_SIZES = {"N": 1, "H": 32, "W": 32}
@@ -56,11 +57,11 @@ def import_all() -> list[registry.ModelSpec]:
 
 
 def count_macs(name: str) -> int:
-    """Multiply-accumulates of convolutions and matrix products in one forward pass at batch 1, 32x32."""
+    """Multiply-accumulates of convolutions and matrix products in a forward pass at batch 1, 32x32 or what fits next."""
     model = resolve(name)
     if model.inputs is None:
         return 0
-    movable = {k: v for k, v in MAC_SIZES.items() if k in model.dynamic}
+    movable = {k: fit_size(v, k, model.inputs[0]) for k, v in MAC_SIZES.items() if k in model.dynamic}
     arrays = example_arrays(model.inputs, movable)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:

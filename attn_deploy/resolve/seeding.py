@@ -39,6 +39,9 @@ def enliven(module: nn.Module, seed: int = 0, *, deep: bool = False) -> nn.Modul
     A gamma that starts at zero hides whatever it multiplies: a wrong graph behind it would pass any comparison. Weights
     that already vary are left alone, so a trained model is not touched unless it has constant tensors.
 
+    A class names in ``distance_weights`` those of its weights that start at zero and give distances in pixels: they get
+    small values, for points far outside a map would all read the same.
+
     Args:
         module: what is changed.
         seed: of the values.
@@ -51,11 +54,16 @@ def enliven(module: nn.Module, seed: int = 0, *, deep: bool = False) -> nn.Modul
         The module.
     """
     generator = torch.Generator().manual_seed(seed)
+    distances = {
+        id(child.get_parameter(n)) for child in module.modules() for n in getattr(child, "distance_weights", ())
+    }
     for name, parameter in module.named_parameters():
         flat = parameter.reshape(-1)
         if flat.numel() == 1 or bool((flat == flat[0]).all()):
             noise = torch.rand(parameter.shape, generator=generator)
-            if name.endswith("bias"):
+            if id(parameter) in distances:
+                parameter.copy_((noise - 0.5) / parameter[0].numel() ** 0.5)
+            elif name.endswith("bias"):
                 parameter.copy_(noise - 0.5)
             else:
                 parameter.copy_(0.1 + 0.2 * noise if deep and flat[0] == 0 else 0.5 + noise)

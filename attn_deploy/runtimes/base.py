@@ -12,7 +12,7 @@ from attn_deploy.inputs.tensors import Arrays
 
 @dataclass(frozen=True, slots=True)
 class RuntimeInfo:
-    """What ran, as found and not as asked.
+    """What ran, read back and not as requested.
 
     Attributes:
         runtime: eager, ort-cpu, ...

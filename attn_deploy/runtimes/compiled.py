@@ -29,9 +29,9 @@ def find_compiler() -> str:
     """
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++"]
     for name in names:
-        found = shutil.which(name)
-        if found is not None:
-            return found
+        compiler = shutil.which(name)
+        if compiler is not None:
+            return compiler
     raise MissingDependencyError(
         f"torch.compile makes its kernels with a C++ compiler, and there is none ({', '.join(names)}): install one, "
         "such as apt-get install g++, or set CXX."
@@ -100,15 +100,15 @@ class CompiledRunner(EagerRunner):
     @property
     def info(self) -> RuntimeInfo:
         """What runs here: how many graphs the model became, and after how many breaks."""
-        found = super().info
+        inherited = super().info
         settings = {
-            **found.settings,
+            **inherited.settings,
             "backend": "inductor",
             "mode": self._mode,
             "graphs": self._graphs,
             "graph_breaks": self._breaks,
         }
-        return replace(found, settings=settings)
+        return replace(inherited, settings=settings)
 
     def prepare(self, inputs: Arrays) -> None:
         """Move ``inputs`` to the device, and compile for their shapes if that was not done yet."""

@@ -46,7 +46,7 @@ class Cuda:
                 raise NoDeviceError(f"this needs an NVIDIA GPU, and none can be used here: {error}") from error
             raise
         if not 0 <= device < count:
-            raise NoDeviceError(f"GPU {device} was asked for, and this machine has {count}.")
+            raise NoDeviceError(f"GPU {device} does not exist: this machine has {count}.")
         self.call("cudaSetDevice", device)
         self.call("cudaFree", 0)  # makes the context, which some calls of TensorRT expect to find
         self.stream: int = int(self.call("cudaStreamCreateWithFlags", self._runtime.cudaStreamNonBlocking))
@@ -70,15 +70,15 @@ class Cuda:
 
     def buffer(self) -> Buffer:
         """Device memory that grows as needed."""
-        made = Buffer(self)
-        self._owned.append(made.free)
-        return made
+        buffer = Buffer(self)
+        self._owned.append(buffer.free)
+        return buffer
 
     def event(self) -> int:
         """An event with a time stamp."""
-        made = self.call("cudaEventCreate")
-        self._owned.append(lambda: self.call("cudaEventDestroy", made))
-        return int(made)
+        event = self.call("cudaEventCreate")
+        self._owned.append(lambda: self.call("cudaEventDestroy", event))
+        return int(event)
 
     def record(self, event: int) -> None:
         """Put an event on the stream."""
@@ -112,7 +112,7 @@ class Cuda:
         except BaseException:
             self._runtime.cudaStreamEndCapture(
                 self.stream
-            )  # leaves the stream usable; the error above is the one to tell
+            )  # leaves the stream usable; the error above is the one to report
             raise
         recorded = self.call("cudaStreamEndCapture", self.stream)
         try:

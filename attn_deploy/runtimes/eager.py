@@ -50,7 +50,7 @@ class EagerRunner:
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise NoDeviceError("torch was asked to run on CUDA, and finds no CUDA device; run it on the CPU.")
         if cuda_graph and not device.startswith("cuda"):
-            raise NoDeviceError("a CUDA graph was asked for, and torch runs on the CPU here; leave it out.")
+            raise NoDeviceError("a CUDA graph needs a GPU, and torch runs on the CPU here; leave it out.")
         self._device = torch.device(device)
         self._dtype = dtype
         self._cuda_graph = cuda_graph
@@ -215,10 +215,10 @@ def dropped_outputs(outputs: Any) -> list[str]:
 
 def output_names(outputs: Any) -> list[str]:
     """Names for a model's outputs: ``y``, ``y0, y1, ...``, or the keys of dicts and the fields of named tuples."""
-    found = _paths(outputs)
-    if any(not path for path in found) or len(set(found)) < len(found):
-        return ["y"] if len(found) == 1 else [f"y{i}" for i in range(len(found))]
-    return found
+    paths = _paths(outputs)
+    if any(not path for path in paths) or len(set(paths)) < len(paths):
+        return ["y"] if len(paths) == 1 else [f"y{i}" for i in range(len(paths))]
+    return paths
 
 
 def _paths(outputs: Any) -> list[str]:
@@ -237,9 +237,9 @@ def _paths(outputs: Any) -> list[str]:
         named = list(_fields(outputs).items())
     else:
         return []
-    found = []
+    paths = []
     for key, value in named:
         inner = _paths(value)
         for index, path in enumerate(inner):
-            found.append("_".join(p for p in (key, path or (str(index) if len(inner) > 1 else "")) if p))
-    return [p if not p[:1].isdigit() else "" for p in found]
+            paths.append("_".join(p for p in (key, path or (str(index) if len(inner) > 1 else "")) if p))
+    return [p if not p[:1].isdigit() else "" for p in paths]

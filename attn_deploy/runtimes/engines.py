@@ -30,7 +30,7 @@ def import_engine_library(flavor: str) -> object:
 
 
 def engine_runner(onnx: Path, flavor: str, work: Work) -> Runner:
-    """A runner of the engine for these shapes; its ``build_seconds`` tell how long the build took, if there was one.
+    """A runner of the engine for these shapes; its ``build_seconds`` is the time of the build, if there was one.
 
     A file that is an engine already is run as it is.
 
@@ -42,15 +42,15 @@ def engine_runner(onnx: Path, flavor: str, work: Work) -> Runner:
 
     runner: Any = importlib.import_module("attn_deploy.runtimes.tensorrt").TensorRTRunner
     if onnx.suffix == ".engine":
-        given: Runner = runner(onnx, cuda_graph=work.cuda_graph)
-        return given
+        loaded: Runner = runner(onnx, cuda_graph=work.cuda_graph)
+        return loaded
     started = time.perf_counter()
     shapes = {i.name: i.shape() for i in work.inputs}
-    told = "-".join("x".join(map(str, s)) for s in shapes.values())
-    path = (work.folder or onnx.parent) / f"{onnx.stem}-{flavor}-{told}{'-tf32' if work.tf32 else ''}.engine"
+    sizes = "-".join("x".join(map(str, s)) for s in shapes.values())
+    path = (work.folder or onnx.parent) / f"{onnx.stem}-{flavor}-{sizes}{'-tf32' if work.tf32 else ''}.engine"
     exact = {name: (shape, shape, shape) for name, shape in shapes.items()}
     engine = build(onnx, path, flavor=flavor, profiles=exact, tf32=work.tf32)
     seconds = time.perf_counter() - started
-    made: Runner = runner(engine.path, cuda_graph=work.cuda_graph)
-    made.build_seconds = seconds  # type: ignore[attr-defined]
-    return made
+    built: Runner = runner(engine.path, cuda_graph=work.cuda_graph)
+    built.build_seconds = seconds  # type: ignore[attr-defined]
+    return built

@@ -31,6 +31,9 @@ SHAPE_OPERATORS = {
 EXACT_INT8 = {"session.x64quantprecision": "1"}
 
 
+_TYPES = {"float": "float32", "float16": "float16", "double": "float64"}
+
+
 def import_onnxruntime() -> Any:
     """The onnxruntime module.
 
@@ -70,10 +73,10 @@ def import_provider(kind: str) -> Any:
         MissingDependencyError: if it is not installed, or was built without it.
     """
     ort = import_onnxruntime()
-    found = ort.get_available_providers()
-    if PROVIDERS[kind] not in found:
+    providers = ort.get_available_providers()
+    if PROVIDERS[kind] not in providers:
         raise MissingDependencyError(
-            f"{PROVIDERS[kind]} is not part of the installed {_distribution()}, which has {', '.join(found)}: "
+            f"{PROVIDERS[kind]} is not part of the installed {_distribution()}, which has {', '.join(providers)}: "
             "uninstall it, then pip install 'attn-deploy[gpu]'."
         )
     return ort
@@ -104,7 +107,7 @@ def import_rtx_provider() -> Any:
             raise NoDeviceError(f"the TensorRT-RTX provider cannot be used here: {_first_line(error)}") from error
     if not any(d.ep_name == name for d in ort.get_ep_devices()):
         raise NoDeviceError(
-            "the TensorRT-RTX provider found no device: it needs an NVIDIA GPU of compute capability 8.6, 8.9 or 12."
+            "the TensorRT-RTX provider has no device: it needs an NVIDIA GPU of compute capability 8.6, 8.9 or 12."
         )
     return ort
 
@@ -146,7 +149,7 @@ class OnnxRuntimeRunner:
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
-        options.log_severity_level = 4  # its errors are raised, and told by us
+        options.log_severity_level = 4  # its errors are raised, and reported by us
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         entries = {**EXACT_INT8, **(config or {})}
         for key, value in entries.items():
@@ -163,30 +166,35 @@ class OnnxRuntimeRunner:
                 if provider == "cuda" and hasattr(ort, "preload_dlls"):
                     ort.preload_dlls()
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", UserWarning)  # that a provider is missing is told below
+                    warnings.simplefilter("ignore", UserWarning)  # a missing provider is an error below
                     self._session = ort.InferenceSession(source, options, providers=[(wanted, self._provider_options)])
         except Exception as error:  # the binding raises a dozen classes of its own
             raise GraphError(f"ONNX Runtime cannot load {what}: {_first_line(error)}") from error
-        found = self._session.get_providers()[0]
-        if found != wanted:
+        first = self._session.get_providers()[0]
+        if first != wanted:
             raise ProviderError(
-                f"{what}: {wanted} was asked for, and ONNX Runtime fell back to {found}. Install the build that has it "
+                f"{what}: ONNX Runtime cannot use {wanted} and would run on {first}. Install the build that has it "
                 "(pip install 'attn-deploy[gpu]') with its CUDA libraries, or ask for cpu."
             )
-        self._provider = found
+        self._provider = first
         self._threads = threads
         self._optimize = optimize
         self._config = entries
         self._binding = self._session.io_binding()
         self._fixed: list[Any] = []
         self.input_names = [i.name for i in self._session.get_inputs()]
+        self.input_types = {
+            i.name: np.dtype(_TYPES[kind])
+            for i in self._session.get_inputs()
+            if (kind := i.type.removeprefix("tensor(").rstrip(")")) in _TYPES
+        }
         self.output_names = [o.name for o in self._session.get_outputs()]
         refuse_cpu(self.placement(), what)
 
     def placement(self) -> tuple[dict[str, int], dict[str, int]]:
         """Nodes by provider, and operator types of those that are not on the provider asked for.
 
-        Both are empty where this version of ONNX Runtime does not tell.
+        Both are empty where this version of ONNX Runtime does not report them.
         """
         if not hasattr(self._session, "get_provider_graph_assignment_info"):
             return {}, {}
@@ -224,7 +232,7 @@ class OnnxRuntimeRunner:
             GraphError: if the names are not the model's inputs.
         """
         if set(inputs) != set(self.input_names):
-            raise GraphError(f"the model takes {self.input_names}, and was given {list(inputs)}.")
+            raise GraphError(f"the model's inputs are {self.input_names}, not {list(inputs)}.")
         ort = import_onnxruntime()
         device = "cpu" if self._kind == "cpu" else "cuda"
         self._binding.clear_binding_inputs()
@@ -276,9 +284,9 @@ def refuse_cpu(placement: tuple[dict[str, int], dict[str, int]], what: str) -> N
     heavy = {op: n for op, n in elsewhere.items() if op not in SHAPE_OPERATORS}
     alone = bool(nodes) and sum(elsewhere.values()) == sum(nodes.values())
     if heavy or alone:
-        told = ", ".join(f"{op} {n}" for op, n in sorted((heavy or elsewhere).items()))
+        operators = ", ".join(f"{op} {n}" for op, n in sorted((heavy or elsewhere).items()))
         raise ProviderError(
-            f"{what}: ran on CPU: {sum(elsewhere.values())} of {sum(nodes.values())} nodes, among them {told}."
+            f"{what}: ran on CPU: {sum(elsewhere.values())} of {sum(nodes.values())} nodes, among them {operators}."
         )
 
 

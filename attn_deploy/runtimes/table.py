@@ -32,7 +32,7 @@ class Runtime:
             MissingDependencyError where it is not installed.
         needs: what it runs.
         provider: what `RuntimeInfo.provider` must be; None where any is right.
-        on: the devices it runs on: ``cpu``, ``gpu``, or ``torch``: the one that torch is told to use.
+        on: the devices it runs on: ``cpu``, ``gpu``, or ``torch``: the one that torch is set to use.
     """
 
     name: str
@@ -74,7 +74,7 @@ def _module(work: Work, runtime: str) -> nn.Module:
 
 def _file(work: Work, runtime: str) -> Path:
     if work.onnx is None:
-        raise InvalidRequestError(f"{runtime} runs an ONNX file, and there is none.")
+        raise InvalidRequestError(f"{runtime} needs an ONNX file, and there is none.")
     return work.onnx
 
 
@@ -196,14 +196,14 @@ def choose_runtimes(names: Sequence[str]) -> tuple[Runtime, ...]:
     Raises:
         InvalidRequestError: if there is no name, or one is unknown; the message lists what is known.
     """
-    known = ", ".join(RUNTIMES)
+    choices = ", ".join(RUNTIMES)
     if not names:
-        raise InvalidRequestError(f"no runtime was named; choose from {known}.")
+        raise InvalidRequestError(f"no runtime was named; choose from {choices}.")
     for name in names:
         if name not in RUNTIMES:
             close = difflib.get_close_matches(name, RUNTIMES, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else "."
-            raise InvalidRequestError(f"the runtime {name!r} is unknown{hint} Known runtimes: {known}.")
+            raise InvalidRequestError(f"the runtime {name!r} is unknown{hint} Known runtimes: {choices}.")
     return tuple(RUNTIMES[n] for n in dict.fromkeys(names))
 
 
@@ -248,5 +248,5 @@ def torch_device(asked: str, runtimes: Sequence[Runtime]) -> str:
     if torch.cuda.is_available():
         return "cuda"
     if asked == "cuda":
-        raise NoDeviceError("eager and compile were asked for on CUDA, and torch finds no CUDA device; use cpu.")
+        raise NoDeviceError("torch has no CUDA device for eager and compile; use cpu.")
     return "cpu"

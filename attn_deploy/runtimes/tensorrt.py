@@ -44,7 +44,7 @@ class TensorRTRunner:
         MissingDependencyError: if the engine's library or cuda-python is not installed.
         NoDeviceError: if there is no GPU.
         DeviceError: if the library cannot load the engine.
-        InvalidRequestError: if an option is unknown, or the library has no use for it.
+        InvalidRequestError: if an option is unknown, or the library does not support it.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class TensorRTRunner:
         if not self._flavor.has_runtime_cache:
             if self._cache_path is not None:
                 raise InvalidRequestError(
-                    f"{self._flavor} has no use for a runtime cache: its engines hold compiled kernels. Leave it out."
+                    f"{self._flavor} does not support a runtime cache: its engines hold compiled kernels. Leave it out."
                 )
             return self._engine.create_execution_context()
         config = self._engine.create_runtime_config()
@@ -131,9 +131,9 @@ class TensorRTRunner:
         self._settings["runtime_cache"] = "none"
         if self._cache_path is not None:
             self._cache = config.create_runtime_cache()
-            known = _read(self._cache_path)
-            accepted = bool(known) and self._cache.deserialize(known)
-            self._settings["runtime_cache"] = "read" if accepted else "rejected" if known else "new"
+            cache = _read(self._cache_path)
+            accepted = bool(cache) and self._cache.deserialize(cache)
+            self._settings["runtime_cache"] = "read" if accepted else "rejected" if cache else "new"
             if not config.set_runtime_cache(self._cache):
                 raise self._failure("refuses the runtime cache")
         return self._engine.create_execution_context(config)
@@ -155,7 +155,7 @@ class TensorRTRunner:
 
         Raises:
             InvalidRequestError: if names, element types or shapes are not the engine's.
-            DeviceError: if the GPU has not enough memory, or the library cannot tell the shapes of the outputs.
+            DeviceError: if the GPU has not enough memory, or the library does not know the shapes of the outputs.
         """
         arrays = self._checked(inputs)
         shapes = {n: tuple(a.shape) for n, a in arrays.items()}
@@ -170,7 +170,7 @@ class TensorRTRunner:
     def _checked(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         if set(inputs) != set(self.input_names):
             raise InvalidRequestError(
-                f"{self.artifact.path} takes {', '.join(self.input_names)}, and was given {', '.join(inputs) or 'nothing'}."
+                f"{self.artifact.path} takes {', '.join(self.input_names)}, not {', '.join(inputs) or 'nothing'}."
             )
         for name, array in inputs.items():
             if array.dtype.name != self._dtypes[name]:
@@ -186,13 +186,13 @@ class TensorRTRunner:
         fitting = [i for i, r in enumerate(ranges) if all(_within(shapes[n], *r[n]) for n in self.input_names)]
         best = [i for i in fitting if all(ranges[i][n][1] == shapes[n] for n in self.input_names)]
         if not fitting:
-            told = "; ".join(
+            spans = "; ".join(
                 " ".join(f"{n}:{','.join(_x(s) for s in dict.fromkeys(shape))}" for n, shape in entry.items())
                 for entry in ranges
             )
-            given = ", ".join(f"{n} {_x(s)}" for n, s in shapes.items())
+            sizes = ", ".join(f"{n} {_x(s)}" for n, s in shapes.items())
             raise InvalidRequestError(
-                f"{self.artifact.path} was built for {told}, and was given {given}. Build it with a "
+                f"{self.artifact.path} was built for {spans}, not for {sizes}. Build it with a "
                 "--profile that has these shapes."
             )
         index = (best or fitting)[0]
@@ -215,7 +215,7 @@ class TensorRTRunner:
                 raise self._failure(f"refuses the shape {_x(shape)} of {name!r}")
         unknown = self._context.infer_shapes()
         if unknown:
-            raise self._failure(f"cannot tell the shapes of {', '.join(unknown)}")
+            raise self._failure(f"does not know the shapes of {', '.join(unknown)}")
         self._output_shapes = {n: tuple(self._context.get_tensor_shape(n)) for n in self.output_names}
         sizes = {**shapes, **self._output_shapes}
         for name, shape in sizes.items():
@@ -277,11 +277,11 @@ class TensorRTRunner:
 
     def outputs(self) -> Arrays:
         """The outputs of the last run, by name."""
-        found = {n: host_array(s, self._dtypes[n]) for n, s in self._output_shapes.items()}
-        for name, array in found.items():
+        arrays = {n: host_array(s, self._dtypes[n]) for n, s in self._output_shapes.items()}
+        for name, array in arrays.items():
             self._cuda.download(self._buffers[name].pointer, array)
         self._cuda.synchronize()
-        return found
+        return arrays
 
     def close(self) -> None:
         """Write the runtime cache, and free the engine and all memory on the GPU."""

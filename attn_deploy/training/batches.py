@@ -97,11 +97,11 @@ class ResidentImages:
             images = windows[chosen, :, draw.top[part], draw.left[part]]
             if self._recipe.flip:
                 images = torch.where(draw.flip[part].reshape(-1, 1, 1, 1), images.flip(3), images)
-            given = images.to(torch.float32, memory_format=torch.channels_last)
-            given = given.mul_(self._scale).add_(self._shift)
+            pixels = images.to(torch.float32, memory_format=torch.channels_last)
+            pixels = pixels.mul_(self._scale).add_(self._shift)
             if self._recipe.cutout:
-                given = given * self._kept(draw, part)
-            yield given, self._labels[chosen]
+                pixels = pixels * self._kept(draw, part)
+            yield pixels, self._labels[chosen]
 
     def _kept(self, draw: Draw, part: slice) -> Tensor:
         """1 outside the blanked square and 0, the mean, in it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.profiler import profile
 from attn_deploy.conversion.quantize import quantize_file
 from attn_deploy.data import ImageSet, load_dataset
-from attn_deploy.errors import CheckpointError, ExportError
+from attn_deploy.errors import CheckpointError, ExportError, InvalidRequestError
 from attn_deploy.exporters.pipeline import export
-from attn_deploy.files import sha256_of, write_atomic
+from attn_deploy.files import read_typed, sha256_of, write_atomic
 
 SCHEMA_VERSION = 1
 CALIBRATION_IMAGES = 512
@@ -55,7 +55,7 @@ def measure_deployed(
     *,
     data_dir: Path | str | None = None,
     seconds: float = 1.0,
-    tell: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[Deployed, ...]:
     """The finished run exported and measured: fp32, and int8 calibrated on the training images.
 
@@ -65,15 +65,15 @@ def measure_deployed(
     """
     with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
         path = Path(folder) / "model.onnx"
-        tell(f"exporting {run.name}")
+        progress(f"exporting {run.name}")
         export(str(run / "model.safetensors"), path)
-        found = [_measured(run, path, "fp32", data_dir, seconds, tell)]
+        files = [_measured(run, path, "fp32", data_dir, seconds, progress)]
         images = _training_images(run, data_dir)
         small = Path(folder) / "model-int8.onnx"
-        tell(f"quantizing {run.name}")
+        progress(f"quantizing {run.name}")
         quantize_file(path, small, calibration=images, images=min(CALIBRATION_IMAGES, len(images)))
-        found.append(_measured(run, small, "int8", data_dir, seconds, tell))
-    return tuple(found)
+        files.append(_measured(run, small, "int8", data_dir, seconds, progress))
+    return tuple(files)
 
 
 def _training_images(run: Path, data_dir: Path | str | None) -> ImageSet:
@@ -86,13 +86,13 @@ def _training_images(run: Path, data_dir: Path | str | None) -> ImageSet:
 
 
 def _measured(
-    run: Path, path: Path, precision: str, data_dir: Path | str | None, seconds: float, tell: Callable[[str], None]
+    run: Path, path: Path, precision: str, data_dir: Path | str | None, seconds: float, progress: Callable[[str], None]
 ) -> Deployed:
     eager = run / "model.safetensors"
     dataset = json.loads((run / "record.json").read_text(encoding="utf-8"))["dataset"]["name"]
-    result = evaluate(path, dataset=dataset, reference=eager, data_dir=data_dir, threads=1, progress=tell)[0]
+    result = evaluate(path, dataset=dataset, reference=eager, data_dir=data_dir, threads=1, progress=progress)[0]
     size = tuple(result.dataset["size"])
-    tell(f"timing {run.name}")
+    progress(f"timing {run.name}")
     options = BenchOptions(min_seconds=seconds, max_seconds=max(20.0, 5 * seconds), threads=1)
     record = profile(path, runtimes=("ort-cpu",), batch=(1,), size=(size[0], size[1]), options=options)
     row = record.row("ort-cpu")
@@ -112,9 +112,9 @@ def _measured(
     )
 
 
-def write_deployed(path: Path, found: tuple[Deployed, ...], environment: Mapping[str, Any]) -> None:
+def write_deployed(path: Path, files: tuple[Deployed, ...], environment: Mapping[str, Any]) -> None:
     """Keep measurements, whole or not at all."""
-    data = {"schema_version": SCHEMA_VERSION, "files": [asdict(f) for f in found], "environment": environment}
+    data = {"schema_version": SCHEMA_VERSION, "files": [asdict(f) for f in files], "environment": environment}
     write_atomic(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 
@@ -127,9 +127,11 @@ def read_deployed(path: Path) -> tuple[Deployed, ...]:
     if not path.exists():
         return ()
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data["schema_version"] != SCHEMA_VERSION:
-            raise CheckpointError(f"{path} has schema version {data['schema_version']}; remove it to measure again.")
-        return tuple(Deployed(**{f.name: entry[f.name] for f in fields(Deployed)}) for entry in data["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); remove it to measure again.") from error
+        return read_typed(path, _DeployedFile, "the measurements of a row", schema=SCHEMA_VERSION).files
+    except InvalidRequestError as error:
+        raise CheckpointError(f"{error} Remove it to measure again.") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _DeployedFile:
+    files: tuple[Deployed, ...]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import datetime
-import json
 import os
 import shutil
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from attn_deploy.accuracy.predict import describe, run_dataset
+from attn_deploy.accuracy.predict import run_dataset, test_summary
 from attn_deploy.data import ImageSet, load_dataset
 from attn_deploy.errors import InvalidRequestError, MissingDependencyError, NoDeviceError
 from attn_deploy.machine.environment import command_line, describe_environment
@@ -24,10 +23,10 @@ from attn_deploy.resolve.make import ResolvedModel
 from attn_deploy.resolve.resolve import resolve
 from attn_deploy.runtimes.eager import EagerRunner
 from attn_deploy.training.batches import ResidentImages
-from attn_deploy.training.checkpoint import RunFolder
+from attn_deploy.training.checkpoint import TrainingFolder
 from attn_deploy.training.memory import freed_memory_kept
 from attn_deploy.training.recipe import Recipe, recipe_for
-from attn_deploy.training.record import Epoch, TrainingRecord
+from attn_deploy.training.record import Epoch, TestNote, TrainingRecord
 from attn_deploy.training.trainer import Trainer
 
 RUNS = Path("runs")
@@ -57,8 +56,8 @@ def train(
     output: Path | str | None = None,
     resume: bool = False,
     data_dir: Path | str | None = None,
-    progress: Callable[[TrainProgress], None] = lambda _: None,
-    tell: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None,
+    on_step: Callable[[TrainProgress], None] = lambda _: None,
 ) -> TrainingRecord:
     """Train a classifier, test it once, and leave its weights with a record.
 
@@ -77,8 +76,8 @@ def train(
         output: the run's folder; ``runs/MODEL-DATASET-sSEED`` by default.
         resume: go on with the run in that folder; a finished run is returned as it is.
         data_dir: see `attn_deploy.data.load_dataset`.
-        progress: called after each step.
-        tell: called with a few words between steps.
+        progress: called with a few words between steps.
+        on_step: called after each step.
 
     Raises:
         InvalidRequestError: if the model is not a classifier of these images, the folder holds another run, or an
@@ -95,12 +94,12 @@ def train(
         require_compiler(place)
     used_threads = threads or torch.get_num_threads()
     torch.set_num_threads(used_threads)
-    tell(f"loading {dataset}")
-    images = load_dataset(dataset, "train", data_dir=data_dir, progress=tell)
-    tested = load_dataset(dataset, "test", data_dir=data_dir, progress=tell)
+    progress(f"loading {dataset}")
+    images = load_dataset(dataset, "train", data_dir=data_dir, progress=progress)
+    tested = load_dataset(dataset, "test", data_dir=data_dir, progress=progress)
     torch.manual_seed(seed)
     resolved = classifier_for(model, images)
-    folder = RunFolder(Path(output) if output is not None else RUNS / f"{resolved.name.stem}-{dataset}-s{seed}")
+    folder = TrainingFolder(Path(output) if output is not None else RUNS / f"{resolved.name.stem}-{dataset}-s{seed}")
     record = TrainingRecord(
         model=resolved.name.text,
         parameters=sum(p.numel() for p in resolved.module.parameters()),
@@ -111,15 +110,16 @@ def train(
         amp=place.type == "cuda" if amp is None else amp,
         compiled=compile,
         threads=used_threads,
-        environment=json.loads(json.dumps(describe_environment().to_dict())),
+        environment=describe_environment(),
         argv=command_line(),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
     folder.make()
     with folder.alone():
-        found = _found(folder, record, resume)
-        if found is not None and found.finished:
-            return found
+        earlier = _found(folder, record, resume)
+        if earlier is not None and earlier.finished:
+            folder.check_weights()
+            return earlier
         folder.clean()
         trainer = Trainer(
             resolved.module.to(place),
@@ -129,13 +129,13 @@ def train(
             amp=record.amp,
             compiled=compile,
         )
-        if found is not None:
-            if found.state is not None:
-                trainer.load(folder.load(found.to_dict()))
-            record = found
+        if earlier is not None:
+            if earlier.state is not None:
+                trainer.load(folder.load(earlier.to_dict()))
+            record = earlier
         with freed_memory_kept() if place.type == "cpu" else contextlib.nullcontext():
-            record = _run_epochs(trainer, folder, record, progress)
-        return _finish(trainer, folder, record, resolved, tested, tell)
+            record = _run_epochs(trainer, folder, record, on_step)
+        return _finish(trainer, folder, record, resolved, tested, progress)
 
 
 def classifier_for(model: str, images: ImageSet) -> ResolvedModel:
@@ -160,12 +160,12 @@ def classifier_for(model: str, images: ImageSet) -> ResolvedModel:
     resolved = resolve(model, arguments)
     try:
         with torch.no_grad():
-            made = copy.deepcopy(resolved.module).eval()(torch.from_numpy(images.normalised(slice(0, 2))))
+            scores = copy.deepcopy(resolved.module).eval()(torch.from_numpy(images.normalised(slice(0, 2))))
     except Exception as error:
         raise InvalidRequestError(f"{model}: it cannot be run on images of {images.name}: {error}") from error
     expected = (min(2, len(images)), classes)
-    if not isinstance(made, torch.Tensor) or made.shape != expected:
-        shape = tuple(made.shape) if isinstance(made, torch.Tensor) else type(made).__name__
+    if not isinstance(scores, torch.Tensor) or scores.shape != expected:
+        shape = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
         raise InvalidRequestError(
             f"{model}: two images of {images.name} give {shape}; a classifier of its {classes} classes gives {expected}."
         )
@@ -173,14 +173,14 @@ def classifier_for(model: str, images: ImageSet) -> ResolvedModel:
 
 
 def _run_epochs(
-    trainer: Trainer, folder: RunFolder, record: TrainingRecord, progress: Callable[[TrainProgress], None]
+    trainer: Trainer, folder: TrainingFolder, record: TrainingRecord, on_step: Callable[[TrainProgress], None]
 ) -> TrainingRecord:
     epochs = record.recipe.epochs
     for epoch in range(len(record.history), epochs):
         started = time.perf_counter()
 
         def seen(step: int, loss: float | None, epoch: int = epoch) -> None:
-            progress(TrainProgress(step, trainer.steps, epoch + 1, epochs, loss))
+            on_step(TrainProgress(step, trainer.steps, epoch + 1, epochs, loss))
 
         done = trainer.run_epoch(epoch, seen)
         passed = Epoch(done.loss, done.accuracy, time.perf_counter() - started)
@@ -191,16 +191,16 @@ def _run_epochs(
 
 def _finish(
     trainer: Trainer,
-    folder: RunFolder,
+    folder: TrainingFolder,
     record: TrainingRecord,
     resolved: ResolvedModel,
     tested: ImageSet,
-    tell: Callable[[str], None],
+    progress: Callable[[str], None],
 ) -> TrainingRecord:
     """Test the averaged weights and write them; the record that says so is the last thing written."""
-    tell("testing")
+    progress("testing")
     runner = EagerRunner(_plain(trainer.average), threads=record.threads)
-    result = run_dataset(runner, tested, model=record.model, input_name="image", progress=tell)
+    result = run_dataset(runner, tested, model=record.model, input_name="image", progress=progress)
     header = {
         "model": record.model,
         "arguments": {"num_classes": len(tested.classes)} if "num_classes" in resolved.arguments else {},
@@ -213,7 +213,7 @@ def _finish(
     }
     weights = {k: v.detach().cpu().contiguous() for k, v in trainer.average.state_dict().items()}
     written = folder.finish(weights, header)
-    test = {**describe(result), "source": tested.source, "sha256": tested.digest}
+    test: TestNote = {**test_summary(result), "source": tested.source, "sha256": tested.digest}
     record = replace(record, weights=written, test=test, state=None)
     folder.write_record(record.to_dict())
     folder.drop_state()
@@ -221,12 +221,12 @@ def _finish(
 
 
 def _plain(module: nn.Module) -> nn.Module:
-    made = copy.deepcopy(module).cpu()
-    made.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stubs forget this form
-    return made
+    copied = copy.deepcopy(module).cpu()
+    copied.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stubs forget this form
+    return copied
 
 
-def _found(folder: RunFolder, asked: TrainingRecord, resume: bool) -> TrainingRecord | None:
+def _found(folder: TrainingFolder, wanted: TrainingRecord, resume: bool) -> TrainingRecord | None:
     """The run that is in the folder, if it is to go on.
 
     Raises:
@@ -236,32 +236,32 @@ def _found(folder: RunFolder, asked: TrainingRecord, resume: bool) -> TrainingRe
         return None
     if not resume:
         raise InvalidRequestError(
-            f"{folder.path} holds a training run already; go on with --resume, or name another folder with --output."
+            f"{folder.path} already holds a training run; continue it with --resume, or name another folder with --output."
         )
-    found = TrainingRecord.from_dict(folder.read_record())
+    earlier = TrainingRecord.from_dict(folder.read_record())
     for name in ("model", "recipe", "seed", "device", "amp", "compiled", "threads"):
-        was, now = getattr(found, name), getattr(asked, name)
+        was, now = getattr(earlier, name), getattr(wanted, name)
         if was != now:
             raise InvalidRequestError(
                 f"{folder.path} holds a run with {name} {was}, and {now} was asked for; resume with the former, or name "
                 "another folder with --output."
             )
-    if found.dataset["sha256"] != asked.dataset["sha256"]:
+    if earlier.dataset["sha256"] != wanted.dataset["sha256"]:
         raise InvalidRequestError(
-            f"{folder.path} holds a run on other images ({found.dataset['source']}, sha256 "
-            f"{found.dataset['sha256'][:12]}...) than those given ({asked.dataset['source']}, "
-            f"{asked.dataset['sha256'][:12]}...)."
+            f"{folder.path} holds a run on other images ({earlier.dataset['source']}, sha256 "
+            f"{earlier.dataset['sha256'][:12]}...) than those given ({wanted.dataset['source']}, "
+            f"{wanted.dataset['sha256'][:12]}...)."
         )
-    return found
+    return earlier
 
 
-def _device(asked: str | None) -> torch.device:
+def _device(name: str | None) -> torch.device:
     try:
-        place = torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
+        place = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
-        raise InvalidRequestError(f"there is no device {asked!r}; devices are cpu and cuda.") from error
+        raise InvalidRequestError(f"there is no device {name!r}; devices are cpu and cuda.") from error
     if place.type not in ("cpu", "cuda"):
-        raise InvalidRequestError(f"training on {asked!r} is not supported; devices are cpu and cuda.")
+        raise InvalidRequestError(f"training on {name!r} is not supported; devices are cpu and cuda.")
     if place.type == "cuda" and not torch.cuda.is_available():
         raise NoDeviceError("training on CUDA was asked for, and torch finds no CUDA device; use --device cpu.")
     return place

@@ -31,7 +31,7 @@ from attn_deploy.errors import (
 from attn_deploy.files import write_atomic
 from attn_deploy.machine.environment import describe_environment
 from attn_deploy.resolve.resolve import resolve
-from attn_deploy.training.checkpoint import RunFolder
+from attn_deploy.training.checkpoint import TrainingFolder
 from attn_deploy.training.deployed import measure_deployed, write_deployed
 from attn_deploy.training.plan import DEPLOYED, PLAIN, PLAN, REFUSED, SUMMARY, TablePlan
 from attn_deploy.training.recipe import Recipe
@@ -90,9 +90,9 @@ def train_table(
     device: str | None = None,
     threads: int | None = None,
     data_dir: Path | str | None = None,
-    progress: Callable[[TrainProgress], None] = lambda _: None,
-    tell: Callable[[str], None] = lambda _: None,
-    seen: Callable[[TableSummary], None] = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None,
+    on_step: Callable[[TrainProgress], None] = lambda _: None,
+    on_row: Callable[[TableSummary], None] = lambda _: None,
 ) -> TableSummary:
     """Train, test, export and time what is missing of a table, and summarise it.
 
@@ -107,9 +107,9 @@ def train_table(
         device: see `attn_deploy.train`.
         threads: likewise; by default those that a run was begun with.
         data_dir: likewise.
-        progress: called after each step of training.
-        tell: called with a few words between.
-        seen: called with the summary after each row.
+        progress: called with a few words between steps.
+        on_step: called after each step of training.
+        on_row: called with the summary after each row.
 
     Raises:
         InvalidRequestError: if the folder holds another table, or holds this one and ``resume`` is not given.
@@ -120,15 +120,15 @@ def train_table(
     if not only_report:
         for index, module in enumerate(plan.modules):
             if index % shard[1] == shard[0] - 1:
-                _row(folder, plan, module, device, threads, data_dir, progress, tell)
-                seen(summarise(folder, plan))
+                _row(folder, plan, module, device, threads, data_dir, progress, on_step)
+                on_row(summarise(folder, plan))
     summary = summarise(folder, plan)
     write_atomic(folder / SUMMARY, json.dumps(summary.to_dict(), indent=1, allow_nan=False) + "\n")
-    seen(summary)
+    on_row(summary)
     return summary
 
 
-def make_plan(
+def plan_table(
     backbone: str, modules: Sequence[str], dataset: str, recipe: Recipe, seeds: int, data_dir: Path | str | None = None
 ) -> TablePlan:
     """A plan, checked: the backbone exists, the modules exist, the images can be had.
@@ -157,16 +157,18 @@ def _begin(folder: Path, plan: TablePlan, resume: bool) -> TablePlan:
     """The plan that holds from now on: a table may grow by modules and seeds, and changes in nothing else."""
     if (folder / PLAN).exists():
         if not resume:
-            raise InvalidRequestError(f"{folder} holds a table already; go on with --resume, or choose another folder.")
-        found = TablePlan.read(folder)
+            raise InvalidRequestError(
+                f"{folder} already holds a table; continue it with --resume, or choose another folder."
+            )
+        earlier = TablePlan.read(folder)
         for name in ("backbone", "dataset", "source", "recipe"):
-            was, now = getattr(found, name), getattr(plan, name)
+            was, now = getattr(earlier, name), getattr(plan, name)
             if was != now:
                 raise InvalidRequestError(f"{folder} holds a table with {name} {was}, and {now} was asked for.")
         plan = replace(
-            plan, modules=tuple(dict.fromkeys((*found.modules, *plan.modules))), seeds=max(found.seeds, plan.seeds)
+            plan, modules=tuple(dict.fromkeys((*earlier.modules, *plan.modules))), seeds=max(earlier.seeds, plan.seeds)
         )
-        if plan == found:
+        if plan == earlier:
             return plan
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / PLAN, json.dumps(plan.to_dict(), indent=1) + "\n")
@@ -180,15 +182,15 @@ def _row(
     device: str | None,
     threads: int | None,
     data_dir: Path | str | None,
-    progress: Callable[[TrainProgress], None],
-    tell: Callable[[str], None],
+    progress: Callable[[str], None],
+    on_step: Callable[[TrainProgress], None],
 ) -> None:
     name = plan.name(module)
     for seed in range(plan.seeds):
         run = plan.folder(root, module, seed)
         if (run / REFUSED).exists():
             return
-        tell(f"{name}, seed {seed}")
+        progress(f"{name}, seed {seed}")
         try:
             resolve(name)
         except InvalidRequestError as error:
@@ -206,11 +208,11 @@ def _row(
                 resume=True,
                 data_dir=data_dir,
                 progress=progress,
-                tell=tell,
+                on_step=on_step,
             )
             if seed == 0 and not (run / DEPLOYED).exists():
-                found = measure_deployed(run, data_dir=data_dir, tell=tell)
-                write_deployed(run / DEPLOYED, found, describe_environment().to_dict())
+                files = measure_deployed(run, data_dir=data_dir, progress=progress)
+                write_deployed(run / DEPLOYED, files, describe_environment().to_dict())
         except (TrainingError, ExportError, ParityError, GraphError, PrecisionError) as error:
             _refuse(run, name, error)
             return
@@ -218,7 +220,7 @@ def _row(
 
 def _threads_of(run: Path) -> int | None:
     """Those that a run was begun with: with others it could not go on."""
-    folder = RunFolder(run)
+    folder = TrainingFolder(run)
     return TrainingRecord.from_dict(folder.read_record()).threads if folder.begun else None
 
 

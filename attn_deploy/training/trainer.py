@@ -85,9 +85,9 @@ class Trainer:
         losses: list[Tensor] = []
         right = torch.zeros((), dtype=torch.int64, device=self._device)
         checked = 0
-        for index, (given, labels) in enumerate(self._images.epoch(self._images.draw(self._seed, epoch))):
+        for index, (pixels, labels) in enumerate(self._images.epoch(self._images.draw(self._seed, epoch))):
             step = epoch * self._images.steps + index
-            loss, logits = self._step(given, labels, step)
+            loss, logits = self._step(pixels, labels, step)
             losses.append(loss)
             right += (logits.argmax(1) == labels).sum()
             if self._device.type == "cpu" or index % CHECK_EVERY == CHECK_EVERY - 1:
@@ -100,11 +100,11 @@ class Trainer:
         count = self._images.steps * self.recipe.batch
         return EpochResult(float(torch.stack(losses).mean()), int(right) / count)
 
-    def _step(self, given: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    def _step(self, pixels: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
         for group in self._optimizer.param_groups:
             group["lr"] = self.recipe.rate(step, self.steps)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._amp):
-            logits = self._forward(given)
+            logits = self._forward(pixels)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -135,13 +135,13 @@ class Trainer:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the next epoch depends on, as named tensors on the CPU."""
-        made = {f"model.{k}": v for k, v in self.module.state_dict().items()}
-        made |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        tensors = {f"model.{k}": v for k, v in self.module.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         for name, parameter in self.module.named_parameters():
             momentum = self._optimizer.state.get(parameter, {}).get("momentum_buffer")
             if momentum is not None:
-                made[f"momentum.{name}"] = momentum
-        return {k: v.detach().cpu().contiguous() for k, v in made.items()}
+                tensors[f"momentum.{name}"] = momentum
+        return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Go back to a state that `state` gave.

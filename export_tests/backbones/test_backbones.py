@@ -16,7 +16,7 @@ from attn_deploy.resolve.make import slot_factory
 from attn_deploy.resolve.resolve import resolve
 from export_tests.helpers import randomize
 
-BACKBONES = [s.name for s in registry.list_models("backbone")]
+BACKBONES = [s.name for s in registry.list_models("backbone") if s.outputs == ("logits",)]  # no detectors
 DEPTHWISE = ("mobilenet_v2", "shufflenet_v2", "efficientnet_b0")
 
 # torchvision 0.28: parameters, entries of the state dict, and SHA-256 of its sorted lines "key shape"; googlenet without

@@ -11,7 +11,7 @@ from attn_deploy.bench.layers import LayerReport, LayerTime
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.record import ColdStart, LatencyResult, ProfileRecord, ProfileRow
 from attn_deploy.bench.statistics import compare_rounds
-from attn_deploy.machine.environment import Environment, Gpu
+from attn_deploy.machine.environment import Environment, GpuDescription
 from attn_deploy.runtimes.base import RuntimeInfo
 
 PROVIDERS = {"eager": "CPU", "compile": "CPU", "ort-cpu": "CPUExecutionProvider", "tensorrt": "NVIDIA H100 80GB HBM3"}
@@ -19,7 +19,7 @@ CPU = Environment(
     "AMD EPYC", 8, 2, ("avx", "avx2", "fma"), 2445.0, None, 0.1, 16 << 30, "Linux 6.1 x86_64", "CPython 3.11.7",
     {"torch": "2.13.0", "onnxruntime": "1.31.1"}, git_commit="0" * 40,
 )  # fmt: skip
-GPU = replace(CPU, gpus=(Gpu("NVIDIA H100 80GB HBM3", "580.1", "9.0", 81559, 1980, 1980, 40),), cuda="13.0")
+GPU = replace(CPU, gpus=(GpuDescription("NVIDIA H100 80GB HBM3", "580.1", "9.0", 81559, 1980, 1980, 40),), cuda="13.0")
 OPTIONS = BenchOptions(threads=1)
 
 

@@ -17,7 +17,7 @@ from attn_deploy.bench.images import calibration_images, trained_model
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.plan import AccuracyPlan
 from attn_deploy.bench.record import ProfileRecord
-from attn_deploy.bench.request import make_plan
+from attn_deploy.bench.request import plan_profile
 from attn_deploy.comparison.collection import named_runs
 from attn_deploy.comparison.overview import overview
 from attn_deploy.data import cifar10, load_dataset
@@ -95,10 +95,10 @@ def test_every_row_has_the_accuracy_of_its_runtime_and_precision(run, checkpoint
 
 
 def test_weights_of_a_run_belong_to_the_model_that_is_named(checkpoint):
-    plan = make_plan(MODEL, weights=checkpoint)
+    plan = plan_profile(MODEL, weights=checkpoint)
     assert trained_model(plan).dataset == "digits"
-    assert trained_model(make_plan(MODEL)) is None
-    with pytest.raises(InvalidRequestError, match=r"was trained as resnet8:num_classes=10, and resnet20 was named"):
+    assert trained_model(plan_profile(MODEL)) is None
+    with pytest.raises(InvalidRequestError, match=r"was trained as resnet8:num_classes=10, not resnet20"):
         attn_deploy.profile("resnet20", weights=checkpoint, options=QUICK)
 
 
@@ -170,8 +170,8 @@ def test_rows_of_another_size_than_the_images_have_no_accuracy(checkpoint):
     small, large = record.rows
     assert record.passed
     assert (small.accuracy.images, large.accuracy) == (10, None)
-    told = "no top-1: the images of digits are 32x32, and it ran at another size"
-    assert f"eager fp32 b1 64x64: {told}" in text_of(record)
+    texts = "no top-1: the images of digits are 32x32, and it ran at another size"
+    assert f"eager fp32 b1 64x64: {texts}" in text_of(record)
     (run,) = named_runs([(Path("record.json"), record, ())])
     assert [e.on_front for e in overview([run]).entries] == [True, False]
     only = attn_deploy.profile(
@@ -189,7 +189,7 @@ def test_rows_of_another_size_than_the_images_have_no_accuracy(checkpoint):
 def test_what_is_no_classifier_of_the_images_is_told():
     record = attn_deploy.profile("se", runtimes=["eager"], accuracy="digits", options=QUICK)
     assert record.rows[0].status == "ok"
-    assert "is no classifier of images" in record.rows[0].accuracy_missing
+    assert "is not a classifier of images" in record.rows[0].accuracy_missing
     assert not record.passed
 
 
@@ -200,14 +200,14 @@ def test_what_is_no_classifier_of_the_images_is_told():
         ({"accuracy": AccuracyPlan(dataset="digits", images=0)}, "0 images were asked for"),
         ({"accuracy": "folder"}, "--data-dir path/to/images"),
         ({"accuracy": "cifar10", "data_dir": "/nonexistent"}, "no folder /nonexistent"),
-        ({"calibration": "/nonexistent"}, "no calibration data '/nonexistent'"),
+        ({"calibration": "/nonexistent"}, "calibration data '/nonexistent' not found"),
         ({"calibration": "cifar"}, "did you mean 'cifar10'"),
     ],
 )
 def test_images_that_cannot_be_had_are_refused_before_anything_is_made(request_, message, monkeypatch):
     monkeypatch.delenv("ATTN_DEPLOY_DATA", raising=False)
     with pytest.raises(InvalidRequestError, match=message):
-        make_plan("resnet8", **request_)
+        plan_profile("resnet8", **request_)
 
 
 @pytest.fixture
@@ -232,8 +232,8 @@ def small_cifar10(tmp_path, monkeypatch):
     "request_", [{"accuracy": "cifar10"}, {"calibration": "cifar10"}, {"calibration": "cifar10", "accuracy": "digits"}]
 )
 def test_images_to_calibrate_with_are_those_of_the_folder(small_cifar10, request_):
-    plan = make_plan(MODEL, data_dir=small_cifar10, **request_)
-    images = calibration_images(plan, has_module=True, tell=lambda _: None)
+    plan = plan_profile(MODEL, data_dir=small_cifar10, **request_)
+    images = calibration_images(plan, has_module=True, progress=lambda _: None)
     assert (images.name, images.split, len(images)) == ("cifar10", "train", 200)
 
 

@@ -95,9 +95,9 @@ def test_every_command_names_the_file_and_the_field(tmp_path, monkeypatch, comma
     given = {"report": [str(bad), "-o", str(tmp_path / "r.json")], "compare": [str(good), str(bad)], "profiles": []}
     done = CliRunner().invoke(app, [command, *given[command]])
     assert done.exit_code == 2, done.output
-    told = " ".join(done.stderr.split())
-    assert "bad.json" in told
-    assert field in told
+    texts = " ".join(done.stderr.split())
+    assert "bad.json" in texts
+    assert field in texts
     assert "Traceback" not in done.output
 
 

@@ -79,7 +79,7 @@ def test_what_an_engine_cannot_be_asked(engine, tmp_path):
     assert "is an engine of tensorrt-rtx, and ort-cpu cannot run it" in other.stderr
     typed = CliRunner().invoke(app, ["profile", str(engine), "--precisions", "fp16"])
     assert typed.exit_code == 2
-    assert "is an engine in fp32, which stays" in typed.stderr
+    assert "is an engine in fp32, which cannot change" in typed.stderr
     bare = tmp_path / "bare.engine"
     bare.write_bytes(engine.read_bytes())
     with pytest.raises(EngineMismatchError):

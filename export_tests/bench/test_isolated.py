@@ -26,7 +26,7 @@ from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.plan import AccuracyPlan, ProfilePlan, Variant
 from attn_deploy.bench.profiler import run_plan
 from attn_deploy.bench.record import ProfileRecord
-from attn_deploy.bench.request import make_plan
+from attn_deploy.bench.request import plan_profile
 from attn_deploy.bench.store import ProfileStore
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.inputs import samples as inputs_module
@@ -156,40 +156,40 @@ class Stopped(InlineMaker):
 
 def test_a_stop_keeps_what_is_done_and_broken_rows_are_made_again(model, tmp_path):
     plan = plan_for(model, batches=(1, 2, 3))
-    told = []
-    store = ProfileStore(tmp_path / "run", plan, resume=False, tell=told.append)
-    stopped = run_plan(plan, Stopped(plan, store.files, tell=told.append), store)
+    texts = []
+    store = ProfileStore(tmp_path / "run", plan, resume=False, progress=texts.append)
+    stopped = run_plan(plan, Stopped(plan, store.files, progress=texts.append), store)
     assert (len(stopped.rows), stopped.unfinished, stopped.passed) == (1, 2, False)
     assert ProfileRecord.read(store.record).unfinished == 2
 
     (tmp_path / "run" / "rows" / "b1-default.json").write_text('{"made_in": {')
     steps = []
-    store = ProfileStore(tmp_path / "run", plan, resume=True, tell=told.append)
+    store = ProfileStore(tmp_path / "run", plan, resume=True, progress=texts.append)
     whole = run_plan(
-        plan, InlineMaker(plan, store.files, tell=told.append), store, on_step=lambda *given: steps.append(given)
+        plan, InlineMaker(plan, store.files, progress=texts.append), store, on_step=lambda *given: steps.append(given)
     )
     assert whole.passed
     assert [r.batch for r in whole.rows] == [1, 2, 3]
-    assert any("b1-default.json is broken" in line for line in told)
+    assert any("b1-default.json is broken" in line for line in texts)
     assert [s[:2] for s in steps] == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
 
 def test_without_a_folder_a_stop_is_a_stop(model, tmp_path):
     plan = plan_for(model, batches=(1, 2))
     with pytest.raises(KeyboardInterrupt):
-        run_plan(plan, Stopped(plan, tmp_path, tell=lambda _: None), None)
+        run_plan(plan, Stopped(plan, tmp_path, progress=lambda _: None), None)
 
 
 def test_rows_of_other_versions_are_made_again(model, tmp_path):
     plan = plan_for(model)
-    told = []
-    store = ProfileStore(tmp_path / "run", plan, resume=False, tell=told.append)
-    record = run_plan(plan, InlineMaker(plan, store.files, tell=told.append), store)
+    texts = []
+    store = ProfileStore(tmp_path / "run", plan, resume=False, progress=texts.append)
+    record = run_plan(plan, InlineMaker(plan, store.files, progress=texts.append), store)
     shape = plan.shapes[0]
     assert store.read(shape, record.environment) == list(record.rows)
     newer = replace(record.environment, packages={**record.environment.packages, "onnxruntime": "9.9"})
     assert store.read(shape, newer) is None
-    assert "other versions" in told[-1]
+    assert "other versions" in texts[-1]
 
 
 def test_a_batch_that_does_not_fit_in_memory_is_a_row(tmp_path):
@@ -232,12 +232,12 @@ def test_what_cannot_fit_is_refused_before_its_inputs_are_made(tmp_path, monkeyp
         assert time.monotonic() - started < 60, "to tell it takes seconds"
         assert [r.status for r in record.rows] == ["failed", "failed"]
         for row in record.rows:
-            assert "does not fit in memory: the inputs take" in row.reason
+            assert "does not fit in memory: the inputs need" in row.reason
             assert "the output of its largest layer 104.9 GB, and 34.4 GB can be allocated" in row.reason
 
 
 def test_layers_of_what_cannot_fit_are_not_looked_at():
-    plan = make_plan("resnet8", runtimes=["eager"], batch=[2_000_000], memory_limit=1 << 30)
+    plan = plan_profile("resnet8", runtimes=["eager"], batch=[2_000_000], memory_limit=1 << 30)
     found = layer_views(plan)
     assert not found.reports
     assert "does not fit in memory" in found.missing["eager fp32"]
@@ -279,7 +279,7 @@ def test_a_hang_is_a_row(tmp_path):
     path = write_model(tmp_path / "endless.onnx", [node], weights=weights, channels=3)
     record = profile(path, tmp_path / "run", timeout=4)
     assert (record.rows[0].status, record.rows[0].latency) == ("failed", None)
-    assert "starting ort-cpu fp32 took longer than 4 s and was ended" in record.rows[0].reason
+    assert "starting ort-cpu fp32 took longer than 4 s and was stopped" in record.rows[0].reason
 
 
 def test_what_is_not_finite_gets_no_number(tmp_path):
@@ -318,17 +318,18 @@ def test_the_plan_is_the_product_without_what_nobody_has():
 
 def test_the_trail_names_the_row_that_a_process_died_of(model, tmp_path):
     plan = ProfilePlan(model=str(model), runtimes=("eager", "ort-cpu"), options=QUICK, inputs=INPUT)
-    maker = ChildMaker(plan, tmp_path, memory=False, tell=lambda _: None)
+    maker = ChildMaker(plan, tmp_path, memory=False, progress=lambda _: None)
     left = list(plan.variants)
     rows = {v.key: None for v in left}
     from attn_deploy.bench.group import blank_row
     from attn_deploy.errors import WorkerError
+    from attn_deploy.isolate import death_of
 
     rows = {v.key: blank_row(v, INPUT) for v in left}
-    error = WorkerError("timing crashed (SIGKILL).")
+    error = WorkerError(f"timing {death_of(-9)}")
     assert maker._blame(error, left, rows, "eager fp32") == [Variant("ort-cpu")]
     assert "SIGKILL" in rows["eager fp32"].reason
-    assert "more memory than there is" in rows["eager fp32"].reason
+    assert "killed it: out of memory" in rows["eager fp32"].reason
     assert rows["ort-cpu fp32"].reason == ""
     assert maker._blame(error, left, rows, "") == []
 

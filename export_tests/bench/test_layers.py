@@ -202,9 +202,9 @@ def test_layers_survive_their_file(tmp_path):
 
 def test_an_engine_without_a_gpu_is_refused_before_it_is_built(tmp_path):
     from attn_deploy.bench.layer_views import layer_views
-    from attn_deploy.bench.request import make_plan
+    from attn_deploy.bench.request import plan_profile
 
-    found = layer_views(make_plan("eca", runtimes=["tensorrt-rtx", "compile"], threads=1), runs=1)
+    found = layer_views(plan_profile("eca", runtimes=["tensorrt-rtx", "compile"], threads=1), runs=1)
     assert not found.reports
     assert "GPU" in found.missing["tensorrt-rtx fp32"] or "not installed" in found.missing["tensorrt-rtx fp32"]
     assert "compile has no per-layer view" in found.missing["compile fp32"]

@@ -407,7 +407,7 @@ sys.modules["torch"] = None
 import attn_deploy
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.cli.profile import profile
-from attn_deploy.inputs.tensors import parse_inputs
+from attn_deploy.inputs.grammar import parse_inputs
 options = BenchOptions(min_samples=40, min_seconds=0, warmup_seconds=0.01, threads=1)
 record = attn_deploy.profile(sys.argv[1], inputs=parse_inputs(["1x3x16x16"]), options=options)
 assert record.passed and [r.runtime for r in record.rows] == ["ort-cpu"], record
@@ -429,7 +429,7 @@ def test_a_file_is_profiled_without_torch(folder):
     assert int(done.stdout) >= 40
 
 
-def test_the_table_keeps_what_matters_when_it_is_narrow(record):
+def test_the_table_keeps_what_matters_when_it_in_half_range(record):
     wide, narrow = text_of(profile_report(record, 160)), text_of(profile_report(record, 80), 80)
     for title in ("p50 ms", "p99 ms", "vs eager", "verdict"):
         assert title in narrow

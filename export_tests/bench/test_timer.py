@@ -260,11 +260,11 @@ def test_a_build_is_not_load_time():
 
 
 def test_whose_turn_it_is_is_told():
-    clock, told = Clock(), []
+    clock, texts = Clock(), []
     runners = {n: Scripted(clock, lambda n: 1_000_000) for n in ("a", "b")}
-    measure_both(runners, QUICK, clock=clock, on_turn=told.append)
-    assert set(told) == {"a", "b"}
-    assert len(told) == 2 * (QUICK.rounds + 1)
+    measure_both(runners, QUICK, clock=clock, on_turn=texts.append)
+    assert set(texts) == {"a", "b"}
+    assert len(texts) == 2 * (QUICK.rounds + 1)
 
 
 def test_a_real_runner():

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.record import ProfileRecord
-from attn_deploy.bench.request import make_plan
+from attn_deploy.bench.request import plan_profile
 from attn_deploy.cli import app
 from attn_deploy.comparison import fleet
 from attn_deploy.comparison.collection import machine_label
@@ -69,11 +69,11 @@ def test_without_ray_the_extra_is_named(monkeypatch):
 def test_a_folder_with_records_is_refused_before_a_cluster_is_asked(tmp_path):
     (tmp_path / "L4").mkdir()
     (tmp_path / "L4" / "record.json").write_text("{}")
-    with pytest.raises(InvalidRequestError, match=r"records already \(L4\)"):
-        profile_fleet(make_plan("se"), save=tmp_path)
+    with pytest.raises(InvalidRequestError, match=r"already holds records \(L4\)"):
+        profile_fleet(plan_profile("se"), save=tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(InvalidRequestError, match="cannot be written"):
-        profile_fleet(make_plan("se"), save=tmp_path / "file" / "run")
+        profile_fleet(plan_profile("se"), save=tmp_path / "file" / "run")
 
 
 class Ray(Nodes):
@@ -176,7 +176,7 @@ def test_the_same_plan_on_two_types(cluster, tmp_path):
     )
     path = tmp_path / "net.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-    plan = make_plan(path, batch=(1, 2), inputs=parse_inputs(["1x3x8x8"]), options=QUICK, timeout=120)
+    plan = plan_profile(path, batch=(1, 2), inputs=parse_inputs(["1x3x8x8"]), options=QUICK, timeout=120)
     found = profile_fleet(plan, save=tmp_path / "fleet", memory=False)
     assert found.passed, (found.failures, [r.reason for made in found.records.values() for r in made.rows])
     assert list(found.records) == ["ONE", "TWO"]

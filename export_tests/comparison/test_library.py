@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from attn_deploy.cli import app
-from attn_deploy.comparison import library
+from attn_deploy.comparison import digest, library
+from attn_deploy.comparison.library import RESULTS
 from attn_deploy.errors import InvalidRequestError
 from export_tests.bench.profile_records import GPU, full, record, row
 
@@ -31,7 +32,7 @@ def test_known_profiles_are_found_by_device_and_model(tmp_path):
 
 
 def test_profiles_prints_what_is_committed(tmp_path, monkeypatch):
-    monkeypatch.setattr(library, "RESULTS", tmp_path)
+    monkeypatch.setattr(library, "in_checkout", lambda: True)
     monkeypatch.setattr(library.known_runs, "__kwdefaults__", {**library.known_runs.__kwdefaults__, "folder": tmp_path})
     done = CliRunner().invoke(app, ["profiles"])
     assert done.exit_code == 1
@@ -59,3 +60,43 @@ def test_the_committed_profiles_can_be_read_without_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_digest_of_the_package_is_that_of_the_records():
+    assert digest.DIGEST.read_text(encoding="utf-8") == digest.render_digest(digest.make_digest()), (
+        "run python -m attn_deploy.comparison.digest"
+    )
+    assert digest.DIGEST.stat().st_size < 200_000
+    records = [r for r in library.known_runs() if r.record.rows]
+    assert len(digest.read_digest().rows) == sum(len(r.record.rows) for r in records)
+
+
+def test_an_installed_package_prints_its_digest(tmp_path, monkeypatch):
+    monkeypatch.setattr(library, "RESULTS", tmp_path / "nowhere")
+    printed = CliRunner().invoke(app, ["profiles", "--device", "AMD EPYC", "--model", "se"])
+    assert printed.exit_code == 0, printed.output
+    from_records = next(r for r in library.known_runs(folder=RESULTS, model="se"))
+    eager = next(r for r in from_records.record.rows if r.runtime == "eager" and r.batch == 1)
+    line = next(x for x in printed.stdout.splitlines() if x.startswith("eager"))
+    assert float(line.split()[4]) == pytest.approx(eager.latency.p50_ms, rel=1e-2)
+    rows = json.loads(CliRunner().invoke(app, ["profiles", "--json"]).stdout)["rows"]
+    assert {r["model"] for r in rows} == {r.record.name for r in library.known_runs(folder=RESULTS)}
+    assert "over 114 models" in CliRunner().invoke(app, ["profiles"]).stdout
+    for words, said in (
+        (["--device", "amd-epic"], "did you mean 'amd-epyc'"),
+        (["--model", "nothing"], "no measured profile of the model"),
+        (["-o", str(tmp_path / "zoo.html")], "clone it"),
+    ):
+        refused = CliRunner().invoke(app, ["profiles", *words])
+        assert refused.exit_code == 2, refused.output
+        assert said in refused.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["{}", '{"schema_version": 9}', '{"schema_version": 1, "columns": ["a"]}', "half"])
+def test_a_damaged_digest_is_refused_by_name(tmp_path, text):
+    path = tmp_path / "digest.json"
+    path.write_text(text)
+    with pytest.raises(InvalidRequestError, match=re.escape(str(path))):
+        digest.read_digest(path)
+    assert digest.read_digest(tmp_path / "none.json").rows == ()

@@ -114,7 +114,7 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
     onnx.save(parse(18, "int32[N] x", "int32[N] y", "y = BitwiseNot (x)"), path)
     with pytest.raises(OpsetError, match=r"bits\.onnx: BitwiseNot \(int32.*opset 13"):
         convert(path, opset=13)
-    with pytest.raises(GraphError, match="there is no ONNX file"):
+    with pytest.raises(GraphError, match="no such ONNX file"):
         convert(tmp_path / "none.onnx", opset=13)
     with pytest.raises(InvalidRequestError, match="does not exist"):
         convert(path, tmp_path / "no" / "folder.onnx", opset=19)

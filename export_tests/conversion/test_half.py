@@ -125,6 +125,7 @@ def test_the_command_tells_of_the_overflow(overflowing: Path, tmp_path: Path) ->
         ("m = ReduceMean <axes = [2, 3]> (x) y = Sub (x, m)", "ReduceMean", {}),
         ("c = Exp (x) y = Sigmoid (c)", "Exp", {}),
         ("f = Floor ( x) i = Cast <to = 7> (f) g = Cast <to = 1> (i) y = Sub (x, g)", "Floor", {}),
+        ("f = Floor ( x) s = Sub ( x, f) y = Mul (s, x)", "Sub", {}),
         ("c = Constant <value_float = 1e-9> () a = Abs (x) y = Add (a, c)", "Add", {}),
         ("c = Constant <value_float = 1e5> () a = Min (x, c) y = Relu (a)", "Min", {}),
         ("s = Shape (x) f = Cast <to = 1> (s) m = ReduceMax <keepdims = 0> (f) y = Div (x, m)", "Div", {}),
@@ -173,7 +174,7 @@ def test_bf16_raises_the_opset_and_says_what_could_not_be_run(tmp_path: Path) ->
     types = dtypes(load_model(artifact.path))
     assert BFLOAT in types.values()
     assert "lacks a kernel" in typing(artifact)["onnxruntime"]["reason"]
-    with pytest.raises(OpsetError, match="at opset 17, and convolutions have it from opset 22"):
+    with pytest.raises(OpsetError, match="at opset 17: convolutions have it from opset 22"):
         convert(path, precision="bf16", opset=17)
 
 
@@ -312,5 +313,5 @@ def test_export_refuses_half_precision_without_evidence(tmp_path: Path) -> None:
 
 
 def test_an_invalid_file_is_told_as_such(tmp_path: Path) -> None:
-    with pytest.raises(GraphError, match="there is no ONNX file"):
+    with pytest.raises(GraphError, match="no such ONNX file"):
         convert(tmp_path / "none.onnx", precision="fp16")

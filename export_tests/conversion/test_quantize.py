@@ -199,7 +199,7 @@ def test_an_fp8_file_is_for_the_gpus_that_have_it(exported, tmp_path):
     assert not found["onnxruntime"]["ran"] or "usable" in found["onnxruntime"]
     engine = build(artifact)
     assert (engine.precision, engine.targets) == ("fp8+fp32", ("sm89", "sm120"))
-    with pytest.raises(PrecisionError, match=r"in fp8, which GPUs have from sm89 on, .* asked for sm86"):
+    with pytest.raises(PrecisionError, match=r"in fp8, which GPUs have from sm89 on, .* include sm86"):
         build(artifact, targets="sm86,sm89")
 
 
@@ -222,7 +222,7 @@ def test_a_file_in_fp16_keeps_it_around_the_pairs(tmp_path):
         ("y = MatMul (w, x)", {"w": np.ones((4, 4), np.float32)}, "the constant on its left"),
         ('y = Einsum <equation = "nchw,cd->ndhw"> (x, w)', {"w": np.ones((4, 4), np.float32)}, "no quantized form"),
         ("t = Transpose <perm = [0, 1, 3, 2]> (x) y = MatMul (t, x)", {}, "it multiplies two activations"),
-        ("y = Relu (x)", {}, "no product with weights, so the file would be int8 in name only"),
+        ("y = Relu (x)", {}, "no product with weights, so int8 would change nothing"),
     ],
 )
 def test_what_cannot_be_quantized_is_said(body, weights, reason, tmp_path):
@@ -239,23 +239,27 @@ def test_requests_that_cannot_be_used(exported, tmp_path):
     quantized = quantize(exported, out, calibration="digits", images=32, method="minmax")
     with pytest.raises(PrecisionError, match="it is quantized already"):
         quantize(quantized)
-    with pytest.raises(PrecisionError, match="'int4' is no quantized type: choose int8 or fp8"):
+    with pytest.raises(PrecisionError, match="'int4' is not a quantized type: choose int8 or fp8"):
         quantize(exported, precision="int4")
     with pytest.raises(InvalidRequestError, match="method 'mse' is unknown; use auto, minmax, entropy, percentile"):
         quantize(exported, method="mse")
-    with pytest.raises(InvalidRequestError, match="a loss of -1 points is no bound"):
+    with pytest.raises(InvalidRequestError, match="must be at least 0 and below 100, not -1"):
         quantize(exported, keep_accuracy=-1)
-    with pytest.raises(InvalidRequestError, match=r"15 samples are held out, .* 0\.5 asks for at least 200"):
+    with pytest.raises(InvalidRequestError, match=r"15 samples are held out, .* a limit of 0\.5 needs at least 200"):
+        quantize(exported, keep_accuracy=0.5, scores="y")
+    with pytest.raises(InvalidRequestError, match=r"None ends in a softmax or sigmoid, .* name it with --scores"):
         quantize(exported, keep_accuracy=0.5)
-    with pytest.raises(InvalidRequestError, match="there are no calibration data 'imagenet': give cifar10, digits"):
+    with pytest.raises(InvalidRequestError, match="--scores 'logits': the outputs are y"):
+        quantize(exported, scores="logits")
+    with pytest.raises(InvalidRequestError, match="not found: give cifar10, digits"):
         quantize(exported, calibration="imagenet")
-    with pytest.raises(GraphError, match="there is no ONNX file"):
+    with pytest.raises(GraphError, match="no such ONNX file"):
         quantize(tmp_path / "none.onnx")
     bf16 = export("se", tmp_path / "b.onnx", precision="bf16", opset=22)
     with pytest.raises(PrecisionError, match="is in bf16"):
         quantize(bf16)
     module = export("se", tmp_path / "se.onnx")
-    with pytest.raises(InvalidRequestError, match="points of accuracy need scores for classes"):
+    with pytest.raises(InvalidRequestError, match="--keep-accuracy needs an output with a score for each class"):
         quantize(module, keep_accuracy=0.5)
     with pytest.raises(InvalidRequestError, match="images of digits fit a graph with one input N x 3 x H x W"):
         quantize(module, calibration="digits")
@@ -274,14 +278,17 @@ def test_a_folder_of_images_calibrates(exported, tmp_path):
     for k in range(24):
         picture(folder / f"{k}.png", seed=k)
     with pytest.raises(
-        InvalidRequestError, match=r"any size, so say which the images of .* are brought to: --size 224"
+        InvalidRequestError, match=r"any size, so give the side to which the images of .* are resized: --size 224"
     ):
         quantize(exported, tmp_path / "q.onnx", calibration=folder)
     found = evidence(quantize(exported, tmp_path / "q.onnx", calibration=folder, size=24, images=16))
     assert found["calibration"]["source"] == "images of the folder images, brought to 24x24"
     assert (found["calibration"]["samples"], found["calibration"]["held_out"]) == ("16", "8")
     assert found["judged"]["correct"] is None, "nobody knows the right answers"
-    assert found["judged"]["same"] is not None
+    assert found["judged"]["same"] is None, "nothing says that the output is scores for classes"
+    named = evidence(quantize(exported, tmp_path / "q.onnx", calibration=folder, size=24, images=16, scores="y"))
+    assert named["judged"]["same"] is not None
+    assert "assumed" in found["calibration"]["prepared"]
 
 
 def test_a_folder_that_cannot_be_used(exported, tmp_path):
@@ -295,7 +302,7 @@ def test_a_folder_that_cannot_be_used(exported, tmp_path):
     with pytest.raises(DatasetError, match=r"b\.png cannot be read as an image"):
         quantize(exported, tmp_path / "q.onnx", calibration=broken, size=32)
     fixed = export(Classifier(), tmp_path / "fixed.onnx", inputs=parse_inputs(["2x3x32x32"]), dynamic=("N",))
-    with pytest.raises(InvalidRequestError, match="images of side 64 were asked for, and the graph takes 32"):
+    with pytest.raises(InvalidRequestError, match="--size is 64, and the graph takes images of 32x32"):
         quantize(fixed, tmp_path / "q.onnx", calibration=broken, size=64)
     assert not (tmp_path / "q.onnx").exists()
 

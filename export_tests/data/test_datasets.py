@@ -370,7 +370,7 @@ def test_sets_refuse_what_does_not_fit():
         image_set(labels=np.zeros(7, np.int64))
     with pytest.raises(DatasetError, match="image 2 has the label -1; expected 0 to 1"):
         image_set(labels=np.array([0, 1, -1, 0, 0, 0, 0, 0]))
-    with pytest.raises(DatasetError, match="not one image"):
+    with pytest.raises(DatasetError, match="there are no images"):
         image_set(0)
     with pytest.raises(InvalidRequestError, match="9 images were asked for; there are 8"):
         image_set().head(9)

@@ -58,7 +58,7 @@ def test_what_is_said_beside_a_device_wins_or_is_refused(tmp_path):
     onnx_file = convolution(tmp_path / "net.onnx")
     engine = build(onnx_file, device="RTX 4090", workspace="64MiB", profiles="x:1x3x8x8")
     assert (engine.options.workspace, str(engine.profiles[0])) == (64 << 20, "x:1x3x8x8,1x3x8x8,1x3x8x8")
-    with pytest.raises(InvalidRequestError, match="rtx4090 is sm89, and --target sm86 was given too"):
+    with pytest.raises(InvalidRequestError, match="rtx4090 is sm89, and --target is sm86"):
         build(onnx_file, device="rtx4090", targets="sm86")
     with pytest.raises(InvalidRequestError, match=r"'rtx409' is unknown; did you mean 'rtx4090'\?"):
         build(onnx_file, device="rtx409")

@@ -98,7 +98,7 @@ def test_targets_are_read_in_all_usual_spellings():
     assert parse_targets(["sm86", "75,87"]) == ("sm86", "sm75", "sm87")
     assert parse_targets(None) == parse_targets("") == ()
     for word in ("sm8", "8.6.1", "ampere", "sm_"):
-        with pytest.raises(InvalidRequestError, match="no compute capability"):
+        with pytest.raises(InvalidRequestError, match="not a compute capability"):
             parse_targets(word)
 
 

@@ -104,9 +104,9 @@ REMEDIES = {
     "turing": (lambda p: gemm(p), {"targets": "sm75"}, "convert the graph to fp16 first"),
     "hopper": (lambda p: gemm(p), {"targets": "sm90"}, "cannot build for sm90; it builds for sm75, sm80, sm86"),
     "no GPU": (lambda p: gemm(p), {"targets": "current"}, "asks for the GPU of this machine, and there is none"),
-    "no timings": (lambda p: gemm(p), {"timing_cache": "t"}, "no use for --timing-cache"),
-    "one version": (lambda p: gemm(p), {"version_compat": True}, "no use for --version-compat"),
-    "one hardware": (lambda p: gemm(p), {"hardware_compat": "ampere-plus"}, "no use for --hardware-compat"),
+    "no timings": (lambda p: gemm(p), {"timing_cache": "t"}, "does not support --timing-cache"),
+    "one version": (lambda p: gemm(p), {"version_compat": True}, "does not support --version-compat"),
+    "one hardware": (lambda p: gemm(p), {"hardware_compat": "ampere-plus"}, "does not support --hardware-compat"),
 }
 
 
@@ -132,9 +132,9 @@ def test_a_refusal_says_what_to_do(case, tmp_path):
     ("options", "words"),
     [
         ({"flavor": "openvino"}, "flavor 'openvino' is unknown; use auto, tensorrt or tensorrt-rtx"),
-        ({"targets": "ampere"}, "'ampere' is no compute capability"),
+        ({"targets": "ampere"}, "'ampere' is not a compute capability"),
         ({"workspace": "lots"}, "size 'lots' cannot be read"),
-        ({"workspace": 0}, "workspace of 0 bytes"),
+        ({"workspace": 0}, "--workspace must be a positive size such as 1GiB, not 0 bytes"),
         ({"opt_level": 6}, "level 6 is not in 0"),
         ({"hardware_compat": "all"}, "'all' is unknown; use none, ampere-plus"),
         ({"timeout": 0}, "time limit of 0 s"),
@@ -162,7 +162,7 @@ def test_bad_onnx_files(tmp_path, monkeypatch):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(GraphError, match=name):
             build(tmp_path / name)
-    with pytest.raises(GraphError, match="there is no ONNX file"):
+    with pytest.raises(GraphError, match="no such ONNX file"):
         build(tmp_path / "missing.onnx")
 
 

@@ -144,9 +144,9 @@ def test_a_refused_node_is_named_and_a_newer_opset_is_blamed(old, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"opt_level": 5}, "no use for --opt-level: it came with version 8.6"),
-        ({"version_compat": True}, "no use for --version-compat"),
-        ({"hardware_compat": "ampere-plus"}, "no use for --hardware-compat: it came with version 8.6"),
+        ({"opt_level": 5}, "does not support --opt-level: it came with version 8.6"),
+        ({"version_compat": True}, "does not support --version-compat"),
+        ({"hardware_compat": "ampere-plus"}, "does not support --hardware-compat: it came with version 8.6"),
     ],
     ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
 )

@@ -101,11 +101,11 @@ def test_a_file_of_ones_own_is_read(tmp_path):
         ("memory_gib", "memory_gb", "unknown field 'memory_gb'"),
         ('"gpu"', '"npu"', "kind 'npu'"),
         ('"8.9"', '"89"', r'capability \'89\'; write it like "8\.9"'),
-        ('"fp16"]', '"int4"]', "names a precision that is none of"),
+        ('"fp16"]', '"int4"]', "names a precision other than"),
         ("= 200", "= -200", "not above 0"),
         ("[1, 2, 4]", "[4, 2, 1]", r"batch sizes \[4, 2, 1\]"),
         ("batch =", "batches =", "unknown field in build"),
-        ('name = "mine"', "name =", "is no TOML"),
+        ('name = "mine"', "name =", "is not valid TOML"),
     ],
 )
 def test_a_bad_file_is_refused_with_its_fault(old, new, words, tmp_path):

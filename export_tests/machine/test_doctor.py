@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from attn_deploy.cli.doctor import doctor as doctor_command
 from attn_deploy.machine import doctor, probes
-from attn_deploy.machine.doctor import PACKAGES, Check, compatibility, diagnose, judge, version_key
-from attn_deploy.machine.environment import Gpu, describe_environment
+from attn_deploy.machine.doctor import PACKAGES, PackageCheck, compatibility, examine_machine, judge, version_key
+from attn_deploy.machine.environment import GpuDescription, describe_environment
 from attn_deploy.report.doctor import doctor_report
 
 PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
@@ -26,7 +26,7 @@ PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 
 @pytest.fixture(scope="module")
 def report():
-    return diagnose()
+    return examine_machine()
 
 
 def package(name):
@@ -127,7 +127,7 @@ def test_two_builds_of_onnxruntime_are_a_conflict(tmp_path, monkeypatch):
 def test_what_is_missing_names_its_extra(monkeypatch):
     monkeypatch.setattr(doctor, "_installed", lambda p: {})
     monkeypatch.setattr(doctor, "_probe", lambda p: pytest.fail("nothing is there to be tried"))
-    report = diagnose()
+    report = examine_machine()
     assert report.healthy
     assert {c.state for c in report.checks if c.name in {p.name for p in PACKAGES}} == {"missing"}
     assert report.check("onnxsim").remedy == "pip install 'attn-deploy[simplify]'"
@@ -135,13 +135,13 @@ def test_what_is_missing_names_its_extra(monkeypatch):
 
 
 def test_a_driver_too_old_for_torch_is_broken():
-    gpu = Gpu("NVIDIA A10", "525.60", "8.6", 24000, 1700, 1700, 40)
+    gpu = GpuDescription("NVIDIA A10", "525.60", "8.6", 24000, 1700, 1700, 40)
     machine = describe_environment()
     checks = {
-        "onnx": Check("onnx", "ok"),
-        "onnxruntime": Check("onnxruntime", "missing"),
-        "torch": Check("torch", "ok", facts={"cuda": "13.0"}),
-        "tensorrt_rtx": Check("tensorrt_rtx", "missing"),
+        "onnx": PackageCheck("onnx", "ok"),
+        "onnxruntime": PackageCheck("onnxruntime", "missing"),
+        "torch": PackageCheck("torch", "ok", facts={"cuda": "13.0"}),
+        "tensorrt_rtx": PackageCheck("tensorrt_rtx", "missing"),
     }
 
     def found(served):
@@ -153,13 +153,13 @@ def test_a_driver_too_old_for_torch_is_broken():
 
 
 def test_a_gpu_that_a_runtime_cannot_use_is_a_warning():
-    gpu = Gpu("NVIDIA H100", "570.86", "9.0", 81559, 1980, 1980, 31)
+    gpu = GpuDescription("NVIDIA H100", "570.86", "9.0", 81559, 1980, 1980, 31)
     machine = replace(describe_environment(), gpus=(gpu,), cuda="13.0")
     checks = {
-        "onnx": Check("onnx", "missing"),
-        "onnxruntime": Check("onnxruntime", "ok", facts={"usable": ["CPU"], "compiled_in": ["Azure", "CPU"]}),
-        "torch": Check("torch", "ok", facts={"cuda": None}),
-        "tensorrt_rtx": Check("tensorrt_rtx", "ok"),
+        "onnx": PackageCheck("onnx", "missing"),
+        "onnxruntime": PackageCheck("onnxruntime", "ok", facts={"usable": ["CPU"], "compiled_in": ["Azure", "CPU"]}),
+        "torch": PackageCheck("torch", "ok", facts={"cuda": None}),
+        "tensorrt_rtx": PackageCheck("tensorrt_rtx", "ok"),
     }
     found = {c.name: c for c in compatibility(checks, machine)}
     assert set(found) == {"rtx on gpu", "onnxruntime on gpu"}
@@ -167,7 +167,7 @@ def test_a_gpu_that_a_runtime_cannot_use_is_a_warning():
     assert "compute capability 9.0" in found["rtx on gpu"].detail
     assert "attn-deploy[gpu]" in found["onnxruntime on gpu"].remedy
     ampere = replace(machine, gpus=(replace(gpu, compute_capability="8.6"),))
-    checks["onnxruntime"] = Check("onnxruntime", "ok", facts={"usable": ["CUDA", "CPU"]})
+    checks["onnxruntime"] = PackageCheck("onnxruntime", "ok", facts={"usable": ["CUDA", "CPU"]})
     assert compatibility(checks, ampere) == []
 
 
@@ -196,12 +196,14 @@ def test_versions_are_compared_by_number(version, key):
 def test_the_command(report, monkeypatch):
     app = typer.Typer()
     app.command()(doctor_command)
-    monkeypatch.setattr(doctor, "diagnose", lambda tell: report)
+    monkeypatch.setattr(doctor, "examine_machine", lambda tell: report)
     done = CliRunner().invoke(app, ["--json"])
     assert done.exit_code == 0
     assert json.loads(done.stdout)["healthy"]
-    sick = doctor.DoctorReport(report.environment, (Check("torch", "broken", "2.0", "import fails", "pip install x"),))
-    monkeypatch.setattr(doctor, "diagnose", lambda tell: sick)
+    sick = doctor.DoctorReport(
+        report.environment, (PackageCheck("torch", "broken", "2.0", "import fails", "pip install x"),)
+    )
+    monkeypatch.setattr(doctor, "examine_machine", lambda tell: sick)
     done = CliRunner().invoke(app, [])
     assert done.exit_code == 1
     assert "Broken: torch." in done.stdout

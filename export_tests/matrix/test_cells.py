@@ -17,7 +17,7 @@ from attn_deploy.engine import builder
 from attn_deploy.errors import EngineBuildError, InvalidRequestError
 from attn_deploy.exporters import pipeline, translate
 from attn_deploy.exporters.prepare import prepare
-from attn_deploy.matrix import evaluate, keys
+from attn_deploy.matrix import keys, making
 from attn_deploy.matrix.drive import LANE
 from attn_deploy.matrix.options import MatrixOptions
 from attn_deploy.matrix.run import run_matrix
@@ -130,9 +130,9 @@ def test_a_size_that_is_baked_behind_symbolic_axes_is_a_red_cell(axis, monkeypat
 
 
 def test_an_operator_outside_the_list_is_a_red_cell(monkeypatch):
-    monkeypatch.setattr(evaluate, "unlisted_operators", lambda _: ["Det"])
+    monkeypatch.setattr(making, "unlisted_operators", lambda _: ["Det"])
     (cell,) = run(nets("Good")).failures
-    assert (cell.failed_check, cell.kind) == ("operators", "GraphError")
+    assert (cell.failed_check, cell.kind) == ("operators", "OperatorError")
     assert "Det" in cell.reason
 
 
@@ -151,7 +151,7 @@ def test_a_value_that_the_constructor_refuses_is_a_red_cell():
 
 
 def test_a_runtime_that_is_not_installed_is_told(monkeypatch):
-    monkeypatch.setattr(evaluate.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(making.importlib.util, "find_spec", lambda _: None)
     (cell,) = run(nets("Good", runtimes=("ort", "tensorrt-rtx"), engine_opset=17)).cells
     assert cell.status == "passed"
     assert cell.check("engine").status == "skipped"
@@ -271,7 +271,7 @@ def test_what_cannot_be_asked():
         run_matrix(nets("Good"), jobs=0)
     with pytest.raises(InvalidRequestError, match="executor 'cloud' is unknown"):
         worker_factory("cloud", 1)
-    with pytest.raises(InvalidRequestError, match="resume needs"):
+    with pytest.raises(InvalidRequestError, match="to resume a run"):
         run_matrix(nets("Good"), resume=True)
 
 
@@ -279,7 +279,7 @@ def test_a_defect_of_a_library_belongs_to_its_cell(monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("planted")
 
-    monkeypatch.setattr(evaluate, "export_prepared", broken)
+    monkeypatch.setattr(making, "export_prepared", broken)
     (cell,) = run(nets("Good")).failures
     assert (cell.failed_check, cell.kind) == ("export", "RuntimeError")
     assert cell.reason == "RuntimeError: planted"

@@ -13,7 +13,7 @@ from attn_deploy.errors import InvalidRequestError, MissingDependencyError, Unkn
 from attn_deploy.matrix import keys, resolvable
 from attn_deploy.matrix.cell import CellId
 from attn_deploy.matrix.options import MatrixOptions, parse_models, parse_opsets, parse_shard
-from attn_deploy.matrix.plan import expand_models, make_plan
+from attn_deploy.matrix.plan import expand_models, plan_matrix
 from attn_deploy.matrix.resolvable import check_models
 from attn_deploy.matrix.run import run_matrix
 
@@ -27,7 +27,7 @@ def options(*models, **settings):
 
 
 def test_the_full_matrix_has_every_registry_entry_and_three_backbones_with_modules():
-    plan = make_plan(MatrixOptions())
+    plan = plan_matrix(MatrixOptions())
     models = {g[0].model for g in plan.groups}
     assert models >= {s.name for s in attn_deploy.list_models()} | {
         "resnet18+se",
@@ -69,8 +69,8 @@ def test_words_that_name_nothing_are_refused(word):
 
 
 def test_shards_are_a_partition():
-    whole = {c for g in make_plan(MatrixOptions()).groups for c in g}
-    parts = [{c for g in make_plan(MatrixOptions(), shard=(k, 3)).groups for c in g} for k in (1, 2, 3)]
+    whole = {c for g in plan_matrix(MatrixOptions()).groups for c in g}
+    parts = [{c for g in plan_matrix(MatrixOptions(), shard=(k, 3)).groups for c in g} for k in (1, 2, 3)]
     assert set.union(*parts) == whole
     assert sum(map(len, parts)) == len(whole)
     assert max(map(len, parts)) - min(map(len, parts)) <= 20
@@ -92,7 +92,7 @@ def test_numbers_and_parts():
 
 
 def test_half_precision_is_a_cell_and_bf16_needs_its_opset():
-    plan = make_plan(options("se", opsets=(20, 22), precisions=("fp16", "bf16")))
+    plan = plan_matrix(options("se", opsets=(20, 22), precisions=("fp16", "bf16")))
     cells = [(c.precision, c.opset) for g in plan.groups for c in g]
     assert sorted(set(cells)) == [("bf16", 22), ("fp16", 20), ("fp16", 22)]
     assert {(c.id.precision, c.id.opset) for c in plan.skipped} == {("bf16", 20)}
@@ -102,16 +102,16 @@ def test_half_precision_is_a_cell_and_bf16_needs_its_opset():
 def test_a_batch_that_cannot_move_is_grey(monkeypatch):
     real = registry.get
     monkeypatch.setattr(registry, "get", lambda name: replace(real(name), dynamic=("H", "W"), limits=""))
-    (cell,) = make_plan(options("se", dynamic=("batch",))).skipped
+    (cell,) = plan_matrix(options("se", dynamic=("batch",))).skipped
     assert cell.status == "skipped"
     assert cell.reason == "the batch axis of se cannot move: its size is part of the model."
     monkeypatch.setattr(registry, "get", lambda name: replace(real(name), dynamic=(), limits="Fixed."))
-    (cell,) = make_plan(options("se", dynamic=("none", "all"))).skipped
+    (cell,) = plan_matrix(options("se", dynamic=("none", "all"))).skipped
     assert (cell.id.dynamic, cell.reason) == ("all", "no axis of se can move: Fixed.")
 
 
 def test_the_torchscript_exporter_ends_at_22():
-    plan = make_plan(options("se", opsets=(22, 23), exporters=("dynamo", "torchscript")))
+    plan = plan_matrix(options("se", opsets=(22, 23), exporters=("dynamo", "torchscript")))
     assert [(c.id.exporter, c.id.opset) for c in plan.skipped] == [("torchscript", 23)]
 
 

@@ -25,6 +25,7 @@ from export_tests.helpers import (
     read_vectors,
     tiered,
 )
+from export_tests.modules import vectors
 from export_tests.modules.reference_cases import REFERENCE_CASES
 
 SPECS = catalog.import_all()
@@ -188,7 +189,57 @@ def test_the_catalogue_is_up_to_date():
     )
 
 
-# The vectors made by the official code.
+# The vectors made by the official code: one of each entry in every checkout, all of them where the whole folder is at hand.
+
+# Entries that no official code computes: variants of our own, and what is plain PyTorch.
+WITHOUT_VECTOR = {
+    "add_coords": "coordinate maps, which coordconv's vectors hold",
+    "dca_cbam_first": "dca_cbam without a predecessor",
+    "dca_gc_first": "dca_gc without a predecessor",
+    "ghost_bottleneck": "two ghostmodules, each with vectors",
+    "global_avg_pool": "a mean",
+    "space_to_depth": "a rearrangement, which spd_conv's vectors hold",
+    "sppf": "spp in its faster form, compared with it",
+}
+
+
+def test_every_entry_has_a_committed_vector():
+    zoo = {s.name for s in SPECS if s.family != "backbone"}
+    committed = vectors.stems()
+    assert not sorted(zoo - committed.keys() - WITHOUT_VECTOR.keys()), "python -m export_tests.modules.vectors FOLDER"
+    assert not sorted(committed.keys() & WITHOUT_VECTOR.keys())
+    assert sum(p.stat().st_size for p in vectors.FOLDER.iterdir()) <= vectors.BUDGET
+    assert {f"{s}.npz" for s in committed.values()} | {vectors.INPUTS, "entries.json"} == {
+        p.name for p in vectors.FOLDER.iterdir()
+    }
+
+
+@pytest.mark.parametrize("entry", sorted(vectors.stems()))
+def test_committed_vectors_of_the_official_code(entry):
+    stem = vectors.stems()[entry]
+    name, arguments = REFERENCE_CASES[stem]
+    assert registry.get(name).name == entry
+    vector = vectors.read_vector(stem)
+    module = create(name, **arguments)
+    load_official_state_dict(module, vector.state)
+    with torch.no_grad():
+        outputs = as_tuple(module.eval()(*vector.inputs))
+        fused = as_tuple(fuse(module)(*vector.inputs))
+    assert [tuple(o.shape) for o in outputs] == vector.shapes
+    for index, official in enumerate(vector.values):
+        assert_matches_official(vector.picked(outputs)[index], official, f"{stem} output {index}")
+        assert_matches_official(vector.picked(fused)[index], official, f"{stem} output {index}, fused")
+
+
+def test_a_wrong_number_fails_the_committed_vectors():
+    vector = vectors.read_vector(vectors.stems()["se"])
+    module = create("se", **REFERENCE_CASES[vector.stem][1])
+    load_official_state_dict(module, vector.state)
+    with torch.no_grad():
+        module.reduce.weight *= 1.05
+        outputs = as_tuple(module.eval()(*vector.inputs))
+    with pytest.raises(AssertionError, match="Mismatched elements"):
+        assert_matches_official(vector.picked(outputs)[0], vector.values[0], "se")
 
 
 def test_every_vector_file_has_a_row(reference_folder):
@@ -200,14 +251,14 @@ def test_every_vector_file_has_a_row(reference_folder):
 @pytest.mark.parametrize("stem", REFERENCE_CASES)
 def test_official_vectors(stem, reference_folder):
     name, arguments = REFERENCE_CASES[stem]
-    vectors = read_vectors(reference_folder / f"{stem}.npz")
+    official_case = read_vectors(reference_folder / f"{stem}.npz")
     module = create(name, **arguments)
-    load_official_state_dict(module, vectors["state"])
+    load_official_state_dict(module, official_case["state"])
     with torch.no_grad():
-        outputs = as_tuple(module.eval()(*vectors["inputs"]))
-        fused = as_tuple(fuse(module)(*vectors["inputs"]))
-    assert len(outputs) == len(vectors["outputs"])
-    for index, (got, deployed, official) in enumerate(zip(outputs, fused, vectors["outputs"], strict=True)):
+        outputs = as_tuple(module.eval()(*official_case["inputs"]))
+        fused = as_tuple(fuse(module)(*official_case["inputs"]))
+    assert len(outputs) == len(official_case["outputs"])
+    for index, (got, deployed, official) in enumerate(zip(outputs, fused, official_case["outputs"], strict=True)):
         assert_matches_official(got.numpy(), official, f"{stem} output {index}")
         assert_matches_official(deployed.numpy(), official, f"{stem} output {index}, fused")
     assert np.isfinite(outputs[0].numpy()).all()

@@ -23,6 +23,7 @@ INPUT_RANGE = 100.0
 
 # Modules whose own definition leaves the range for inputs of +-100: the result itself, not a step on the way to it.
 OUT_OF_RANGE: dict[str, str] = {
+    "gnconv": "a product of as many features as its order: the result itself is of the order of x ** 6",
     "iau": "a part is a sum over positions: the result itself grows with x * H * W",
     "iau3d": "a part is a sum over positions: the result itself grows with x * H * W",
     "light_nl": "cubic in its input without a normalisation: the result itself is of the order of x ** 3",
@@ -31,7 +32,12 @@ OUT_OF_RANGE: dict[str, str] = {
 
 # Where 11 bits leave more than 2% of the output's scale, and why.
 FP16_ERROR: dict[str, tuple[float, str]] = {
+    "bi_level_routing_attention": (
+        0.3,
+        "the choice of regions is a step: where two are nearly as close, fp16 takes the other",
+    ),
     "ia_block": (5e-2, "a softmax over sums of 374 products: logits in the hundreds, of which fp16 keeps a unit"),
+    "scconv_recon_sru": (1e-1, "a gate that jumps at 0: a value within rounding of it changes by half of itself"),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from dataclasses import replace
 from xml.etree import ElementTree
 
@@ -18,8 +19,8 @@ from attn_deploy.matrix.diff import diff_records
 from attn_deploy.matrix.merge import merge_records
 from attn_deploy.matrix.options import MatrixOptions
 from attn_deploy.matrix.record import read_record
-from attn_deploy.matrix.request import matrix_request, verdict
-from attn_deploy.matrix.summary import findings, ranges
+from attn_deploy.matrix.request import matrix_request, outcome
+from attn_deploy.matrix.summary import cell_groups, ranges
 from attn_deploy.report.matrix.files import write_reports
 from attn_deploy.report.matrix.tables import matrix_csv, matrix_junit, matrix_markdown
 from attn_deploy.report.matrix.terminal import headline, matrix_summary
@@ -43,14 +44,47 @@ def test_a_record_is_read_as_it_was_written(mixed, tmp_path):
 @pytest.mark.parametrize("text", ["{", "{}", '{"schema_version": 99}', '{"schema_version": 1}'])
 def test_what_is_no_record_is_refused(text, tmp_path):
     (tmp_path / "record.json").write_text(text)
-    with pytest.raises(InvalidRequestError, match=r"no matrix record|schema"):
+    with pytest.raises(InvalidRequestError, match=r"record\.json is not (JSON|a matrix record: .*(schema|is missing))"):
         read_record(tmp_path)
     with pytest.raises(InvalidRequestError, match="there is no matrix record"):
         read_record(tmp_path / "elsewhere")
 
 
+ALTERED = {
+    "cells[0].checks[0][1]": ("FAILED", "Passed", 1, None),
+    "cells[0].checks[0][0]": ("speed",),
+    "cells[0].checks[0]": (["export"], "export"),
+    "cells[0].checks": ([], {}),
+    "cells[0].status": ("failed", "green", None),
+    "cells[0].opset": ("13", 13.5),
+    "cells[0].exporter": ("onnx",),
+    "cells[0].seconds": (float("nan"), "1"),
+    "cells[0].found": ([],),
+    "shard": ([1], "1/1"),
+    "jobs": ("two",),
+    "interrupted": ("no",),
+    "options.opsets": ("13",),
+    "options.opsets[0]": ("13",),
+    "environment.cpu": (7,),
+}
+
+
+@pytest.mark.parametrize(("field", "value"), [(f, v) for f, values in ALTERED.items() for v in values])
+def test_an_altered_record_is_refused_with_the_field(field, value, tmp_path):
+    """A cell that says FAILED in another spelling must not count as passed."""
+    data = json.loads(record(green("se", "dynamo", 13)).to_json())
+    *path, last = [int(p) if p.isdigit() else p for p in field.replace("[", ".").replace("]", "").split(".")]
+    place = data
+    for step in path:
+        place = place[step]
+    place[last] = value
+    (tmp_path / "record.json").write_text(json.dumps(data))
+    with pytest.raises(InvalidRequestError, match=re.escape(f"record: {field} ")):
+        read_record(tmp_path)
+
+
 def test_cells_with_one_reason_are_one_finding(mixed):
-    found = {f.model: f for f in findings(mixed.failures)}
+    found = {f.model: f for f in cell_groups(mixed.failures)}
     assert found["se"].opsets == (13, 14), "errors differ from opset to opset, the cause is one"
     assert (found["se"].check, found["se"].rule, found["se"].cells) == ("parity", "R7", 2)
     assert found["se"].where == "torchscript; opset 13-14"
@@ -59,10 +93,15 @@ def test_cells_with_one_reason_are_one_finding(mixed):
 
 
 def test_csv(mixed):
-    rows = list(csv.DictReader(io.StringIO(matrix_csv(mixed))))
+    reader = csv.DictReader(io.StringIO(matrix_csv(mixed)))
+    rows = list(reader)
     assert len(rows) == 8
+    assert len(set(reader.fieldnames)) == len(reader.fieldnames), "two columns of one name: a reader gets the last"
+    assert [(r["model"], int(r["opset"]), r["precision"]) for r in rows] == [
+        (c.id.model, c.id.opset, c.id.precision) for c in mixed.cells
+    ]
     first = next(r for r in rows if r["model"] == "se" and r["status"] == "failed")
-    assert (first["parity"], first["engine"], first["rule"]) == ("failed", "", "R7")
+    assert (first["check_parity"], first["check_engine"], first["rule"]) == ("failed", "", "R7")
     assert first["reason"] == mixed.failures[1].reason
 
 
@@ -122,7 +161,7 @@ def test_merging_wants_every_shard_and_cell(tmp_path):
         merge_records([first])
     assert e.value.exit_code == 1
     short = replace(second, cells=second.cells[:1])
-    with pytest.raises(InvalidRequestError, match="no whole: 1 of 4 cells, of eca, such as eca dynamo opset 14"):
+    with pytest.raises(InvalidRequestError, match="incomplete: 1 of 4 cells, of eca, such as eca dynamo opset 14"):
         merge_records([first, short])
     write_reports(first, tmp_path / "p1")
     assert command("merge", tmp_path / "p1", "-o", tmp_path / "all").exit_code == 1
@@ -264,23 +303,21 @@ def test_a_folder_stays_its_shard_and_tells_what_it_is_asked_beside(tmp_path):
     assert command("--resume", folder, "--shard", "1/2").exit_code == 0
     other = command("--resume", folder, "--shard", "2/2")
     assert other.exit_code == 2
-    assert "holds shard 1/2 of its matrix and cannot go on as 2/2" in other.stderr
+    assert "holds shard 1/2 of its matrix and cannot be resumed as 2/2" in other.stderr
     changed = command("--resume", folder, "--opsets", "17,18", "--executor", "inline")
     assert changed.exit_code == 0, changed.output
-    assert (
-        "goes on with other options than before, and its record has their cells: opsets 17 -> 17,18" in changed.stderr
-    )
+    assert "is resumed with other options than before; its record has their cells: opsets 17 -> 17,18" in changed.stderr
     (folder / "options.json").write_text('{"models": ["se"], "of_another_version": 1}')
     unread = command("--resume", folder)
     assert unread.exit_code == 2
     assert "options.json holds no options that this version reads" in unread.stderr
     (folder / "options.json").unlink()
-    assert "holds no matrix run to go on with" in command("--resume", folder).stderr
+    assert "holds no matrix run to resume" in command("--resume", folder).stderr
 
 
 @pytest.mark.parametrize("wrong", [{"engine_opset": "99"}, {"engine_opset": "12"}, {"engine_opset": "19"}])
 def test_an_opset_of_engines_that_no_cell_has_is_refused(wrong):
-    with pytest.raises(InvalidRequestError, match=r"--engine-opset \d+ is (no opset|not among --opsets 13,14)"):
+    with pytest.raises(InvalidRequestError, match=r"--engine-opset \d+ is (not an opset|not among --opsets 13,14)"):
         matrix_request(opsets="13,14", **wrong)
     assert matrix_request(opsets="13,14", engine_opset="20").options.engine_opset == 20, "a part without engines"
 
@@ -304,15 +341,15 @@ def test_options_of_the_command_line_as_a_request(tmp_path):
 
 
 def test_what_a_record_means_for_the_exit_code(mixed, tmp_path):
-    assert verdict(mixed, matrix_request()).exit_code == 1
-    assert verdict(record(green("se", "dynamo", 13)), matrix_request()).exit_code == 0
-    stopped = verdict(replace(mixed, interrupted=True), matrix_request(output=tmp_path / "run"))
+    assert outcome(mixed, matrix_request()).exit_code == 1
+    assert outcome(record(green("se", "dynamo", 13)), matrix_request()).exit_code == 0
+    stopped = outcome(replace(mixed, interrupted=True), matrix_request(output=tmp_path / "run"))
     assert stopped.exit_code == 130
     assert f"--resume {tmp_path / 'run'}" in stopped.words
     mixed.write(tmp_path / "record.json")
     request = matrix_request(fail_on="regressions", baseline=tmp_path / "record.json")
-    assert verdict(mixed, request).exit_code == 0, "red before, red now"
+    assert outcome(mixed, request).exit_code == 0, "red before, red now"
     options = MatrixOptions(models=("se",), opsets=(13,), exporters=("dynamo",))
-    found = verdict(record(red("se", "dynamo", 13), options=options), request)
+    found = outcome(record(red("se", "dynamo", 13), options=options), request)
     assert found.exit_code == 1
     assert "1 regressions against the baseline" in found.words

@@ -167,7 +167,7 @@ def test_engines_without_a_gpu_are_rows(file):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
 def test_cuda_without_a_gpu_is_refused(net):
-    with pytest.raises(NoDeviceError, match="finds no CUDA device"):
+    with pytest.raises(NoDeviceError, match="has no CUDA device"):
         torch_device("cuda", choose_runtimes(["eager"]))
     assert torch_device("auto", choose_runtimes(["eager", "ort-cuda"])) == "cpu"
     with pytest.raises(NoDeviceError, match="torch runs on the CPU here"):

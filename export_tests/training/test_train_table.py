@@ -19,7 +19,7 @@ from attn_deploy.training import deployed, table
 from attn_deploy.training.deployed import Deployed
 from attn_deploy.training.recipe import recipe_for
 from attn_deploy.training.summary import TableRow, pareto_front, summarise
-from attn_deploy.training.table import choose_modules, make_plan, parse_shard, train_table
+from attn_deploy.training.table import choose_modules, parse_shard, plan_table, train_table
 
 RECIPE = recipe_for("digits", epochs=1, batch=64)
 IMAGES = {"train": 256, "test": 60}
@@ -42,7 +42,7 @@ def few_images():
 
 @pytest.fixture(scope="module")
 def plan():
-    return make_plan("resnet8", ("eca", "pyconv"), "digits", RECIPE, seeds=2)
+    return plan_table("resnet8", ("eca", "pyconv"), "digits", RECIPE, seeds=2)
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +98,8 @@ def test_a_table_that_is_stopped_goes_on(plan, tmp_path, monkeypatch):
     small = replace(plan, modules=("none",), seeds=1)
     monkeypatch.setattr(table, "measure_deployed", lambda *a, **k: ())
     with pytest.raises(Stopped):
-        train_table(tmp_path, small, progress=seen)
-    with pytest.raises(InvalidRequestError, match="holds a table already; go on with --resume"):
+        train_table(tmp_path, small, on_step=seen)
+    with pytest.raises(InvalidRequestError, match="already holds a table; continue it with --resume"):
         train_table(tmp_path, small)
     assert train_table(tmp_path, small, only_report=True).rows[0].mean is None
     assert train_table(tmp_path, small, resume=True).rows[0].mean is not None
@@ -196,13 +196,13 @@ def test_words():
 
 def test_plans_that_cannot_be(tmp_path):
     with pytest.raises(InvalidRequestError, match="'se' is not a backbone"):
-        make_plan("se", ("eca",), "digits", RECIPE, 1)
+        plan_table("se", ("eca",), "digits", RECIPE, 1)
     with pytest.raises(InvalidRequestError, match=r"'resnet8\+se' is not a backbone"):
-        make_plan("resnet8+se", ("eca",), "digits", RECIPE, 1)
+        plan_table("resnet8+se", ("eca",), "digits", RECIPE, 1)
     with pytest.raises(InvalidRequestError, match="seeds is 0"):
-        make_plan("resnet8", ("eca",), "digits", RECIPE, 0)
+        plan_table("resnet8", ("eca",), "digits", RECIPE, 0)
     with pytest.raises(DatasetError):
-        make_plan("resnet8", ("eca",), "cifar10", RECIPE, 1, data_dir=tmp_path)
+        plan_table("resnet8", ("eca",), "cifar10", RECIPE, 1, data_dir=tmp_path)
     (tmp_path / "table.json").write_text("[]")
     with pytest.raises(CheckpointError, match="is not the plan of a table"):
         table.TablePlan.read(tmp_path)
@@ -211,7 +211,7 @@ def test_plans_that_cannot_be(tmp_path):
 def test_a_damaged_refusal_is_told(plan, tmp_path):
     (tmp_path / "resnet8-s0").mkdir()
     (tmp_path / "resnet8-s0" / "refused.json").write_text("{")
-    with pytest.raises(CheckpointError, match="remove it to try the row again"):
+    with pytest.raises(CheckpointError, match="Remove it to try the row again"):
         summarise(tmp_path, plan)
 
 

@@ -31,8 +31,8 @@ def resize_antialiased(
     data, dtype = data_of(node)
     if rank_of(data) != 4:
         raise NoFormError("antialias=1 does not exist there, and its input is not an image (4-D)")
-    known = known_floats(scales)
-    if known is not None and any(s != 1 for a, s in zip(axes, known, strict=True) if a not in _IMAGE_AXES):
+    factors = known_floats(scales)
+    if factors is not None and any(s != 1 for a, s in zip(axes, factors, strict=True) if a not in _IMAGE_AXES):
         raise NoFormError("antialias=1 does not exist there, and it resizes batch or channels")
     result = data
     for axis in (a for a in _IMAGE_AXES if a in axes):

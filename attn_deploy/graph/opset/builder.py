@@ -42,9 +42,9 @@ class Workspace:
         array = np.array(array, order="C")  # ascontiguousarray would give a scalar an axis
         tensor = ir.Tensor(array.astype(dtype.numpy()), dtype=dtype)
         key = (dtype, tuple(array.shape), tensor.tobytes())
-        known = self._constants.get(key)
-        if known is not None and known.name in self.model.graph.initializers:
-            return known
+        twin = self._constants.get(key)
+        if twin is not None and twin.name in self.model.graph.initializers:
+            return twin
         name = self.unique(f"opset_const_{len(self._constants)}")
         value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(array.shape), const_value=tensor)
         tensor.name = name
@@ -80,13 +80,13 @@ class Builder:
         name: str | None = None,
     ) -> Sequence[ir.Value]:
         """One node with several outputs."""
-        given = {k: v for k, v in attributes.items() if v is not None}
+        present = {k: v for k, v in attributes.items() if v is not None}
         base = self._node.name or self._node.op_type
         node = ir.Node(
             "",
             op_type,
             _without_trailing_none(inputs),
-            ir.convenience.convert_attributes(given),
+            ir.convenience.convert_attributes(present),
             outputs=[ir.Value(name=self._workspace.unique(f"{base}_{op_type}_out")) for _ in range(outputs)],
             name=name or self._workspace.unique(f"{base}_{op_type}"),
             metadata_props=dict(self._node.metadata_props),
@@ -133,9 +133,9 @@ class Builder:
     def extent(self, data: ir.Value, axis: int) -> ir.Value:
         """The extent of ``axis`` as an int64 tensor of one element, a constant where it is known."""
         if data.shape is not None:
-            known = data.shape[axis]
-            if isinstance(known, int):
-                return self.ints([known])
+            size = data.shape[axis]
+            if isinstance(size, int):
+                return self.ints([size])
         return self("Gather", self("Shape", data), self.ints([axis]), axis=0)
 
     def in_float32(self, data: ir.Value) -> ir.Value:

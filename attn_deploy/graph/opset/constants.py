@@ -33,9 +33,9 @@ def constant_array(value: ir.Value, depth: int = 0) -> NDArray[Any] | None:
     if node.op_type == "Shape":
         return _static_shape(node)
     arrays: list[NDArray[Any] | None] = []
-    for given in node.inputs:
-        array = None if given is None else constant_array(given, depth + 1)
-        if given is not None and (array is None or array.size > _MAX_ELEMENTS):
+    for operand in node.inputs:
+        array = None if operand is None else constant_array(operand, depth + 1)
+        if operand is not None and (array is None or array.size > _MAX_ELEMENTS):
             return None
         arrays.append(array)
     return _evaluate(node, arrays, list(node.outputs).index(value))

@@ -68,7 +68,7 @@ def convert_opset(model: onnx.ModelProto, target: int) -> ConversionResult:
         target: 13 to 25.
 
     Raises:
-        OpsetError: if an operator, an attribute or an element type has no equal at the target; the message names
+        OpsetError: if an operator, an attribute or an element type has no equivalent in the target; the message names
             the node, its module and the first opset that has it.
         GraphError: if the model is not valid, whatever the opset.
     """
@@ -158,8 +158,8 @@ def _rewritten(
     """What a rule, or the standard's own definition, makes of a node; None where neither has to do anything."""
     rule = rule_for(node.op_type, version, direction)
     if rule is not None:
-        made = rule.apply(node, builder)
-        return rule.what, [made] if isinstance(made, ir.Value) else made
+        results = rule.apply(node, builder)
+        return rule.what, [results] if isinstance(results, ir.Value) else results
     if direction is Direction.DOWN and schemas.schema_at(node.op_type, builder.version) is None:
         return _BY_DEFINITION, expand(node, builder, version)
     return "", None
@@ -167,10 +167,10 @@ def _rewritten(
 
 def _drop_defaults(node: ir.Node, opset: int) -> None:
     """Remove what goes without saying at ``opset``, where it does not exist: default attributes, inputs left out."""
-    given = len(node.inputs)
-    while given and node.inputs[given - 1] is None:
-        given -= 1
-    node.resize_inputs(given)
+    count = len(node.inputs)
+    while count and node.inputs[count - 1] is None:
+        count -= 1
+    node.resize_inputs(count)
     schema = schemas.schema_at(node.op_type, opset)
     if schema is not None:
         for name in schemas.superfluous_attributes(node, schema):
@@ -185,9 +185,9 @@ def _replace(node: ir.Node, builder: Builder, values: Sequence[ir.Value]) -> Non
     wanted = [(old, new) for old, new in zip(node.outputs, values, strict=False) if old.name]  # "" is left out
     old, new = [o for o, _ in wanted], [n for _, n in wanted]
     ir.convenience.replace_nodes_and_values(graph, node, [node], builder.nodes, old, new)
-    for made in reversed(builder.nodes):  # optional outputs that nobody reads
-        if not any(o.uses() or o.is_graph_output() for o in made.outputs):
-            graph.remove(made, safe=True)
+    for added in reversed(builder.nodes):  # optional outputs that nobody reads
+        if not any(o.uses() or o.is_graph_output() for o in added.outputs):
+            graph.remove(added, safe=True)
     _remove_unused(givers)
 
 
@@ -211,7 +211,7 @@ def _remove_unused(values: Iterable[ir.Value]) -> None:
 
 
 def _infer(model: ir.Model) -> None:
-    # Lenient: a graph that contradicts itself is found by the check at the end, with a better message.
+    # Lenient: the check at the end refuses a graph that contradicts itself, with a better message.
     ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
 
 
@@ -245,7 +245,7 @@ def _no_form(node: ir.Node, target: int, border: int, direction: Direction, reas
         limit = f"The first opset that has it is {border}: use --opset {border} or higher, or change the module."
     else:
         limit = f"The last opset that has it is {border - 1}: use --opset {border - 1} or lower, or change the module."
-    return OpsetError(f"{_describe(node)} has no equal at opset {target}: {reason}. {limit}")
+    return OpsetError(f"{_describe(node)} has no equivalent in opset {target}: {reason}. {limit}")
 
 
 def _describe(node: ir.Node) -> str:

@@ -30,10 +30,10 @@ def required(node: ir.Node, index: int) -> ir.Value:
 
 def attribute(node: ir.Node, name: str, default: Any) -> Any:
     """An attribute's value, or its default."""
-    found = node.attributes.get(name)
-    if found is None:
+    entry = node.attributes.get(name)
+    if entry is None:
         return default
-    return list(found.value) if isinstance(found.value, tuple) else found.value
+    return list(entry.value) if isinstance(entry.value, tuple) else entry.value
 
 
 def known_ints(value: ir.Value | None) -> list[int] | None:

@@ -59,12 +59,12 @@ def expand(node: ir.Node, op: Builder, version: int) -> list[ir.Value] | None:
     for inner in function.node:
         attributes = {}
         for attribute in inner.attribute:
-            found = _resolved(attribute, node, schema)
-            if found is not None:
-                attributes[attribute.name] = found
+            value = _resolved(attribute, node, schema)
+            if value is not None:
+                attributes[attribute.name] = value
         inputs = [values[name] for name in inner.input]
-        made = op.many(inner.op_type, inputs, len(inner.output), attributes)
-        values.update(zip(inner.output, made, strict=True))
+        results = op.many(inner.op_type, inputs, len(inner.output), attributes)
+        values.update(zip(inner.output, results, strict=True))
     outputs = [values[name] for name in function.output][: len(node.outputs)]
     return [v for v in outputs if v is not None]
 
@@ -75,10 +75,10 @@ def _resolved(attribute: onnx.AttributeProto, node: ir.Node, schema: defs.OpSche
         return ir.serde.deserialize_attribute(attribute)
     name = attribute.ref_attr_name
     if name in node.attributes:
-        given = node.attributes[name]
-        return ir.Attr(attribute.name, given.type, given.value)
+        value = node.attributes[name]
+        return ir.Attr(attribute.name, value.type, value.value)
     default = schema.attributes[name].default_value
     if default.type == onnx.AttributeProto.UNDEFINED:
         return None
-    known = ir.serde.deserialize_attribute(default)
-    return ir.Attr(attribute.name, known.type, known.value)
+    fallback = ir.serde.deserialize_attribute(default)
+    return ir.Attr(attribute.name, fallback.type, fallback.value)

@@ -21,7 +21,7 @@ class Direction(enum.Enum):
 
 
 class NoFormError(Exception):
-    """Raised by a rule: this node has no equal at the opset that is being written; the text says why."""
+    """Raised by a rule: this node has no equivalent in the opset that is being written; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,8 +56,8 @@ def _heads(node: ir.Node, packed: bool) -> tuple[int, int]:
             raise NoFormError("its inputs are three-dimensional, and the number of heads is not given")
         return query_heads, key_heads
     query, key = required(node, 0), required(node, 1)
-    found = [v.shape[1] if v.shape is not None and len(v.shape) == 4 else None for v in (query, key)]
-    first, second = found
+    counts = [v.shape[1] if v.shape is not None and len(v.shape) == 4 else None for v in (query, key)]
+    first, second = counts
     if isinstance(first, int) and isinstance(second, int):
         return first, second
     if first is not None and first == second:

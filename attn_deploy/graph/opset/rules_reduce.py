@@ -25,8 +25,8 @@ _OVER_NOTHING = {"ReduceL1": "Abs", "ReduceL2": "Abs", "ReduceLogSum": "Log"}
 
 
 def _axes_to_attribute(node: ir.Node, op: Builder) -> Replacement:
-    data, given = required(node, 0), input_at(node, 1)
-    axes = [] if given is None else known_ints(given)
+    data, vector = required(node, 0), input_at(node, 1)
+    axes = [] if vector is None else known_ints(vector)
     if axes is None:
         raise NoFormError("its axes are computed while the model runs, and are an attribute there")
     if axes:

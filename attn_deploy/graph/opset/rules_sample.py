@@ -112,13 +112,13 @@ class _Sampler:
             (1.0, left, self.cubic_near),
             (2.0, op("Add", left, one), self.cubic_far),
         ]
-        found = []
+        pairs = []
         for offset, distance, weight in distances:
             position = op("Add", floor, self.number(offset))
             if self.padding != "zeros":  # reflecting leaves 6.9999995 where 7 is meant
                 position = op("Round", self.inside(position, axis.size))
-            found.append(_Tap(position, weight(distance)))
-        return found
+            pairs.append(_Tap(position, weight(distance)))
+        return pairs
 
     def cubic_near(self, t: ir.Value) -> ir.Value:
         """The cubic kernel at distances up to 1: (a+2) t^3 - (a+3) t^2 + 1."""
@@ -216,8 +216,8 @@ def _roi_align_new(node: ir.Node, op: Builder) -> Replacement:
 
 
 def _dft_axis_attribute(node: ir.Node, op: Builder) -> Replacement:
-    given = input_at(node, 2)
-    axis = [-2] if given is None else known_ints(given)
+    vector = input_at(node, 2)
+    axis = [-2] if vector is None else known_ints(vector)
     rank = rank_of(required(node, 0))
     if axis is None or rank is None:
         raise NoFormError("its axis is computed while the model runs, and is an attribute there")

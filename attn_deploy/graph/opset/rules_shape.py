@@ -36,16 +36,16 @@ def _split_count(node: ir.Node, op: Builder) -> Replacement:
 
 
 def _pad_all_axes(node: ir.Node, op: Builder) -> Replacement:
-    data, pads, given = required(node, 0), required(node, 1), input_at(node, 3)
-    if given is None:
+    data, pads, vector = required(node, 0), required(node, 1), input_at(node, 3)
+    if vector is None:
         return None
-    rank, axes = rank_of(data), known_ints(given)
+    rank, axes = rank_of(data), known_ints(vector)
     if rank is None or axes is None:
         raise NoFormError("its axes are an input that is unknown before the model runs, and do not exist there")
     place = {axis % rank: k for k, axis in enumerate(axes)}
-    known = known_ints(pads)
-    if known is not None:
-        full = [known[place[a] + side * len(axes)] if a in place else 0 for side in (0, 1) for a in range(rank)]
+    axes_read = known_ints(pads)
+    if axes_read is not None:
+        full = [axes_read[place[a] + side * len(axes)] if a in place else 0 for side in (0, 1) for a in range(rank)]
         complete = op.ints(full)
     else:
         zero = op.ints([0])

@@ -16,24 +16,24 @@ STANDARD_DOMAINS = ("", "ai.onnx")
 def schema_at(operator: str, opset: int) -> defs.OpSchema | None:
     """The form of an operator that is in force at ``opset``; None if there is none."""
     try:
-        found = defs.get_schema(operator, opset, "")
+        schema = defs.get_schema(operator, opset, "")
     except defs.SchemaError:
         return None
-    return None if found.deprecated else found
+    return None if schema.deprecated else schema
 
 
 @functools.lru_cache(maxsize=4096)
 def changes_at(operator: str, opset: int) -> bool:
     """Whether a new form of the operator begins at ``opset``."""
-    found = schema_at(operator, opset)
-    return found is not None and found.since_version == opset
+    schema = schema_at(operator, opset)
+    return schema is not None and schema.since_version == opset
 
 
 def first_opset_with(node: ir.Node, after: int, last: int) -> int | None:
     """The first opset above ``after`` at which the node is legal as it stands."""
     for opset in range(after + 1, last + 1):
-        found = schema_at(node.op_type, opset)
-        if found is not None and misfit(node, found) is None:
+        schema = schema_at(node.op_type, opset)
+        if schema is not None and misfit(node, schema) is None:
             return opset
     return None
 
@@ -54,16 +54,16 @@ def _is_default(node: ir.Node, name: str, below: int) -> bool:
             if default.type == onnx.AttributeProto.UNDEFINED:
                 return False
             value = onnx.helper.get_attribute_value(default)
-            found = node.attributes[name].value
-            return bool(found == (value.decode() if isinstance(value, bytes) else value))
+            present = node.attributes[name].value
+            return bool(present == (value.decode() if isinstance(value, bytes) else value))
     return False
 
 
 def misfit(node: ir.Node, schema: defs.OpSchema) -> str | None:
     """Why the node is not legal under ``schema``, in words; None if it is legal, as far as element types are known."""
-    for name, found in node.attributes.items():
+    for name, entry in node.attributes.items():
         if name not in schema.attributes:
-            value = found.value if found.type in (ir.AttributeType.INT, ir.AttributeType.STRING) else "..."
+            value = entry.value if entry.type in (ir.AttributeType.INT, ir.AttributeType.STRING) else "..."
             return f"the attribute {name}={value} does not exist there"
     if len(node.inputs) > schema.max_input:
         return f"its input {len(node.inputs)} does not exist there"
@@ -78,9 +78,9 @@ def misfit(node: ir.Node, schema: defs.OpSchema) -> str | None:
             return f"{formal.name or value.name} may not be {kind.removeprefix('tensor(').removesuffix(')')} there"
         if not formal.is_homogeneous:
             continue
-        known = bound.setdefault(formal.type_str, kind)
-        if known != kind:
-            return f"{formal.name or value.name} is {kind} where {known} is needed"
+        first_kind = bound.setdefault(formal.type_str, kind)
+        if first_kind != kind:
+            return f"{formal.name or value.name} is {kind} where {first_kind} is needed"
     return None
 
 

@@ -14,6 +14,7 @@ from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass, S
 
 from attn_deploy.errors import PrecisionError
 from attn_deploy.graph.artifact import check_model
+from attn_deploy.graph.fold import fold_weights
 from attn_deploy.graph.opset.builder import Workspace
 from attn_deploy.graph.opset.schemas import schema_at
 from attn_deploy.graph.precision import rules
@@ -60,6 +61,7 @@ def prepared_graph(model: onnx.ModelProto) -> onnx.ModelProto:
             "quantization, and quantize that one."
         )
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(working)
+    fold_weights(working)
     ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(working)
     workspace = Workspace(working)
     taken: set[str] = set()
@@ -105,7 +107,7 @@ def apply_plan(model: ir.Model, plan: PrecisionPlan, *, same_io: bool) -> TypedG
     try:
         check_model(typed, f"the graph in {plan.half.word}")
     except Exception as error:
-        raise PrecisionError(f"no valid graph in {plan.half.word} was found: {error}") from error
+        raise PrecisionError(f"the graph cannot be written in {plan.half.word}: {error}") from error
     return TypedGraph(typed, half_nodes, wide_nodes, dict(products), writer.casts, tuple(writer.lost))
 
 
@@ -124,6 +126,7 @@ class _Writer:
         """Give one node its types; whether it now computes in the half type."""
         if node.op_type in rules.INDIFFERENT:
             return self._retype_cast(node)
+        self._keep_bodies(node)
         wide = self._plan.keeps(node)
         half = self._plan.half.dtype
         for index, value in enumerate(node.inputs):
@@ -143,25 +146,36 @@ class _Writer:
             self._retype_attribute(node)
         return bool(floats)
 
+    def _keep_bodies(self, node: ir.Node) -> None:
+        """Bodies of If, Loop and Scan stay whole: what they read from outside comes to them in its old type."""
+        for attribute in node.attributes.values():
+            if attribute.type not in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
+                continue
+            bodies = [attribute.as_graph()] if attribute.type == ir.AttributeType.GRAPH else attribute.as_graphs()
+            for inner in (n for body in bodies for n in body.all_nodes()):
+                for index, value in enumerate(inner.inputs):
+                    if value is not None and value.dtype == self._plan.half.dtype and value.graph is self._model.graph:
+                        inner.replace_input_with(index, self.as_type(value, _FLOAT))
+
     def as_type(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
         """The value in a type: a converted weight, or a cast right behind what makes it, shared by all who ask."""
         if value.dtype == dtype:
             return value
-        known = self._twins.get((value, dtype))
-        if known is not None:
-            return known
+        twin = self._twins.get((value, dtype))
+        if twin is not None:
+            return twin
         if value.is_initializer() and not value.is_graph_input():
-            made = self._converted(value, self._plan.half)
+            typed = self._converted(value, self._plan.half)
         else:
-            made = self._cast(value, dtype)
-        self._twins[value, dtype] = made
-        self._twins[made, _other(dtype, self._plan.half)] = value
-        return made
+            typed = self._cast(value, dtype)
+        self._twins[value, dtype] = typed
+        self._twins[typed, _other(dtype, self._plan.half)] = value
+        return typed
 
     def drop_unused(self) -> None:
         """Remove weights in a type that nobody reads; those that replace them take their name."""
         initializers = self._model.graph.initializers
-        twins = {value: made for (value, dtype), made in self._twins.items() if dtype == self._plan.half.dtype}
+        twins = {value: twin for (value, dtype), twin in self._twins.items() if dtype == self._plan.half.dtype}
         for name, value in list(initializers.items()):
             if value.uses() or value.is_graph_output() or value.is_graph_input():
                 continue
@@ -171,14 +185,14 @@ class _Writer:
 
     def _cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
         name = self.workspace.unique(f"{value.name}_{_numpy_name(dtype)}")
-        made = ir.Value(name=name, type=ir.TensorType(dtype), shape=value.shape)
+        result = ir.Value(name=name, type=ir.TensorType(dtype), shape=value.shape)
         producer = value.producer()
         node = ir.Node(
             "",
             "Cast",
             [value],
             ir.convenience.convert_attributes({"to": int(dtype)}),
-            outputs=[made],
+            outputs=[result],
             name=self.workspace.unique(f"{value.name}_Cast"),
             metadata_props=dict(producer.metadata_props) if producer is not None else None,
         )
@@ -187,7 +201,7 @@ class _Writer:
         else:
             self._model.graph.insert_before(self._model.graph[0], node)
         self.casts += 1
-        return made
+        return result
 
     def _converted(self, value: ir.Value, half: HalfType) -> ir.Value:
         if value.const_value is None:
@@ -200,9 +214,9 @@ class _Writer:
             self.lost.append((str(value.name), lost))
         name = self.workspace.unique(f"{value.name}_{half.name}")
         tensor = ir.Tensor(typed, dtype=half.dtype, name=name)
-        made = ir.Value(name=name, type=ir.TensorType(half.dtype), shape=ir.Shape(array.shape), const_value=tensor)
-        self._model.graph.register_initializer(made)
-        return made
+        weights = ir.Value(name=name, type=ir.TensorType(half.dtype), shape=ir.Shape(array.shape), const_value=tensor)
+        self._model.graph.register_initializer(weights)
+        return weights
 
     def _may_be_half(self, node: ir.Node, index: int) -> bool:
         schema = schema_at(node.op_type, self._opset)
@@ -224,8 +238,8 @@ class _Writer:
         """The value of a ConstantOfShape, and the type that EyeLike and the like name."""
         half = self._plan.half
         if node.op_type == "ConstantOfShape":
-            given = node.attributes.get("value")
-            array = np.zeros(1, np.float32) if given is None else np.asarray(given.as_tensor().numpy())
+            fill = node.attributes.get("value")
+            array = np.zeros(1, np.float32) if fill is None else np.asarray(fill.as_tensor().numpy())
             node.attributes["value"] = ir.AttrTensor("value", ir.Tensor(to_half(array, half), dtype=half.dtype))
         elif "dtype" in node.attributes and node.attributes["dtype"].as_int() == int(_FLOAT):
             node.attributes["dtype"] = ir.AttrInt64("dtype", int(half.dtype))
@@ -245,10 +259,10 @@ def _outputs(model: ir.Model, writer: _Writer, half: ir.DataType, wanted: ir.Dat
         if value.is_graph_input():
             raise PrecisionError(f"the output {value.name!r} is an input of the graph: it has one type only.")
         name = str(value.name)
-        made = writer.as_type(value, wanted)
+        typed = writer.as_type(value, wanted)
         value.name = writer.workspace.unique(f"{name}_{_numpy_name(_known(value))}")
-        made.name = name
-        model.graph.outputs[index] = made
+        typed.name = name
+        model.graph.outputs[index] = typed
 
 
 def _known(value: ir.Value) -> ir.DataType:

@@ -30,9 +30,9 @@ def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
             value.const_value = ir.Tensor(array, name=value.name)
             value.type = ir.TensorType(ir.DataType.FLOAT)
     for value in [*graph.inputs, *(v for n in graph for v in n.outputs)]:
-        found = types.get(value.name)
-        if found in _HALVES:
-            halves.append((value, found))
+        dtype = types.get(value.name)
+        if dtype in _HALVES:
+            halves.append((value, dtype))
             value.type = ir.TensorType(ir.DataType.FLOAT)
     for node in graph:
         for name in ("to", "dtype"):
@@ -45,9 +45,9 @@ def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
     workspace = Workspace(working)
     for value, half in halves:
         _round(working, workspace, value, half)
-    made = ir.to_proto(working)
-    del made.graph.value_info[:]
-    return made
+    simulation = ir.to_proto(working)
+    del simulation.graph.value_info[:]
+    return simulation
 
 
 def _round(model: ir.Model, workspace: Workspace, value: ir.Value, half: ir.DataType) -> None:

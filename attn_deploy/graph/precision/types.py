@@ -42,8 +42,8 @@ class HalfType:
             raise InvalidRequestError(f"--io {io!r} is unknown: choose fp32 (inputs and outputs stay) or same.")
         if opset < self.first_opset:
             raise OpsetError(
-                f"{self.word} was asked for at opset {opset}, and convolutions have it from opset {self.first_opset} on: "
-                f"use --opset {self.first_opset} or above, or --precision fp16.",
+                f"{self.word} is not possible at opset {opset}: convolutions have it from opset {self.first_opset} on. "
+                f"Use --opset {self.first_opset} or above, or --precision fp16.",
                 exit_code=2,
             )
 

@@ -20,7 +20,7 @@ class QuantFormat:
         dtype: of ONNX.
         largest: the magnitude that a tensor's largest value becomes.
         first_opset: the first whose QuantizeLinear has the type.
-        levels: magnitudes that are told apart, zero among them; None where the steps are not equal.
+        levels: distinct magnitudes, zero among them; None where the steps are not equal.
         per_channel: whether weights have a scale for each output channel.
     """
 
@@ -60,7 +60,7 @@ def quant_format(word: str) -> QuantFormat:
         return FORMATS[word]
     except KeyError:
         raise PrecisionError(
-            f"precision {word!r} is no quantized type: choose {' or '.join(FORMATS)}; fp16 and bf16 are made by "
+            f"precision {word!r} is not a quantized type: choose {' or '.join(FORMATS)}; fp16 and bf16 are made by "
             "'attn-deploy convert --precision'.",
             exit_code=2,
         ) from None

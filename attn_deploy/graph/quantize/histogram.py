@@ -13,6 +13,7 @@ METHODS = ("minmax", "entropy", "percentile")
 PERCENTILE = 99.99
 _LEVELS = 128  # magnitudes of int8, which the entropy of a range is counted in
 _STRIDE = 16
+_COUNTED = 1 << 20  # values of one batch, at most twice as many
 
 
 @dataclass(slots=True)
@@ -32,12 +33,14 @@ class Histogram:
         """Count the values of one batch."""
         if values.size == 0:
             return
-        magnitudes = np.abs(values.astype(np.float64, copy=False)).ravel()
-        most = float(magnitudes.max())
+        most = max(abs(float(values.max())), abs(float(values.min())))  # NaN where any element is
         if not math.isfinite(most):
             self.finite = False
             return
         self.largest = max(self.largest, most)
+        # The shape of a distribution is known from a million of its values; the largest is taken from all of them.
+        step = max(1, values.size // _COUNTED)
+        magnitudes = np.abs(values.ravel()[::step].astype(np.float64))
         if most == 0.0:
             self.counts[0] += magnitudes.size
             return
@@ -50,22 +53,22 @@ class Histogram:
         self.counts += np.bincount(places, minlength=BINS)
 
     def range(self, method: str) -> float:
-        """The largest magnitude that is told apart; what lies beyond is cut.
+        """The largest magnitude with a step of its own; what lies beyond is cut.
 
         Args:
             method: one of `METHODS`.
         """
         if self.largest == 0.0 or method == "minmax":
             return self.largest
-        found = self._percentile() if method == "percentile" else self._entropy()
-        return min(found, self.largest)
+        end = self._percentile() if method == "percentile" else self._entropy()
+        return min(end, self.largest)
 
     def _percentile(self) -> float:
         share = np.cumsum(self.counts) / self.counts.sum()
         return float((np.searchsorted(share, PERCENTILE / 100.0) + 1) * self.end / BINS)
 
     def _entropy(self) -> float:
-        """The end at which the distribution told apart in 128 steps diverges least from the one before (Kullback-Leibler).
+        """The end at which the distribution in 128 steps diverges least from the one before (Kullback-Leibler).
 
         Zeros are left out of the first bin: after a ReLU they are half of all values, exact at any scale.
         """
@@ -74,9 +77,9 @@ class Histogram:
         used = int(np.flatnonzero(counts)[-1]) + 1 if counts.any() else BINS
         best, least = used, math.inf
         for stop in range(_LEVELS, used + 1, _STRIDE):
-            found = _divergence(counts, stop)
-            if found < least:
-                best, least = stop, found
+            divergence = _divergence(counts, stop)
+            if divergence < least:
+                best, least = stop, divergence
         return best * self.end / BINS
 
 
@@ -91,8 +94,10 @@ def _divergence(counts: NDArray[np.float64], stop: int) -> float:
     level = np.repeat(mean, np.diff(np.append(edges, stop))) * filled
     alive = clipped > 0
     wanted = clipped[alive] / clipped.sum()
-    made = level[alive]
-    if made.sum() == 0:
+    approximation = level[alive]
+    if approximation.sum() == 0:
         return math.inf
-    made = np.maximum(made / made.sum(), 1e-9)  # a value that was cut to the end, where nothing lay before
-    return float((wanted * np.log(wanted / made)).sum())
+    approximation = np.maximum(
+        approximation / approximation.sum(), 1e-9
+    )  # the bin that cut values moved to may be empty
+    return float((wanted * np.log(wanted / approximation)).sum())

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass, ShapeInferencePass
 
 from attn_deploy.errors import PrecisionError
+from attn_deploy.graph.fold import fold_weights
 from attn_deploy.graph.opset.builder import Workspace
 from attn_deploy.graph.precision.rules import PRODUCTS, QUANTIZED
 from attn_deploy.graph.scopes import NAME_SCOPES, module_path
@@ -23,7 +24,7 @@ class Layer:
 
     Attributes:
         node, operator: name and type of the node.
-        module: path of the PyTorch module that it came from; empty if the file does not tell.
+        module: path of the PyTorch module that it came from; empty if the file does not say.
         axis: the axis of the weights' output channels; None for one scale.
     """
 
@@ -69,6 +70,7 @@ def quantizable_graph(model: onnx.ModelProto) -> onnx.ModelProto:
             f"the graph holds {', '.join(quantized)}: it is quantized already. Quantize the file that it was made from."
         )
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(working)
+    fold_weights(working)
     ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(working)
     name_nodes(working)
     return ir.to_proto(working)
@@ -143,8 +145,8 @@ def _channel_axis(node: ir.Node) -> int | None:
 
 
 def _integer(node: ir.Node, name: str, default: int) -> int:
-    found = node.attributes.get(name)
-    return default if found is None else int(found.as_int())
+    entry = node.attributes.get(name)
+    return default if entry is None else int(entry.as_int())
 
 
 def _is_constant(value: ir.Value) -> bool:

@@ -65,13 +65,13 @@ def insert_pairs(
         node.replace_input_with(0, writer.activation(value, ranges[str(value.name)]))
         node.replace_input_with(1, writer.weights(_given(node, 1), layer.axis))
     writer.drop_unused()
-    made = ir.to_proto(model)
-    del made.graph.value_info[:]
+    quantized = ir.to_proto(model)
+    del quantized.graph.value_info[:]
     try:
-        check_model(made, f"the graph in {form.word}")
+        check_model(quantized, f"the graph in {form.word}")
     except Exception as error:
-        raise PrecisionError(f"no valid graph in {form.word} was found: {error}") from error
-    return QuantizedGraph(made, writer.pairs, writer.stored)
+        raise PrecisionError(f"the graph cannot be written in {form.word}: {error}") from error
+    return QuantizedGraph(quantized, writer.pairs, writer.stored)
 
 
 def _given(node: ir.Node, place: int) -> ir.Value:
@@ -96,9 +96,9 @@ class _Writer:
 
     def activation(self, value: ir.Value, largest: float) -> ir.Value:
         """The value after a pair with one scale, which sits right behind what makes it."""
-        known = self._activations.get(value)
-        if known is not None:
-            return known
+        twin = self._activations.get(value)
+        if twin is not None:
+            return twin
         dtype = _element_type(value)
         scale = self._scale(np.asarray(self._form.scale(np.asarray(largest))), dtype, f"{value.name}_scale")
         zero = self._zero(f"{value.name}_zero_point", ())
@@ -117,11 +117,11 @@ class _Writer:
                 "",
                 operator,
                 [taken, scale, zero],
-                outputs=[made],
+                outputs=[result],
                 name=self._unique(f"{value.name}_{operator}"),
                 metadata_props=dict(metadata) if metadata else None,
             )
-            for operator, taken, made in (
+            for operator, taken, result in (
                 ("QuantizeLinear", value, quantized),
                 ("DequantizeLinear", quantized, restored),
             )
@@ -181,11 +181,11 @@ class _Writer:
     def _constant(self, name: str, array: NDArray[np.generic], dtype: ir.DataType) -> ir.Value:
         unique = self._unique(name)
         tensor = ir.Tensor(np.asarray(array), dtype=dtype, name=unique)
-        made = ir.Value(
+        constant = ir.Value(
             name=unique, type=ir.TensorType(dtype), shape=ir.Shape(np.asarray(array).shape), const_value=tensor
         )
-        self._graph.register_initializer(made)
-        return made
+        self._graph.register_initializer(constant)
+        return constant
 
     def _unique(self, name: str) -> str:
         return self._workspace.unique(name)

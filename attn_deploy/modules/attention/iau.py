@@ -80,11 +80,11 @@ class _InteractionAggregationUpdate(Fusible, nn.Module):
 
     def convert_official(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Split the relation's convolution: half for the parts' difference, half for the context."""
-        found = {k.replace("relation.bias", "edge.bias"): v for k, v in state.items()}
-        weight = found.pop("relation.weight", None)
+        renamed = {k.replace("relation.bias", "edge.bias"): v for k, v in state.items()}
+        weight = renamed.pop("relation.weight", None)
         if weight is not None:
-            found["edge.weight"], found["edge_context.weight"] = weight[:, : self.width], weight[:, self.width :]
-        return found
+            renamed["edge.weight"], renamed["edge_context.weight"] = weight[:, : self.width], weight[:, self.width :]
+        return renamed
 
     def _interact(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, C * T, H, W) -> the updated map (N, C, T, H * W), and the part masks (N, parts, T, H * W)."""

@@ -142,18 +142,18 @@ class SANPairwiseAttention(Fusible, _WindowAttention):
     def convert_official(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Split what acts on features and positions together: the first BatchNorm and the convolution after it."""
         width = self.relation_channels
-        found = _renamed(state, {"conv_p": "position", "conv_w.3": "mix_norm", "conv_w.5": "logits"})
+        renamed = _renamed(state, {"conv_p": "position", "conv_w.3": "mix_norm", "conv_w.5": "logits"})
         joint = {"conv_w.0": ("feature_norm", "position_norm"), "conv_w.2": ("feature_mix", "position_mix")}
-        for key in [k for k in found if k.rpartition(".")[0] in joint]:
+        for key in [k for k in renamed if k.rpartition(".")[0] in joint]:
             layer, _, kind = key.rpartition(".")
-            tensor = found.pop(key)
+            tensor = renamed.pop(key)
             if tensor.dim() == 0:  # the count of batches is of no use
                 continue
             axis = 1 if layer == "conv_w.2" else 0
             features, positions = joint[layer]
-            found[f"{features}.{kind}"] = tensor.narrow(axis, 0, width)
-            found[f"{positions}.{kind}"] = tensor.narrow(axis, width, 2)
-        return found
+            renamed[f"{features}.{kind}"] = tensor.narrow(axis, 0, width)
+            renamed[f"{positions}.{kind}"] = tensor.narrow(axis, width, 2)
+        return renamed
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)

@@ -50,7 +50,7 @@ class ULSAM(nn.Module):
 
     def convert_official(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Concatenate the subspaces' tensors; a lone SubSpace's checkpoint is that of one split."""
-        found: dict[str, Tensor] = {}
+        joined: dict[str, Tensor] = {}
         for layer, place in _PLACES.items():
             for kind in ("weight", "bias", "running_mean", "running_var"):
                 names = [f"subspaces.{i}.{layer}.{kind}" for i in range(self.num_splits)]
@@ -58,8 +58,8 @@ class ULSAM(nn.Module):
                     names = [f"{layer}.{kind}"]
                 parts = [state.pop(name) for name in names if name in state]
                 if parts:
-                    found[f"attend.{place}.{kind}"] = torch.cat(parts)
-        return found | state
+                    joined[f"attend.{place}.{kind}"] = torch.cat(parts)
+        return joined | state
 
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, self.channels, "ULSAM")

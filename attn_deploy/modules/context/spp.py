@@ -134,7 +134,9 @@ def _projections(
         raise ValueError(f"in_channels must be at least 2, got {in_channels}: half of them are pooled.")
     width = in_channels // 2
 
-    def layer(taken: int, given: int) -> nn.Sequential:
-        return nn.Sequential(nn.Conv2d(taken, given, 1, bias=False), nn.BatchNorm2d(given, eps=bn_eps), nn.SiLU())
+    def layer(in_width: int, out_width: int) -> nn.Sequential:
+        return nn.Sequential(
+            nn.Conv2d(in_width, out_width, 1, bias=False), nn.BatchNorm2d(out_width, eps=bn_eps), nn.SiLU()
+        )
 
     return layer(in_channels, width), layer(levels * width, out_channels)

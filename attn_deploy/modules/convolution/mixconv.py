@@ -88,17 +88,17 @@ class MixedConv2d(nn.Module):
         inputs, outputs = _split(in_channels, count), _split(out_channels, count)
         self.bounds = [0, *accumulate(inputs)]
         self.convs = nn.ModuleList()
-        for kernel, extent, taken, made in zip(kernels, extents, inputs, outputs, strict=True):
-            if depthwise and made % taken:
+        for kernel, extent, taken, produced in zip(kernels, extents, inputs, outputs, strict=True):
+            if depthwise and produced % taken:
                 raise ValueError(
                     f"a depthwise branch needs a whole number of filters for each channel, got in_channels="
-                    f"{in_channels} and out_channels={out_channels}, which gives a branch {taken} -> {made}: use "
+                    f"{in_channels} and out_channels={out_channels}, which gives a branch {taken} -> {produced}: use "
                     f"out_channels={in_channels}, or depthwise=False."
                 )
             self.convs.append(
                 nn.Conv2d(
                     taken,
-                    made,
+                    produced,
                     kernel,
                     stride=stride,
                     padding=0 if self.same else (stride + extent - 2) // 2,

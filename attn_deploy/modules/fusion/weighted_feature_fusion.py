@@ -88,11 +88,11 @@ class WeightedFeatureFusion(Fusible, nn.Module):
                 f"WeightedFeatureFusion: expected {self.num_inputs} maps, got {len(features)}: construct it with "
                 "num_inputs set to their number."
             )
-        for given in features:
+        for feature in features:
             if self.channels is not None:
-                check_channels(given, self.channels, "WeightedFeatureFusion")
-            if not is_traced() and given.shape != features[0].shape:
+                check_channels(feature, self.channels, "WeightedFeatureFusion")
+            if not is_traced() and feature.shape != features[0].shape:
                 raise ValueError(
                     f"WeightedFeatureFusion: the maps must have one shape, got {tuple(features[0].shape)} and "
-                    f"{tuple(given.shape)}: resample them first."
+                    f"{tuple(feature.shape)}: resample them first."
                 )

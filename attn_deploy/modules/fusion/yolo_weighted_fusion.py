@@ -79,10 +79,10 @@ class YOLOWeightedFusion(Fusible, nn.Module):
                 f"YOLOWeightedFusion: expected {len(self.channels)} maps, got {len(features)}: give channels one entry "
                 "for each."
             )
-        for given, width in zip(features, self.channels, strict=True):
-            check_channels(given, width, "YOLOWeightedFusion")
-            if not is_traced() and given.shape[2:] != features[0].shape[2:]:
+        for feature, width in zip(features, self.channels, strict=True):
+            check_channels(feature, width, "YOLOWeightedFusion")
+            if not is_traced() and feature.shape[2:] != features[0].shape[2:]:
                 raise ValueError(
                     f"YOLOWeightedFusion: the maps must have one height and width, got {tuple(features[0].shape)} and "
-                    f"{tuple(given.shape)}: resample them first."
+                    f"{tuple(feature.shape)}: resample them first."
                 )

@@ -9,7 +9,7 @@ from typing import Any
 
 from attn_deploy.matrix.cell import FAILED, PASSED, SKIPPED, Cell, CellId
 from attn_deploy.matrix.record import MatrixRecord
-from attn_deploy.matrix.summary import findings, models_of, unmade_checks
+from attn_deploy.matrix.summary import cell_groups, models_of, unmade_checks
 from attn_deploy.report.matrix.tables import environment_line
 
 _PAGE = Path(__file__).with_name("page.html")
@@ -60,7 +60,7 @@ def _reasons(title: str, cells: list[Cell], status: str) -> str:
     if not cells:
         return ""
     items = []
-    for f in findings(cells):
+    for f in cell_groups(cells):
         check = f'<span class="tag {status}">{escape(f.check)}</span> ' if f.check else ""
         rule = f' <span class="tag">rule {escape(f.rule)}</span>' if f.rule else ""
         items.append(

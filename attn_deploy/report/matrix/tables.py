@@ -9,18 +9,23 @@ from xml.etree import ElementTree
 
 from attn_deploy.matrix.cell import CHECKS, FAILED, PASSED, SKIPPED, Cell
 from attn_deploy.matrix.record import MatrixRecord
-from attn_deploy.matrix.summary import exporters_of, findings, models_of, opsets_of, ranges, tally, unmade_checks
+from attn_deploy.matrix.summary import cell_groups, exporters_of, models_of, opsets_of, ranges, tally, unmade_checks
 
 _MARKS = {PASSED: "pass", FAILED: "**fail**", SKIPPED: "n/a"}
 
 
 def matrix_csv(record: MatrixRecord) -> str:
-    """A row for each cell, a column for each check."""
+    """A row for each cell, a column ``check_NAME`` for each check; no two columns have one name."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     facts = ("nodes", "bytes", "error", "engine_bytes", "sha256")
     writer.writerow(
-        ["model", "exporter", "opset", "dynamic", "precision", "status", *CHECKS, "reason", "rule", "seconds", *facts]
+        [
+            *("model", "exporter", "opset", "dynamic", "precision", "status"),
+            *(f"check_{name}" for name in CHECKS),
+            *("reason", "rule", "seconds"),
+            *facts,
+        ]
     )
     for cell in record.cells:
         statuses = {c.name: c.status for c in cell.checks}
@@ -141,7 +146,7 @@ def _reasons(record: MatrixRecord) -> list[str]:
             lines += [f"## {title}", "", "None.", ""]
             continue
         lines += [f"## {title}", "", "| model | where | check | reason | rule |", "|---|---|---|---|---|"]
-        for f in findings(cells):
+        for f in cell_groups(cells):
             lines.append(f"| `{f.model}` | {f.where} | {f.check} | {_inline(f.reason)} | {f.rule or ''} |")
         lines.append("")
     unmade = unmade_checks(record)

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from attn_deploy.matrix.cell import FAILED, Cell, CellId
 from attn_deploy.matrix.record import MatrixRecord
-from attn_deploy.matrix.summary import Tally, exporters_of, findings, opsets_of, tally, unmade_checks
+from attn_deploy.matrix.summary import Tally, cell_groups, exporters_of, opsets_of, tally, unmade_checks
 
 MOST_FINDINGS = 40
 
@@ -22,14 +22,14 @@ def matrix_summary(record: MatrixRecord) -> RenderableType:
     """Counts by exporter and opset, then every reason for a red or grey cell."""
     parts: list[RenderableType] = [_grid(record), Text(headline(record), style="bold")]
     for title, cells, style in (("Red", record.failures, "red"), ("Grey", record.skipped, "bright_black")):
-        found = findings(cells)
-        for finding in found[:MOST_FINDINGS]:
+        groups = cell_groups(cells)
+        for finding in groups[:MOST_FINDINGS]:
             check = f"[{finding.check}] " if finding.check else ""
             rule = f" (rule {finding.rule})" if finding.rule else ""
             line = Text(f"{title}: {finding.model}, {finding.where}: ", style=style)
             parts.append(line.append(f"{check}{finding.reason}{rule}", style="default"))
-        if len(found) > MOST_FINDINGS:
-            parts.append(Text(f"... and {len(found) - MOST_FINDINGS} more; the report files have all.", style=style))
+        if len(groups) > MOST_FINDINGS:
+            parts.append(Text(f"... and {len(groups) - MOST_FINDINGS} more; the report files have all.", style=style))
     for (check, reason), count in unmade_checks(record).items():
         parts.append(Text(f"Not checked in {count} cells: {check}: {reason}", style="yellow"))
     return Group(*parts)
@@ -39,8 +39,8 @@ def headline(record: MatrixRecord) -> str:
     """One line with the counts and the time."""
     counts, total = record.counts, len(record.cells)
     text = f"{total} cells: {counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} not applicable"
-    made = total - record.reused - counts["skipped"]
-    text += f"; {made} made in {_duration(record.seconds)} by {record.jobs} " + ("job" if record.jobs == 1 else "jobs")
+    fresh = total - record.reused - counts["skipped"]
+    text += f"; {fresh} made in {_duration(record.seconds)} by {record.jobs} " + ("job" if record.jobs == 1 else "jobs")
     if record.reused:
         text += f", {record.reused} taken over"
     if record.shard[1] > 1:

@@ -5,24 +5,24 @@ from __future__ import annotations
 from attn_deploy.matrix.diff import MatrixDiff, left_out_text
 
 
-def diff_text(found: MatrixDiff) -> str:
+def diff_text(diff: MatrixDiff) -> str:
     """One line for each change; removed and added cells as counts."""
-    removed = set(found.removed)
-    gone = [c for c in found.regressions if c.id in removed]
+    removed = set(diff.removed)
+    gone = [c for c in diff.regressions if c.id in removed]
     lines = [
         f"regression  {c.id}: {c.check} {c.before} -> {c.after}: {c.reason}"
-        for c in found.regressions
+        for c in diff.regressions
         if c.id not in removed
     ]
-    lines += [f"fixed       {c.id}: was {c.before}: {c.reason}" for c in found.fixed]
+    lines += [f"fixed       {c.id}: was {c.before}: {c.reason}" for c in diff.fixed]
     if gone:
-        why = "though the newer run asks for them" if found.subset else "which counts as a regression each"
-        advice = "" if found.subset else "; --subset compares what the newer run was asked for"
+        why = "though the newer run asks for them" if diff.subset else "which counts as a regression each"
+        advice = "" if diff.subset else "; --subset compares what the newer run was asked for"
         lines.append(f"regression  {len(gone)} cells are gone, {why}, such as {gone[0].id}{advice}")
-    rest = [i for i in found.removed if i not in {c.id for c in gone}]
+    rest = [i for i in diff.removed if i not in {c.id for c in gone}]
     lines += [f"removed     {len(rest)} cells, such as {rest[0]}"] if rest else []
-    lines += [f"added       {len(found.added)} cells, such as {found.added[0]}"] if found.added else []
-    lines += [left_out_text(found)] if found.left_out else []
-    count = len(found.regressions)
-    lines.append(f"{count} regression{'' if count == 1 else 's'}, {len(found.fixed)} fixed.")
+    lines += [f"added       {len(diff.added)} cells, such as {diff.added[0]}"] if diff.added else []
+    lines += [left_out_text(diff)] if diff.left_out else []
+    count = len(diff.regressions)
+    lines.append(f"{count} regression{'' if count == 1 else 's'}, {len(diff.fixed)} fixed.")
     return "\n".join(lines)

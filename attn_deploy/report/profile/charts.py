@@ -146,7 +146,7 @@ def rounds(entries: Sequence[Entry]) -> Figure | None:
         )
     if not traces:
         return None
-    for trace in traces:  # with many rows the names are told by hovering
+    for trace in traces:  # with many rows the names are shown on hovering
         trace["showlegend"] = len(traces) <= NAMED
     span = 1.1 * highest
     layout = {
@@ -227,8 +227,8 @@ def light(entries: Sequence[Entry]) -> Figure | None:
             continue
         texts.append(f"{share:.3g} %, {BOUNDS[limit.bound]}")
         parts = (("arithmetic", limit.compute_ms), ("memory", limit.memory_ms), ("starting nodes", limit.launch_ms))
-        told = "<br>".join(f"{what} {milliseconds(ms)} ms" for what, ms in parts if ms is not None)
-        hovers.append(f"measured {milliseconds(limit.measured_ms)} ms<br>{told}<br>device {limit.device}")
+        floors = "<br>".join(f"{what} {milliseconds(ms)} ms" for what, ms in parts if ms is not None)
+        hovers.append(f"measured {milliseconds(limit.measured_ms)} ms<br>{floors}<br>device {limit.device}")
     trace = {
         "type": "bar",
         "orientation": "h",

@@ -33,7 +33,7 @@ def check_report(path: Path) -> None:
     check_writable(path)
 
 
-def write_report(found: Overview, path: Path) -> None:
+def write_report(report: Overview, path: Path) -> None:
     """Write a report in the form that the path's suffix names, whole or not at all.
 
     Raises:
@@ -41,18 +41,18 @@ def write_report(found: Overview, path: Path) -> None:
         MissingDependencyError: if the form is HTML and plotly is not installed.
     """
     check_report(path)
-    write_atomic(path, FORMS[path.suffix.lower()](found))
+    write_atomic(path, FORMS[path.suffix.lower()](report))
 
 
-def write_fleet_reports(found: Overview, folder: Path) -> list[Path]:
+def write_fleet_reports(report: Overview, folder: Path) -> list[Path]:
     """Write ``report.md``, and ``report.html`` where plotly is installed, beside the records of a fleet.
 
     Returns:
         what was written.
     """
     written = [folder / "report.md"]
-    write_report(found, written[0])
+    write_report(report, written[0])
     if importlib.util.find_spec("plotly") is not None:
         written.append(folder / "report.html")
-        write_report(found, written[1])
+        write_report(report, written[1])
     return written

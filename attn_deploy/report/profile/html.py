@@ -13,13 +13,13 @@ from attn_deploy.comparison.overview import Overview
 from attn_deploy.errors import MissingDependencyError
 from attn_deploy.report.profile import charts
 from attn_deploy.report.profile import overview_charts as wide
+from attn_deploy.report.profile.caption import machine
 from attn_deploy.report.profile.conditions import COLD, cold_rows, conditions_text
 from attn_deploy.report.profile.machines import side_by_side
 from attn_deploy.report.profile.models import FEW, reasons
 from attn_deploy.report.profile.models_html import curves, models_table
-from attn_deploy.report.profile.rows import first_of, flat_rows, grouped, milliseconds, told, used
+from attn_deploy.report.profile.rows import cell_text, first_of, flat_rows, grouped, milliseconds, used
 from attn_deploy.report.profile.tables import TITLES
-from attn_deploy.report.profile.terminal import machine
 from attn_deploy.report.text import file_words
 
 _PAGE = Path(__file__).with_name("page.html")
@@ -45,22 +45,22 @@ _WORDS = frozenset(("model", "machine", "runtime", "precision", "size", "bound",
 _SLOWEST = 15
 
 
-def profile_html(found: Overview) -> str:
+def profile_html(report: Overview) -> str:
     """The page.
 
     Raises:
         MissingDependencyError: if plotly is not installed, whose script draws the charts.
     """
     figures: dict[str, charts.Figure] = {}
-    whole = _whole(found, figures)
-    sections = "".join(_section(found, index, figures) for index in range(len(found.runs)))
+    whole = _whole(report, figures)
+    sections = "".join(_section(report, index, figures) for index in range(len(report.runs)))
     page = _PAGE.read_text(encoding="utf-8")
     data = json.dumps(figures, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     for mark, text in (
-        ("<!--HEAD-->", _head(found)),
+        ("<!--HEAD-->", _head(report)),
         ("<!--WHOLE-->", whole),
         ("<!--RUNS-->", sections),
-        ("<!--TABLE-->", _every(found)),
+        ("<!--TABLE-->", _every(report)),
         ("<!--DATA-->", data),
         ("<!--PLOTLY-->", plotly_script()),
     ):
@@ -84,10 +84,10 @@ def plotly_script() -> str:
     return str(get_plotlyjs()).replace("</script", "<\\/script")
 
 
-def _head(found: Overview) -> str:
-    models = list(dict.fromkeys(r.record.name for r in found.runs))
-    machines = list(dict.fromkeys(r.machine for r in found.runs))
-    counts = {s: sum(e.row.status == s for e in found.entries) for s in ("ok", "invalid", "failed")}
+def _head(report: Overview) -> str:
+    models = list(dict.fromkeys(r.record.name for r in report.runs))
+    machines = list(dict.fromkeys(r.machine for r in report.runs))
+    counts = {s: sum(e.row.status == s for e in report.entries) for s in ("ok", "invalid", "failed")}
     title = models[0] if len(models) == 1 else f"{len(models)} models"
     tiles = "".join(
         f'<div class="tile {status}{"" if count else " none"}"><b>{count:,}</b>{words}</div>'
@@ -97,8 +97,8 @@ def _head(found: Overview) -> str:
     )
     where = machines[0] if len(machines) == 1 else f"{len(machines)} machines"
     choice = ""
-    if len(found.runs) > 1:
-        options = "".join(f'<option value="{i}">{escape(r.label)}</option>' for i, r in enumerate(found.runs))
+    if len(report.runs) > 1:
+        options = "".join(f'<option value="{i}">{escape(r.label)}</option>' for i, r in enumerate(report.runs))
         choice = f'<label class="choose">Show <select id="run"><option value="">all</option>{options}</select></label>'
     return (
         f"<h1>{escape(title)}: what it costs where it runs</h1>"
@@ -107,33 +107,33 @@ def _head(found: Overview) -> str:
     )
 
 
-def _whole(found: Overview, figures: dict[str, charts.Figure]) -> str:
+def _whole(report: Overview, figures: dict[str, charts.Figure]) -> str:
     parts = []
-    several = len({r.machine for r in found.runs}) > 1
-    if found.means:
-        parts.append(_means(found, several))
-    parts.append(_beside(found))
+    several = len({r.machine for r in report.runs}) > 1
+    if report.means:
+        parts.append(_means(report, several))
+    parts.append(_beside(report))
     parts.append(
-        _chart("accuracy", wide.accuracy(found), "Accuracy against time", figures, "The dotted line is the front.")
+        _chart("accuracy", wide.accuracy(report), "Accuracy against time", figures, "The dotted line is the front.")
     )
     note = "Bars are confidence intervals; the legend shows and hides series."
-    if found.many:
-        batches = dict.fromkeys(e.row.batch for e in found.entries if e.row.speedup is not None)
+    if report.many:
+        batches = dict.fromkeys(e.row.batch for e in report.entries if e.row.speedup is not None)
         drawn = [
-            _chart(f"curves-{b}", curves(found, b), f"Speed-ups in order, batch {b}", figures, note)
+            _chart(f"curves-{b}", curves(report, b), f"Speed-ups in order, batch {b}", figures, note)
             for b in sorted(batches)
         ]
         parts.append(f'<div class="cards">{"".join(drawn)}</div>')
-        parts.append(models_table(found))
-        parts.append(_listed(reasons(found), [], folded=True))
+        parts.append(models_table(report))
+        parts.append(_listed(reasons(report), [], folded=True))
     else:
-        parts.append(_chart("speedups", wide.speedups(found), "Speed-up of each model", figures, note))
+        parts.append(_chart("speedups", wide.speedups(report), "Speed-up of each model", figures, note))
     text = "".join(parts)
     return f'<section class="whole">{text}</section>' if text else ""
 
 
-def _beside(found: Overview) -> str:
-    beside = None if found.many else side_by_side(found)
+def _beside(report: Overview) -> str:
+    beside = None if report.many else side_by_side(report)
     if beside is None:
         return ""
     heads, lines = beside
@@ -150,12 +150,12 @@ def _beside(found: Overview) -> str:
     )
 
 
-def _means(found: Overview, several: bool) -> str:
-    sizes = any(m.size for m in found.means)
+def _means(report: Overview, several: bool) -> str:
+    sizes = any(m.size for m in report.means)
     heads = ["machine"] * several + ["runtime", "precision", "batch"] + ["size"] * sizes
     heads += ["geometric mean", "95 % interval", "models", "faster", "slower"]
     lines = []
-    for mean in found.means:
+    for mean in report.means:
         cells = [mean.machine] * several + [mean.runtime, mean.precision, str(mean.batch)]
         cells += ["x".join(map(str, mean.size or ()))] * sizes
         cells += [f"{mean.mean:.2f}x {mean.baseline}"]
@@ -170,11 +170,11 @@ def _means(found: Overview, several: bool) -> str:
     )
 
 
-def _section(found: Overview, index: int, figures: dict[str, charts.Figure]) -> str:
-    run, entries = found.runs[index], found.of(index)
+def _section(report: Overview, index: int, figures: dict[str, charts.Figure]) -> str:
+    run, entries = report.runs[index], report.of(index)
     baseline = run.record.baseline
-    head = f"<h2>{escape(run.label)}</h2>" if len(found.runs) > 1 else ""
-    head += _answer(found, index)
+    head = f"<h2>{escape(run.label)}</h2>" if len(report.runs) > 1 else ""
+    head += _answer(report, index)
     without = [(first_of(n), f"{status}: {why}") for n, status, why in grouped((e.row.key, e.row) for e in entries)]
     listed = _listed(without, [(e.row.key, e.row.noise) for e in entries if e.row.noise])
     devices = ", ".join(dict.fromkeys(e.limit.device for e in entries if e.limit is not None))
@@ -212,12 +212,12 @@ def _section(found: Overview, index: int, figures: dict[str, charts.Figure]) -> 
     )
     cards = "".join(_chart(f"{name}-{index}", figure, title, figures, note) for name, figure, title, note in drawn)
     flames = "".join(_layers(f"layers-{index}-{n}", report, figures) for n, report in enumerate(run.layers))
-    hidden = " hidden" if len(found.runs) > 1 else ""
+    hidden = " hidden" if len(report.runs) > 1 else ""
     compared = f"Speed-ups are against {escape(baseline)}." if baseline else ""
     return (
         f'<section class="run" data-run="{index}"{hidden}>{head}{listed}<p class="soft">{box if boxes else ""}</p>'
         f'<div class="cards">{cards}{_cold(run.record)}</div>{flames}'
-        f"<details><summary>Machine, software and settings</summary>{_environment(found, index)}<p>{compared}</p>"
+        f"<details><summary>Machine, software and settings</summary>{_environment(report, index)}<p>{compared}</p>"
         f"</details></section>"
     )
 
@@ -236,23 +236,23 @@ def _listed(without: list[tuple[str, str]], noisy: list[tuple[str, str]], *, fol
     return text
 
 
-def _every(found: Overview) -> str:
+def _every(report: Overview) -> str:
     """The table of all rows; folded where there are many, and in its place when a run is chosen."""
     filtering = (
         '<input type="search" id="search" placeholder="filter: ort int8 b8" aria-label="filter the rows">'
         '<span class="soft" id="shown"></span>'
     )
-    if found.many:
+    if report.many:
         return (
-            f'<details id="every"><summary>Every number</summary><div class="controls">{filtering}</div>{_table(found)}'
+            f'<details id="every"><summary>Every number</summary><div class="controls">{filtering}</div>{_table(report)}'
             "</details>"
         )
-    return f'<div class="controls"><h2>Every number</h2>{filtering}</div>{_table(found)}'
+    return f'<div class="controls"><h2>Every number</h2>{filtering}</div>{_table(report)}'
 
 
-def _answer(found: Overview, index: int) -> str:
+def _answer(report: Overview, index: int) -> str:
     """The fastest row of the first shape, in a sentence."""
-    rows = [e.row for e in found.of(index) if e.row.latency is not None]
+    rows = [e.row for e in report.of(index) if e.row.latency is not None]
     if not rows:
         return "<p>No row has a number.</p>"
     first = [r for r in rows if (r.batch, r.size) == (rows[0].batch, rows[0].size)]
@@ -263,7 +263,7 @@ def _answer(found: Overview, index: int) -> str:
     if best.speedup is not None:
         s = best.speedup
         text += (
-            f", {s.speedup:.2f} times as fast as {found.runs[index].record.baseline} "
+            f", {s.speedup:.2f} times as fast as {report.runs[index].record.baseline} "
             f"({s.interval.low:.2f} - {s.interval.high:.2f}: {s.verdict})"
         )
     return f'<p class="answer">{escape(text)}.</p>'
@@ -325,9 +325,9 @@ def _chart(
     )
 
 
-def _table(found: Overview) -> str:
-    rows = flat_rows(found)
-    timed = [(e, r) for e, r in zip(found.entries, rows, strict=True) if r["status"] == "ok"]
+def _table(report: Overview) -> str:
+    rows = flat_rows(report)
+    timed = [(e, r) for e, r in zip(report.entries, rows, strict=True) if r["status"] == "ok"]
     columns = used([r for _, r in timed], _COLUMNS)
     for column in ("model", "machine"):
         if len({r[column] for r in rows}) == 1 and column in columns:
@@ -335,7 +335,7 @@ def _table(found: Overview) -> str:
     heads = "".join(f'<th{_kind(c)}><button type="button">{escape(_HEADS[c])}</button></th>' for c in columns)
     lines = []
     for entry, row in timed:
-        cells = "".join(f"<td{_kind(c)}{_value(row[c])}>{escape(told(c, row))}</td>" for c in columns)
+        cells = "".join(f"<td{_kind(c)}{_value(row[c])}>{escape(cell_text(c, row))}</td>" for c in columns)
         mark = ' class="front"' if entry.on_front else ""
         lines.append(f'<tr data-run="{entry.run}" data-key="{escape(entry.row.key)}"{mark}>{cells}</tr>')
     return f'<div class="sheet"><table id="rows"><thead><tr>{heads}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
@@ -349,8 +349,8 @@ def _value(value: Any) -> str:
     return f' data-v="{value!r}"' if isinstance(value, (int, float)) and not isinstance(value, bool) else ""
 
 
-def _environment(found: Overview, index: int) -> str:
-    run = found.runs[index]
+def _environment(report: Overview, index: int) -> str:
+    run = report.runs[index]
     record, environment = run.record, run.record.environment
     load = " to ".join(f"{v:g}" for v in (environment.load_average, record.load_after) if v is not None)
     settings = ", ".join(f"{k} {v}" for k, v in record.options.to_dict().items() if v is not None)

@@ -6,14 +6,14 @@ from attn_deploy.comparison.overview import Entry, Overview
 from attn_deploy.report.profile.rows import milliseconds
 
 
-def side_by_side(found: Overview) -> tuple[list[str], list[list[str]]] | None:
+def side_by_side(report: Overview) -> tuple[list[str], list[list[str]]] | None:
     """The heads and the lines of a table: what ran, then its median in milliseconds on each machine.
 
     None where no row was measured on two machines.
     """
     rows: dict[tuple[str, str], dict[str, Entry]] = {}
-    for entry in found.entries:
-        run = found.runs[entry.run]
+    for entry in report.entries:
+        run = report.runs[entry.run]
         rows.setdefault((run.record.name, entry.row.key), {})[run.machine] = entry
     common = {key: cells for key, cells in rows.items() if len(cells) > 1}
     if not common:

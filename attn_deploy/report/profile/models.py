@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from attn_deploy.comparison.overview import Entry, Overview
+from attn_deploy.bench.row import ProfileRow
+from attn_deploy.comparison.digest import DigestRow
+from attn_deploy.comparison.overview import Overview
 from attn_deploy.report.profile.rows import first_of, grouped, milliseconds
 
 FEW = "too few"  # models for an interval
@@ -27,6 +29,30 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
+class Cell:
+    """What one model gave in one series; ``low`` and ``high`` bound the speed-up."""
+
+    status: str
+    p50_ms: float | None
+    speedup: float | None = None
+    low: float = 0.0
+    high: float = 0.0
+    verdict: str = ""
+
+    @property
+    def value(self) -> float | None:
+        """The number that is shown: the speed-up, or the time of what has none to be compared with."""
+        return self.speedup if self.speedup is not None else self.p50_ms
+
+    @property
+    def text(self) -> str:
+        """The value in words, or why there is none."""
+        if self.speedup is not None:
+            return f"{self.speedup:.2f}x"
+        return milliseconds(self.p50_ms) if self.p50_ms is not None else self.status
+
+
+@dataclass(frozen=True, slots=True)
 class ModelLine:
     """One model at one size on one machine; ``run`` is the number of its record."""
 
@@ -34,22 +60,32 @@ class ModelLine:
     model: str
     machine: str
     size: str
-    baseline: str
-    cells: Mapping[Series, Entry]
+    cells: Mapping[Series, Cell]
 
 
-def model_lines(found: Overview) -> list[ModelLine]:
+def model_lines(report: Overview) -> list[ModelLine]:
     """The models in order of the runs, each size of one on a line of its own."""
     lines = []
-    for index, run in enumerate(found.runs):
-        sizes: dict[str, dict[Series, Entry]] = {}
-        for entry in found.of(index):
+    for index, run in enumerate(report.runs):
+        sizes: dict[str, dict[Series, Cell]] = {}
+        for entry in report.of(index):
             row = entry.row
             size = f"{row.size[0]}x{row.size[1]}" if row.size else ""
-            sizes.setdefault(size, {})[Series(row.batch, row.runtime, row.precision, row.cuda_graph)] = entry
-        baseline = run.record.baseline or ""
-        lines += [ModelLine(index, run.record.name, run.machine, s, baseline, c) for s, c in sizes.items()]
+            sizes.setdefault(size, {})[Series(row.batch, row.runtime, row.precision, row.cuda_graph)] = _cell(row)
+        lines += [ModelLine(index, run.record.name, run.machine, s, c) for s, c in sizes.items()]
     return lines
+
+
+def digest_lines(rows: Iterable[DigestRow]) -> list[ModelLine]:
+    """The same of a digest's rows."""
+    lines: dict[tuple[str, str, str], dict[Series, Cell]] = {}
+    for row in rows:
+        cell = Cell(row.status, row.p50_ms)
+        if row.speedup is not None and row.speedup_low is not None and row.speedup_high is not None:
+            cell = Cell(row.status, row.p50_ms, row.speedup, row.speedup_low, row.speedup_high, row.verdict)
+        series = Series(row.batch, row.runtime, row.precision, row.cuda_graph)
+        lines.setdefault((row.model, row.machine, row.size), {})[series] = cell
+    return [ModelLine(n, *names, cells) for n, (names, cells) in enumerate(lines.items())]
 
 
 def columns(lines: Iterable[ModelLine]) -> list[Series]:
@@ -61,35 +97,16 @@ def columns(lines: Iterable[ModelLine]) -> list[Series]:
 
 def head(series: Series, lines: Iterable[ModelLine]) -> str:
     """The name of a column without its batch."""
-    times = any(_timed(line.cells[series]) for line in lines if series in line.cells)
+    cells = [line.cells[series] for line in lines if series in line.cells]
+    times = any(c.p50_ms is not None and c.speedup is None for c in cells)
     return f"{series.words} ms" if times else series.words
 
 
-def cell(entry: Entry | None, *, interval: bool = False) -> str:
-    """Speed-up, or the time of what has none to be compared with, or why there is neither."""
-    if entry is None:
-        return ""
-    row = entry.row
-    if row.latency is None:
-        return row.status
-    if row.speedup is None:
-        return milliseconds(row.latency.p50_ms)
-    found = row.speedup
-    return f"{found.speedup:.2f}x" + (f" ({found.interval.low:.2f} - {found.interval.high:.2f})" if interval else "")
-
-
-def value(entry: Entry | None) -> float | None:
-    """What `cell` shows as a number."""
-    if entry is None or entry.row.latency is None:
-        return None
-    return entry.row.speedup.speedup if entry.row.speedup is not None else entry.row.latency.p50_ms
-
-
-def reasons(found: Overview) -> list[tuple[str, str]]:
+def reasons(report: Overview) -> list[tuple[str, str]]:
     """Which rows have no number, and why; one of each reason."""
     named = []
-    for entry in found.entries:
-        name = found.runs[entry.run].record.name
+    for entry in report.entries:
+        name = report.runs[entry.run].record.name
         # Some reasons begin with the model that they are of, and would be one for each.
         named.append(
             (f"{name}: {entry.row.key}", replace(entry.row, reason=entry.row.reason.removeprefix(f"{name}: ")))
@@ -102,8 +119,16 @@ def table(lines: Sequence[ModelLine]) -> tuple[list[str], list[list[str]]]:
     series, sizes = columns(lines), len({line.size for line in lines}) > 1
     batches = len({s.batch for s in series}) > 1
     heads = ["model"] + ["size"] * sizes + [f"b{s.batch} " * batches + head(s, lines) for s in series]
-    return heads, [[line.model] + [line.size] * sizes + [cell(line.cells.get(s)) for s in series] for line in lines]
+    return heads, [
+        [line.model] + [line.size] * sizes + [line.cells[s].text if s in line.cells else "" for s in series]
+        for line in lines
+    ]
 
 
-def _timed(entry: Entry) -> bool:
-    return entry.row.latency is not None and entry.row.speedup is None
+def _cell(row: ProfileRow) -> Cell:
+    if row.latency is None:
+        return Cell(row.status, None)
+    if row.speedup is None:
+        return Cell(row.status, row.latency.p50_ms)
+    bounds = row.speedup.interval
+    return Cell(row.status, row.latency.p50_ms, row.speedup.speedup, bounds.low, bounds.high, row.speedup.verdict)

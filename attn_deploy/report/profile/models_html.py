@@ -5,17 +5,17 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from attn_deploy.comparison.overview import Entry, Overview
+from attn_deploy.comparison.overview import Overview
 from attn_deploy.report.profile.charts import Figure, color, dash, log_ticks
-from attn_deploy.report.profile.models import ModelLine, Series, cell, columns, head, model_lines, value
+from attn_deploy.report.profile.models import Cell, ModelLine, Series, columns, head, model_lines
 from attn_deploy.report.profile.overview_charts import EVEN
 
 
-def models_table(found: Overview) -> str:
+def models_table(report: Overview) -> str:
     """Each model on a line: the time of its baseline, and the speed-up of everything else with its interval."""
-    lines = model_lines(found)
+    lines = model_lines(report)
     series = columns(lines)
-    several, sizes = len(found.machines) > 1, len({line.size for line in lines}) > 1
+    several, sizes = len(report.machines) > 1, len({line.size for line in lines}) > 1
     words = ["model"] + ["machine"] * several + ["size"] * sizes
     above = f'<th colspan="{len(words)}"></th>'
     for batch in dict.fromkeys(s.batch for s in series):
@@ -35,20 +35,19 @@ def models_table(found: Overview) -> str:
     )
 
 
-def curves(found: Overview, batch: int) -> Figure | None:
+def curves(report: Overview, batch: int) -> Figure | None:
     """The speed-ups of all models at one batch, each runtime's in order: where its curve crosses 1 it begins to pay."""
-    groups: dict[Series, list[tuple[float, str, Entry]]] = {}
-    for line in model_lines(found):
-        name = line.model + (f" · {line.machine}" if len(found.machines) > 1 else "")
-        for series, entry in line.cells.items():
-            if series.batch == batch and entry.row.speedup is not None:
-                groups.setdefault(series, []).append((entry.row.speedup.speedup, name, entry))
+    groups: dict[Series, list[tuple[float, str, Cell]]] = {}
+    for line in model_lines(report):
+        name = line.model + (f" · {line.machine}" if len(report.machines) > 1 else "")
+        for series, cell in line.cells.items():
+            if series.batch == batch and cell.speedup is not None:
+                groups.setdefault(series, []).append((cell.speedup, name, cell))
     traces: list[dict[str, Any]] = []
     values: list[float] = []
     for series, members in groups.items():
         members.sort(key=lambda m: m[:2])
-        bounds = [e.row.speedup.interval for _, _, e in members if e.row.speedup is not None]
-        values += [v for b in bounds for v in (b.low, b.high)]
+        values += [v for _, _, c in members for v in (c.low, c.high)]
         traces.append(
             {
                 "type": "scatter",
@@ -60,8 +59,8 @@ def curves(found: Overview, batch: int) -> Figure | None:
                 "error_y": {
                     "type": "data",
                     "symmetric": False,
-                    "array": [b.high - v for b, (v, _, _) in zip(bounds, members, strict=True)],
-                    "arrayminus": [v - b.low for b, (v, _, _) in zip(bounds, members, strict=True)],
+                    "array": [c.high - v for v, _, c in members],
+                    "arrayminus": [v - c.low for v, _, c in members],
                     "thickness": 1,
                     "width": 0,
                     "color": color(series.runtime),
@@ -73,7 +72,7 @@ def curves(found: Overview, batch: int) -> Figure | None:
         )
     if not traces:
         return None
-    baseline = next((r.record.baseline for r in found.runs if r.record.baseline), "the baseline")
+    baseline = next((r.record.baseline for r in report.runs if r.record.baseline), "the baseline")
     ends = {"x0": 0, "x1": 1, "xref": "paper", "y0": 1, "y1": 1}
     layout = {
         "xaxis": {"title": {"text": "models, each runtime's from the least to the most"}, "rangemode": "tozero"},
@@ -92,26 +91,23 @@ def _line(line: ModelLine, series: list[Series], firsts: set[Series], *, several
     cells = f'<td class="word"><button type="button" class="open">{escape(line.model)}</button></td>'
     cells += "".join(f'<td class="word">{escape(w)}</td>' for w in words)
     for one in series:
-        entry = line.cells.get(one)
-        number = value(entry)
-        kept = f' data-v="{number!r}"' if number is not None else ""
-        cells += f"<td{_edge(one, firsts, entry)}{kept}>{_shown(entry)}</td>"
+        cell = line.cells.get(one)
+        kept = f' data-v="{cell.value!r}"' if cell is not None and cell.value is not None else ""
+        cells += f"<td{_edge(one, firsts, cell)}{kept}>{_shown(cell)}</td>"
     return f'<tr data-run="{line.run}">{cells}</tr>'
 
 
-def _shown(entry: Entry | None) -> str:
-    text = escape(cell(entry))
-    if entry is None or entry.row.speedup is None:
-        return text
-    found = entry.row.speedup.interval
-    return f'{text} <span class="soft">{found.low:.2f}-{found.high:.2f}</span>'
+def _shown(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    text = escape(cell.text)
+    return text if cell.speedup is None else f'{text} <span class="soft">{cell.low:.2f}-{cell.high:.2f}</span>'
 
 
-def _edge(series: Series, firsts: set[Series], entry: Entry | None = None) -> str:
+def _edge(series: Series, firsts: set[Series], cell: Cell | None = None) -> str:
     """The classes of a cell: the first of a batch has a rule, and a verdict its colour."""
     names = ["edge"] * (series in firsts)
-    if entry is not None:
-        names += [entry.row.status] * (entry.row.status != "ok")
-        verdict = entry.row.speedup.verdict if entry.row.speedup is not None else ""
-        names += [verdict] * (verdict in ("faster", "slower"))
+    if cell is not None:
+        names += [cell.status] * (cell.status != "ok")
+        names += [cell.verdict] * (cell.verdict in ("faster", "slower"))
     return f' class="{" ".join(names)}"' if names else ""

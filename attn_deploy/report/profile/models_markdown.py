@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from attn_deploy.comparison.overview import Overview
+from attn_deploy.report.profile.caption import machine
 from attn_deploy.report.profile.conditions import conditions_text
 from attn_deploy.report.profile.models import FEW, ModelLine, model_lines, reasons, table
-from attn_deploy.report.profile.rows import flat_rows, told, used
-from attn_deploy.report.profile.terminal import machine
+from attn_deploy.report.profile.rows import cell_text, flat_rows, used
 
 _EVERY = (
     "machine", "model", "runtime", "precision", "batch", "size", "p50_ms", "p95_ms", "p99_ms", "speedup", "top1",
@@ -19,33 +19,33 @@ _TITLES |= {"floor_multiple": "times the floor", "host_mib": "MiB added", "max_a
 _TITLES |= {"build_seconds": "build s", "load_seconds": "load s", "first_run_seconds": "first run s"}
 
 
-def models_markdown(found: Overview) -> str:
+def models_markdown(report: Overview) -> str:
     """The means with their intervals, one line for each model, and every row folded away."""
-    several = len(found.machines) > 1
-    lines = [f"# Profiles of {len({r.record.name for r in found.runs})} models", ""]
-    baselines = ", ".join(dict.fromkeys(r.record.baseline for r in found.runs if r.record.baseline))
+    several = len(report.machines) > 1
+    lines = [f"# Profiles of {len({r.record.name for r in report.runs})} models", ""]
+    baselines = ", ".join(dict.fromkeys(r.record.baseline for r in report.runs if r.record.baseline))
     lines += [f"Speed-ups are against {baselines}: above 1 is faster.", ""] if baselines else []
-    if found.means:
+    if report.means:
         names = ["machine"] * several + ["runtime", "precision", "batch"]
         names += ["geometric mean", "95 % interval", "models", "faster", "slower"]
-        sizes = len({m.size for m in found.means}) > 1
+        sizes = len({m.size for m in report.means}) > 1
         names += ["size"] * sizes
         lines += ["## Over all models", "", *_rows([names])[:1], "|" + "---|" * len(names)]
-        for mean in found.means:
+        for mean in report.means:
             cells = [mean.machine] * several + [mean.runtime, mean.precision, str(mean.batch), f"{mean.mean:.2f}x"]
             cells += [f"{mean.interval.low:.2f} - {mean.interval.high:.2f}" if mean.interval else FEW]
             cells += [str(mean.models), str(mean.faster), str(mean.slower)]
             cells += ["x".join(map(str, mean.size or ()))] * sizes
             lines += _rows([cells])
         lines.append("")
-    made = model_lines(found)
-    for name in found.machines:
+    made = model_lines(report)
+    for name in report.machines:
         mine = [line for line in made if line.machine == name]
         lines += [f"## Each model{f' on {name}' if several else ''}", "", *_table(mine), ""]
-    lines += _reasons(found)
-    lines += ["<details><summary>Every row</summary>", "", *_every(found), "", "</details>", ""]
-    for name in found.machines:
-        records = [r.record for r in found.runs if r.machine == name]
+    lines += _reasons(report)
+    lines += ["<details><summary>Every row</summary>", "", *_every(report), "", "</details>", ""]
+    for name in report.machines:
+        records = [r.record for r in report.runs if r.machine == name]
         dates = sorted(r.created for r in records)
         clocks = conditions_text(*records)
         lines += [clocks, ""] if clocks else []
@@ -59,21 +59,21 @@ def _table(lines: list[ModelLine]) -> list[str]:
     return [*_rows([heads]), "|" + "---|" * words + "---:|" * (len(heads) - words), *_rows(cells)]
 
 
-def _reasons(found: Overview) -> list[str]:
-    listed = [f"- {who}: {' '.join(why.split())}" for who, why in reasons(found)]
-    noisy = [f"- {found.runs[e.run].record.name}: {e.row.key}: {e.row.noise}" for e in found.entries if e.row.noise]
+def _reasons(report: Overview) -> list[str]:
+    listed = [f"- {who}: {' '.join(why.split())}" for who, why in reasons(report)]
+    noisy = [f"- {report.runs[e.run].record.name}: {e.row.key}: {e.row.noise}" for e in report.entries if e.row.noise]
     lines = ["## Without a number", "", *listed, ""] if listed else []
     if noisy:
         lines += [f"<details><summary>{len(noisy)} doubtful medians</summary>", "", *noisy, "", "</details>", ""]
     return lines
 
 
-def _every(found: Overview) -> list[str]:
-    rows = [r for r in flat_rows(found) if r["status"] == "ok"]
+def _every(report: Overview) -> list[str]:
+    rows = [r for r in flat_rows(report) if r["status"] == "ok"]
     keys = used(rows, _EVERY)
-    keys = [k for k in keys if k != "machine" or len(found.machines) > 1]
+    keys = [k for k in keys if k != "machine" or len(report.machines) > 1]
     heads = [_TITLES.get(k, k) for k in keys]
-    return [*_rows([heads]), "|" + "---|" * len(keys), *_rows([[told(k, r) for k in keys] for r in rows])]
+    return [*_rows([heads]), "|" + "---|" * len(keys), *_rows([[cell_text(k, r) for k in keys] for r in rows])]
 
 
 def _rows(cells: Iterable[Iterable[str]]) -> list[str]:

@@ -12,16 +12,16 @@ EVEN = "#9aa5b4"  # of the line at which nothing is gained
 SHOWN = 2  # series of a crowded chart that are drawn at first; the legend shows the rest
 
 
-def accuracy(found: Overview) -> Figure | None:
+def accuracy(report: Overview) -> Figure | None:
     """Accuracy against time per image with the Pareto front of each machine; None where no accuracy was measured."""
-    points = [e for e in found.entries if e.row.latency is not None and e.row.accuracy is not None]
+    points = [e for e in report.entries if e.row.latency is not None and e.row.accuracy is not None]
     if not points:
         return None
-    several = len({found.runs[e.run].record.name for e in points}) > 1
-    machines = list(dict.fromkeys(found.runs[e.run].machine for e in points))
+    several = len({report.runs[e.run].record.name for e in points}) > 1
+    machines = list(dict.fromkeys(report.runs[e.run].machine for e in points))
     traces: list[dict[str, Any]] = []
     for machine in machines:
-        front = sorted((_trade(e), e) for e in points if e.on_front and found.runs[e.run].machine == machine)
+        front = sorted((_trade(e), e) for e in points if e.on_front and report.runs[e.run].machine == machine)
         traces.append(
             {
                 "type": "scatter",
@@ -37,7 +37,7 @@ def accuracy(found: Overview) -> Figure | None:
     for entry in points:
         groups.setdefault((entry.row.runtime, entry.row.precision), []).append(entry)
     for (runtime, precision), members in groups.items():
-        names = [_point_name(found, e, several, len(machines) > 1) for e in members]
+        names = [_point_name(report, e, several, len(machines) > 1) for e in members]
         traces.append(
             {
                 "type": "scatter",
@@ -61,14 +61,14 @@ def accuracy(found: Overview) -> Figure | None:
     return {"data": traces, "layout": layout, "height": 420}
 
 
-def speedups(found: Overview) -> Figure | None:
+def speedups(report: Overview) -> Figure | None:
     """The speed-up of each model in each runtime, with its interval; None for a single model."""
     groups: dict[str, list[tuple[str, Entry]]] = {}
-    machines = len({r.machine for r in found.runs}) > 1
-    several = len({e.row.size for e in found.entries if e.row.speedup is not None}) > 1
-    for entry in found.entries:
+    machines = len({r.machine for r in report.runs}) > 1
+    several = len({e.row.size for e in report.entries if e.row.speedup is not None}) > 1
+    for entry in report.entries:
         if entry.row.speedup is not None:
-            run, row = found.runs[entry.run], entry.row
+            run, row = report.runs[entry.run], entry.row
             name = f"{row.runtime} {row.precision} b{row.batch}" + (f" · {run.machine}" if machines else "")
             name += f" · {row.size[0]}x{row.size[1]}" if several and row.size else ""
             groups.setdefault(name, []).append((run.record.name, entry))
@@ -106,7 +106,7 @@ def speedups(found: Overview) -> Figure | None:
         )
     lows = [e.row.speedup.interval.low for g in groups.values() for _, e in g if e.row.speedup is not None]
     highs = [e.row.speedup.interval.high for g in groups.values() for _, e in g if e.row.speedup is not None]
-    baseline = next((r.record.baseline for r in found.runs if r.record.baseline), "the baseline")
+    baseline = next((r.record.baseline for r in report.runs if r.record.baseline), "the baseline")
     each = {"dtick": 1, "range": [-0.8, len(models) - 0.2]}
     layout = {
         "xaxis": {
@@ -129,8 +129,8 @@ def _trade(entry: Entry) -> tuple[float, float]:
     return row.latency.p50_ms / row.batch, 100 * row.accuracy.top1
 
 
-def _point_name(found: Overview, entry: Entry, models: bool, machines: bool) -> str:
-    run = found.runs[entry.run]
+def _point_name(report: Overview, entry: Entry, models: bool, machines: bool) -> str:
+    run = report.runs[entry.run]
     words = [run.record.name] if models else []
     words += [entry.row.runtime, entry.row.precision, f"b{entry.row.batch}"]
     return " ".join(words + ([f"({run.machine})"] if machines else []))

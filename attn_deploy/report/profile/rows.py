@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from attn_deploy.bench.row import ProfileRow
@@ -13,8 +13,8 @@ from attn_deploy.report.profile.conditions import COLD, row_conditions
 COLUMNS = {
     "machine": "what it ran on",
     "model": "name",
-    "runtime": "as asked",
-    "precision": "as asked",
+    "runtime": "as requested",
+    "precision": "as requested",
     "batch": "items in one run",
     "size": "height and width of the first image input",
     "cuda_graph": "replayed from a captured graph",
@@ -67,18 +67,18 @@ COLUMNS = {
 }
 
 
-def flat_rows(found: Overview, *, intervals: bool = False) -> list[dict[str, Any]]:
+def flat_rows(report: Overview, *, intervals: bool = False) -> list[dict[str, Any]]:
     """One dictionary for each row, with the keys of `COLUMNS`; None where there is nothing to say.
 
     Args:
-        found: the runs.
+        report: the runs.
         intervals: those of the medians too; a bootstrap of each row takes half a minute for a thousand.
     """
-    return [_flat(found, entry, intervals) for entry in found.entries]
+    return [_flat(report, entry, intervals) for entry in report.entries]
 
 
-def _flat(found: Overview, entry: Entry, intervals: bool) -> dict[str, Any]:
-    run, row = found.runs[entry.run], entry.row
+def _flat(report: Overview, entry: Entry, intervals: bool) -> dict[str, Any]:
+    run, row = report.runs[entry.run], entry.row
     options = run.record.options
     values: dict[str, Any] = dict.fromkeys(COLUMNS)
     values |= {
@@ -132,18 +132,18 @@ def _flat(found: Overview, entry: Entry, intervals: bool) -> dict[str, Any]:
 
 
 def grouped(rows: Iterable[tuple[str, ProfileRow]]) -> list[tuple[list[str], str, str]]:
-    """Rows without a number, or without the accuracy asked for: the names that share a reason, the status, the reason.
+    """Rows without a number, or without the accuracy that was requested: the names that share a reason, the status, the reason.
 
     Args:
         rows: what to call each row, and the row.
     """
-    found: dict[tuple[str, str], list[str]] = {}
+    reasons: dict[tuple[str, str], list[str]] = {}
     for name, row in rows:
         if row.status != "ok":
-            found.setdefault((row.status, row.reason), []).append(name)
+            reasons.setdefault((row.status, row.reason), []).append(name)
         elif row.accuracy_missing:
-            found.setdefault(("no top-1", row.accuracy_missing), []).append(name)
-    return [(names, status, reason) for (status, reason), names in found.items()]
+            reasons.setdefault(("no top-1", row.accuracy_missing), []).append(name)
+    return [(names, status, reason) for (status, reason), names in reasons.items()]
 
 
 def first_of(names: Sequence[str]) -> str:
@@ -176,7 +176,7 @@ def milliseconds(value: float | None) -> str:
     return f"{value:.2f}" if value >= 1 else f"{value:.3f}" if value >= 0.1 else f"{value:.4f}"
 
 
-def told(key: str, values: dict[str, Any]) -> str:
+def cell_text(key: str, values: Mapping[str, Any]) -> str:
     """A cell of a table for people."""
     value = values[key]
     if value is None or value == "":
@@ -198,6 +198,6 @@ def told(key: str, values: dict[str, Any]) -> str:
     return milliseconds(value) if isinstance(value, float) else str(value)
 
 
-def used(rows: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[str]:
+def used(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[str]:
     """Those of the columns in which a row has something."""
     return [k for k in keys if any(r[k] not in (None, "", False) for r in rows)]

@@ -8,11 +8,11 @@ import json
 from dataclasses import asdict
 
 from attn_deploy.comparison.overview import Overview
+from attn_deploy.report.profile.caption import machine
 from attn_deploy.report.profile.conditions import cold_text, conditions_text
 from attn_deploy.report.profile.machines import side_by_side
 from attn_deploy.report.profile.models_markdown import models_markdown
-from attn_deploy.report.profile.rows import COLUMNS, first_of, flat_rows, grouped, mean_text, told, used
-from attn_deploy.report.profile.terminal import machine
+from attn_deploy.report.profile.rows import COLUMNS, cell_text, first_of, flat_rows, grouped, mean_text, used
 
 SCHEMA_VERSION = 1
 TABLE = (
@@ -37,38 +37,38 @@ TITLES = {
 }
 
 
-def profile_csv(found: Overview) -> str:
+def profile_csv(report: Overview) -> str:
     """One line for each row, every column of `COLUMNS`; numbers in full."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(COLUMNS), lineterminator="\n")
     writer.writeheader()
-    for row in flat_rows(found, intervals=True):
+    for row in flat_rows(report, intervals=True):
         writer.writerow({k: "" if v is None else v for k, v in row.items()})
     return text.getvalue()
 
 
-def profile_json(found: Overview) -> str:
+def profile_json(report: Overview) -> str:
     """The rows without their samples, the means over models, and the machines."""
     data = {
         "schema_version": SCHEMA_VERSION,
         "kind": "profile report",
         "columns": COLUMNS,
-        "rows": flat_rows(found, intervals=True),
-        "means": [asdict(m) for m in found.means],
-        "environments": {r.label: r.record.environment.to_dict() for r in found.runs},
+        "rows": flat_rows(report, intervals=True),
+        "means": [asdict(m) for m in report.means],
+        "environments": {r.label: r.record.environment.to_dict() for r in report.runs},
     }
     return json.dumps(data, indent=1, allow_nan=False) + "\n"
 
 
-def profile_markdown(found: Overview) -> str:
+def profile_markdown(report: Overview) -> str:
     """A table for each run, the means over models, and what has no number; of many runs a line for each model."""
-    if found.many:
-        return models_markdown(found)
-    several = len({r.machine for r in found.runs}) > 1
+    if report.many:
+        return models_markdown(report)
+    several = len({r.machine for r in report.runs}) > 1
     lines = ["# Profiles", ""]
-    if found.means:
-        lines += [*(f"- {mean_text(m, several)}." for m in found.means), ""]
-    beside = side_by_side(found)
+    if report.means:
+        lines += [*(f"- {mean_text(m, several)}." for m in report.means), ""]
+    beside = side_by_side(report)
     if beside is not None:
         heads, cells = beside
         lines += [
@@ -79,9 +79,9 @@ def profile_markdown(found: Overview) -> str:
         ]
         lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
         lines += [*("| " + " | ".join(line) + " |" for line in cells), ""]
-    rows = flat_rows(found)
-    for index, run in enumerate(found.runs):
-        mine = [r for r, e in zip(rows, found.entries, strict=True) if e.run == index]
+    rows = flat_rows(report)
+    for index, run in enumerate(report.runs):
+        mine = [r for r, e in zip(rows, report.entries, strict=True) if e.run == index]
         lines += [f"## {run.label}", ""]
         timed = [r for r in mine if r["status"] == "ok"]
         columns = used(timed, TABLE)
@@ -91,11 +91,11 @@ def profile_markdown(found: Overview) -> str:
                 for c in columns
             ]
             lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(columns)]
-            lines += ["| " + " | ".join(told(c, r) for c in columns) + " |" for r in timed]
+            lines += ["| " + " | ".join(cell_text(c, r) for c in columns) + " |" for r in timed]
             lines.append("")
-        without = grouped((e.row.key, e.row) for e in found.of(index))
+        without = grouped((e.row.key, e.row) for e in report.of(index))
         lines += [f"- {first_of(names)}: {status}: {reason}" for names, status, reason in without]
-        lines += [f"- {e.row.key}: noisy: {e.row.noise}" for e in found.of(index) if e.row.noise]
+        lines += [f"- {e.row.key}: noisy: {e.row.noise}" for e in report.of(index) if e.row.noise]
         if lines[-1]:
             lines.append("")
         for told_once in (cold_text(run.record), conditions_text(run.record)):

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
 from attn_deploy.comparison.compare import ProfileDiff
-from attn_deploy.comparison.overview import Overview
-from attn_deploy.report.profile.models import model_lines, reasons, table
-from attn_deploy.report.profile.rows import flat_rows, mean_text, told, used
+from attn_deploy.comparison.digest import Digest
+from attn_deploy.comparison.overview import MANY, MeanSpeedup, Overview
+from attn_deploy.report.profile.models import ModelLine, digest_lines, model_lines, reasons, table
+from attn_deploy.report.profile.rows import cell_text, flat_rows, mean_text, used
 
 KNOWN = (
     "machine", "model", "runtime", "precision", "batch", "size", "p50_ms", "p95_ms", "p99_ms", "items_per_second",
@@ -22,62 +28,80 @@ TITLES = {
 NUMBERS = frozenset(("batch", "p50_ms", "p95_ms", "p99_ms", "items_per_second", "speedup", "top1", "floor_multiple"))
 
 
-def diff_text(found: ProfileDiff) -> str:
+def diff_text(diff: ProfileDiff) -> str:
     """One line for each change, then the counts."""
     lines = [
         f"{'regression' if c.regression else 'better':<11} {c.model}: {c.key}: {c.kind}, {c.before} -> {c.after} ({c.detail})"
-        for c in found.changes
+        for c in diff.changes
     ]
-    lines += [f"undecided   {row}: too few rounds" for row in found.undecided]
-    lines += [f"removed     {len(found.removed)} rows, such as {found.removed[0]}"] if found.removed else []
-    lines += [f"added       {len(found.added)} rows, such as {found.added[0]}"] if found.added else []
-    lines += [f"note        {note}" for note in found.notes]
-    count, better = len(found.regressions), len(found.changes) - len(found.regressions)
+    lines += [f"undecided   {row}: too few rounds" for row in diff.undecided]
+    lines += [f"removed     {len(diff.removed)} rows, such as {diff.removed[0]}"] if diff.removed else []
+    lines += [f"added       {len(diff.added)} rows, such as {diff.added[0]}"] if diff.added else []
+    lines += [f"note        {note}" for note in diff.notes]
+    count, better = len(diff.regressions), len(diff.changes) - len(diff.regressions)
     lines.append(
-        f"{count} regression{'s' * (count != 1)}, {better} for the better, {found.same} rows without a change beyond noise "
-        f"and {found.threshold:.0%}."
+        f"{count} regression{'s' * (count != 1)}, {better} for the better, {diff.same} rows without a change beyond noise "
+        f"and {diff.threshold:.0%}."
     )
-    if found.unmeasured:
-        several = found.unmeasured != 1
-        lines.append(f"{found.unmeasured} row{'s have' if several else ' has'} no number in either.")
-    if not found.compared:
+    if diff.unmeasured:
+        several = diff.unmeasured != 1
+        lines.append(f"{diff.unmeasured} row{'s have' if several else ' has'} no number in either.")
+    if not diff.compared:
         lines.append("Nothing was compared: no row has a number.")
     return "\n".join(lines)
 
 
-def known_text(found: Overview) -> str:
+def known_text(report: Overview) -> str:
     """A table of the rows that have a number, columns that are the same everywhere named once above it.
 
     Of many runs there is a line for each model instead: its times, and the speed-ups of the rest.
     """
-    if found.many:
-        return _models_text(found)
-    rows = [r for r in flat_rows(found) if r["status"] == "ok"]
+    if report.many:
+        why = [f"{who}: {reason}" for who, reason in reasons(report)]
+        return _models_text(model_lines(report), why, report.means, "Every row: --json, or -o with .html, .md or .csv.")
+    return _rows_text(flat_rows(report), report.means)
+
+
+def digest_text(digest: Digest) -> str:
+    """The same of the digest that comes with an installed package."""
+    lines = digest_lines(digest.rows)
+    if len({(line.model, line.machine) for line in lines}) > MANY:
+        return _models_text(lines, [], digest.means, "Every row: --json.")
+    return _rows_text([asdict(row) for row in digest.rows], digest.means)
+
+
+def digest_json(digest: Digest) -> str:
+    """The rows and means of a digest."""
+    rows, means = [asdict(r) for r in digest.rows], [asdict(m) for m in digest.means]
+    return json.dumps({"schema_version": 1, "kind": "profile digest", "rows": rows, "means": means}, indent=1) + "\n"
+
+
+def _rows_text(rows: Sequence[Mapping[str, Any]], means: Sequence[MeanSpeedup]) -> str:
+    rows = [r for r in rows if r["status"] == "ok"]
     if not rows:
         return "No row has a number."
     columns = used(rows, KNOWN)
     constant = [c for c in ("machine", "model") if c in columns and len({r[c] for r in rows}) == 1]
     columns = [c for c in columns if c not in constant]
     heads = [TITLES.get(c, c) for c in columns]
-    cells = [[told(c, r) for c in columns] for r in rows]
+    cells = [[cell_text(c, r) for c in columns] for r in rows]
     lines = [f"{c}: {rows[0][c]}" for c in constant]
     lines += _lined(heads, cells, [c in NUMBERS for c in columns])
-    return "\n".join(lines + _means(found))
+    return "\n".join(lines + _means(means))
 
 
-def _models_text(found: Overview) -> str:
-    lines = []
-    made = model_lines(found)
-    for name in found.machines:
-        heads, cells = table([line for line in made if line.machine == name])
-        lines += [f"machine: {name}", *_lined(heads, cells, [h not in ("model", "size") for h in heads])]
-    lines += [""] + [f"{who}: {why}" for who, why in reasons(found)] if reasons(found) else []
-    lines += _means(found)
-    return "\n".join([*lines, "Every row: --json, or -o with .html, .md or .csv."])
+def _models_text(lines: Sequence[ModelLine], why: Sequence[str], means: Sequence[MeanSpeedup], more: str) -> str:
+    text: list[str] = []
+    for name in dict.fromkeys(line.machine for line in lines):
+        heads, cells = table([line for line in lines if line.machine == name])
+        text += [f"machine: {name}", *_lined(heads, cells, [h not in ("model", "size") for h in heads])]
+    text += ["", *why] if why else []
+    return "\n".join([*text, *_means(means), more])
 
 
-def _means(found: Overview) -> list[str]:
-    return [""] * bool(found.means) + [mean_text(m, len(found.machines) > 1) + "." for m in found.means]
+def _means(means: Sequence[MeanSpeedup]) -> list[str]:
+    several = len({m.machine for m in means}) > 1
+    return [""] * bool(means) + [mean_text(m, several) + "." for m in means]
 
 
 def _lined(heads: list[str], cells: list[list[str]], right: list[bool]) -> list[str]:
@@ -85,7 +109,7 @@ def _lined(heads: list[str], cells: list[list[str]], right: list[bool]) -> list[
     widths = [max(len(h), *(len(line[i]) for line in cells)) for i, h in enumerate(heads)]
 
     def line(values: list[str]) -> str:
-        told = zip(values, widths, right, strict=True)
-        return "  ".join(v.rjust(w) if r else v.ljust(w) for v, w, r in told).rstrip()
+        columns = zip(values, widths, right, strict=True)
+        return "  ".join(v.rjust(w) if r else v.ljust(w) for v, w, r in columns).rstrip()
 
     return [line(heads), *(line(c) for c in cells)]

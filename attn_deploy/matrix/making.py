@@ -18,14 +18,15 @@ from attn_deploy.conversion.quantize import quantize_file
 from attn_deploy.errors import (
     AttnDeployError,
     DynamicAxisError,
-    ExportError,
     GraphError,
     InvalidRequestError,
     MissingDependencyError,
     NoDeviceError,
     NothingToConvertError,
+    OperatorError,
     OpsetError,
     ParityError,
+    exit_error,
 )
 from attn_deploy.exporters.options import ExportOptions
 from attn_deploy.exporters.pipeline import export_prepared
@@ -33,6 +34,7 @@ from attn_deploy.exporters.prepare import prepare
 from attn_deploy.exporters.prepared import PreparedModel
 from attn_deploy.graph.artifact import OnnxArtifact, describe, load_model
 from attn_deploy.graph.operators import CONTROL_FLOW, all_nodes, unlisted_operators
+from attn_deploy.graph.simplify import SIMPLIFIER
 from attn_deploy.inputs.grammar import parse_inputs
 from attn_deploy.isolate import call_here
 from attn_deploy.matrix.cell import FAILED, PASSED, SKIPPED, Cell, CellId, Check, skipped
@@ -42,14 +44,13 @@ from attn_deploy.resolve.names import parse_name
 
 DYNAMIC_AXES: Mapping[str, tuple[str, ...] | None] = {"none": (), "batch": ("N",), "all": None}
 _ENGINE_MODULES = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
-_SIMPLIFIER = "attn_deploy.graph.simplify:_in_child"
 
 _HALVES = ("fp16", "bf16")
 
 _prepared: dict[tuple[str, str, tuple[str, ...], bool], PreparedModel | AttnDeployError] = {}
 
 
-def evaluate(cell: CellId, options: MatrixOptions, key: str, *, timeout: float, careful: bool) -> dict[str, Any]:
+def make_cell_data(cell: CellId, options: MatrixOptions, key: str, *, timeout: float, careful: bool) -> dict[str, Any]:
     """As `make_cell`, with JSON-ready data as result: what a worker process runs.
 
     Args:
@@ -60,7 +61,7 @@ def evaluate(cell: CellId, options: MatrixOptions, key: str, *, timeout: float, 
         careful: run the simplifier in a process of its own, as an export does; a worker that can be ended needs that
             only after it died.
     """
-    call_here(() if careful else (_SIMPLIFIER,))
+    call_here(() if careful else (SIMPLIFIER,))
     try:
         return make_cell(cell, options, key, timeout=timeout).to_dict()
     finally:
@@ -71,26 +72,29 @@ def make_cell(cell: CellId, options: MatrixOptions, key: str = "", *, timeout: f
     """Export, read back, compare and build one cell. Whatever goes wrong is in the result."""
     started = time.perf_counter()
     checks: list[Check] = []
-    found: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     kind, rule = "", None
     with tempfile.TemporaryDirectory(prefix="attn-deploy-matrix-") as folder:
         try:
-            grey = _make(cell, options, Path(folder), checks, found, timeout)
+            grey = _make(cell, options, Path(folder), checks, facts, timeout)
         except AttnDeployError as error:
             kind, rule, grey = type(error).__name__, error.rule, ""
-            told = str(error).replace(f"{folder}/model.onnx", cell.model)
-            checks.append(Check(_check_of(error, checks), FAILED, _short(told)))
+            message = str(error).replace(f"{folder}/model.onnx", cell.model)
+            checks.append(Check(_check_of(error, checks), FAILED, _short(message)))
+        except SystemExit as error:
+            kind, grey = type(error).__name__, ""
+            checks.append(Check(_next(checks), FAILED, _short(f"{cell.model}: {exit_error(error)}")))
         except Exception as error:  # a defect of ours or of a library: it belongs to this cell, not to the whole run
             kind, grey = type(error).__name__, ""
             checks.append(Check(_next(checks), FAILED, _short(f"{kind}: {error}")))
     if grey:
         return skipped(cell, grey, key)
     seconds = round(time.perf_counter() - started, 3)
-    return Cell(id=cell, checks=tuple(checks), kind=kind, rule=rule, seconds=seconds, key=key, found=found)
+    return Cell(id=cell, checks=tuple(checks), kind=kind, rule=rule, seconds=seconds, key=key, found=facts)
 
 
 def _make(
-    cell: CellId, options: MatrixOptions, folder: Path, checks: list[Check], found: dict[str, Any], timeout: float
+    cell: CellId, options: MatrixOptions, folder: Path, checks: list[Check], facts: dict[str, Any], timeout: float
 ) -> str:
     """Fill in what is found; a reason is returned where the cell does not apply."""
     started = time.perf_counter()
@@ -108,9 +112,9 @@ def _make(
         return _short(str(error))  # the axis that was asked for is part of the model
     path = folder / "model.onnx"
     half = cell.precision if cell.precision in _HALVES else "fp32"
-    asked = ExportOptions(opset=cell.opset, exporter=cell.exporter, precision=half)
+    export_options = ExportOptions(opset=cell.opset, exporter=cell.exporter, precision=half)
     try:
-        artifact = export_prepared(prepared, path, asked)
+        artifact = export_prepared(prepared, path, export_options)
     except NothingToConvertError as error:
         return _short(str(error))
     checks.append(Check("export", PASSED, _made(artifact), round(time.perf_counter() - started, 3)))
@@ -120,13 +124,13 @@ def _make(
             artifact = quantize_file(artifact, folder / "model-int8.onnx")
         except NothingToConvertError as error:
             return _short(str(error).replace(str(path), cell.model))
-    found.update(_read_back(cell, prepared, artifact, checks))
+    facts.update(_read_back(cell, prepared, artifact, checks))
     if cell.precision != "fp32":
         seconds = round(time.perf_counter() - started, 3)
         checks.append(Check("precision", PASSED, f"converted to {cell.precision} and compared", seconds))
     if options.builds_engine(cell.opset):
         for runtime in options.engine_runtimes:
-            _build(runtime, artifact, folder, checks, found, timeout)
+            _build(runtime, artifact, folder, checks, facts, timeout)
     return ""
 
 
@@ -147,10 +151,10 @@ def _prepare(cell: CellId, options: MatrixOptions) -> PreparedModel:
             _prepared[key] = prepare(cell.model, inputs=inputs, dynamic=axes, narrow=narrow)
         except AttnDeployError as error:
             _prepared[key] = error
-    made = _prepared[key]
-    if isinstance(made, AttnDeployError):
-        raise made.with_traceback(None)
-    return made
+    prepared = _prepared[key]
+    if isinstance(prepared, AttnDeployError):
+        raise prepared.with_traceback(None)
+    return prepared
 
 
 def forget() -> None:
@@ -180,7 +184,7 @@ def _read_back(cell: CellId, prepared: PreparedModel, artifact: OnnxArtifact, ch
     flow = sorted({n.op_type for n in all_nodes(model.graph)} & CONTROL_FLOW)
     unlisted = unlisted_operators(model)
     if flow or unlisted:
-        raise GraphError(
+        raise OperatorError(
             f"{cell.model}: the file holds {', '.join(flow or unlisted)}, which is "
             + ("control flow." if flow else "not among the operators that runtimes and engines are known to take.")
         )
@@ -198,11 +202,11 @@ def _read_back(cell: CellId, prepared: PreparedModel, artifact: OnnxArtifact, ch
 
 
 def _axes(cell: CellId, prepared: PreparedModel, artifact: OnnxArtifact) -> Check:
-    for given, declared in zip(artifact.inputs, prepared.inputs, strict=True):
-        for axis, (dim, symbol) in enumerate(zip(given.shape, declared.dims, strict=True)):
+    for written, declared in zip(artifact.inputs, prepared.inputs, strict=True):
+        for axis, (dim, symbol) in enumerate(zip(written.shape, declared.dims, strict=True)):
             if prepared.moves(symbol) != (not isinstance(dim, int)):
                 raise DynamicAxisError(
-                    f"{cell.model}: axis {axis} ({symbol}) of input {given.name!r} is {dim} in the file and was asked to "
+                    f"{cell.model}: axis {axis} ({symbol}) of input {written.name!r} is {dim} in the file and was asked to "
                     + ("move." if prepared.moves(symbol) else "be fixed.")
                 )
     return Check("axes", PASSED, ", ".join(artifact.dynamic_axes) or "none asked for")
@@ -216,7 +220,7 @@ def _parity(cell: CellId, prepared: PreparedModel, artifact: OnnxArtifact) -> Ch
 
 
 def _build(
-    runtime: str, artifact: OnnxArtifact, folder: Path, checks: list[Check], found: dict[str, Any], timeout: float
+    runtime: str, artifact: OnnxArtifact, folder: Path, checks: list[Check], facts: dict[str, Any], timeout: float
 ) -> None:
     if importlib.util.find_spec(_ENGINE_MODULES[runtime]) is None:
         checks.append(Check("engine", SKIPPED, f"{runtime} is not installed"))
@@ -230,7 +234,7 @@ def _build(
         checks.append(Check("engine", SKIPPED, _short(str(error))))
         return
     seconds = round(time.perf_counter() - started, 3)
-    found["engine_bytes"] = engine.size
+    facts["engine_bytes"] = engine.size
     checks.append(Check("engine", PASSED, f"{runtime} {engine.version}, {engine.precision}", seconds))
 
 
@@ -240,19 +244,8 @@ def _next(checks: list[Check]) -> str:
 
 
 def _check_of(error: AttnDeployError, checks: list[Check]) -> str:
-    """The check that an error belongs to: the export finds most of what the later checks look for, and earlier."""
-    if checks and checks[0].name == "export":
-        return _next(checks)
-    kinds: tuple[tuple[type[AttnDeployError], str], ...] = (
-        (OpsetError, "opset"),
-        (DynamicAxisError, "axes"),
-        (ParityError, "parity"),
-        (ExportError, "export"),
-    )
-    if isinstance(error, GraphError):
-        text = str(error)
-        return "operators" if "no standard operator" in text else "checker" if "not a valid" in text else "export"
-    return next((name for kind, name in kinds if isinstance(error, kind)), "export")
+    """The check that an error belongs to: the export makes most of the later checks itself, and earlier."""
+    return _next(checks) if checks and checks[0].name == "export" else error.check
 
 
 def _short(text: str) -> str:

@@ -1,0 +1,162 @@
+"""The evidence that travels in an ONNX file's metadata: one writer, one typed reader."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import onnx
+
+from attn_deploy._version import __version__
+from attn_deploy.errors import EvidenceError
+from attn_deploy.graph.seal import seal_of
+
+METADATA_PREFIX = "attn_deploy."
+SEAL = METADATA_PREFIX + "seal"
+MISMATCH = "evidence does not match this file: changed after it was proven"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """How a file was made and what was compared. Empty fields were never written.
+
+    Attributes:
+        version: of attn-deploy at the last step; ``torch`` at the export.
+        model, arguments: what was exported.
+        exporter: whose graph was kept.
+        opset: of the file.
+        dynamic_axes: that move.
+        precision: that the file claims: fp32, fp16, bf16, int8 or fp8.
+        parity: the last comparison: maximal error, tolerances, the number of cases.
+        typing: how the half types were chosen, see `attn_deploy.conversion.half`.
+        quantization: how the 8-bit types were chosen and judged, see `attn_deploy.conversion.quantize`.
+        conversion: the last change of the opset.
+        record: of the export, see `attn_deploy.exporters.record`.
+        history: the steps from the export on, oldest first, each with its name under ``step``.
+    """
+
+    version: str = ""
+    model: str = ""
+    arguments: Mapping[str, Any] | None = None
+    exporter: str = ""
+    opset: int | None = None
+    dynamic_axes: tuple[str, ...] = ()
+    torch: str = ""
+    precision: str = ""
+    parity: Mapping[str, Any] | None = None
+    typing: Mapping[str, Any] | None = None
+    quantization: Mapping[str, Any] | None = None
+    conversion: Mapping[str, Any] | None = None
+    record: Mapping[str, Any] = field(default_factory=dict)
+    history: tuple[Mapping[str, Any], ...] = ()
+
+    def after(self, step: str, details: Mapping[str, Any], **changes: Any) -> Evidence:
+        """The evidence after one more proven step.
+
+        Args:
+            step: what was done: export, opset, precision, quantize, simplify.
+            details: a few facts of it for the history.
+            changes: fields with new values; those that the record of the export holds too change there as well.
+        """
+        record = dict(self.record)
+        if record:
+            record.update({k: v for k, v in changes.items() if k in ("opset", "precision", "parity", "typing")})
+        history = (*self.history, {"step": step, "version": __version__, **details})
+        return replace(self, **changes, version=__version__, record=record, history=history)
+
+
+def write_evidence(model: onnx.ModelProto, evidence: Evidence) -> None:
+    """Put the evidence into a model's metadata in place of what is there, with a seal over the graph as it is now.
+
+    Metadata of others stays.
+    """
+    entries: dict[str, str] = {}
+    for name in _NAMES:
+        value = getattr(evidence, name)
+        # Of an export, that there are no arguments or no moving axes is a fact; of other files nobody knows.
+        if value in ("", None) or (not value and not (evidence.model and name in ("arguments", "dynamic_axes"))):
+            continue
+        text = value if isinstance(value, str) else json.dumps(value, default=str)
+        entries[METADATA_PREFIX + name] = text
+    others = [p for p in model.metadata_props if not p.key.startswith(METADATA_PREFIX)]
+    del model.metadata_props[:]
+    model.metadata_props.extend(others)
+    for key, text in entries.items():
+        model.metadata_props.add(key=key, value=text)
+    model.metadata_props.add(key=SEAL, value=seal_of(model))
+
+
+def read_evidence(model: onnx.ModelProto) -> Evidence | None:
+    """The evidence in a model's metadata; None for a file that this program did not write.
+
+    Raises:
+        EvidenceError: if an entry is damaged; the message names it.
+    """
+    entries = entries_of(model)
+    values: dict[str, Any] = {}
+    for name in _NAMES:
+        if name in entries:
+            values[name] = _value(name, entries[name])
+    return Evidence(**values) if values else None
+
+
+def entries_of(model: onnx.ModelProto) -> dict[str, str]:
+    """The metadata entries that this program wrote, without the prefix.
+
+    Raises:
+        EvidenceError: if an entry is not text.
+    """
+    try:
+        return {
+            p.key.removeprefix(METADATA_PREFIX): p.value
+            for p in model.metadata_props
+            if p.key.startswith(METADATA_PREFIX)
+        }
+    except UnicodeDecodeError as error:
+        raise EvidenceError(f"the metadata of the file is damaged: {error}. Copy or export the file again.") from error
+
+
+def seal_state(model: onnx.ModelProto) -> str:
+    """``whole`` if the graph is the one that was proven, ``broken`` if it changed since, empty without a seal.
+
+    Raises:
+        EvidenceError: if the metadata is not text.
+    """
+    seal = entries_of(model).get("seal")
+    if seal is None:
+        return ""
+    return "whole" if seal == seal_of(model) else "broken"
+
+
+_NAMES = tuple(f.name for f in fields(Evidence))
+_TEXTS = ("version", "model", "exporter", "torch", "precision")
+_LISTS = ("dynamic_axes", "history")
+
+
+def _value(name: str, text: str) -> Any:
+    if name in _TEXTS:
+        return text
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(name, text) from error
+    if name == "opset":
+        fits = isinstance(value, int) and not isinstance(value, bool)
+    elif name in _LISTS:
+        kind = str if name == "dynamic_axes" else dict
+        fits = isinstance(value, list) and all(isinstance(v, kind) for v in value)
+        value = tuple(value) if fits else value
+    else:
+        fits = isinstance(value, dict) or (value is None and name != "record")
+    if not fits:
+        raise _damaged(name, text)
+    return value
+
+
+def _damaged(name: str, text: str) -> EvidenceError:
+    return EvidenceError(
+        f"the evidence in the file is damaged: {METADATA_PREFIX}{name} is {text[:40]!r}. Export or convert the file again "
+        "from its source."
+    )
