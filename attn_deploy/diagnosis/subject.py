@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import onnx
 
 from attn_deploy.diagnosis.references import EagerModules, GraphReference, Reference
 from attn_deploy.errors import AttnDeployError, InvalidRequestError
+from attn_deploy.files import scratch_folder
 from attn_deploy.graph.artifact import OnnxArtifact, describe, load_model, open_model
 from attn_deploy.graph.parts import Parts
 from attn_deploy.graph.precision import PRECISIONS as HALVES
@@ -94,7 +94,7 @@ def from_model(
     prepared = prepare(
         model, inputs=inputs, dynamic=dynamic, weights=weights, arguments=arguments, narrow=precision == "fp16"
     )
-    with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
+    with scratch_folder() as folder:
         path = Path(folder) / "model.onnx"
         record = export_prepared(prepared, path, options, progress=progress).record
         made = load_model(path)
