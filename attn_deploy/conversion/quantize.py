@@ -311,7 +311,6 @@ class _Quantizer:
         Raises:
             PrecisionError: if it is met only without all of them.
         """
-
         layers = self._plan.layers
 
         def error(group: Sequence[Layer]) -> float:

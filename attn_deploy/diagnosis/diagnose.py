@@ -30,6 +30,7 @@ from attn_deploy.files import atomic_path, check_writable, write_atomic
 from attn_deploy.graph.artifact import OnnxArtifact, read_onnx
 from attn_deploy.graph.parts import Part, Parts, checked
 from attn_deploy.inputs.tensors import Arrays, TensorInput
+from attn_deploy.parity.given import given_inputs
 from attn_deploy.runtimes.onnxruntime import import_onnxruntime
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ def diagnose(
     opset: int | None = None,
     exporter: str = "auto",
     profile: GivenProfile | Iterable[GivenProfile] = (),
+    shapes: Sequence[str] = (),
+    samples: Sequence[Path | str] = (),
     timeout: float = TIMEOUT_SECONDS,
     progress: Tell | None = None,
 ) -> Diagnosis:
@@ -98,6 +101,8 @@ def diagnose(
         arguments: constructor arguments when ``model`` is a name.
         opset: of a model's export.
         exporter: auto, dynamo or torchscript, of a model's export.
+        shapes: of a file's inputs, to compare at, as ``NAME:1x3x64x64``.
+        samples: ``.npz`` files with real inputs of a file, an array for each, to measure and compare on.
         profile: shapes at which the target builds, see `attn_deploy.engine.profile.make_profiles`; by default derived.
         timeout: seconds for each trial of the target.
         progress: called with what is tried.
@@ -142,8 +147,11 @@ def diagnose(
     check_writable(written)
     convert = precision not in (None, precision_of(subject.model))
     account = _Account([])
-    reference = reference_for(subject, against, converted=convert, inputs=inputs, weights=weights) if numbers else None
-    batches = _calibration(calibration, subject, reference)
+    given = given_inputs(subject.model, shapes, [Path(s) for s in samples])
+    reference = None
+    if numbers:
+        reference = reference_for(subject, against, converted=convert, inputs=inputs, weights=weights, given=given)
+    batches = given.samples or _calibration(calibration, subject, reference)
     candidate = as_it_is(subject.model)
     if convert and precision is not None:
         judge = reference or GraphReference(Parts(subject.model), "the fp32 graph")
