@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -87,16 +88,22 @@ def _unsorted(graph: onnx.GraphProto) -> list[str]:
     needs = [{makers[i] for i in _reads(n) if i in makers and makers[i] != k} for k, n in enumerate(graph.node)]
     if all(max(before, default=-1) < k for k, before in enumerate(needs)):
         return []
+    users: dict[int, list[int]] = {}
+    for k, before in enumerate(needs):
+        for maker in before:
+            users.setdefault(maker, []).append(k)
+    missing = [len(before) for before in needs]
+    ready = [k for k, count in enumerate(missing) if not count]
     order: list[int] = []
-    done: set[int] = set()
-    pending = list(range(len(needs)))
-    while pending:
-        ready = [k for k in pending if needs[k] <= done]
-        if not ready:
-            return []  # a circle, which no order repairs: the checker says so
-        order += ready
-        done.update(ready)
-        pending = [k for k in pending if k not in done]
+    while ready:
+        first = heapq.heappop(ready)  # of those that are free, the one that stood first
+        order.append(first)
+        for user in users.get(first, ()):
+            missing[user] -= 1
+            if not missing[user]:
+                heapq.heappush(ready, user)
+    if len(order) < len(needs):
+        return []  # a circle, which no order repairs: the checker says so
     nodes = [onnx.NodeProto.FromString(graph.node[k].SerializeToString()) for k in order]
     del graph.node[:]
     graph.node.extend(nodes)

@@ -167,6 +167,7 @@ GRAPHS = {
     "camera, transpose first": lambda p: elsewhere.camera(p, transpose_first=True),
     "camera, cast first": lambda p: elsewhere.camera(p, transpose_first=False),
     "mask": elsewhere.masked,
+    "infinite mask": lambda p: elsewhere.masked(p, -np.inf, -3.0),
     "choices": elsewhere.chooser,
 }
 
