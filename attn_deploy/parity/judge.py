@@ -179,9 +179,14 @@ class Judge:
 
     @property
     def few(self) -> int:
-        """How many batches are enough for one layer's error, or to choose among methods: fewer of large inputs."""
+        """How many batches are enough for one layer's error."""
+        return min(8, self.enough)
+
+    @property
+    def enough(self) -> int:
+        """How many batches are enough to choose among methods: all of small inputs, fewer of large ones."""
         elements = sum(a.size for a in self._batches[0].values())
-        return max(1, min(8, len(self._batches), _FEW_ELEMENTS // max(1, elements)))
+        return max(1, min(len(self._batches), _FEW_ELEMENTS // max(1, elements)))
 
     def __call__(self, model: onnx.ModelProto, *, optimize: bool = False, batches: int | None = None) -> Judgement:
         """Judge a graph.
