@@ -197,8 +197,9 @@ def _trained(model: str, path: Path) -> ResolvedModel | None:
     name = parse_name(str(path)) if path.is_dir() else None
     if name is None or name.checkpoint is None:
         return None
-    trained = load_trained(name)
-    if trained.name != parse_name(model).text:
+    wanted = parse_name(model)
+    trained = load_trained(name, model if wanted.file or wanted.package else None)
+    if trained.name != wanted.text:
         raise InvalidRequestError(
             f"{path} was trained as {trained.name}, not {model}; name {trained.name}, or the folder alone."
         )

@@ -262,8 +262,13 @@ def _fitting(path: Path, array: NDArray[Any], target: TensorInput, symbols: Sequ
 
 
 def _labels(path: Path, labels: NDArray[Any]) -> NDArray[np.int64]:
-    if labels.ndim != 1 or labels.dtype.kind not in "iuf" or not np.array_equal(labels, np.floor(labels)):
+    if (
+        labels.ndim != 1
+        or labels.dtype.kind not in "iuf"
+        or not np.array_equal(labels, np.floor(labels))
+        or (labels < 0).any()
+    ):
         raise InvalidRequestError(
-            f"{path}: 'labels' is {labels.dtype} of shape {labels.shape}; one whole number for each sample is needed."
+            f"{path}: 'labels' is {labels.dtype} of shape {labels.shape}; one whole number from 0 for each sample is needed."
         )
     return labels.astype(np.int64)

@@ -67,7 +67,7 @@ def inputs_for_spec(spec: ModelSpec, settings: Mapping[str, Any]) -> tuple[Tenso
     """The concrete inputs of a registry entry under the given constructor arguments."""
     minimum = {k: evaluate(v, settings) for k, v in spec.minimum.items()}
     multiple = {k: evaluate(v, settings) for k, v in spec.multiple.items()}
-    sizes = {k: _fitted(int(v), minimum.get(k, 1), multiple.get(k, 1)) for k, v in spec.sizes.items()}
+    sizes = {k: _traced(int(v), minimum.get(k, 1), multiple.get(k, 1)) for k, v in spec.sizes.items()}
     inputs = []
     for entry in spec.inputs:
         count = _count(entry, settings)
@@ -167,8 +167,17 @@ def fit_size(value: int, symbol: str, tensor: TensorInput) -> int:
     return _fitted(value, tensor.minimum.get(symbol, 1), tensor.multiple.get(symbol, 1))
 
 
+def _traced(value: int, least: int, step: int) -> int:
+    return _fitted(max(value, 2 * step) if step > 1 else value, least, step)
+
+
 def _fitted(value: int, least: int, step: int) -> int:
     return -(-max(value, least) // step) * step
+
+
+def traced_size(value: int, symbol: str, entry: TensorInput) -> int:
+    """As `fit_size`, and at least two multiples: torch.export takes an extent of one window or cell for a constant."""
+    return _traced(value, entry.minimum.get(symbol, 1), entry.multiple.get(symbol, 1))
 
 
 def bounds(symbol: str, tensor: TensorInput) -> tuple[int, int]:

@@ -125,11 +125,14 @@ def as_type(array: NDArray[Any], dtype: np.dtype[Any], what: str) -> NDArray[Any
     """
     if array.dtype == dtype:
         return np.ascontiguousarray(array)
-    if dtype.kind in "biu" and array.dtype.kind == "f":
-        raise InvalidRequestError(f"{what} is {array.dtype}, and the graph takes {dtype}; save it in that type.")
+    if (dtype.kind in "biu" and array.dtype.kind == "f") or (array.dtype.kind == "b") != (dtype.kind == "b"):
+        raise InvalidRequestError(
+            f"{what} is {array.dtype} of shape {array.shape}, and the graph takes {dtype}; save it in that type."
+        )
     with np.errstate(over="ignore"):
         typed: NDArray[Any] = np.ascontiguousarray(array.astype(dtype))
-    if dtype.kind in "biu" and not np.array_equal(typed, array):
+    finite = dtype.kind not in "f" or np.array_equal(np.isfinite(typed), np.isfinite(array))
+    if not finite or (dtype.kind in "biu" and not np.array_equal(typed, array)):
         raise InvalidRequestError(
             f"{what} is {array.dtype} with values that {dtype}, which the graph takes, cannot hold."
         )

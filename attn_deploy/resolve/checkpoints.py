@@ -6,6 +6,7 @@ import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from attn_deploy.errors import CheckpointError, InvalidRequestError
-from attn_deploy.files import sha256_of
+from attn_deploy.files import read_typed, sha256_of, typed
 
 # What training scripts put around the weights, and in front of their names.
 WRAPPERS = (
@@ -52,6 +53,9 @@ def load_weights(model: nn.Module, path: Path | str, label: str) -> tuple[str, s
     if missing or unexpected:
         raise InvalidRequestError(f"{label}: {path} does not fit: {_keys_told(missing, unexpected)}.")
     for name, value in state.items():
+        reason = _unlike(value, expected[name])
+        if reason:
+            raise InvalidRequestError(f"{label}: {path} does not fit: {name!r} {reason}.")
         if value.shape != expected[name].shape:
             raise InvalidRequestError(
                 f"{label}: {path} does not fit: {name!r} has the shape {tuple(value.shape)}, the model's is "
@@ -135,13 +139,63 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class TrainedHeader:
+    """What ``model.safetensors`` says of itself: the model, its arguments, and what its images were."""
+
+    model: str
+    arguments: Mapping[str, int | float | str | bool | None]
+    dataset: str
+    classes: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class _WeightsNote:
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class _RunNote:
+    weights: _WeightsNote | None = None
+
+
+def check_recorded_hash(file: Path) -> None:
+    """Compare the weights of a run with the hash in the ``record.json`` beside them, if there is one.
+
+    Raises:
+        CheckpointError: if they are not those that the run wrote, or the record cannot be read.
+    """
+    record = file.with_name(RECORD)
+    if not record.is_file():
+        return
+    try:
+        note = read_typed(record, _RunNote, "the record of a run").weights
+    except InvalidRequestError as error:
+        raise CheckpointError(str(error)) from error
+    if note is None or note.file != file.name:
+        return
+    if not file.is_file():
+        raise CheckpointError(f"there is no {file}, which {record} names: it was removed. Train the model again.")
+    digest = sha256_of(file)
+    if digest != note.sha256:
+        raise CheckpointError(
+            f"{file} is not the file that was trained: its sha256 is {digest[:12]}..., {record} has "
+            f"{note.sha256[:12]}.... Copy it again, or train the model again."
+        )
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], TrainedHeader]:
     """The tensors of a ``model.safetensors``, or of a run folder, and what its header says.
 
     Raises:
-        CheckpointError: if there is none, it is damaged, or it does not say of what model it is.
+        CheckpointError: if there is none, it is damaged, it is not what the run's record names, or it does not say of
+            what model it is.
     """
     file = path / WEIGHTS if path.is_dir() else path
+    check_recorded_hash(file)
     if not file.exists():
         hint = " (the run is not finished: train with --resume)" if (path / RECORD).exists() else ""
         raise CheckpointError(f"there is no {file}{hint}.")
@@ -155,7 +209,27 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(
             f"{file} does not say of what model it is; expected a file that `attn-deploy train` wrote."
         )
-    return tensors, json.loads(header)
+    try:
+        return tensors, typed(json.loads(header), TrainedHeader)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{file}: its header is damaged: {error} Expected a file that `attn-deploy train` wrote."
+        ) from error
+
+
+def _unlike(value: Tensor, expected: Tensor) -> str:
+    """Why a tensor cannot become another without a change of meaning; empty if it can."""
+    if value.layout != torch.strided or value.is_quantized or value.is_nested:
+        kind = "sparse" if value.layout != torch.strided else "quantized" if value.is_quantized else "nested"
+        return f"is a {kind} tensor, and the model's is a dense one of {expected.dtype}"
+    same = (
+        value.is_floating_point() == expected.is_floating_point()
+        and value.is_complex() == expected.is_complex()
+        and (value.dtype == torch.bool) == (expected.dtype == torch.bool)
+    )
+    return (
+        "" if same else f"is a tensor of {value.dtype} of shape {tuple(value.shape)}, the model's is {expected.dtype}"
+    )
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
@@ -166,6 +240,9 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], what: str) ->
     """
     own = module.state_dict()
     missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    unlike = next(((k, r) for k in own.keys() & tensors.keys() if (r := _unlike(tensors[k], own[k]))), None)
+    if unlike is not None:
+        raise CheckpointError(f"{what} belongs to another model: {unlike[0]} {unlike[1]}.")
     differing = [k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape]
     if missing or extra or differing:
         parts = []

@@ -16,7 +16,7 @@ from attn_deploy.conversion.quantize import quantize_file
 from attn_deploy.data import ImageSet, load_dataset
 from attn_deploy.errors import CheckpointError, ExportError, InvalidRequestError
 from attn_deploy.exporters.pipeline import export
-from attn_deploy.files import read_json, sha256_of, typed, write_atomic
+from attn_deploy.files import read_typed, sha256_of, write_atomic
 
 SCHEMA_VERSION = 1
 CALIBRATION_IMAGES = 512
@@ -127,13 +127,9 @@ def read_deployed(path: Path) -> tuple[Deployed, ...]:
     if not path.exists():
         return ()
     try:
-        data = read_json(path)
-        version = data.get("schema_version") if isinstance(data, dict) else None
-        if version != SCHEMA_VERSION:
-            raise CheckpointError(f"{path} has schema version {version}; remove it to measure again.")
-        return typed(data, _DeployedFile).files
+        return read_typed(path, _DeployedFile, "the measurements of a row", schema=SCHEMA_VERSION).files
     except InvalidRequestError as error:
-        raise CheckpointError(f"{path} cannot be read: {error} Remove it to measure again.") from error
+        raise CheckpointError(f"{error} Remove it to measure again.") from error
 
 
 @dataclass(frozen=True, slots=True)

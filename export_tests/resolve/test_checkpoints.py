@@ -14,6 +14,7 @@ from attn_deploy.exporters.pipeline import export
 from attn_deploy.files import sha256_of
 from attn_deploy.inputs.grammar import parse_inputs
 from attn_deploy.resolve.checkpoints import load_weights
+from attn_deploy.resolve.resolve import create
 from export_tests.exporters.test_user_models import FOLDER
 from export_tests.exporters.user_models.se_resnet import SEResNet
 
@@ -126,3 +127,24 @@ def test_a_zoo_module_keeps_the_weights_of_its_checkpoint(tmp_path):
     save_file(state, tmp_path / "w.safetensors")
     prepared = prepare("eca", weights=tmp_path / "w.safetensors")
     assert all(torch.equal(v, state[k]) for k, v in prepared.original.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore:.*quantized tensor:UserWarning")
+@pytest.mark.parametrize("kind", ["complex", "bool", "integer", "quantized", "sparse"])
+def test_weights_of_another_kind_are_refused_and_not_converted(kind, tmp_path):
+    module = create("se")
+    state = module.state_dict()
+    name = next(k for k, v in state.items() if v.is_floating_point())
+    value = state[name]
+    others = {
+        "complex": lambda: value.to(torch.complex64),
+        "bool": lambda: value > 0,
+        "integer": lambda: value.to(torch.int64),
+        "quantized": lambda: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8),
+        "sparse": lambda: value.to_sparse(),
+    }
+    path = tmp_path / "weights.pt"
+    torch.save({**state, name: others[kind]()}, path)
+    with pytest.raises(InvalidRequestError, match=r"does not fit|cannot be read as weights"):
+        load_weights(module, path, "se")
+    assert torch.equal(module.state_dict()[name], value)

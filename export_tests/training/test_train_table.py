@@ -211,7 +211,7 @@ def test_plans_that_cannot_be(tmp_path):
 def test_a_damaged_refusal_is_told(plan, tmp_path):
     (tmp_path / "resnet8-s0").mkdir()
     (tmp_path / "resnet8-s0" / "refused.json").write_text("{")
-    with pytest.raises(CheckpointError, match="remove it to try the row again"):
+    with pytest.raises(CheckpointError, match="Remove it to try the row again"):
         summarise(tmp_path, plan)
 
 
