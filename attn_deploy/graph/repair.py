@@ -42,7 +42,7 @@ def constants_for_defaults(model: onnx.ModelProto) -> onnx.ModelProto:
 def repaired(model: onnx.ModelProto) -> Repaired:
     """Repair what is known to go wrong in files of other tools.
 
-    Negative sizes of axes become symbolic ones; nodes are sorted; GroupNormalization of opset 18 to 20, which the
+    Sizes of -1 become symbolic ones; nodes are sorted; GroupNormalization of opset 18 to 20, which the
     standard has withdrawn, is written with InstanceNormalization; declared shapes that contradict the graph are inferred
     anew.
     """
@@ -58,8 +58,8 @@ def repaired(model: onnx.ModelProto) -> Repaired:
 
 
 def has_negative_size(model: onnx.ModelProto) -> bool:
-    """Whether an axis of the interface has a size below 0, as some exporters write for an unknown one."""
-    return any(d.dim_value < 0 for v in _interface(model.graph) for d in v.type.tensor_type.shape.dim)
+    """Whether an axis of the interface has the size -1, as some exporters write for an unknown one."""
+    return any(d.dim_value == -1 for v in _interface(model.graph) for d in v.type.tensor_type.shape.dim)
 
 
 def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -76,10 +76,10 @@ def _negative_sizes(graph: onnx.GraphProto) -> list[str]:
     names = []
     for value in (*_interface(graph), *graph.value_info):
         for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_value < 0:
+            if dim.dim_value == -1:
                 dim.Clear()
                 names.append(value.name)
-    return [f"negative sizes of {', '.join(dict.fromkeys(names))} read as unknown"] if names else []
+    return [f"sizes of -1 in {', '.join(dict.fromkeys(names))} read as unknown"] if names else []
 
 
 def _unsorted(graph: onnx.GraphProto) -> list[str]:

@@ -228,7 +228,7 @@ def wrong_rank(model: onnx.ModelProto) -> str:
 def negative_batch(model: onnx.ModelProto) -> str:
     for v in (*model.graph.input, *model.graph.output):
         v.type.tensor_type.shape.dim[0].dim_value = -1
-    return "negative sizes of x, y read as unknown"
+    return "sizes of -1 in x, y read as unknown"
 
 
 @pytest.mark.parametrize("spoil", [reversed_nodes, wrong_rank, negative_batch])
