@@ -11,8 +11,6 @@ import typer
 from attn_deploy.cli.completion import complete_model
 from attn_deploy.cli.streams import output_aside
 
-RUNTIME = "onnxruntime"
-
 
 def diagnose(
     model: Annotated[
@@ -50,7 +48,10 @@ def diagnose(
         typer.Option("--input", help="[name:]1x3x224x224[:dtype] of each input; needed for a model of your own."),
     ] = None,
     sample: Annotated[
-        list[Path] | None, typer.Option(help="For a file: an .npz with real inputs to compare on; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--sample", help="Your own inputs, which join the comparison: FILE.npz, or NAME=VALUES, as size=60,90."
+        ),
     ] = None,
     dynamic: Annotated[str | None, typer.Option(help="Axes that move, as N,H,W, or none.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Checkpoint to load: .safetensors, .pth or .pt.")] = None,
@@ -77,7 +78,6 @@ def diagnose(
     from attn_deploy.inputs.grammar import parse_axes, parse_inputs
     from attn_deploy.report.diagnose import diagnosis_text
 
-    file = model.lower().endswith(".onnx") and (against or RUNTIME).lower().endswith((RUNTIME, ".onnx"))
     with output_aside():
         diagnosis = find(
             model,
@@ -89,9 +89,8 @@ def diagnose(
             numbers=numbers,
             by_range=by_range,
             calibration=calibration,
-            inputs=parse_inputs(shape) if shape and not file else None,
-            shapes=shape if shape and file else (),
-            samples=sample or (),
+            inputs=parse_inputs(shape) if shape else None,
+            samples=sample,
             dynamic=parse_axes(dynamic),
             weights=weights,
             opset=opset,
