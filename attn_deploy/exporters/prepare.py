@@ -43,6 +43,7 @@ def prepare(
     arguments: Mapping[str, Any] | None = None,
     seed: int = 0,
     narrow: bool = False,
+    strict: bool = False,
 ) -> PreparedModel:
     """Make a model ready for export.
 
@@ -59,6 +60,7 @@ def prepare(
         arguments: constructor arguments when ``model`` is a name.
         seed: of the weights of a registry model made by name; parameters that would start at zero get values.
         narrow: trace the forms that keep products within the range of fp16 (see `attn_deploy.ops.bounded`).
+        strict: without ``dynamic``, all axes must move, and none is left out.
 
     Raises:
         InvalidRequestError: if the inputs are not known, or the checkpoint does not fit.
@@ -82,7 +84,7 @@ def prepare(
     original = copy_model(binding.module).eval()
     loaded = () if weights is None else load_weights(original, weights, label, key=weights_key)
     refuse_batch_statistics(original, label)
-    flexible = own and dynamic is None
+    flexible = own and dynamic is None and not strict
     first = _first_run(original, taken, symbols, label, flexible=flexible)
     declared = resolved.outputs
     if declared is None or len(declared) != len(
