@@ -11,7 +11,7 @@ from torch import nn
 
 from attn_deploy.errors import ExportError, InvalidRequestError
 from attn_deploy.exporters.axes import output_dims
-from attn_deploy.exporters.eager_checks import refuse_batch_statistics, refuse_scripted_parts
+from attn_deploy.exporters.eager_checks import refuse_batch_statistics, refuse_scripted_parts, refuse_too_large
 from attn_deploy.exporters.history import first_outputs, refuse_history
 from attn_deploy.exporters.movement import Movement, Prober, asked_movement, largest_movement, stuck
 from attn_deploy.exporters.prepared import PreparedModel, SharedWork
@@ -81,6 +81,7 @@ def prepare(
     symbols = _wanted(resolved, taken, dynamic, label)
 
     refuse_scripted_parts(binding.module, label)
+    refuse_too_large(binding.module, label)
     original = copy_model(binding.module).eval()
     loaded = () if weights is None else load_weights(original, weights, label, key=weights_key)
     refuse_batch_statistics(original, label)
