@@ -222,7 +222,7 @@ def _first_run(
             able = largest_movement(prober, inputs, rest).dynamic
             raise stuck(prober, enlarged, symbols, able, error) from error
         reason = " ".join(str(error.__cause__ or error).split())[:160]
-        return _FirstRun(inputs, rest, dict.fromkeys(changed, f"stays 1: {reason}"), outputs)
+        return _FirstRun(inputs, rest, dict.fromkeys(changed, reason), outputs)
 
 
 def _settled(movement: Movement, sizes: Mapping[str, int]) -> Movement:
