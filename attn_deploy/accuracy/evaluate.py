@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from attn_deploy.accuracy.result import AccuracyResult
 from attn_deploy.data import ImageSet, load_dataset
 from attn_deploy.data.imageset import Split
 from attn_deploy.errors import CheckpointError, GraphError, InvalidRequestError
+from attn_deploy.files import scratch_folder
 from attn_deploy.machine.environment import command_line, describe_environment, usable_cores
 from attn_deploy.runtimes.base import Runner
 from attn_deploy.runtimes.table import RUNTIMES, choose_runtimes, import_torch
@@ -94,7 +94,7 @@ def evaluate(
     prepared = loaded if isinstance(subject, Path) else subject.prepared(loaded)
     before = _reference(reference, prepared, dataset, split, images, data_dir, cores, batch, report)
     results: list[AccuracyResult] = []
-    with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
+    with scratch_folder() as folder:
         for name in names:
             with _opened(subject, name, Path(folder), cores, batch, report) as job:
                 result = run_dataset(

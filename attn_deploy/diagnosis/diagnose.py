@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +33,7 @@ from attn_deploy.diagnosis.trials import (
 )
 from attn_deploy.engine.profile import GivenProfile, Profile, make_profiles
 from attn_deploy.errors import GraphError, InvalidRequestError, ParityError
-from attn_deploy.files import atomic_path, check_writable, write_atomic
+from attn_deploy.files import atomic_path, check_writable, scratch_folder, write_atomic
 from attn_deploy.graph.artifact import OnnxArtifact, read_onnx
 from attn_deploy.graph.parts import Part, Parts, checked
 from attn_deploy.inputs.tensors import Arrays, TensorInput
@@ -290,7 +289,7 @@ def _profile(model: onnx.ModelProto, given: GivenProfile | Iterable[GivenProfile
     Raises:
         InvalidRequestError: if what is given does not fit, or nothing that is usual does: no node is to blame for that.
     """
-    with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
+    with scratch_folder() as folder:
         path = Path(folder) / "model.onnx"
         onnx.save(model, path)
         profiles = make_profiles(read_onnx(path, check=False), given)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import onnx
 from attn_deploy.diagnosis.references import EagerModules, GraphReference, Reference
 from attn_deploy.diagnosis.request import DiagnosisRequest
 from attn_deploy.errors import AttnDeployError, InvalidRequestError
+from attn_deploy.files import scratch_folder
 from attn_deploy.graph.artifact import OnnxArtifact, describe, load_model, open_model
 from attn_deploy.graph.parts import Parts
 from attn_deploy.graph.precision import PRECISIONS as HALVES
@@ -96,7 +96,7 @@ def from_model(request: DiagnosisRequest) -> Subject:
         arguments=request.arguments,
         narrow=precision == "fp16",
     )
-    with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
+    with scratch_folder() as folder:
         path = Path(folder) / "model.onnx"
         artifact = export_prepared(prepared, path, options, progress=request.progress)
         graph = load_model(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +20,7 @@ from attn_deploy.exporters.program import exported_program
 from attn_deploy.exporters.quiet import quiet_torch
 from attn_deploy.exporters.refusal import refusal
 from attn_deploy.exporters.torchlib import shared_work
+from attn_deploy.files import scratch_folder
 from attn_deploy.ops import fold
 from attn_deploy.rules.finding import Finding
 from attn_deploy.rules.location import place_of_error, place_of_line
@@ -84,7 +84,7 @@ def _torchscript(prepared: PreparedModel, opset: int) -> Translation:
         axes[name] = {a: d for a, d in enumerate(dims) if isinstance(d, str)}
     with (
         torch.no_grad(),
-        tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder,
+        scratch_folder() as folder,
         quiet_torch(),
         prepared.traced(),
         warnings.catch_warnings(record=True) as caught,

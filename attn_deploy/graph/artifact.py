@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError, EncodeError
 
 from attn_deploy.errors import EvidenceError, FileWarning, GraphError, InvalidGraphError
 from attn_deploy.files import sha256_of
-from attn_deploy.graph.bounds import refuse_unbounded
+from attn_deploy.graph.bounds import refuse_unbounded, refuse_undecodable
 from attn_deploy.graph.evidence import MISMATCH, Evidence, entries_of, read_evidence, seal_state
 from attn_deploy.graph.repair import constants_for_defaults, has_negative_size, repaired
 from attn_deploy.graph.soundness import check_sound
@@ -122,6 +122,7 @@ def load_model(path: Path, *, check_seal: bool = True) -> onnx.ModelProto:
             f"{len(model.graph.node)} nodes). Export it again.",
             exit_code=2,
         )
+    refuse_undecodable(model, str(path))
     refuse_unbounded(model, str(path))
     if check_seal and seal_state(model) == "broken":
         warnings.warn(f"{path}: {MISMATCH}.", FileWarning, stacklevel=2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -48,6 +48,29 @@ def refuse_unbounded(model: onnx.ModelProto, what: str) -> None:
             _check_loop(node, constants, what)
     if suspects:
         _check_inferred(model, what)
+
+
+def refuse_undecodable(model: onnx.ModelProto, what: str) -> None:
+    """Refuse a graph with a name that is not text: protobuf hands it out as bytes, which nothing here expects.
+
+    Raises:
+        InvalidGraphError: naming the kind of thing that has it.
+    """
+    values = (*model.graph.input, *model.graph.output, *model.graph.value_info)
+    texts: tuple[tuple[str, Iterable[object]], ...] = (
+        ("the metadata", (t for p in model.metadata_props for t in (p.key, p.value))),
+        ("an opset's domain", (o.domain for o in model.opset_import)),
+        ("the producer", (model.producer_name, model.producer_version, model.domain, model.doc_string)),
+        ("the graph's name", (model.graph.name, model.graph.doc_string)),
+        ("the name of an input or output", (v.name for v in values)),
+        ("the name of an axis", (d.dim_param for v in values for d in v.type.tensor_type.shape.dim)),
+        ("the name of a weight", (i.name for i in model.graph.initializer)),
+        ("a node", (t for n in all_nodes(model.graph) for t in (n.name, n.op_type, n.domain, *n.input, *n.output))),
+        ("an attribute's name", (a.name for n in all_nodes(model.graph) for a in n.attribute)),
+    )
+    for place, words in texts:
+        if any(isinstance(word, bytes) for word in words):
+            raise InvalidGraphError(f"{what} is not a valid ONNX model: {place} holds bytes that are not UTF-8 text.")
 
 
 def _check_value(value: onnx.ValueInfoProto, what: str, memory: int) -> None:

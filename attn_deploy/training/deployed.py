@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from attn_deploy.conversion.quantize import quantize_file
 from attn_deploy.data import ImageSet, load_dataset
 from attn_deploy.errors import CheckpointError, ExportError, InvalidRequestError
 from attn_deploy.exporters.pipeline import export
-from attn_deploy.files import read_typed, sha256_of, write_atomic
+from attn_deploy.files import read_typed, scratch_folder, sha256_of, write_atomic
 
 SCHEMA_VERSION = 1
 CALIBRATION_IMAGES = 512
@@ -63,7 +62,7 @@ def measure_deployed(
         CheckpointError: if the run is not finished.
         ExportError, ParityError: if the file is wrong.
     """
-    with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
+    with scratch_folder() as folder:
         path = Path(folder) / "model.onnx"
         progress(f"exporting {run.name}")
         export(str(run / "model.safetensors"), path)

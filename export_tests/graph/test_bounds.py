@@ -114,3 +114,16 @@ SOUND = {
 @pytest.mark.parametrize("kind", SOUND)
 def test_what_fits_and_ends_is_read(kind, tmp_path):
     assert load_model(graph(*SOUND[kind], path=tmp_path / "m.onnx")).graph.node
+
+
+@pytest.mark.parametrize("text", ["gone", "x", "y", "Relu", "key", "value"])
+def test_names_that_are_not_text_are_refused(text, tmp_path):
+    path = graph([node("Relu", ["x"], ["y"], name="gone")], path=tmp_path / "m.onnx")
+    model = onnx.load(path)
+    model.metadata_props.add(key="key", value="value")
+    content = model.SerializeToString()
+    plain = bytes([len(text)]) + text.encode()
+    assert plain in content
+    path.write_bytes(content.replace(plain, bytes([len(text)]) + b"\xff" * len(text)))
+    with pytest.raises(InvalidGraphError, match="not UTF-8"):
+        load_model(path)
