@@ -17,7 +17,8 @@ from attn_deploy.errors import DatasetError, InvalidRequestError
 from attn_deploy.files import sha256_of
 from attn_deploy.inputs.samples import example_arrays, verification_sizes
 from attn_deploy.inputs.tensors import Arrays, TensorInput
-from attn_deploy.parity.given import as_type, load_arrays
+from attn_deploy.inputs.user_samples import load_arrays
+from attn_deploy.parity.given import as_type
 
 BATCH = 8
 _USUAL_ELEMENTS = 3 * 256 * 256  # of a sample, of which a batch holds eight

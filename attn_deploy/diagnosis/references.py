@@ -16,7 +16,7 @@ from attn_deploy.runtimes.base import Runner, run_once
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
 if TYPE_CHECKING:
-    from attn_deploy.exporters.prepare import PreparedModel
+    from attn_deploy.exporters.prepared import PreparedModel
 
 Array = NDArray[Any]
 
@@ -124,14 +124,12 @@ class EagerModules:
     """
 
     def __init__(self, prepared: PreparedModel) -> None:
-        from attn_deploy.parity.reference import EagerReference
-
-        reference = EagerReference(prepared.original, prepared.outputs)
+        reference = prepared.reference
         self.name = "PyTorch in eager mode"
         self.runner: Runner = reference.runner
         self.precise: Callable[[], Runner] | None = reference.precise
         self.inputs, self.dynamic = prepared.inputs, prepared.dynamic
-        self._module = prepared.module
+        self._prepared = prepared
         self._outputs = prepared.outputs
         self.classes: Mapping[str, str] = {p: type(m).__name__ for p, m in prepared.module.named_modules() if p}
         self._counts: dict[str, int] | None = None
@@ -167,7 +165,7 @@ class EagerModules:
 
     def weights(self) -> Mapping[str, Array]:
         """Parameters and buffers."""
-        return {n: t.detach().cpu().numpy() for n, t in self._module.state_dict().items()}
+        return {n: t.detach().cpu().numpy() for n, t in self._prepared.module.state_dict().items()}
 
     def doubt(self, inputs: Arrays) -> float:
         """The largest difference at the outputs between the copy that was traced (fused, rewritten) and the model."""
@@ -188,10 +186,11 @@ class EagerModules:
 
             return hook
 
-        hooks = [self._module.get_submodule(m).register_forward_hook(keep(m)) for m in dict.fromkeys(modules)]
+        module = self._prepared.fresh_module()
+        hooks = [module.get_submodule(m).register_forward_hook(keep(m)) for m in dict.fromkeys(modules)]
         try:
             with torch.inference_mode():
-                self._module(*(torch.tensor(a) for a in inputs.values()))
+                module(*(torch.tensor(a) for a in inputs.values()))
         finally:
             for hook in hooks:
                 hook.remove()

@@ -6,7 +6,7 @@ import ast
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -35,6 +35,8 @@ class TensorInput:
         named: whether the name was given; one without goes to forward by position.
         assumed: whether nobody said which axes move, so that those as long as an image may be tried to move with it.
         bound: integers of test tensors are below this; None for what is usual.
+        values: the user's own values, each an array of the input's rank; test tensors are made of them (see
+            `attn_deploy.inputs.user_samples`).
     """
 
     name: str
@@ -46,6 +48,7 @@ class TensorInput:
     named: bool = True
     assumed: bool = False
     bound: int | None = None
+    values: tuple[NDArray[Any], ...] = field(default=(), compare=False)
 
     def shape(self, sizes: Mapping[str, int] | None = None) -> tuple[int, ...]:
         """The concrete shape at the traced sizes, or at others."""

@@ -29,7 +29,8 @@ from attn_deploy.errors import (
 )
 from attn_deploy.exporters.options import ExportOptions
 from attn_deploy.exporters.pipeline import export_prepared
-from attn_deploy.exporters.prepare import PreparedModel, prepare
+from attn_deploy.exporters.prepare import prepare
+from attn_deploy.exporters.prepared import PreparedModel
 from attn_deploy.files import scratch_folder
 from attn_deploy.graph.artifact import OnnxArtifact, describe, load_model
 from attn_deploy.graph.operators import CONTROL_FLOW, all_nodes, unlisted_operators

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +14,7 @@ from numpy.typing import NDArray
 
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.inputs.tensors import Arrays
-
-_MEMORY = 1 << 34  # bytes of all arrays of a file, at most
+from attn_deploy.inputs.user_samples import load_arrays
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,40 +79,6 @@ def read_sample(model: onnx.ModelProto, path: Path) -> Arrays:
         _check_shape(f"{path}: {name!r}", arrays[name].shape, value)
         sample[name] = as_type(arrays[name], _numpy_type(value), f"{path}: {name!r}")
     return sample
-
-
-def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of an ``.npz``: numbers and booleans only.
-
-    Raises:
-        InvalidRequestError: naming the member that is something else, or why the file cannot be read.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(i.file_size for i in archive.infolist())
-        if size > _MEMORY:
-            raise InvalidRequestError(f"{path} unpacks to {size:,} bytes, more than the {_MEMORY:,} that are read.")
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except InvalidRequestError:
-        raise
-    except (
-        OSError,
-        ValueError,
-        AttributeError,
-        TypeError,
-        KeyError,
-        EOFError,
-        MemoryError,
-        zipfile.BadZipFile,
-    ) as error:
-        raise InvalidRequestError(f"{path} cannot be read as an .npz of arrays: {error}") from error
-    for name, array in arrays.items():
-        if array.dtype.kind not in "biuf":
-            raise InvalidRequestError(
-                f"{path}: {name!r} is {array.dtype} of shape {array.shape}; only numbers and booleans can be used."
-            )
-    return arrays
 
 
 def as_type(array: NDArray[Any], dtype: np.dtype[Any], what: str) -> NDArray[Any]:

@@ -17,41 +17,40 @@ from torch import Tensor, nn
 
 from attn_deploy.errors import CheckpointError, InvalidRequestError
 from attn_deploy.files import read_typed, sha256_of, typed
+from attn_deploy.resolve.state_dicts import choose_state, fit_names
 
-# What training scripts put around the weights, and in front of their names.
-WRAPPERS = (
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "model_state",
-    "net",
-    "network",
-    "params",
-    "ema_state_dict",
-    "weights",
-)
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 # The files of a training run.
 RECORD, WEIGHTS = "record.json", "model.safetensors"
 HEADER = "attn_deploy"  # key of our JSON in the header of model.safetensors
 
 
-def load_weights(model: nn.Module, path: Path | str, label: str) -> tuple[str, str]:
-    """Load a checkpoint into ``model`` in place; the file name and its sha256.
+def load_weights(model: nn.Module, path: Path | str, label: str, *, key: str | None = None) -> tuple[str, ...]:
+    """Load a checkpoint into ``model`` in place.
 
-    Wrappers such as ``{"state_dict": ...}`` and prefixes such as ``module.`` are understood. Nothing is executed: pickles
-    are read with ``weights_only=True``.
+    What training scripts write around the weights is understood (see `attn_deploy.resolve.state_dicts`). Nothing is
+    executed: pickles are read with ``weights_only=True``.
+
+    Args:
+        model: what is loaded into.
+        path: the checkpoint.
+        label: the model's name in messages.
+        key: which of several state dicts; None for averaged weights where there are some, else the model's own.
+
+    Returns:
+        The file's name and its sha256; where the file offers a choice also what of it was taken, in words.
 
     Raises:
         InvalidRequestError: if the file cannot be read or is no checkpoint, or a key or a shape does not fit.
     """
     path = Path(path)
-    state = _fitted(read_state_dict(path), set(model.state_dict()))
     expected = model.state_dict()
+    chosen = choose_state(read_checkpoint(path), path, key)
+    fitted = fit_names(chosen.state, set(expected))
+    state = fitted.state
     missing = [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in state if k not in expected]
     if missing or unexpected:
-        raise InvalidRequestError(f"{label}: {path} does not fit: {_keys_told(missing, unexpected)}.")
+        raise InvalidRequestError(f"{label}: {path} does not fit: {_keys_summary(missing, unexpected)}{chosen.choice}.")
     for name, value in state.items():
         reason = _unlike(value, expected[name])
         if reason:
@@ -62,14 +61,15 @@ def load_weights(model: nn.Module, path: Path | str, label: str) -> tuple[str, s
                 f"{tuple(expected[name].shape)}. Give the constructor arguments that the checkpoint was trained with."
             )
     model.load_state_dict(state, strict=False)  # what may be absent are counters of training steps
-    return path.name, sha256_of(path)
+    notes = "; ".join(n for n in (chosen.note, fitted.note) if n)
+    return (path.name, sha256_of(path), notes) if notes else (path.name, sha256_of(path))
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a ``.safetensors`` file, or of a file that ``torch.save`` wrote, without wrappers.
+def read_checkpoint(path: Path) -> Any:
+    """What a ``.safetensors`` file holds, or a file that ``torch.save`` wrote.
 
     Raises:
-        InvalidRequestError: if the file cannot be read without executing code from it, or holds no tensors by name.
+        InvalidRequestError: if the file cannot be read without executing code from it.
     """
     if not path.is_file():
         raise InvalidRequestError(f"there is no checkpoint {str(path)!r}.")
@@ -79,7 +79,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         except SafetensorError as error:
             raise InvalidRequestError(f"{path} cannot be read as safetensors: {error}.") from error
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch each have errors of their own
         if not re.search("global|class|instance", str(error), re.IGNORECASE):
             raise InvalidRequestError(
@@ -91,40 +91,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             f"{path} cannot be read as weights: {first[:200]} A file that holds whole Python objects would have to be "
             "executed to be read: save model.state_dict(), best with safetensors.torch.save_file."
         ) from error
-    return _unwrapped(content, path)
 
 
-def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
-    for _ in range(3):
-        if isinstance(content, Mapping) and content and all(isinstance(v, Tensor) for v in content.values()):
-            return {str(k): v for k, v in content.items()}
-        inner = next(
-            (k for k in WRAPPERS if isinstance(content, Mapping) and isinstance(content.get(k), Mapping)), None
-        )
-        if inner is None:
-            break
-        content = content[inner]
-    holds = (
-        f"keys {', '.join(map(repr, list(content)[:6]))}" if isinstance(content, Mapping) else type(content).__name__
-    )
-    raise InvalidRequestError(
-        f"{path} holds no state dict ({holds}); expected tensors by name, alone or under {', '.join(WRAPPERS[:3])}."
-    )
-
-
-def _fitted(state: dict[str, Tensor], expected: set[str]) -> dict[str, Tensor]:
-    """Without the prefixes that all names share and the model's do not."""
-    for _ in range(3):
-        if set(state) & expected:
-            break
-        prefix = next((p for p in PREFIXES if all(k.startswith(p) for k in state)), None)
-        if prefix is None:
-            break
-        state = {k.removeprefix(prefix): v for k, v in state.items()}
-    return {k: v for k, v in state.items() if k in expected or not k.endswith("num_batches_tracked")}
-
-
-def _keys_told(missing: Sequence[str], unexpected: Sequence[str]) -> str:
+def _keys_summary(missing: Sequence[str], unexpected: Sequence[str]) -> str:
     parts = []
     if missing:
         parts.append(f"{len(missing)} tensors are missing ({_some(missing)})")
