@@ -171,7 +171,7 @@ def test_a_stop_keeps_what_is_done_and_broken_rows_are_made_again(model, tmp_pat
     )
     assert whole.passed
     assert [r.batch for r in whole.rows] == [1, 2, 3]
-    assert any("b1-default.json is broken" in line for line in texts)
+    assert any("b1-default.json is not JSON" in line for line in texts)
     assert [s[:2] for s in steps] == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
 
