@@ -17,6 +17,8 @@ from attn_deploy.fusing.copying import copy_model
 from attn_deploy.parity.tolerance import TOLERANCES, Tolerance
 from attn_deploy.runtimes.eager import flatten_outputs
 
+_MANY_PADS = 2  # maps padded by computed amounts, one after the other, that torch still copes with
+
 
 @dataclass(frozen=True, slots=True)
 class Rewriting:
@@ -57,9 +59,10 @@ def rewrite(
         recorder = _recorded(model, replace(recorder.scope, rolls=rolls), examples[0])
     encoder = copy_model(model, share_parameters=True)
     encoders = patch_encoders_(encoder)
-    if not recorder.changes and not encoders:
+    scope = replace(recorder.scope, pads=pads > _MANY_PADS)
+    if not recorder.changes and not encoders and not scope.pads:
         return Rewriting(model, (), pads)
-    changed = _redirected(encoder, recorder.scope) if recorder.changes else encoder
+    changed = _redirected(encoder, scope) if recorder.changes or scope.pads else encoder
     for example in examples:
         _compare(model, changed, example, label)
     return Rewriting(changed, (*encoders, *recorder.changes), pads)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from attn_deploy import ops
+from attn_deploy.exporters.claims import rounded_up
 from attn_deploy.ops.fold import fold
 from attn_deploy.ops.per_sample_conv import grouped_by_batch
 from attn_deploy.rules.location import module_paths, place_here
@@ -30,6 +31,7 @@ class Scope:
         batch: N moves: attention modules and kernels of each sample's own bake it.
         space: another axis moves: pooling windows are baked.
         uneven: a pooled map does not divide into its bins; known after the recording run.
+        pads: maps are padded by amounts computed from their size; known after recording runs at two sizes.
         rolls: torch.roll gets shifts that depend on a size; known after recording runs at two sizes.
     """
 
@@ -37,6 +39,7 @@ class Scope:
     space: bool
     uneven: bool = False
     rolls: bool = False
+    pads: bool = False
 
 
 class SafeForms(TorchFunctionMode):
@@ -54,6 +57,7 @@ class SafeForms(TorchFunctionMode):
         self.changes: dict[tuple[str, str], None] = {}
         self.shifts: list[Any] = []
         self.pads: list[tuple[int, ...]] = []
+        self._padded: tuple[Tensor, tuple[Any, Any]] | None = None
         self._paths = None if model is None else module_paths(model)
 
     def __torch_function__(
@@ -66,6 +70,8 @@ class SafeForms(TorchFunctionMode):
             self.pads.append(tuple(keywords.get("pad", args[1] if len(args) > 1 else ())))
         if self._paths is not None and _is_uneven(func, args, keywords):
             self.scope = replace(self.scope, uneven=True)
+        if self.scope.pads and self._paths is None and torch.compiler.is_exporting():
+            return self._with_simple_size(func, args, keywords)
         form = _FORMS.get(func)
         if form is None:
             return func(*args, **keywords)
@@ -75,6 +81,18 @@ class SafeForms(TorchFunctionMode):
         result, words = replacement
         if self._paths is not None:
             self.changes[(place_here(self._paths).module, words)] = None
+        return result
+
+    def _with_simple_size(self, func: Callable[..., Any], args: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+        """A call while sizes are symbolic: what a convolution of a padded map gives has a size in simple terms."""
+        form = _FORMS.get(func)
+        replacement = None if form is None else form(self.scope, *args, **keywords)
+        result = func(*args, **keywords) if replacement is None else replacement[0]
+        if getattr(func, "__name__", "") == "pad" and args[0].dim() == 4:
+            self._padded = (result, (args[0].shape[2], args[0].shape[3]))
+        elif func is torch.conv2d and self._padded is not None and args[0] is self._padded[0]:
+            stride = _pair(keywords.get("stride", args[3] if len(args) > 3 else 1))
+            return rounded_up(result, self._padded[1], stride)
         return result
 
 

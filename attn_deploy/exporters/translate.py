@@ -12,6 +12,7 @@ import torch
 
 from attn_deploy.errors import AttnDeployError, ExportError
 from attn_deploy.exporters import safe_forms
+from attn_deploy.exporters.claims import translations
 from attn_deploy.exporters.decisions import decision_on_values
 from attn_deploy.exporters.guards import decisions_on_sizes
 from attn_deploy.exporters.options import DECOMPOSED_MAX_OPSET, DYNAMO_MIN_OPSET, TORCHSCRIPT_MAX_OPSET
@@ -68,6 +69,7 @@ def _dynamo(prepared: PreparedModel, opset: int) -> Translation:
                 output_names=list(prepared.outputs),
                 optimize=True,
                 verbose=False,
+                custom_translation_table=translations(),
             )
         except Exception as error:
             raise _failed(prepared, "the torch.export exporter", error) from error

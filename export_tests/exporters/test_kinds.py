@@ -288,3 +288,11 @@ def test_a_guard_behind_a_masked_softmax_stays():
         model = helper.make_model(helper.make_graph([head, *tail], "g", [x], [y], [zero]))
         assert drop_needless_guards_(model) == dropped
         assert ("IsNaN" in [n.op_type for n in model.graph.node]) == (not dropped)
+
+
+def test_padding_computed_in_a_chain(tmp_path):
+    """The sizes stay simple in the trace, and the file holds nothing of the claim that keeps them so."""
+    model = kinds.SamePadding().eval()
+    artifact = made(model, tmp_path, ("1x3x40x48",), exporter="dynamo", dynamic=("N", "H", "W"))
+    assert_right(artifact.path, copies(model), *images((1, 3, 41, 67), (3, 3, 64, 39)))
+    assert not any("claim" in n for n in artifact.operators)

@@ -225,3 +225,20 @@ class Attention(nn.Module):
         n, length, _ = tokens.shape
         q, k, v = (t.reshape(n, length, 2, 4).transpose(1, 2) for t in self.qkv(tokens).chunk(3, -1))
         return F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias).transpose(1, 2).flatten(2)
+
+
+class SamePadding(nn.Module):
+    """Padding computed from the size in a chain, as networks that came from TensorFlow have it."""
+
+    def __init__(self):
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(3 if i == 0 else 4, 4, 3, stride=2) for i in range(4))
+
+    def forward(self, x):
+        for conv in self.convs:
+            pads = []
+            for extent in x.shape[2:]:
+                total = max((-(extent // -2) - 1) * 2 + 3 - extent, 0)
+                pads = [total // 2, total - total // 2, *pads]
+            x = conv(F.pad(x, pads)).relu()
+        return x.mean((2, 3))
