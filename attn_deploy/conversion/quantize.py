@@ -248,7 +248,7 @@ class _Quantizer:
         for method in methods:
             self._tell(f"trying {method}")
             self._ranges = {n: h.range(method) for n, h in histograms.items()}
-            tried[method] = judge(self._with().model, batches=judge.few if limit.points is None else None)
+            tried[method] = judge(self._with().model, batches=judge.enough if limit.points is None else None)
         chosen = min(tried, key=lambda m: tried[m].rank())
         self._ranges = {n: h.range(chosen) for n, h in histograms.items()}
         sensitive: list[tuple[Layer, float]] = []

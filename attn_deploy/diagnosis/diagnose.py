@@ -37,7 +37,8 @@ from attn_deploy.files import atomic_path, check_writable, scratch_folder, write
 from attn_deploy.graph.artifact import OnnxArtifact, read_onnx
 from attn_deploy.graph.parts import Part, Parts, checked
 from attn_deploy.inputs.tensors import Arrays, TensorInput
-from attn_deploy.inputs.user_samples import Sample
+from attn_deploy.inputs.user_samples import Sample, parse_samples
+from attn_deploy.parity.given import GivenInputs, fitted
 from attn_deploy.runtimes.onnxruntime import import_onnxruntime
 
 if TYPE_CHECKING:
@@ -190,17 +191,18 @@ def _examined(request: DiagnosisRequest) -> _Question:
     precision = request.precision
     convert = precision not in (None, precision_of(subject.model))
     reference = None
+    given = _given(request, subject)
     if request.numbers:
         reference = reference_for(
-            subject, request.against, converted=convert, inputs=request.inputs, weights=request.weights
+            subject, request.against, converted=convert, inputs=request.inputs, weights=request.weights, given=given
         )
-    batches = _calibration(request.calibration, subject, reference)
+    batches = given.samples or _calibration(request.calibration, subject, reference)
     candidate = as_it_is(subject.model)
     if convert and precision is not None:
         candidate = converted(
             subject.model,
             precision,
-            reference or GraphReference(Parts(subject.model), "the fp32 graph"),
+            reference or GraphReference(Parts(subject.model), "the fp32 graph", given),
             batches,
             calibration=request.calibration,
             by_range=request.by_range,
@@ -208,6 +210,23 @@ def _examined(request: DiagnosisRequest) -> _Question:
             progress=request.progress,
         )
     return _Question(request, subject, candidate, reference, batches, written)
+
+
+def _given(request: DiagnosisRequest, subject: Subject) -> GivenInputs:
+    """What the user says of a file's inputs; of a model's, its export takes it.
+
+    Raises:
+        InvalidRequestError: if it does not fit the graph.
+    """
+    if request.file is None:
+        return GivenInputs()
+    names = [i.name for i in Parts(subject.model).inputs.values()]
+    shapes = {i.name: i.shape() for i in request.inputs or ()}
+    if len(names) == len(shapes) == 1:
+        shapes = {names[0]: next(iter(shapes.values()))}
+    held = {n: s for n, s in shapes.items() if n in names}  # others are of the model that --against names
+    samples = tuple(fitted(subject.model, s, "--sample") for s in parse_samples(request.samples))
+    return GivenInputs(held, samples)
 
 
 def _subject(request: DiagnosisRequest) -> Subject:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from attn_deploy.diagnosis.checkpoints import Checkpoint, at_tensors, checkpoints
 from attn_deploy.graph.parts import Parts
 from attn_deploy.inputs.tensors import Arrays, TensorInput
+from attn_deploy.parity.given import GivenInputs
 from attn_deploy.parity.graphs import runnable_inputs
 from attn_deploy.runtimes.base import Runner, run_once
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
@@ -67,14 +68,15 @@ class GraphReference:
     Args:
         parts: the graph.
         name: for reports.
+        given: shapes and samples of the user's, in place of what the graph is found to run at.
     """
 
-    def __init__(self, parts: Parts, name: str) -> None:
+    def __init__(self, parts: Parts, name: str, given: GivenInputs | None = None) -> None:
         self.name = name
         self._parts = parts
         self.runner: Runner = OnnxRuntimeRunner(parts.model.SerializeToString(), optimize=False)
         self.precise: Callable[[], Runner] | None = None
-        self.inputs, self.dynamic = runnable_inputs(parts.model, self.runner)
+        self.inputs, self.dynamic = runnable_inputs(parts.model, self.runner, given or GivenInputs())
         self.classes: Mapping[str, str] = {}
 
     def matched(self, candidate: Parts) -> tuple[tuple[Checkpoint, str], ...]:

@@ -18,6 +18,7 @@ from attn_deploy.graph.artifact import OnnxArtifact, describe, load_model, open_
 from attn_deploy.graph.parts import Parts
 from attn_deploy.graph.precision import PRECISIONS as HALVES
 from attn_deploy.inputs.tensors import TensorInput
+from attn_deploy.parity.given import GivenInputs
 from attn_deploy.parity.reference import EagerReference
 from attn_deploy.resolve.names import parse_name
 
@@ -113,6 +114,7 @@ def reference_for(
     converted: bool,
     inputs: Sequence[TensorInput] | None,
     weights: Path | str | None,
+    given: GivenInputs | None = None,
 ) -> Reference | None:
     """What a subject's numbers are compared with.
 
@@ -123,6 +125,7 @@ def reference_for(
         converted: whether the graph is converted to another precision here, so that it is a reference itself.
         inputs: of a model named by ``against``.
         weights: checkpoint of that model.
+        given: shapes and samples of the user's, for a graph as reference.
 
     Returns:
         The reference; None if nothing was named and nothing is known.
@@ -144,9 +147,9 @@ def reference_for(
                 f"{subject.label}: --against onnxruntime compares with the fp32 graph before its conversion, and nothing "
                 "is converted here: add --precision fp16 or bf16, or name the fp32 file with --against FILE.onnx."
             )
-        return GraphReference(Parts(subject.model), "the fp32 graph in ONNX Runtime")
+        return GraphReference(Parts(subject.model), "the fp32 graph in ONNX Runtime", given)
     if isinstance(against, (str, Path)) and Path(against).suffix == ".onnx":
-        made = GraphReference(Parts(load_model(Path(against))), str(against))
+        made = GraphReference(Parts(load_model(Path(against))), str(against), given)
         _check_inputs(subject, [i.name for i in made.inputs], str(against))
         return made
     if isinstance(against, (str, Path)) and str(against).lower() == EAGER:

@@ -124,6 +124,10 @@ def load_model(path: Path, *, check_seal: bool = True) -> onnx.ModelProto:
         )
     refuse_undecodable(model, str(path))
     refuse_unbounded(model, str(path))
+    try:
+        read_evidence(model)
+    except EvidenceError as error:
+        raise EvidenceError(f"{path}: {error}") from error
     if check_seal and seal_state(model) == "broken":
         warnings.warn(f"{path}: {MISMATCH}.", FileWarning, stacklevel=2)
     return model
@@ -174,7 +178,7 @@ def open_model(path: Path) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     plain = constants_for_defaults(model)
     try:
         if has_negative_size(plain):
-            raise GraphError(f"{path}: an input or output has a negative size.")
+            raise InvalidGraphError(f"{path} is not a valid ONNX model: an input or output has an axis of extent -1.")
         check_model(plain, str(path))
     except GraphError:
         fixed = repaired(plain)

@@ -75,6 +75,7 @@ def refuse_undecodable(model: onnx.ModelProto, what: str) -> None:
 
 def _check_value(value: onnx.ValueInfoProto, what: str, memory: int) -> None:
     dims = [d.dim_value for d in value.type.tensor_type.shape.dim if d.HasField("dim_value")]
+    dims = [d for d in dims if d != -1]  # what some exporters write for an unknown size; see attn_deploy.graph.repair
     negative = next((d for d in dims if d < 0), None)
     if negative is not None:
         raise InvalidGraphError(f"{what} is not a valid ONNX model: {value.name!r} has an axis of extent {negative}.")

@@ -26,7 +26,7 @@ class _Read:
 
 def _read(text: str, index: int, count: int) -> _Read:
     axis = r"(?:\d+\*[A-Z]\d*|\d+|[A-Z]\d*(?:=\d+)?)"
-    pattern = rf"(?:(?P<name>[A-Za-z_]\w*(?:\.\w+)*):)?(?P<shape>{axis}(?:[x,]{axis})*)(?::(?P<dtype>\w+))?"
+    pattern = rf"(?:(?P<name>[^\s:]\S*):)?(?P<shape>{axis}(?:[x,]{axis})*)(?::(?P<dtype>\w+))?"
     match = re.fullmatch(pattern, text.strip())
     if match is None:
         raise InvalidRequestError(

@@ -64,20 +64,28 @@ def read_sample(model: onnx.ModelProto, path: Path) -> Arrays:
     Raises:
         InvalidRequestError: if the file cannot be read, an input is missing, or an array does not fit.
     """
-    inputs = _inputs(model)
-    arrays = load_arrays(path)
+    return fitted(model, load_arrays(path), path.name)
+
+
+def fitted(model: onnx.ModelProto, given: Mapping[str, NDArray[Any]], what: str) -> Arrays:
+    """Arrays as the inputs of a graph, checked and of its types; ``what`` is where they come from.
+
+    Raises:
+        InvalidRequestError: if an input is missing, or an array does not fit.
+    """
+    inputs, arrays = _inputs(model), dict(given)
     if len(inputs) == len(arrays) == 1:  # np.savez(path, array) calls it arr_0
         arrays = {next(iter(inputs)): next(iter(arrays.values()))}
     missing = [n for n in inputs if n not in arrays]
     if missing:
         raise InvalidRequestError(
-            f"{path} holds {', '.join(arrays) or 'no array'}, and the graph's input {missing[0]!r} is not among them: save one "
-            f"array for each input, as np.savez({path.name!r}, **{{{missing[0]!r}: array}})."
+            f"{what} holds {', '.join(arrays) or 'no array'}, and the graph's input {missing[0]!r} is not among them: save one "
+            f"array for each input, as np.savez('inputs.npz', **{{{missing[0]!r}: array}})."
         )
     sample = {}
     for name, value in inputs.items():
-        _check_shape(f"{path}: {name!r}", arrays[name].shape, value)
-        sample[name] = as_type(arrays[name], _numpy_type(value), f"{path}: {name!r}")
+        _check_shape(f"{what}: {name!r}", arrays[name].shape, value)
+        sample[name] = as_type(arrays[name], _numpy_type(value), f"{what}: {name!r}")
     return sample
 
 

@@ -182,12 +182,12 @@ def defaults(path: Path) -> Path:
     return save(path, nodes, inputs, [value("y", FLOAT, ["N", 16, 8, 8])], constants, opset=13)
 
 
-def masked(path: Path) -> Path:
-    """Attention whose mask is the lowest number of float32."""
+def masked(path: Path, lowest: float = float(np.finfo(np.float32).min), limit: float = 0.2) -> Path:
+    """Attention whose mask is the lowest number of float32, or minus infinity."""
     nodes, constants = trunk()
     constants += [
-        constant("lowest", np.finfo(np.float32).min),
-        constant("limit", 0.2),
+        constant("lowest", lowest),
+        constant("limit", limit),
         weights("wq", 16, 16, scale=0.3),
         constant("flat", [0, 16, -1], np.int64),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import onnxruntime as ort
 import pytest
 from typer.testing import CliRunner
 
-from attn_deploy import convert, inspect, quantize, simplify, verify_files
+from attn_deploy import convert, diagnose, inspect, quantize, simplify, verify_files
 from attn_deploy.cli import app
 from attn_deploy.errors import FileWarning, GraphError, InvalidRequestError, OpsetError, ParityError
 from attn_deploy.graph.artifact import load_model, read_onnx
@@ -166,6 +167,7 @@ GRAPHS = {
     "camera, transpose first": lambda p: elsewhere.camera(p, transpose_first=True),
     "camera, cast first": lambda p: elsewhere.camera(p, transpose_first=False),
     "mask": elsewhere.masked,
+    "infinite mask": lambda p: elsewhere.masked(p, -np.inf, -3.0),
     "choices": elsewhere.chooser,
 }
 
@@ -226,7 +228,7 @@ def wrong_rank(model: onnx.ModelProto) -> str:
 def negative_batch(model: onnx.ModelProto) -> str:
     for v in (*model.graph.input, *model.graph.output):
         v.type.tensor_type.shape.dim[0].dim_value = -1
-    return "negative sizes of x, y read as unknown"
+    return "sizes of -1 in x, y read as unknown"
 
 
 @pytest.mark.parametrize("spoil", [reversed_nodes, wrong_rank, negative_batch])
@@ -274,6 +276,17 @@ def test_names_with_slashes_and_colons(tmp_path):
     assert (result.exit_code, "2x5" in result.stdout) == (0, True)
     with pytest.raises(InvalidRequestError, match=r"the graph's inputs are serving/ids:0"):
         convert(source, opset=20, inputs=["ids:2x5"])
+
+
+def test_diagnose_and_profile_take_them(tmp_path):
+    source = elsewhere.embedded(tmp_path / "e.onnx")
+    np.savez(tmp_path / "ids.npz", **{"serving/ids:0": np.array([[0, 2, 1]])})
+    report = diagnose(source, precision="fp16", build=False, samples=[tmp_path / "ids.npz"])
+    assert (report.passed, report.compared_at) == (True, {"serving/ids:0": (1, 3)})
+    words = ["diagnose", str(source), "--precision", "fp16", "--no-build", "--input", "serving/ids:0:2x5"]
+    assert "2x5" in CliRunner().invoke(app, words).stdout
+    words = ["profile", str(source), "--runtimes", "ort-cpu", "--input", "serving/ids:0:2x5:int64", "--json"]
+    assert json.loads(CliRunner().invoke(app, words).stdout)["rows"][0]["status"] in ("ok", "noisy")
 
 
 def test_integers_stay_within_the_table_that_they_index(tmp_path):
