@@ -152,7 +152,7 @@ def _edit_value(chance: random.Random, model: onnx.ModelProto) -> None:
 def _edit_weight(chance: random.Random, model: onnx.ModelProto) -> None:
     tensor = chance.choice(model.graph.initializer)
     kind = chance.randrange(4)
-    if kind == 0:
+    if kind == 0 and tensor.data_location != TensorProto.EXTERNAL:
         array = numpy_helper.to_array(tensor).copy()
         if array.dtype.kind == "f":
             array.flat[0] = chance.choice((np.nan, np.inf, -np.inf, 3e38, 1e-40))

@@ -41,6 +41,7 @@ from attn_deploy.matrix.cell import FAILED, PASSED, SKIPPED, Cell, CellId, Check
 from attn_deploy.matrix.options import MatrixOptions
 from attn_deploy.matrix.plan import in_registry
 from attn_deploy.resolve.names import parse_name
+from attn_deploy.rules.rules import explain
 
 DYNAMIC_AXES: Mapping[str, tuple[str, ...] | None] = {"none": (), "batch": ("N",), "all": None}
 _ENGINE_MODULES = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
@@ -205,6 +206,12 @@ def _axes(cell: CellId, prepared: PreparedModel, artifact: OnnxArtifact) -> Chec
     for written, declared in zip(artifact.inputs, prepared.inputs, strict=True):
         for axis, (dim, symbol) in enumerate(zip(written.shape, declared.dims, strict=True)):
             if prepared.moves(symbol) != (not isinstance(dim, int)):
+                reason = artifact.record.get("fixed", {}).get(symbol, "")
+                cause = explain(reason) if reason else None
+                if reason and prepared.moves(symbol):
+                    raise DynamicAxisError(
+                        f"{cell.model}: {symbol} stays {dim}: {reason}", rule=cause.id if cause is not None else None
+                    )
                 raise DynamicAxisError(
                     f"{cell.model}: axis {axis} ({symbol}) of input {written.name!r} is {dim} in the file and was asked to "
                     + ("move." if prepared.moves(symbol) else "be fixed.")

@@ -154,10 +154,23 @@ def file_words(file: Mapping[str, Any]) -> str:
     return f"ONNX: opset {file['opset']}, {file['nodes']} nodes"
 
 
+# What a note on half precision holds; a file that was altered may lack some of it.
+_TYPING = (
+    "precision", "products", "kept", "kept_by_range", "onnxruntime", "overflow", "nodes_half", "nodes_fp32", "casts",
+    "weights_lost", "calibration",
+)  # fmt: skip
+
+
+def _note(artifact: OnnxArtifact, name: str, fields: Sequence[str]) -> dict[str, Any] | None:
+    """A note in the metadata; None where there is none, or it was damaged after it was written."""
+    note = json.loads(artifact.metadata[name]) if name in artifact.metadata else None
+    return note if isinstance(note, dict) and all(field in note for field in fields) else None
+
+
 def conversion_text(artifact: OnnxArtifact) -> str:
     """The evidence of a conversion to another opset, precision or both."""
-    moved = json.loads(artifact.metadata["conversion"]) if "conversion" in artifact.metadata else None
-    typing = json.loads(artifact.metadata["typing"]) if "typing" in artifact.metadata else None
+    moved = _note(artifact, "conversion", ("from", "rules", "shapes", "max_abs_error"))
+    typing = _note(artifact, "typing", (*_TYPING, "compared", "shapes", "max_abs_error"))
     opset = f"{artifact.opset}, read back from the file (IR version {artifact.ir_version})"
     rows = [("file", f"{artifact.path} ({artifact.size:,} bytes)")]
     if moved is not None:

@@ -53,9 +53,9 @@ def test_the_files_are_those_that_export_gives(exporter, tmp_path):
 
 
 BROKEN = [
-    ("BakedBatch", "torchscript", "export", "loop-over-batch", "goes over the samples of the batch in Python"),
-    ("BakedBatch", "dynamo", None, "loop-over-batch", "goes over the samples of the batch|cannot be dynamic"),
-    ("BakedSize", "torchscript", "export", "number-from-shape", "the traced size is frozen into the graph"),
+    ("BakedBatch", "torchscript", "axes", "loop-over-batch", "goes over the samples of the batch in Python"),
+    ("BakedBatch", "dynamo", "axes", "baked-size", "goes over the samples of the batch|cannot be dynamic"),
+    ("BakedSize", "torchscript", "axes", "number-from-shape", "the traced size is frozen into the graph"),
     ("TrainModeDropout", "torchscript", "export", "random-in-forward", "draws random numbers in eval mode"),
     ("NanWeights", "torchscript", "parity", "not-finite", "NaN or infinite"),
 ]

@@ -124,7 +124,7 @@ def test_measurements_are_kept(made, tmp_path):
     assert deployed.read_deployed(tmp_path / "d.json") == found
     assert deployed.read_deployed(tmp_path / "none.json") == ()
     (tmp_path / "d.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="remove it to measure again"):
+    with pytest.raises(CheckpointError, match="Remove it to measure again"):
         deployed.read_deployed(tmp_path / "d.json")
 
 
