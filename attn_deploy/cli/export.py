@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from attn_deploy.cli.completion import complete_model
+from attn_deploy.cli.parse import parse_words
 from attn_deploy.cli.streams import output_aside
 
 
@@ -52,6 +53,21 @@ def export(
     weights: Annotated[
         Path | None, typer.Option("--weights", help="Checkpoint to load: .safetensors, .pth or .pt.")
     ] = None,
+    preprocess: Annotated[
+        str | None,
+        typer.Option(
+            help="Take images: imagenet,uint8,nhwc,bgr,resize=224x224; presets imagenet, cifar10, 0..1, -1..1, 0..255, or "
+            "mean=,std=,scale=; letterbox=640x640."
+        ),
+    ] = None,
+    postprocess: Annotated[
+        str | None,
+        typer.Option(help="Give answers: softmax, sigmoid, argmax, topk=5, softmax,topk=5, nms:iou=0.5,score=0.25,max=100."),
+    ] = None,
+    input_names: Annotated[
+        str | None, typer.Option(help="Names of the inputs, as image,mask. Default: those of forward's parameters.")
+    ] = None,
+    output_names: Annotated[str | None, typer.Option(help="Names of the outputs, as scores,classes.")] = None,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare with PyTorch at shapes that were not traced.")
     ] = True,
@@ -67,6 +83,7 @@ def export(
       attn-deploy export ghostmodule --precision fp16 --io same
       attn-deploy export net.py:MyNet --input 1x3x224x224 --weights net.safetensors
       attn-deploy export timm:resnet50:num_classes=10
+      attn-deploy export resnet18+se --preprocess imagenet,uint8,nhwc --postprocess softmax,topk=5
       attn-deploy export fusion.py:Net --input image:1x3x64x64 --input mask:1x64x64:bool
       attn-deploy export fusion.py:Net --input image:1x3x64x64 --input mask:1xHxW:bool --input text:1xL=77x64
     """
@@ -91,6 +108,10 @@ def export(
             weights=weights,
             verify=verify,
             inputs=parse_inputs(shape) if shape else None,
+            preprocess=preprocess,
+            postprocess=postprocess,
+            input_names=parse_words(input_names, "--input-names") if input_names else (),
+            output_names=parse_words(output_names, "--output-names") if output_names else (),
             progress=progress,
         )
     if as_json:

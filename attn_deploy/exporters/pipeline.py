@@ -28,9 +28,11 @@ from attn_deploy.exporters.options import DYNAMO_MIN_OPSET, ExportOptions
 from attn_deploy.exporters.prepare import PreparedModel, prepare
 from attn_deploy.exporters.record import ExportRecord
 from attn_deploy.exporters.refusal import most_telling
+from attn_deploy.exporters.serving import BEHIND, parse_serving
 from attn_deploy.exporters.translate import translate
 from attn_deploy.files import atomic_path, check_writable
 from attn_deploy.graph.artifact import OnnxArtifact, load_model, read_onnx
+from attn_deploy.graph.heads import scores_graph
 from attn_deploy.graph.opset import convert_opset, standard_opset
 from attn_deploy.graph.simplify import Simplified, simplify_model
 from attn_deploy.inputs.samples import example_arrays, verification_sizes
@@ -80,6 +82,10 @@ def export(
     weights: Path | str | None = None,
     inputs: Sequence[TensorInput] | None = None,
     arguments: Mapping[str, Any] | None = None,
+    preprocess: str | None = None,
+    postprocess: str | None = None,
+    input_names: Sequence[str] = (),
+    output_names: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> OnnxArtifact:
     """Export a model to ONNX, and prove the file.
@@ -100,6 +106,10 @@ def export(
         weights: a checkpoint for the model, ``.safetensors`` or one of PyTorch's.
         inputs: the inputs of a module, or of a user's model given by name.
         arguments: constructor arguments when ``model`` is a name.
+        preprocess: what the graph does to images first, as ``imagenet,uint8,nhwc`` (see `attn_deploy.exporters.pixels`).
+        postprocess: what it makes of the outputs, as ``softmax,topk=5`` (see `attn_deploy.exporters.answers`).
+        input_names: of the file; by default those of forward's parameters.
+        output_names: of the file.
         progress: called with a few words at each step.
 
     Returns:
@@ -128,6 +138,7 @@ def export(
         from attn_deploy.resolve.names import parse_name
 
         path = Path(f"{parse_name(model).stem}.onnx")
+    serving = parse_serving(preprocess, postprocess, input_names, output_names)
     target = Path(path) if path is not None else Path(f"{type(model).__name__.lower()}.onnx")
     check_writable(target)
     if verify:
@@ -143,6 +154,7 @@ def export(
         weights=weights,
         arguments=arguments,
         narrow=precision == "fp16",
+        serving=serving,
     )
     return export_prepared(prepared, target, options, progress=tell)
 
@@ -173,7 +185,11 @@ def _first_good(prepared: PreparedModel, options: ExportOptions, progress: Progr
     """Try the exporters in order; what the first good one is, and why."""
     if options.verify:
         refuse_constant(
-            prepared.original, prepared.inputs, prepared.example(), prepared.example(seed=1), prepared.label
+            prepared.scored or prepared.original,
+            prepared.inputs,
+            prepared.example(),
+            prepared.example(seed=1),
+            prepared.label,
         )
     failures: list[tuple[str, AttnDeployError]] = []
     order = options.exporter_order()
@@ -243,7 +259,14 @@ def _typed(prepared: PreparedModel, model: onnx.ModelProto, options: ExportOptio
     reference = _reference(prepared)
 
     def judge(candidate: Runner, tolerance: Tolerance) -> ParityReport:
-        return compare(reference.runner, candidate, prepared.inputs, prepared.dynamic, tolerance=tolerance)
+        return compare(
+            reference.runner,
+            candidate,
+            prepared.inputs,
+            prepared.dynamic,
+            tolerance=tolerance,
+            reading=prepared.reading,
+        )
 
     sizes = [{}, *verification_sizes(prepared.inputs, prepared.dynamic)[:2]]
     batches = [example_arrays(prepared.inputs, s) for s in sizes]
@@ -251,7 +274,20 @@ def _typed(prepared: PreparedModel, model: onnx.ModelProto, options: ExportOptio
 
 
 def _verify(prepared: PreparedModel, model: onnx.ModelProto) -> ParityReport:
-    return verify_against(_reference(prepared), model.SerializeToString(), prepared.inputs, prepared.dynamic)
+    report = verify_against(
+        _reference(prepared),
+        model.SerializeToString(),
+        prepared.inputs,
+        prepared.dynamic,
+        reading=prepared.reading,
+    )
+    if prepared.scored is None or not report.passed:
+        return report
+    # Choices alone prove little: a wrong graph often chooses the same. So the scores behind them are compared as numbers.
+    scores = scores_graph(model, prepared.outputs[-1], BEHIND)
+    behind = EagerReference(prepared.scored, (BEHIND,))
+    numbers = verify_against(behind, scores.SerializeToString(), prepared.inputs, prepared.dynamic)
+    return replace(report, cases=(*report.cases, *numbers.cases))
 
 
 def _reference(prepared: PreparedModel) -> EagerReference:
@@ -284,6 +320,8 @@ def _record(prepared: PreparedModel, options: ExportOptions, candidate: _Candida
         multiple={s: n for s, n in prepared.inputs[0].multiple.items() if n > 1 and s in prepared.dynamic},
         weights=prepared.weights,
         called=prepared.called,
+        preprocess=prepared.serving.pixels.to_dict() if prepared.serving.pixels is not None else None,
+        postprocess=prepared.serving.answers.to_dict() if prepared.serving.answers is not None else None,
         dropped=prepared.dropped,
         fused=prepared.changes,
         rewritten=prepared.rewritten,

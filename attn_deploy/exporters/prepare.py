@@ -19,7 +19,9 @@ from attn_deploy.errors import DynamicAxisError, ExportError, InvalidRequestErro
 from attn_deploy.exporters.axes import output_dims, with_multiples
 from attn_deploy.exporters.eager_checks import checked_run, refuse_batch_statistics, run_eager
 from attn_deploy.exporters.rewrite import rewrite as rewrite_model
+from attn_deploy.exporters.serving import BEHIND, Serving, named_inputs, reading_of, with_answers, with_images
 from attn_deploy.fusing import fuse_with_report
+from attn_deploy.graph.heads import Reading
 from attn_deploy.inputs.binding import bind_inputs
 from attn_deploy.inputs.samples import example_arrays, verification_sizes
 from attn_deploy.inputs.tensors import TensorInput, dynamic_symbols, symbols_of, tied_to_maps
@@ -55,6 +57,9 @@ class PreparedModel:
         translations: for each exporter the opset and the graph of its last translation.
         reference: what files are verified against, once made; it remembers its outputs.
         narrow: trace the forms of the modules that keep their products within the range of fp16.
+        serving: what stands around the model.
+        reading: how choices among the outputs are compared; None where their types decide.
+        scored: the model that gives what a choice is made by; None where the outputs are no choice.
     """
 
     label: str
@@ -75,6 +80,9 @@ class PreparedModel:
     translations: dict[str, tuple[int, onnx.ModelProto]] = field(default_factory=dict)
     reference: EagerReference | None = None
     narrow: bool = False
+    serving: Serving = field(default_factory=Serving)
+    reading: Reading | None = None
+    scored: nn.Module | None = None
     _findings: tuple[Finding, ...] | None = None
 
     def moves(self, dim: int | str) -> bool:
@@ -109,6 +117,7 @@ def prepare(
     arguments: Mapping[str, Any] | None = None,
     seed: int = 0,
     narrow: bool = False,
+    serving: Serving | None = None,
 ) -> PreparedModel:
     """Make a model ready for export.
 
@@ -122,6 +131,7 @@ def prepare(
         arguments: constructor arguments when ``model`` is a name.
         seed: of the weights of a registry model made by name; parameters that would start at zero get values.
         narrow: trace the forms that keep products within the range of fp16 (see `attn_deploy.ops.bounded`).
+        serving: pre- and post-processing that becomes part of the graph, and names of inputs and outputs.
 
     Raises:
         InvalidRequestError: if the inputs are not known, or the checkpoint does not fit.
@@ -136,9 +146,14 @@ def prepare(
         resolved = resolve_module(model)
     label = resolved.name.text
     module, taken, called = _bound(resolved, inputs)
+    around = serving or Serving()
+    taken = named_inputs(module, taken, around.input_names, label)
     allowed = resolved.dynamic
     if resolved.spec is None:  # a symbol that the user has written may move
         allowed = tuple(dict.fromkeys((*allowed, *(s for i in taken if not i.assumed for s in i.symbols))))
+    if around.pixels is not None:
+        module, taken, free = with_images(module, taken, around.pixels, label)
+        allowed = tuple(dict.fromkeys((*allowed, *free)))
     wanted = allowed if dynamic is None else dynamic
     symbols = {s for i in taken for s in i.symbols}
     if dynamic is None:  # the default means "all that the model has"
@@ -151,13 +166,23 @@ def prepare(
     loaded = () if weights is None else load_weights(original, weights, label)
     refuse_batch_statistics(original, label)
     prepared = PreparedModel(label, original, original, taken, (), (), moving, dict(resolved.arguments), weights=loaded)
-    prepared.narrow, prepared.called = narrow, called
+    prepared.narrow, prepared.called, prepared.serving = narrow, called, around
     first = _first_run(prepared, given)
     prepared.dropped = tuple(dropped_outputs(first))
     names = resolved.outputs
+    bare, answers = prepared.original, around.answers
+    if answers is not None:
+        answers.check_outputs([tuple(t.shape) for t in flatten_outputs(first)], label)
+        prepared.original = prepared.module = original = with_answers(bare, answers)
+        first, names = checked_run(original, prepared.inputs, prepared.example(), label), answers.outputs
     if names is None or len(names) != len(flatten_outputs(first)):  # arguments may add outputs, as levels of a pyramid
         names = tuple(output_names(first))
-    prepared.outputs = _unlike_inputs(names, taken)
+    prepared.outputs = _unlike_inputs(_output_names(names, around.output_names, label), taken)
+    prepared.reading = None if answers is None else reading_of(answers, prepared.outputs)
+    if answers is not None and prepared.reading is not None:
+        prepared.scored = with_answers(bare, replace(answers, choice=""))
+        behind = with_answers(bare, answers, behind=True)
+        prepared.reference = EagerReference(behind, (*prepared.outputs, BEHIND))
     _find_axes(prepared, given, flatten_outputs(first), own=resolved.spec is None)
     if fuse:
         fused = fuse_with_report(original)
@@ -169,6 +194,14 @@ def prepare(
         made = rewrite_model(prepared.module, examples, batch="N" in moving, space=space, label=label)
         prepared.module, prepared.rewritten = made.model, made.changes
     return prepared
+
+
+def _output_names(names: Sequence[str], chosen: Sequence[str], label: str) -> tuple[str, ...]:
+    if chosen and len(chosen) != len(names):
+        raise InvalidRequestError(
+            f"{label}: --output-names gives {len(chosen)} names, and there are {len(names)} outputs ({', '.join(names)})."
+        )
+    return tuple(chosen or names)
 
 
 def _find_axes(prepared: PreparedModel, given: Sequence[TensorInput], traced: Sequence[Tensor], *, own: bool) -> None:
