@@ -62,7 +62,9 @@ def export(
     ] = None,
     postprocess: Annotated[
         str | None,
-        typer.Option(help="Give answers: softmax, sigmoid, argmax, topk=5, softmax,topk=5, nms:iou=0.5,score=0.25,max=100."),
+        typer.Option(
+            help="Give answers: softmax, sigmoid, argmax, topk=5, softmax,topk=5, nms:iou=0.5,score=0.25,max=100."
+        ),
     ] = None,
     input_names: Annotated[
         str | None, typer.Option(help="Names of the inputs, as image,mask. Default: those of forward's parameters.")

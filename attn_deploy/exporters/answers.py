@@ -127,7 +127,9 @@ def _suppression(text: str, settings: str) -> Answers:
     for word in (w.strip() for w in settings.split(",") if w.strip()):
         key, _, value = word.partition("=")
         if key not in _NMS:
-            raise InvalidRequestError(f"--postprocess {text!r}: nms takes {', '.join(_NMS)}, and {key!r} is none of them.")
+            raise InvalidRequestError(
+                f"--postprocess {text!r}: nms takes {', '.join(_NMS)}, and {key!r} is none of them."
+            )
         try:
             values[key] = float(value)
         except ValueError as error:

@@ -53,7 +53,9 @@ def parse_serving(
             raise InvalidRequestError(f"{option} {','.join(names)!r}: each needs a name of its own.")
     shared = set(input_names) & set(output_names)
     if shared:
-        raise InvalidRequestError(f"--input-names and --output-names both hold {min(shared)!r}; a graph needs two names.")
+        raise InvalidRequestError(
+            f"--input-names and --output-names both hold {min(shared)!r}; a graph needs two names."
+        )
     return Serving(
         pixels=None if preprocess is None else parse_preprocess(preprocess),
         answers=None if postprocess is None else parse_postprocess(postprocess),
@@ -119,12 +121,22 @@ def with_images(
             _check_extent(image, dim, extent, owner, pixels)
         low, high = pixels.size
         map_size, moving = ["H", "W"], ("H", "W")
-        sizes = {s: n for s, n in sizes.items() if s[0] not in "HW"} | {"H": low + low // 4 + 1, "W": high + high // 2 + 1}
+        sizes = {s: n for s, n in sizes.items() if s[0] not in "HW"} | {
+            "H": low + low // 4 + 1,
+            "W": high + high // 2 + 1,
+        }
         minimum = {s: n for s, n in minimum.items() if s in sizes and s not in moving}
         multiple = {s: n for s, n in multiple.items() if s in sizes and s not in moving}
     dims = (batch, *map_size, channels) if pixels.layout == "nhwc" else (batch, channels, *map_size)
     new = replace(
-        image, dims=dims, dtype=pixels.dtype, sizes=sizes, minimum=minimum, multiple=multiple, assumed=False, bound=PIXELS
+        image,
+        dims=dims,
+        dtype=pixels.dtype,
+        sizes=sizes,
+        minimum=minimum,
+        multiple=multiple,
+        assumed=False,
+        bound=PIXELS,
     )
 
     def called(own: nn.Module, forward: Any, tensors: tuple[Tensor, ...]) -> Any:
