@@ -44,6 +44,9 @@ _PUBLIC = {
     "lint": "attn_deploy.diagnosis.lint",
     "list_models": "attn_deploy.registry",
     "load_official_state_dict": "attn_deploy.resolve.official",
+    "Package": "attn_deploy.deploy.package.make",
+    "PackageRequest": "attn_deploy.deploy.package.request",
+    "package": "attn_deploy.deploy.package.make",
     "profile": "attn_deploy.bench.profiler",
     "quantize": "attn_deploy.deploy.quantize",
     "register": "attn_deploy.registry",
@@ -52,6 +55,7 @@ _PUBLIC = {
     "simplify": "attn_deploy.conversion.convert",
     "train": "attn_deploy.training.run",
     "verify": "attn_deploy.parity.verify",
+    "verify_package": "attn_deploy.deploy.package.check",
     "verify_files": "attn_deploy.parity.files",
 }
 
@@ -64,6 +68,10 @@ if TYPE_CHECKING:
     from attn_deploy.bench.record import ProfileRecord as ProfileRecord
     from attn_deploy.conversion.convert import convert as convert
     from attn_deploy.conversion.convert import simplify as simplify
+    from attn_deploy.deploy.package.check import verify_package as verify_package
+    from attn_deploy.deploy.package.make import Package as Package
+    from attn_deploy.deploy.package.make import package as package
+    from attn_deploy.deploy.package.request import PackageRequest as PackageRequest
     from attn_deploy.deploy.quantize import quantize as quantize
     from attn_deploy.deploy.run import run_file as run_file
     from attn_deploy.diagnosis.contents import GraphReport as GraphReport

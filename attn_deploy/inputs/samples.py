@@ -72,7 +72,8 @@ def _ramped(rng: np.random.Generator, shape: tuple[int, ...], dtype: str, bound:
     if dtype == "bool":
         return rng.random(shape) < 0.5
     if bound == PIXELS:  # an image: its mean differs from place to place and from channel to channel
-        return np.clip(np.rint(128 + 32 * _ramped(rng, shape, "float64", None)), 0, PIXELS - 1).astype(dtype)
+        image: NDArray[Any] = np.rint(128 + 32 * _ramped(rng, shape, "float64", None)).clip(0, PIXELS - 1)
+        return image.astype(dtype)
     if np.issubdtype(np.dtype(dtype), np.integer):
         return rng.integers(0, 8 if bound is None else bound, shape).astype(dtype)
     values = rng.standard_normal(shape)
