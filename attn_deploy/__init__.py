@@ -28,6 +28,7 @@ _PUBLIC = {
     "ParityReport": "attn_deploy.parity.report",
     "ProfileRecord": "attn_deploy.bench.record",
     "TrainingRecord": "attn_deploy.training.record",
+    "as_layer": "attn_deploy.resolve.insert",
     "build": "attn_deploy.engine.builder",
     "convert": "attn_deploy.conversion.convert",
     "create": "attn_deploy.resolve.resolve",
@@ -40,6 +41,7 @@ _PUBLIC = {
     "fuse": "attn_deploy.fusing",
     "fuse_conv_bn": "attn_deploy.ops",
     "fuse_with_report": "attn_deploy.fusing",
+    "insert": "attn_deploy.resolve.insert",
     "inspect": "attn_deploy.diagnosis.contents",
     "lint": "attn_deploy.diagnosis.lint",
     "list_models": "attn_deploy.registry",
@@ -101,6 +103,8 @@ if TYPE_CHECKING:
     from attn_deploy.registry import ModelSpec as ModelSpec
     from attn_deploy.registry import list_models as list_models
     from attn_deploy.registry import register as register
+    from attn_deploy.resolve.insert import as_layer as as_layer
+    from attn_deploy.resolve.insert import insert as insert
     from attn_deploy.resolve.official import load_official_state_dict as load_official_state_dict
     from attn_deploy.resolve.resolve import create as create
     from attn_deploy.rules.rules import explain as explain

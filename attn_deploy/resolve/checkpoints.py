@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from attn_deploy.errors import CheckpointError, InvalidRequestError
 from attn_deploy.files import sha256_of
+from attn_deploy.resolve.insert import is_inserted
 
 # What training scripts put around the weights, and in front of their names.
 WRAPPERS = (
@@ -48,6 +49,8 @@ def load_weights(model: nn.Module, path: Path | str, label: str) -> tuple[str, s
     state = _fitted(read_state_dict(path), set(model.state_dict()))
     expected = model.state_dict()
     missing = [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]
+    if not any(map(is_inserted, state)):  # of the network before a module was put into it, which keeps its values
+        missing = [k for k in missing if not is_inserted(k)]
     unexpected = [k for k in state if k not in expected]
     if missing or unexpected:
         raise InvalidRequestError(f"{label}: {path} does not fit: {_keys_told(missing, unexpected)}.")
