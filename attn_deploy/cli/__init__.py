@@ -16,6 +16,7 @@ from attn_deploy.cli import guard
 from attn_deploy.cli.build import build
 from attn_deploy.cli.compare import compare
 from attn_deploy.cli.convert import convert
+from attn_deploy.cli.deploy import deploy
 from attn_deploy.cli.diagnose import diagnose
 from attn_deploy.cli.doctor import doctor
 from attn_deploy.cli.evaluate import evaluate
@@ -78,6 +79,7 @@ def _root(
       attn-deploy run ghostmodule.onnx --data inputs.npz -o outputs.npz
       attn-deploy build ghostmodule.onnx
       attn-deploy package model.onnx --for triton,python -o pkg
+      attn-deploy deploy deploy.toml --plan
       attn-deploy diagnose net.py:MyNet --input 1x3x224x224 --precision fp16
       attn-deploy inspect ghostmodule.onnx
       attn-deploy profile ghostmodule
@@ -103,6 +105,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "run": run,
     "build": build,
     "package": package,
+    "deploy": deploy,
     "diagnose": diagnose,
     "inspect": inspect,
     "profile": profile,
