@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -102,6 +103,8 @@ def insert(
             _put_behind(network.get_submodule(path), new, path)
         places.append(Insertion(path, spec.name, tuple(target.shape), replace))
         modes += [(m, model.training) for m in new.modules()]
+    if not replace:
+        _check_calls(network, list(chosen), inputs)
     for module, mode in modes:
         module.training = mode
     return Inserted(network, tuple(places))
@@ -223,6 +226,32 @@ def _made(spec: ModelSpec, arguments: Mapping[str, Any], path: str, source: Any,
     return module
 
 
+def _check_calls(network: nn.Module, paths: Sequence[str], inputs: Sequence[TensorInput] | str | None) -> None:
+    """Refuse a place whose module goes through its children itself, and so twice through what was inserted.
+
+    Raises:
+        InvalidRequestError: naming it.
+    """
+    calls: Counter[str] = Counter()
+    handles = []
+    for path in [p for host in paths for p in (host, f"{host}.{CHILD}")]:
+
+        def count(*_: Any, path: str = path) -> None:
+            calls[path] += 1
+
+        handles.append(network.get_submodule(path).register_forward_hook(count))
+    try:
+        _run(network.eval(), inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for path in paths:
+        if calls[path] != calls[f"{path}.{CHILD}"]:
+            raise InvalidRequestError(
+                f"the module {path!r} calls its children by itself, so nothing can be put behind it; name the last of them."
+            )
+
+
 def _put(network: nn.Module, path: str, module: nn.Module) -> None:
     parent, _, name = path.rpartition(".")
     setattr(network.get_submodule(parent), name, module)
@@ -243,7 +272,9 @@ def _put_behind(host: nn.Module, module: nn.Module, path: str) -> None:
             state_dict.update({own + k: v for k, v in getattr(self, CHILD).state_dict().items()})
         cls._load_from_state_dict(self, state_dict, prefix, *args)
 
-    space = {"forward": forward, "_load_from_state_dict": load, "__module__": cls.__module__, "__doc__": cls.__doc__}
+    space: dict[str, Any] = {"_load_from_state_dict": load, "__module__": cls.__module__, "__doc__": cls.__doc__}
+    if cls.forward is not nn.Sequential.forward:  # which goes through all its children, this one too
+        space["forward"] = forward
     host.__class__ = type(cls.__name__, (cls,), space)
     host.add_module(CHILD, module)
 

@@ -169,6 +169,32 @@ def test_what_does_not_fit_is_said(modules, words):
     assert words in str(caught.value)
 
 
+class Loop(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = Body()
+
+    def forward(self, x):
+        return self.body(x).mean((2, 3))
+
+
+class Body(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+
+    def forward(self, x):
+        for child in self.children():
+            x = child(x)
+        return x
+
+
+def test_a_module_that_loops_over_its_children_is_not_gone_through_twice():
+    with pytest.raises(InvalidRequestError, match="calls its children by itself"):
+        insert(Loop(), {"body": "se:reduction=4"})
+    assert insert(Loop(), {"body.b": "se:reduction=4"}).places
+
+
 def test_unknown_modules_and_sizes_are_said(file):
     with pytest.raises(UnknownModelError, match="did you mean"):
         insert(Pair(), {"a": "cbamm"})
