@@ -369,6 +369,19 @@ def test_a_file_is_its_own_reference_or_another_is(tmp_path):
     assert not (tmp_path / "no").exists()
 
 
+def test_eight_bits_are_packaged_with_their_own_proof(tmp_path):
+    from attn_deploy import quantize
+
+    source = exported(tmp_path, preprocess="0..1,uint8").path
+    small = quantize(source, tmp_path / "small.onnx")
+    made = package(small.path, tmp_path / "pkg", request=PackageRequest(parts=("triton",), reference=source))
+    assert made.manifest["precision"] == "int8"
+    assert "the file itself" in made.manifest["reference"]
+    assert made.manifest["preprocess"]["dtype"] == "uint8"
+    assert "quantize" in (made.path / "EVIDENCE.md").read_text()
+    assert verify_package(made.path).passed
+
+
 def test_a_profile_gives_latencies_and_batches(tmp_path):
     source = exported(tmp_path).path
     rows = [
