@@ -32,13 +32,19 @@ def export(
     ] = "fp32",
     exporter: Annotated[str, typer.Option(help="auto, dynamo or torchscript.")] = "auto",
     dynamic: Annotated[
-        str | None, typer.Option(help="Axes that move, as N,H,W, or none. Default: all that the model allows.")
+        str | None, typer.Option(help="Axes that must move, as N,H,W, or none. Default: the most that can.")
     ] = None,
     shape: Annotated[
         list[str] | None,
         typer.Option(
             "--input",
             help="[name:]1x3x224x224[:dtype] of each input of a model of your own; NAME:1xHxW moves with an image.",
+        ),
+    ] = None,
+    sample: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sample", help="Your own inputs, which join the proof: FILE.npz, or NAME=VALUES, as size=60,90."
         ),
     ] = None,
     simplify: Annotated[bool, typer.Option("--simplify/--no-simplify", help="Simplify the graph.")] = True,
@@ -70,6 +76,10 @@ def export(
         str | None, typer.Option(help="Names of the inputs, as image,mask. Default: those of forward's parameters.")
     ] = None,
     output_names: Annotated[str | None, typer.Option(help="Names of the outputs, as scores,classes.")] = None,
+    weights_key: Annotated[
+        str | None,
+        typer.Option("--weights-key", help="Which weights of the checkpoint. Default: averaged ones (ema), if any."),
+    ] = None,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare with PyTorch at shapes that were not traced.")
     ] = True,
@@ -88,6 +98,7 @@ def export(
       attn-deploy export resnet18+se --preprocess imagenet,uint8,nhwc --postprocess softmax,topk=5
       attn-deploy export fusion.py:Net --input image:1x3x64x64 --input mask:1x64x64:bool
       attn-deploy export fusion.py:Net --input image:1x3x64x64 --input mask:1xHxW:bool --input text:1xL=77x64
+      attn-deploy export decoder.py:Net --input maps:1x8x16x16 --input size:2 --sample size=60,90
     """
     from attn_deploy.exporters.pipeline import export as export_model
     from attn_deploy.inputs.grammar import parse_axes, parse_inputs
@@ -108,6 +119,8 @@ def export(
             rewrite=rewrite,
             native_attention=native_attention,
             weights=weights,
+            weights_key=weights_key,
+            samples=sample,
             verify=verify,
             inputs=parse_inputs(shape) if shape else None,
             preprocess=preprocess,

@@ -41,7 +41,7 @@ def build_model(
     Args:
         model: an ONNX file, or the name of a model.
         path: the engine file; by default beside the ONNX file.
-        precision: fp32, fp16, bf16, int8 or fp8, feeds to the graph first; None leaves a file's own, and is fp32 for names.
+        precision: fp32, fp16, bf16, int8 or fp8, given to the graph first; None leaves a file's own, and is fp32 for names.
         calibration: for int8 and fp8 what ranges are measured on, see `attn_deploy.quantize`; for fp16 an ``.npz``.
         fix: extents of axes of a file, by symbol or as ``images[2]``, see `attn_deploy.deploy.prepare`.
         rename: new names of inputs and outputs of a file.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from attn_deploy.conversion.calibration import NO_OPTIONS
 from attn_deploy.conversion.preprocess import Preprocess, PreprocessOptions, raw_images
 from attn_deploy.conversion.quantize import Progress, check_options, quantize_file
 from attn_deploy.data import ImageSet, load_dataset
-from attn_deploy.files import check_writable
+from attn_deploy.files import check_writable, scratch_folder
 from attn_deploy.graph.artifact import OnnxArtifact, load_model
 from attn_deploy.graph.evidence import read_evidence
 from attn_deploy.graph.quantize import quant_format
@@ -91,7 +90,7 @@ def quantize(
     name = parse_name(str(model))
     target = Path(path) if path is not None else Path(f"{name.stem}-{form.word}.onnx")
     check_writable(target)
-    with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
+    with scratch_folder() as folder:
         if progress is not None:
             progress(f"exporting {model}")
         source = export(str(model), Path(folder) / "model.onnx", progress=progress).path

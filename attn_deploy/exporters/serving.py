@@ -21,6 +21,7 @@ from attn_deploy.inputs.samples import PIXELS
 from attn_deploy.inputs.tensors import TensorInput
 from attn_deploy.runtimes.eager import flatten_outputs
 
+_FORM = "attn_deploy_form"  # attribute of a model with answers
 BEHIND = "attn_deploy_scores"  # name of the extra output of the reference: the scores behind a choice
 
 
@@ -145,17 +146,33 @@ def with_images(
     return _around(module, called), (new,), moving
 
 
-def with_answers(module: nn.Module, answers: Answers, *, behind: bool = False) -> nn.Module:
-    """A shallow copy of a model that gives answers; with the scores ``behind`` a choice after them if asked for."""
+def with_answers(module: nn.Module, answers: Answers) -> nn.Module:
+    """A shallow copy of a model that gives answers, in the form that `with_form` may change."""
 
     def called(own: nn.Module, forward: Any, tensors: tuple[Tensor, ...]) -> Any:
         outputs = flatten_outputs(forward(own, *tensors))
+        form = vars(own).get(_FORM, "")
         if answers.choice == "nms":
-            return box_answers(outputs, answers)
+            return tuple(outputs) if form == "scores" else box_answers(outputs, answers)
         results = class_answers(outputs[0], answers)
-        return results if behind or len(results) == 1 else results[:-1]
+        if form == "scores":
+            return results[-1]
+        return results if form == "behind" or len(results) == 1 else results[:-1]
 
     return _around(module, called)
+
+
+def with_form(module: nn.Module, form: str) -> nn.Module:
+    """A shallow copy of a model with answers that gives something else.
+
+    Args:
+        module: as `with_answers` gives it, or a copy of that.
+        form: ``behind``: the answers, and after them the scores that a choice was made by; ``scores``: these alone, or the
+            boxes and scores of a detector as they are.
+    """
+    twin = copy.copy(module)
+    vars(twin)[_FORM] = form
+    return twin
 
 
 def reading_of(answers: Answers, outputs: Sequence[str]) -> Reading | None:

@@ -6,8 +6,9 @@ resnet18                        a backbone;  resnet18:stem=imagenet,num_classes=
 resnet18+se:reduction=8         a module in every slot of a backbone
 resnet18+cbam@layer3            in one stage
 path/to/net.py:MyNet            the user's own class or factory
-timm:resnet50:num_classes=10    a model of an installed package, made by the package's own factory
-timm:resnet50+cbam@layer3       in these two, a module behind the one at a path;  net.py:Net+eca:kernel_size=3@stage4.*
+timm:resnet50:num_classes=10    a model of an installed package, made by the package's own factory; likewise torchvision:,
+                                transformers:ViTModel (its default configuration, or config=DIR), smp:Unet, ultralytics:yolo11n
+timm:resnet50+cbam@layer3       in these and in files, a module behind the one at a path;  net.py:Net+eca:kernel_size=3@stage4.*
 runs/resnet18-se-digits-s0      a trained model: the folder of a run, or its model.safetensors
 """
 
@@ -20,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from attn_deploy.errors import InvalidRequestError
+from attn_deploy.resolve.package_names import MODULES
 
-PACKAGES = ("timm", "torchvision")
+PACKAGES = tuple(MODULES)
 
 
 @dataclass(frozen=True, slots=True)

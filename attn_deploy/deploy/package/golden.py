@@ -19,7 +19,7 @@ from attn_deploy.runtimes.base import Runner, run_once
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
 if TYPE_CHECKING:
-    from attn_deploy.exporters.prepare import PreparedModel
+    from attn_deploy.exporters.prepared import PreparedModel
 
 Case = tuple[Arrays, Arrays]
 _TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8", "fp8": "int8"}
