@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attn_deploy.accuracy.predict import BATCH, run_dataset
+from attn_deploy.accuracy.predict import BATCH, PLAIN, run_dataset
 from attn_deploy.accuracy.result import AccuracyResult
+from attn_deploy.accuracy.served import Served, served_by
 from attn_deploy.data import ImageSet, load_dataset
 from attn_deploy.data.imageset import Split
 from attn_deploy.errors import CheckpointError, GraphError, InvalidRequestError
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from attn_deploy.resolve.trained import TrainedModel
 
 Progress = Callable[[str], None]
-NUMPY_TYPES = {"float": "float32", "float16": "float16", "double": "float64"}
+NUMPY_TYPES = {"float": "float32", "float16": "float16", "double": "float64", "uint8": "uint8"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class _Job:
     input_name: str
     dtype: str = "float32"
     fixed_batch: int | None = None
+    served: Served = PLAIN
 
 
 def evaluate(
@@ -105,6 +107,7 @@ def evaluate(
                     dtype=job.dtype,
                     batch=batch,
                     fixed_batch=job.fixed_batch,
+                    served=job.served,
                     progress=report,
                 )
             compared = before or (results[0] if results else None)
@@ -228,9 +231,15 @@ def _file_job(path: Path, runtime: str, threads: int) -> _Job:
         raise InvalidRequestError(
             f"{path}: its input {taken} is of a type that images are not; expected float or float16."
         )
+    served = served_by(artifact.record)
+    if dtype == "uint8" and served.images is None:
+        raise InvalidRequestError(
+            f"{path}: its input {taken} takes bytes, and nothing in the file says of which colours and layout; export the "
+            "model with --preprocess."
+        )
     runner = RUNTIMES[runtime].make(Work(None, path, None, threads))
     count = taken.shape[0]
-    return _Job(runner, taken.name, dtype, count if isinstance(count, int) else None)
+    return _Job(runner, taken.name, dtype, count if isinstance(count, int) else None, served)
 
 
 def _engine_job(path: Path, batch: int) -> _Job:
@@ -238,4 +247,9 @@ def _engine_job(path: Path, batch: int) -> _Job:
 
     runner, size = open_classifier(path, batch)
     taken = runner.artifact.inputs[0]
+    if taken.dtype == "uint8":
+        runner.close()
+        raise InvalidRequestError(
+            f"{path}: its input {taken} takes bytes, and an engine does not say of which colours; evaluate its ONNX file."
+        )
     return _Job(runner, taken.name, taken.dtype, size)

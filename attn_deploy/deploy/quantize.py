@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from attn_deploy.conversion.calibration import NO_OPTIONS
-from attn_deploy.conversion.preprocess import Preprocess, PreprocessOptions
+from attn_deploy.conversion.preprocess import Preprocess, PreprocessOptions, raw_images
 from attn_deploy.conversion.quantize import Progress, check_options, quantize_file
 from attn_deploy.data import ImageSet, load_dataset
 from attn_deploy.files import check_writable, scratch_folder
@@ -80,7 +80,7 @@ def quantize(
     }
     if isinstance(model, OnnxArtifact) or _is_file(model):
         path_of = model.path if isinstance(model, OnnxArtifact) else Path(model)
-        usual = _of_package(_recorded_name(path_of)) if calibration is not None else None
+        usual = _of_file(path_of) if calibration is not None else None
         return quantize_file(model, path, calibration=calibration, owner=owner, usual=usual, **options)
     from attn_deploy.exporters.pipeline import export  # torch, which files do without
     from attn_deploy.resolve.names import parse_name
@@ -106,12 +106,14 @@ def quantize(
     return replace(artifact, path=target)
 
 
-def _recorded_name(path: Path) -> str:
-    """The name of the model that a file was exported from; empty for a foreign file."""
+def _of_file(path: Path) -> Preprocess | None:
+    """What a file, or the package of the model that it was exported from, says of its images."""
     if not path.is_file():
-        return ""
+        return None
     evidence = read_evidence(load_model(path, check_seal=False))
-    return "" if evidence is None else evidence.model
+    if evidence is None:
+        return None
+    return raw_images(evidence.record) or _of_package(evidence.model)
 
 
 def _of_package(name: str) -> Preprocess | None:

@@ -65,6 +65,8 @@ def made_record(prepared: PreparedModel, options: ExportOptions, candidate: Cand
         gates=prepared.gates,
         weights=prepared.weights,
         called=prepared.called,
+        preprocess=prepared.serving.pixels.to_dict() if prepared.serving.pixels is not None else None,
+        postprocess=prepared.serving.answers.to_dict() if prepared.serving.answers is not None else None,
         dropped=prepared.dropped,
         fused=prepared.changes,
         rewritten=prepared.rewritten,

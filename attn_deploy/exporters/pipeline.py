@@ -30,6 +30,7 @@ from attn_deploy.exporters.prepare import prepare, with_fewer_axes
 from attn_deploy.exporters.prepared import PreparedModel
 from attn_deploy.exporters.proof import prove_gates, proven, raise_if_failed
 from attn_deploy.exporters.refusal import most_telling
+from attn_deploy.exporters.serving import BEHIND, parse_serving, with_form
 from attn_deploy.exporters.translate import translate
 from attn_deploy.files import atomic_path, check_writable
 from attn_deploy.graph.artifact import OnnxArtifact, load_model, read_onnx
@@ -38,6 +39,7 @@ from attn_deploy.graph.simplify import Simplified, simplify_model
 from attn_deploy.inputs.samples import example_arrays, verification_sizes
 from attn_deploy.inputs.tensors import TensorInput
 from attn_deploy.inputs.user_samples import Sample
+from attn_deploy.parity.reference import EagerReference
 from attn_deploy.parity.report import ParityReport
 from attn_deploy.parity.tolerance import Tolerance
 from attn_deploy.parity.verify import compare
@@ -86,6 +88,10 @@ def export(
     samples: Sequence[str | Path | Sample] | None = None,
     inputs: Sequence[TensorInput] | None = None,
     arguments: Mapping[str, Any] | None = None,
+    preprocess: str | None = None,
+    postprocess: str | None = None,
+    input_names: Sequence[str] = (),
+    output_names: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> OnnxArtifact:
     """Export a model to ONNX, and prove the file.
@@ -109,6 +115,10 @@ def export(
         samples: the user's own inputs, which join the proof: ``FILE.npz``, ``name=VALUES``, or arrays by name.
         inputs: the inputs of a module, or of a user's model given by name.
         arguments: constructor arguments when ``model`` is a name.
+        preprocess: what the graph does to images first, as ``imagenet,uint8,nhwc`` (see `attn_deploy.exporters.pixels`).
+        postprocess: what it makes of the outputs, as ``softmax,topk=5`` (see `attn_deploy.exporters.answers`).
+        input_names: of the file; by default those of forward's parameters.
+        output_names: of the file.
         progress: called with a few words at each step.
 
     Returns:
@@ -137,6 +147,7 @@ def export(
         from attn_deploy.resolve.names import parse_name
 
         path = Path(f"{parse_name(model).stem}.onnx")
+    serving = parse_serving(preprocess, postprocess, input_names, output_names)
     target = Path(path) if path is not None else Path(f"{type(model).__name__.lower()}.onnx")
     check_writable(target)
     if verify:
@@ -154,6 +165,7 @@ def export(
         samples=samples,
         arguments=arguments,
         narrow=precision == "fp16",
+        serving=serving,
     )
     return export_prepared(prepared, target, options, progress=progress)
 
@@ -188,9 +200,10 @@ def first_good(
     What is known to be wrong whichever axes move ends it.
     """
     if options.verify and not all(i.values for i in prepared.inputs):
-        refuse_constant(
-            prepared.fresh_module(), prepared.inputs, prepared.example(), prepared.example(seed=1), prepared.label
-        )
+        module = prepared.fresh_module()
+        if prepared.serving.answers is not None:
+            module = with_form(module, "scores")
+        refuse_constant(module, prepared.inputs, prepared.example(), prepared.example(seed=1), prepared.label)
     first: AttnDeployError | None = None
     refusals: list[AttnDeployError] = []
     for attempt in _with_fewer_and_fewer_axes(prepared, refusals):
@@ -292,10 +305,14 @@ def _attempt(prepared: PreparedModel, exporter: str, options: ExportOptions, pro
 
 def _typed(prepared: PreparedModel, model: onnx.ModelProto, options: ExportOptions) -> HalfModel:
     """The graph in half precision, compared with the model in eager mode as the fp32 graph was."""
-    reference = prepared.reference
+    reference, reading = prepared.reference, prepared.reading
+    if reading is not None:
+        reference = EagerReference(with_form(prepared.original, "behind"), (*prepared.outputs, BEHIND))
 
     def judge(candidate: Runner, tolerance: Tolerance) -> ParityReport:
-        return compare(reference.runner, candidate, prepared.inputs, prepared.dynamic, tolerance=tolerance)
+        return compare(
+            reference.runner, candidate, prepared.inputs, prepared.dynamic, tolerance=tolerance, reading=reading
+        )
 
     sizes = [{}, *verification_sizes(prepared.inputs, prepared.dynamic)[:2]]
     batches = [example_arrays(prepared.inputs, s) for s in sizes]

@@ -16,6 +16,7 @@ from attn_deploy.exporters.history import first_outputs, refuse_history
 from attn_deploy.exporters.movement import Movement, Prober, asked_movement, largest_movement, stuck
 from attn_deploy.exporters.prepared import PreparedModel, SharedWork
 from attn_deploy.exporters.rewrite import rewrite as rewrite_model
+from attn_deploy.exporters.serving import Serving, named_inputs, reading_of, with_answers, with_images
 from attn_deploy.fusing import fuse_with_report
 from attn_deploy.fusing.copying import copy_model
 from attn_deploy.inputs.binding import Binding, bind_inputs
@@ -44,6 +45,7 @@ def prepare(
     seed: int = 0,
     narrow: bool = False,
     strict: bool = False,
+    serving: Serving | None = None,
 ) -> PreparedModel:
     """Make a model ready for export.
 
@@ -61,6 +63,7 @@ def prepare(
         seed: of the weights of a registry model made by name; parameters that would start at zero get values.
         narrow: trace the forms that keep products within the range of fp16 (see `attn_deploy.ops.bounded`).
         strict: without ``dynamic``, all axes must move, and none is left out.
+        serving: pre- and post-processing that becomes part of the graph, and names of inputs and outputs.
 
     Raises:
         InvalidRequestError: if the inputs are not known, or the checkpoint does not fit.
@@ -76,13 +79,18 @@ def prepare(
         resolved = resolve_module(model)
     label = resolved.name.text
     binding = _bound(resolved, inputs)
-    taken = with_samples(binding.inputs, parse_samples(samples), label)
+    around = serving or Serving()
+    module, taken = binding.module, named_inputs(binding.module, binding.inputs, around.input_names, label)
+    free: tuple[str, ...] = ()
+    if around.pixels is not None:
+        module, taken, free = with_images(module, taken, around.pixels, label)
+    taken = with_samples(taken, parse_samples(samples), label)
     own = resolved.spec is None
-    symbols = _wanted(resolved, taken, dynamic, label)
+    symbols = _wanted(resolved, taken, dynamic, label, free)
 
     refuse_scripted_parts(binding.module, label)
     refuse_too_large(binding.module, label)
-    original = copy_model(binding.module).eval()
+    original = copy_model(module).eval()
     loaded = () if weights is None else load_weights(original, weights, label, key=weights_key)
     refuse_batch_statistics(original, label)
     flexible = own and dynamic is None and not strict
@@ -92,7 +100,10 @@ def prepare(
         flatten_outputs(first.outputs)
     ):  # arguments may add levels of a pyramid
         declared = tuple(output_names(first.outputs))
-    names = _unlike_inputs(declared, taken)
+    if around.answers is not None:
+        around.answers.check_outputs([tuple(t.shape) for t in flatten_outputs(first.outputs)], label)
+        original, declared = with_answers(original, around.answers), around.answers.outputs
+    names = _unlike_inputs(_chosen_names(declared, around.output_names, label), taken)
     reference = EagerReference(original, names)
     prober = Prober(original, reference, label)
     if flexible:
@@ -120,6 +131,8 @@ def prepare(
         dropped=tuple(dropped_outputs(first.outputs)),
         narrow=narrow,
         flexible=flexible,
+        serving=around,
+        reading=None if around.answers is None else reading_of(around.answers, names),
     )
     return deployed(prepared, fuse=fuse, rewrite=rewrite)
 
@@ -175,10 +188,14 @@ def _bound(resolved: ResolvedModel, inputs: Sequence[TensorInput] | None) -> Bin
 
 
 def _wanted(
-    resolved: ResolvedModel, inputs: Sequence[TensorInput], dynamic: Sequence[str] | None, label: str
+    resolved: ResolvedModel,
+    inputs: Sequence[TensorInput],
+    dynamic: Sequence[str] | None,
+    label: str,
+    free: Sequence[str] = (),
 ) -> tuple[str, ...]:
-    """The symbols that are to move, or may."""
-    allowed = resolved.dynamic
+    """The symbols that are to move, or may; those that are ``free`` may whatever the model says."""
+    allowed = tuple(dict.fromkeys((*resolved.dynamic, *free)))
     if resolved.spec is None:  # a symbol that the user has written may move
         allowed = tuple(dict.fromkeys((*allowed, *(s for i in inputs if not i.assumed for s in i.symbols))))
     wanted = allowed if dynamic is None else tuple(dynamic)
@@ -241,6 +258,14 @@ def _output_dims(prober: Prober, movement: Movement, names: Sequence[str]) -> tu
     sizes = [{}, *verification_sizes(inputs, movement.dynamic)]
     observed = [({**inputs[0].sizes, **s}, prober.shapes(inputs, s)) for s in sizes]
     return output_dims(observed, names)
+
+
+def _chosen_names(names: Sequence[str], chosen: Sequence[str], label: str) -> tuple[str, ...]:
+    if chosen and len(chosen) != len(names):
+        raise InvalidRequestError(
+            f"{label}: --output-names gives {len(chosen)} names, and there are {len(names)} outputs ({', '.join(names)})."
+        )
+    return tuple(chosen or names)
 
 
 def _unlike_inputs(names: Sequence[str], inputs: Sequence[TensorInput]) -> tuple[str, ...]:

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from attn_deploy.exporters.serving import Serving
 from attn_deploy.fusing.copying import copy_model
+from attn_deploy.graph.heads import Reading
 from attn_deploy.inputs.samples import example_arrays, verification_sizes
 from attn_deploy.inputs.tensors import TensorInput, symbols_of
 from attn_deploy.ops.bounded import half_range
@@ -102,6 +104,8 @@ class PreparedModel:
         narrow: trace the forms of the modules that keep their products within the range of fp16.
         free_sizes: padding is computed from sizes, layer after layer; torch takes minutes to hold that against ranges.
         flexible: nobody asked for the axes by name, and fewer may move than the model itself allows.
+        serving: what stands around the model.
+        reading: how choices among the outputs are compared; None where their types decide.
         work: what is made once.
     """
 
@@ -125,6 +129,8 @@ class PreparedModel:
     narrow: bool = False
     free_sizes: bool = False
     flexible: bool = False
+    serving: Serving = field(default_factory=Serving)
+    reading: Reading | None = None
     work: SharedWork = field(default_factory=SharedWork, compare=False)
 
     def moves(self, dim: int | str) -> bool:

@@ -14,8 +14,10 @@ from attn_deploy.exporters.options import ExportOptions
 from attn_deploy.exporters.prepare import deployed
 from attn_deploy.exporters.prepared import PreparedModel, Translation
 from attn_deploy.exporters.refusal import refusal
+from attn_deploy.exporters.serving import BEHIND, with_form
 from attn_deploy.exporters.translate import frozen_decision, translate
 from attn_deploy.fusing.copying import copy_model
+from attn_deploy.graph.heads import scores_graph
 from attn_deploy.inputs.tensors import TensorInput
 from attn_deploy.parity.reference import EagerReference
 from attn_deploy.parity.report import ParityReport
@@ -36,7 +38,18 @@ def proven(prepared: PreparedModel, model: onnx.ModelProto, minimum: Mapping[str
     """
     inputs = at_least(prepared.inputs, minimum)
     tolerance = tolerance_of(prepared.original)
-    return verify_against(prepared.reference, model.SerializeToString(), inputs, prepared.dynamic, tolerance=tolerance)
+    graph, dynamic = model.SerializeToString(), prepared.dynamic
+    if prepared.reading is None:
+        return verify_against(prepared.reference, graph, inputs, dynamic, tolerance=tolerance)
+    # Choices alone prove little: a wrong graph often chooses the same. So the scores behind them are compared as numbers.
+    behind = EagerReference(with_form(prepared.original, "behind"), (*prepared.outputs, BEHIND))
+    report = verify_against(behind, graph, inputs, dynamic, tolerance=tolerance, reading=prepared.reading)
+    if not report.passed:
+        return report
+    scores = EagerReference(with_form(prepared.original, "scores"), (BEHIND,))
+    bare = scores_graph(model, prepared.outputs[-1], BEHIND).SerializeToString()
+    numbers = verify_against(scores, bare, inputs, dynamic, tolerance=tolerance)
+    return replace(report, cases=(*report.cases, *numbers.cases))
 
 
 def at_least(inputs: Sequence[TensorInput], minimum: Mapping[str, int]) -> tuple[TensorInput, ...]:

@@ -31,6 +31,8 @@ class ExportRecord:
         weights: name and sha256 of the checkpoint that was loaded; empty if none was.
         simplifier: tool whose graph was kept, with node counts ``nodes_raw`` and ``nodes``; ``simplifier_reason`` why
             not.
+        preprocess: what the graph does to images, see `attn_deploy.exporters.pixels`; None for nothing.
+        postprocess: what it makes of the outputs, see `attn_deploy.exporters.answers`; None for nothing.
         called: what of the inputs goes to forward by position although it has a name; empty if nothing does.
         dropped: what among the outputs is no tensor, and not in the file: the types.
         versions: of the packages that made the file.
@@ -66,6 +68,8 @@ class ExportRecord:
     versions: Mapping[str, str]
     precision: str = "fp32"
     typing: Mapping[str, Any] | None = None
+    preprocess: Mapping[str, Any] | None = None
+    postprocess: Mapping[str, Any] | None = None
     minimum: Mapping[str, int] = field(default_factory=dict)
     fixed: Mapping[str, str] = field(default_factory=dict)
     gates: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ from attn_deploy.inputs.expressions import evaluate
 from attn_deploy.inputs.tensors import Arrays, TensorInput, fit_size, symbols_of
 
 _LEVEL_REACH = 4  # an axis that is more times as long as its symbol is verified at smaller extents of the symbol
+PIXELS = 256  # the bound of a test tensor that is an image of 0 to 255
 _AT_A_TIME = 1 << 22  # values of a test tensor that are drawn at once
 _Shape = tuple[int, ...]
 
@@ -142,6 +143,9 @@ def _ramps(rng: np.random.Generator, shape: _Shape, dtype: str, bound: int | Non
 def _ramped(rng: np.random.Generator, shape: _Shape, dtype: str, bound: int | None) -> NDArray[Any]:
     if dtype == "bool":
         return rng.random(shape) < 0.5
+    if bound == PIXELS:  # an image: its mean differs from place to place and from channel to channel
+        image: NDArray[Any] = np.rint(128 + 32 * _ramped(rng, shape, "float64", None)).clip(0, PIXELS - 1)
+        return image.astype(dtype)
     if np.issubdtype(np.dtype(dtype), np.integer):
         return rng.integers(0, 8 if bound is None else bound, shape).astype(dtype)
     values = rng.standard_normal(shape)

@@ -34,7 +34,7 @@ class TensorInput:
         multiple: what the extent of a symbol must be a multiple of.
         named: whether the name was given; one without goes to forward by position.
         assumed: whether nobody said which axes move, so that those as long as an image may be tried to move with it.
-        bound: integers of test tensors are below this; None for what is usual.
+        bound: integers of test tensors are below this; None for what is usual. At 256 they are images, of any type.
         values: the user's own values, each an array of the input's rank; test tensors are made of them (see
             `attn_deploy.inputs.user_samples`).
     """

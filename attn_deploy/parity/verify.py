@@ -230,8 +230,11 @@ def verify_against(
     dynamic: Sequence[str],
     *,
     tolerance: Tolerance = TOLERANCES["float32"],
+    reading: Reading | None = None,
 ) -> ParityReport:
     """As `verify_onnx`, with a reference that may have served other files of the same model.
+
+    The reference gives the scores behind a choice after the outputs, where ``reading`` names them.
 
     Raises:
         MissingDependencyError, GraphError: as `verify_onnx`.
@@ -242,7 +245,9 @@ def verify_against(
 
     # As many threads as torch was given: what runs beside us has the other cores.
     candidate = OnnxRuntimeRunner(onnx_model, threads=torch.get_num_threads())
-    return compare(reference.runner, candidate, inputs, dynamic, tolerance=tolerance, precise=reference.precise)
+    return compare(
+        reference.runner, candidate, inputs, dynamic, tolerance=tolerance, precise=reference.precise, reading=reading
+    )
 
 
 def verify(

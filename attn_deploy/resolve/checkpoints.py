@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from attn_deploy.errors import CheckpointError, InvalidRequestError
 from attn_deploy.files import read_typed, sha256_of, typed
+from attn_deploy.resolve.insert import is_inserted
 from attn_deploy.resolve.state_dicts import choose_state, fit_names
 
 # The files of a training run.
@@ -48,6 +49,8 @@ def load_weights(model: nn.Module, path: Path | str, label: str, *, key: str | N
     fitted = fit_names(chosen.state, set(expected))
     state = fitted.state
     missing = [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]
+    if not any(map(is_inserted, state)):  # of the network before a module was put into it, which keeps its values
+        missing = [k for k in missing if not is_inserted(k)]
     unexpected = [k for k in state if k not in expected]
     if missing or unexpected:
         raise InvalidRequestError(f"{label}: {path} does not fit: {_keys_summary(missing, unexpected)}{chosen.choice}.")
