@@ -47,10 +47,12 @@ _PUBLIC = {
     "profile": "attn_deploy.bench.profiler",
     "quantize": "attn_deploy.deploy.quantize",
     "register": "attn_deploy.registry",
+    "run_file": "attn_deploy.deploy.run",
     "run_matrix": "attn_deploy.matrix.run",
     "simplify": "attn_deploy.conversion.convert",
     "train": "attn_deploy.training.run",
     "verify": "attn_deploy.parity.verify",
+    "verify_files": "attn_deploy.parity.files",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from attn_deploy.conversion.convert import convert as convert
     from attn_deploy.conversion.convert import simplify as simplify
     from attn_deploy.deploy.quantize import quantize as quantize
+    from attn_deploy.deploy.run import run_file as run_file
     from attn_deploy.diagnosis.contents import GraphReport as GraphReport
     from attn_deploy.diagnosis.contents import diff_graphs as diff_graphs
     from attn_deploy.diagnosis.contents import inspect as inspect
@@ -84,6 +87,7 @@ if TYPE_CHECKING:
     from attn_deploy.matrix.record import MatrixRecord as MatrixRecord
     from attn_deploy.matrix.run import run_matrix as run_matrix
     from attn_deploy.ops import fuse_conv_bn as fuse_conv_bn
+    from attn_deploy.parity.files import verify_files as verify_files
     from attn_deploy.parity.report import ParityReport as ParityReport
     from attn_deploy.parity.verify import verify as verify
     from attn_deploy.registry import ModelSpec as ModelSpec

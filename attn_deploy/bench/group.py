@@ -31,6 +31,8 @@ from attn_deploy.graph.work import graph_work
 from attn_deploy.inputs.samples import example_arrays
 from attn_deploy.inputs.tensors import Arrays, TensorInput
 from attn_deploy.machine.conditions import machine_state
+from attn_deploy.parity.judge import LARGEST_ERROR
+from attn_deploy.parity.share import compare_by_share
 from attn_deploy.parity.tolerance import TOLERANCES
 from attn_deploy.parity.verify import compare
 from attn_deploy.runtimes.base import Runner, RuntimeInfo
@@ -66,6 +68,7 @@ class Bench:
         progress: is called with a few words at each step.
         trail: is told which variant is about to run, so that a crash has a name.
         keep: whether the module is used again after the runner is made.
+        samples: gives real inputs of these shapes, on which 8 bits are judged; none where there are none.
         missing: dependencies that rows lacked.
     """
 
@@ -78,6 +81,7 @@ class Bench:
     progress: Callable[[str], None] = lambda _: None
     trail: Callable[[str], None] = lambda _: None
     keep: bool = True
+    samples: Callable[[tuple[TensorInput, ...]], Sequence[Arrays]] = lambda _: ()
     missing: list[MissingDependencyError] = field(default_factory=list)
 
     @property
@@ -245,15 +249,20 @@ def _check(
         bench.progress(f"comparing {name} with eager")
         bench.trail(name)
         try:
-            report = compare(
-                reference,
-                ready[name].runner,
-                inputs,
-                (),
-                tolerance=TOLERANCES.get(ready[name].info.precision, TOLERANCES["float32"]),
-                precise=precise,
-                seed=bench.options.seed,
-            )
+            runner = ready[name].runner
+            if ready[name].info.precision == "int8":
+                batches = bench.samples(inputs) or [example_arrays(inputs, seed=bench.options.seed)]
+                report = compare_by_share(reference, runner, batches, LARGEST_ERROR, jointly=True)
+            else:
+                report = compare(
+                    reference,
+                    runner,
+                    inputs,
+                    (),
+                    tolerance=TOLERANCES.get(ready[name].info.precision, TOLERANCES["float32"]),
+                    precise=precise,
+                    seed=bench.options.seed,
+                )
         except Exception as error:  # eager itself raises what it likes
             why = f"it could not be compared with eager: {reason_of(error)}"
             rows[name] = replace(rows[name], status="invalid", reason=why)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attn_deploy.bench.plan import ProfilePlan
-from attn_deploy.errors import InvalidRequestError
+from attn_deploy.errors import DatasetError, InvalidRequestError
+from attn_deploy.inputs.tensors import Arrays, TensorInput
 
 if TYPE_CHECKING:
     from attn_deploy.data import ImageSet
     from attn_deploy.resolve.trained import TrainedModel
 
 Progress = Callable[[str], None]
+_COMPARED = 8  # batches
 
 
 def images_to_test(plan: ProfilePlan, *, has_module: bool, progress: Progress) -> ImageSet:
@@ -54,6 +56,26 @@ def calibration_images(plan: ProfilePlan, *, has_module: bool, progress: Progres
         return trained.prepared(training(trained.dataset))
     tested = plan.accuracy.dataset if plan.accuracy is not None else "folder"
     return training(tested) if tested != "folder" else None
+
+
+def batches_to_compare(
+    plan: ProfilePlan, inputs: Sequence[TensorInput], *, has_module: bool, progress: Progress
+) -> tuple[Arrays, ...]:
+    """Real images on which a graph in 8 bits is held against eager, at the shapes that are timed; none where none fit."""
+    from attn_deploy.conversion.calibration import load_calibration
+
+    source: str | ImageSet | None
+    if plan.accuracy is not None:
+        source = images_to_test(plan, has_module=has_module, progress=progress)
+    else:
+        source = calibration_images(plan, has_module=has_module, progress=progress)
+    if source is None:
+        return ()
+    wanted = _COMPARED * max(1, inputs[0].shape()[0])
+    try:
+        return load_calibration(source, inputs, (), images=wanted).batches[:_COMPARED]
+    except (InvalidRequestError, DatasetError):  # of another size than what is timed
+        return ()
 
 
 def data_dir_of(plan: ProfilePlan) -> str | None:

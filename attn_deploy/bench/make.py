@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +12,13 @@ from attn_deploy.accuracy.result import AccuracyResult
 from attn_deploy.bench.files import OnnxFiles
 from attn_deploy.bench.fit import need_of
 from attn_deploy.bench.group import Bench, profile_group
-from attn_deploy.bench.images import calibration_images
+from attn_deploy.bench.images import batches_to_compare, calibration_images
 from attn_deploy.bench.maker import Begun
 from attn_deploy.bench.plan import ProfilePlan, Variant
 from attn_deploy.bench.row import ProfileRow
 from attn_deploy.bench.subject import make_subject
 from attn_deploy.errors import MissingDependencyError
-from attn_deploy.inputs.tensors import TensorInput
+from attn_deploy.inputs.tensors import Arrays, TensorInput
 from attn_deploy.runtimes.table import choose_runtimes, torch_device
 
 if TYPE_CHECKING:
@@ -96,7 +96,13 @@ def make_bench(plan: ProfilePlan, folder: Path, *, model: nn.Module | None, prog
         calibration=lambda: calibration_images(plan, has_module=subject.module is not None, progress=progress),
     )
     device = torch_device(plan.torch_device, choose_runtimes(plan.runtimes))
-    return Bench(subject, plan.options, files, device=device, tf32=plan.tf32, folder=folder, progress=progress)
+
+    def samples(inputs: tuple[TensorInput, ...]) -> Sequence[Arrays]:
+        return batches_to_compare(plan, inputs, has_module=subject.module is not None, progress=progress)
+
+    return Bench(
+        subject, plan.options, files, device=device, tf32=plan.tf32, folder=folder, progress=progress, samples=samples
+    )
 
 
 def begun(plan: ProfilePlan, bench: Bench, *, together: bool = False) -> Begun:

@@ -29,9 +29,12 @@ from attn_deploy.cli.profile import profile
 from attn_deploy.cli.profiles import profiles
 from attn_deploy.cli.quantize import quantize
 from attn_deploy.cli.report import report
+from attn_deploy.cli.run import run
+from attn_deploy.cli.simplify import simplify
 from attn_deploy.cli.streams import file_warnings
 from attn_deploy.cli.train import train
 from attn_deploy.cli.train_table import train_table
+from attn_deploy.cli.verify import verify
 from attn_deploy.errors import AttnDeployError, MissingDependencyError
 
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
@@ -102,6 +105,9 @@ def _root(
       attn-deploy export net.py:MyNet --input 1x3x224x224
       attn-deploy lint net.py:MyNet --opset 17 --target tensorrt-rtx
       attn-deploy quantize ghostmodule.onnx
+      attn-deploy simplify ghostmodule.onnx
+      attn-deploy verify ghostmodule.onnx ghostmodule-int8.onnx
+      attn-deploy run ghostmodule.onnx --data inputs.npz -o outputs.npz
       attn-deploy build ghostmodule.onnx
       attn-deploy diagnose net.py:MyNet --input 1x3x224x224 --precision fp16
       attn-deploy inspect ghostmodule.onnx
@@ -124,6 +130,9 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "lint": lint,
     "convert": convert,
     "quantize": quantize,
+    "simplify": simplify,
+    "verify": verify,
+    "run": run,
     "build": build,
     "diagnose": diagnose,
     "inspect": inspect,

@@ -35,6 +35,19 @@ def build(
         str | None,
         typer.Option(help="For int8 and fp8: cifar10, digits, a folder of images or an .npz (see quantize)."),
     ] = None,
+    fix: Annotated[
+        list[str] | None,
+        typer.Option(help="Fix axes of a file: N=1,H=640,W=640 by symbol, or images[2]=640; repeatable."),
+    ] = None,
+    rename: Annotated[
+        list[str] | None, typer.Option(help="Rename an input or output of a file, as OLD=NEW; repeatable.")
+    ] = None,
+    shape: Annotated[
+        list[str] | None, typer.Option("--input", help="With --precision: NAME:1x3x224x224 to compare at; repeatable.")
+    ] = None,
+    sample: Annotated[
+        list[Path] | None, typer.Option(help="With --precision: an .npz with real inputs to compare on; repeatable.")
+    ] = None,
     flavor: Annotated[str, typer.Option(help="auto, tensorrt or tensorrt-rtx.")] = "auto",
     device: Annotated[
         str | None,
@@ -75,12 +88,14 @@ def build(
     Examples:
       attn-deploy build model.onnx
       attn-deploy build model.onnx -o out.engine --target sm86,sm89
+      attn-deploy build yolo.onnx --fix N=1,H=640,W=640 --rename output0=boxes
       attn-deploy build model.onnx --profile x:1x3x32x32,8x3x32x32,32x3x32x32
       attn-deploy build model.onnx --device rtx4090 --precision int8 --calibration images/
       attn-deploy build resnet18+se --precision fp16
       attn-deploy build ghostmodule --json
     """
     from attn_deploy.deploy.build import build_model
+    from attn_deploy.deploy.prepare import parse_fix, parse_rename
     from attn_deploy.report.engine import engine_text
 
     with output_aside(), _progress_bar() as (progress, on_progress):
@@ -89,6 +104,10 @@ def build(
             output,
             precision=precision,
             calibration=calibration,
+            fix=parse_fix(fix or ()),
+            rename=parse_rename(rename or ()),
+            inputs=shape or (),
+            samples=sample or (),
             progress=progress,
             on_progress=on_progress,
             profiles=profile or (),

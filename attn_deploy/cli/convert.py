@@ -12,7 +12,8 @@ import typer
 def convert(
     model: Annotated[Path, typer.Argument(help="An ONNX file.")],
     opset: Annotated[
-        int | None, typer.Option(help="13 to 25; the file holds exactly this. Default: as it is; 22 for bf16.")
+        int | None,
+        typer.Option(help="13 to 25; the file holds exactly this. Default: as it is, at least 13; 22 for bf16."),
     ] = None,
     precision: Annotated[str | None, typer.Option(help="fp16 or bf16, from an fp32 file.")] = None,
     io: Annotated[
@@ -21,6 +22,17 @@ def convert(
     calibration: Annotated[
         str | None,
         typer.Option(help="Data to measure ranges on: cifar10, digits, or an .npz with an array for each input."),
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(help="Stay in fp32: a pattern of names of nodes, modules or operators, as 'head.*'; repeatable."),
+    ] = None,
+    shape: Annotated[
+        list[str] | None, typer.Option("--input", help="NAME:1x3x224x224 of an input, to compare at; repeatable.")
+    ] = None,
+    sample: Annotated[
+        list[Path] | None,
+        typer.Option(help="An .npz with real inputs, an array for each, to measure and compare on; repeatable."),
     ] = None,
     output: Annotated[
         Path | None,
@@ -38,6 +50,7 @@ def convert(
       attn-deploy convert model.onnx --opset 13 -o model-for-an-old-runtime.onnx
       attn-deploy convert model.onnx --precision fp16 --io same
       attn-deploy convert model.onnx --precision fp16 --calibration images.npz
+      attn-deploy convert detector.onnx --precision fp16 --keep 'head.*' --sample frame.npz
     """
     from attn_deploy.conversion.convert import convert as convert_file
     from attn_deploy.report.text import conversion_text
@@ -49,6 +62,9 @@ def convert(
         precision=precision,
         io=io,
         calibration=calibration,
+        keep=keep or (),
+        inputs=shape or (),
+        samples=sample or (),
         progress=lambda words: typer.echo(words, err=True),
     )
     typer.echo(json.dumps(artifact.to_dict(), indent=1) if as_json else conversion_text(artifact))

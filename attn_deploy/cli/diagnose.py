@@ -51,6 +51,9 @@ def diagnose(
     weights: Annotated[Path | None, typer.Option(help="Checkpoint to load: .safetensors, .pth or .pt.")] = None,
     opset: Annotated[int | None, typer.Option(help="13 to 25, for a model by name.")] = None,
     exporter: Annotated[str, typer.Option(help="auto, dynamo or torchscript, for a model by name.")] = "auto",
+    profile: Annotated[
+        list[str] | None, typer.Option(help="Shapes at which the target builds, as NAME:MIN,OPT,MAX. Default: derived.")
+    ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds for each trial of the target.")] = 120.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
 ) -> None:
@@ -85,6 +88,7 @@ def diagnose(
             weights=weights,
             opset=opset,
             exporter=exporter,
+            profile=profile or (),
             timeout=timeout,
             progress=lambda words: typer.echo(words, err=True),
         )

@@ -42,7 +42,6 @@ def inspect(
     from attn_deploy.engine.artifact import EngineArtifact
     from attn_deploy.engine.kernels import read_kernels
     from attn_deploy.errors import InvalidRequestError
-    from attn_deploy.inputs.grammar import parse_inputs
     from attn_deploy.report.engine import engine_text
     from attn_deploy.report.inspection import diff_text, graph_text
 
@@ -54,7 +53,7 @@ def inspect(
             json.dumps([dataclasses.asdict(d) for d in differences], indent=1) if as_json else diff_text(differences)
         )
         raise typer.Exit(1 if differences else 0)
-    report = inspect_file(files[0], inputs=parse_inputs(shape) if shape else None)
+    report = inspect_file(files[0], shapes=shape or ())
     if isinstance(report, EngineArtifact):
         kernels = read_kernels(report)
         data = {**report.to_dict(), "layers": kernels.to_dict()}

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from attn_deploy.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from attn_deploy.conversion.preprocess import PreprocessOptions
 
 
 def parse_words(text: str, option: str) -> tuple[str, ...]:
@@ -68,3 +72,38 @@ def parse_switch(text: str, option: str) -> tuple[bool, ...]:
 def parse_dynamic(text: str) -> tuple[str, ...]:
     """``N,H,W`` as its symbols; ``none`` as no symbol."""
     return () if text.strip().lower() == "none" else parse_words(text, "--dynamic")
+
+
+def parse_numbers(text: str | None, option: str) -> tuple[float, ...] | None:
+    """``0.5,0.5,0.5`` as its numbers.
+
+    Raises:
+        InvalidRequestError: if one cannot be read.
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(float(word) for word in parse_words(text, option))
+    except ValueError as error:
+        raise InvalidRequestError(f"{option} {text!r} cannot be read; write numbers, as 0.485,0.456,0.406.") from error
+
+
+def preprocess_options(
+    preset: str | None,
+    mean: str | None,
+    std: str | None,
+    scale: float | None,
+    color: str | None,
+    layout: str | None,
+    resize: str | None,
+) -> PreprocessOptions:
+    """What the options say is done to images.
+
+    Raises:
+        InvalidRequestError: if a number cannot be read.
+    """
+    from attn_deploy.conversion.preprocess import PreprocessOptions
+
+    return PreprocessOptions(
+        preset, parse_numbers(mean, "--mean"), parse_numbers(std, "--std"), scale, color, layout, resize
+    )

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from attn_deploy.cli.completion import complete_model
+from attn_deploy.cli.parse import parse_size, preprocess_options
 from attn_deploy.cli.streams import output_aside
 
 
@@ -36,9 +37,36 @@ def quantize(
         float | None,
         typer.Option(help="Points of top-1 that may be lost; layers that cost more stay in float."),
     ] = None,
-    size: Annotated[int | None, typer.Option(help="Side of the images of a folder, where the graph takes any.")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Of the images of a folder, where the graph takes any: 224, or 480x640.")
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="How images are prepared: imagenet, 0..1, -1..1, 0..255 or cifar10. Default: as in training."
+        ),
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option(help="Subtracted after scaling: one number or three, as 0.5,0.5,0.5.")
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="Divided by after that: one number or three.")] = None,
+    scale: Annotated[float | None, typer.Option(help="Of pixels of 0 to 255; 1/255 by default.")] = None,
+    color: Annotated[str | None, typer.Option(help="rgb or bgr.")] = None,
+    layout: Annotated[str | None, typer.Option(help="nchw or nhwc. Default: as the input looks.")] = None,
+    resize: Annotated[str | None, typer.Option(help="crop, letterbox or stretch images of a folder.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the data set is.")] = None,
     seed: Annotated[int, typer.Option(help="Of the choice of images.")] = 0,
+    scores: Annotated[
+        str | None,
+        typer.Option(help="The output with a score for each class. Default: one behind a softmax or sigmoid."),
+    ] = None,
+    shape: Annotated[
+        list[str] | None, typer.Option("--input", help="NAME:1x3x224x224 of an input, to run at; repeatable.")
+    ] = None,
+    sample: Annotated[
+        list[Path] | None,
+        typer.Option(help="An .npz with real inputs, an array for each, where there is no --calibration; repeatable."),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="File to write. Default: NAME-int8.onnx beside the model."),
@@ -52,7 +80,8 @@ def quantize(
 
     \b
     Examples:
-      attn-deploy quantize model.onnx --calibration images/ --size 224
+      attn-deploy quantize model.onnx --calibration images/ --size 224 --preset imagenet
+      attn-deploy quantize yolo.onnx --calibration frames/ --size 640x640 --preset 0..1 --resize letterbox
       attn-deploy quantize runs/resnet8-se-digits-s0 --keep-accuracy 0.5
       attn-deploy quantize model.onnx --calibration samples.npz --method entropy -o small.onnx
       attn-deploy quantize model-fp16.onnx --calibration cifar10 --precision fp8
@@ -70,9 +99,13 @@ def quantize(
             images=images,
             method=method,
             keep_accuracy=keep_accuracy,
-            size=size,
+            size=parse_size(size) if size else None,
+            preprocess=preprocess_options(preset, mean, std, scale, color, layout, resize),
             data_dir=data_dir,
             seed=seed,
+            scores=scores,
+            inputs=shape or (),
+            samples=sample or (),
             progress=progress,
         )
     typer.echo(json.dumps(artifact.to_dict(), indent=1) if as_json else quantization_text(artifact))

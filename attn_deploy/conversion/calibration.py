@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from attn_deploy.conversion.images import assumed_preprocess, image_size, prepare
+from attn_deploy.conversion.preprocess import Preprocess, PreprocessOptions, of_images
 from attn_deploy.data import DATASETS, ImageSet, load_dataset
 from attn_deploy.errors import DatasetError, InvalidRequestError
 from attn_deploy.files import sha256_of
 from attn_deploy.inputs.samples import example_arrays, verification_sizes
 from attn_deploy.inputs.tensors import Arrays, TensorInput
+from attn_deploy.parity.given import as_type, load_arrays
 
 BATCH = 8
 DEFAULT_IMAGES = 512
 HELD_OUT = 1000  # images, at most: accuracy in steps of a tenth of a point
 _LABELS = "labels"
+NO_OPTIONS = PreprocessOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +34,17 @@ class CalibrationData:
         batches: arrays by input name, on which ranges are measured.
         held_out: others, on which the result is judged; the same ones where there are too few to part.
         labels: the right class for each held-out sample, one array a batch; None where they are not known.
-        identity: what the data are: name, SHA-256 and the number of samples.
+        identity: what the data are: name, SHA-256, the number of samples, and how images were prepared.
+        preprocess: how images were prepared; None for other data.
+        classes: of a data set with labels; None where only the labels are known.
     """
 
     batches: tuple[Arrays, ...]
     held_out: tuple[Arrays, ...]
     labels: tuple[NDArray[np.int64], ...] | None
     identity: Mapping[str, str]
+    preprocess: Preprocess | None = None
+    classes: int | None = None
 
     def whole(self) -> CalibrationData:
         """All samples to measure on: for what judges nothing by samples that it has not seen."""
@@ -46,7 +53,7 @@ class CalibrationData:
         batches = (*self.batches, *self.held_out)
         count = sum(len(next(iter(b.values()))) for b in batches)
         identity = {k: v for k, v in self.identity.items() if k != "held_out"} | {"samples": str(count)}
-        return CalibrationData(batches, batches, None, identity)
+        return CalibrationData(batches, batches, None, identity, self.preprocess)
 
 
 def load_calibration(
@@ -55,9 +62,11 @@ def load_calibration(
     symbols: Sequence[str],
     *,
     images: int | None = None,
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
     data_dir: Path | str | None = None,
     seed: int = 0,
+    options: PreprocessOptions = NO_OPTIONS,
+    usual: Preprocess | None = None,
 ) -> CalibrationData:
     """Calibration data from what the user names.
 
@@ -68,9 +77,12 @@ def load_calibration(
         inputs: of the graph; the first axis of each is its batch.
         symbols: those that move.
         images: how many to measure ranges on; None for all of a file, and 512 of a set.
-        size: side of the images of a folder, where the graph takes any.
+        size: side, or height and width, of the images of a folder, where the graph takes any.
         data_dir: see `attn_deploy.data.load_dataset`.
         seed: of the choice of images.
+        options: what the user says of how images are prepared.
+        usual: how they are where nothing is said, if the model's package or record says; else ImageNet's values for a
+            folder, and a data set's own.
 
     Raises:
         InvalidRequestError: if the source cannot be read, or does not fit the inputs.
@@ -79,16 +91,19 @@ def load_calibration(
     if source is None:
         return _noise(inputs, symbols)
     if isinstance(source, ImageSet):
-        return _from_images(source, inputs, symbols, images, seed)
+        return _from_images(source, inputs, symbols, images, seed, options.over(usual or of_images(source)))
     if str(source) in DATASETS and str(source) != "folder":
-        return _from_images(load_dataset(str(source), "train", data_dir=data_dir), inputs, symbols, images, seed)
+        dataset = load_dataset(str(source), "train", data_dir=data_dir)
+        return _from_images(dataset, inputs, symbols, images, seed, options.over(usual or of_images(dataset)))
     path = Path(source)
     if path.is_dir():
         from attn_deploy.data.folder import load_any_images
 
         limit = (DEFAULT_IMAGES if images is None else images) + HELD_OUT
-        photos = load_any_images(path, side=_side(path, inputs, size), limit=limit)
-        return _from_images(photos, inputs, symbols, images, seed)
+        preprocess = options.over(usual or assumed_preprocess())
+        side = image_size(path, inputs, size, preprocess)
+        photos = load_any_images(path, side=side, limit=limit, resize=preprocess.resize)
+        return _from_images(photos, inputs, symbols, images, seed, preprocess)
     if not path.exists():
         choices = ", ".join(n for n in DATASETS if n != "folder")
         raise InvalidRequestError(
@@ -112,7 +127,7 @@ def read_calibration(
     Raises:
         InvalidRequestError: if the file cannot be read, or an array does not fit its input.
     """
-    arrays = _arrays(path)
+    arrays = load_arrays(path)
     missing = [i.name for i in inputs if i.name not in arrays]
     if missing:
         raise InvalidRequestError(
@@ -120,7 +135,7 @@ def read_calibration(
             f"one array for each input, as np.savez({path.name!r}, {missing[0]}=samples)."
         )
     chosen = {i.name: _fitting(path, arrays[i.name], i, symbols) for i in inputs}
-    labels = arrays.get(_LABELS) if _LABELS not in chosen else None
+    labels = _labels(path, arrays[_LABELS]) if _LABELS in arrays and _LABELS not in chosen else None
     counts = {len(a) for a in (*chosen.values(), *([labels] if labels is not None else []))}
     if len(counts) > 1:
         raise InvalidRequestError(f"{path}: the arrays hold {sorted(counts)} samples; give the same number of each.")
@@ -141,16 +156,15 @@ def _noise(inputs: Sequence[TensorInput], symbols: Sequence[str]) -> Calibration
 
 
 def _from_images(
-    images: ImageSet, inputs: Sequence[TensorInput], symbols: Sequence[str], count: int | None, seed: int
+    images: ImageSet,
+    inputs: Sequence[TensorInput],
+    symbols: Sequence[str],
+    count: int | None,
+    seed: int,
+    preprocess: Preprocess,
 ) -> CalibrationData:
     """A balanced sample of images, and another one that is held out."""
-    image = inputs[0]
-    if len(inputs) != 1 or len(image.dims) != 4 or image.dims[1] != 3 or not image.dtype.startswith("float"):
-        signature = ", ".join(f"{i.name} {i.dtype}[{', '.join(map(str, i.dims))}]" for i in inputs)
-        raise InvalidRequestError(
-            f"images of {images.name} fit a graph with one input N x 3 x H x W, and this one takes {signature}; give an .npz "
-            "with an array for each input instead."
-        )
+    prepare(images.images[:1], images.name, inputs, preprocess)  # refuses before anything is drawn
     count = min(DEFAULT_IMAGES, len(images)) if count is None else count
     rest = len(images) - count
     order = images.balanced_sample(min(len(images), count + min(HELD_OUT, max(rest, 0))), seed)
@@ -158,10 +172,18 @@ def _from_images(
     if count < size:
         raise InvalidRequestError(f"--images is {count}, and the graph takes {size} at a time.")
     mixed = np.random.default_rng(seed).permutation(len(order))
-    arrays = {image.name: _fitting(Path(images.name), order.normalised(mixed), image, symbols)}
+    pixels, prepared = prepare(order.images[mixed], images.name, inputs, preprocess)
+    arrays = {inputs[0].name: _fitting(Path(images.name), pixels, inputs[0], symbols)}
     labels = order.labels[mixed] if len(set(order.labels.tolist())) > 1 else None
-    identity = {"data": images.name, "split": images.split, "source": images.source, "sha256": images.digest}
-    return _parted(arrays, labels, size, count, identity, moves=image.dims[0] in symbols)
+    identity = {
+        "data": images.name,
+        "split": images.split,
+        "source": images.source,
+        "sha256": images.digest,
+        "prepared": prepared,
+    }
+    parted = _parted(arrays, labels, size, count, identity, moves=inputs[0].dims[0] in symbols)
+    return replace(parted, preprocess=preprocess if inputs[0].dtype != "uint8" else None, classes=len(images.classes))
 
 
 def _parted(
@@ -208,34 +230,6 @@ def _batch_size(inputs: Sequence[TensorInput], symbols: Sequence[str], count: in
     return min(BATCH, count) if first.dims[0] in symbols else first.shape()[0]
 
 
-def _side(folder: Path, inputs: Sequence[TensorInput], wish: int | None) -> int:
-    """The side of the images that a graph takes."""
-    image = inputs[0]
-    fixed = {d for d in image.dims[2:] if isinstance(d, int)} if len(image.dims) == 4 else set()
-    if len(fixed) > 1:
-        raise InvalidRequestError(
-            f"the graph takes images of {image.dims[2]}x{image.dims[3]}, and those of {folder} are cut square; give an "
-            ".npz with an array of the right shape instead."
-        )
-    if wish is not None and wish < 1:
-        raise InvalidRequestError(f"--size must be at least 1, not {wish}.")
-    if fixed and wish is not None and wish not in fixed:
-        raise InvalidRequestError(f"--size is {wish}, and the graph takes images of side {fixed.pop()}.")
-    if not fixed and wish is None:
-        raise InvalidRequestError(
-            f"the graph takes images of any size, so give the side to which the images of {folder} are resized: --size 224."
-        )
-    return fixed.pop() if fixed else int(wish or 0)
-
-
-def _arrays(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise InvalidRequestError(f"{path} cannot be read as an .npz of arrays: {error}") from error
-
-
 def _fitting(path: Path, array: NDArray[Any], target: TensorInput, symbols: Sequence[str]) -> NDArray[Any]:
     wanted = target.shape()
     fits = array.ndim == len(wanted) and all(
@@ -250,4 +244,12 @@ def _fitting(path: Path, array: NDArray[Any], target: TensorInput, symbols: Sequ
         raise DatasetError(
             f"{path}: {target.name!r} holds a NaN or an infinite value; ranges cannot be measured on it."
         )
-    return array.astype(target.dtype)
+    return as_type(array, np.dtype(target.dtype), f"{path}: {target.name!r}")
+
+
+def _labels(path: Path, labels: NDArray[Any]) -> NDArray[np.int64]:
+    if labels.ndim != 1 or labels.dtype.kind not in "iuf" or not np.array_equal(labels, np.floor(labels)):
+        raise InvalidRequestError(
+            f"{path}: 'labels' is {labels.dtype} of shape {labels.shape}; one whole number for each sample is needed."
+        )
+    return labels.astype(np.int64)

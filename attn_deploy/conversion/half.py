@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from attn_deploy.errors import GraphError, NothingToConvertError, PrecisionError
+from attn_deploy.errors import GraphError, NothingToConvertError, ParityError, PrecisionError
 from attn_deploy.graph.evidence import Evidence, read_evidence, write_evidence
 from attn_deploy.graph.opset import standard_opset
 from attn_deploy.graph.precision import (
@@ -27,7 +27,7 @@ from attn_deploy.graph.precision import (
     read_ranges,
     rounded,
 )
-from attn_deploy.graph.precision.plan import MARGIN, Kept, describe
+from attn_deploy.graph.precision.plan import LEVELS, MARGIN, Kept, describe
 from attn_deploy.inputs.tensors import Arrays
 from attn_deploy.parity.report import ParityReport
 from attn_deploy.parity.tolerance import TOLERANCES, Tolerance
@@ -63,6 +63,7 @@ def to_half(
     owner: str,
     calibration: Mapping[str, str] | None = None,
     by_range: bool = True,
+    keep: Sequence[str] = (),
 ) -> HalfModel:
     """Convert a graph, and prove the result.
 
@@ -75,8 +76,10 @@ def to_half(
         owner: for messages.
         calibration: name and hash of the data behind ``batches``, if it came from a file.
         by_range: keep nodes in fp32 whose measured values leave the range; off shows what the rules alone would give.
+        keep: patterns of names of nodes, modules or operators that stay in fp32.
 
     Raises:
+        InvalidRequestError: if a pattern fits nothing.
         NothingToConvertError: if nothing of the graph can be half.
         PrecisionError: if the fp32 graph itself gives NaN, or the half graph does.
         ParityError: if the numbers are out of the tolerance of the type.
@@ -88,10 +91,12 @@ def to_half(
     ranges = measure(prepared, batches, owner)
     _check_interface(prepared, ranges, half, io, owner)
     report: ParityReport | None = None
-    for careful in (False, True) if by_range else (False,):
+    for careful in range(LEVELS) if by_range else (0,):
         working = ir.from_proto(prepared)
-        plan = make_plan(working, half, ranges if by_range else None, careful=careful)
+        plan = make_plan(working, half, ranges if by_range else None, careful=careful, keep=keep)
         typed = apply_plan(working, plan, same_io=io == "same")
+        if report is not None and not _takes_half(typed, half):
+            continue  # so much kept in fp32 that nothing is left: the comparison says more
         _check_share(typed, half, plan, owner)
         simulation = rounded(typed.model)
         comparison = judge(_Named(OnnxRuntimeRunner(simulation.SerializeToString(), optimize=False), half), tolerance)
@@ -101,7 +106,7 @@ def to_half(
     else:
         _explain_failure(simulation, batches, half, owner)
         if report is not None:
-            report.raise_if_failed(f"{owner} in {precision}")
+            _refuse(report, f"{owner} in {precision}", half)
     if report is None:
         raise PrecisionError(f"{owner}: nothing was compared.")
     record = {
@@ -109,13 +114,26 @@ def to_half(
         "io": io,
         "tolerance": {"rtol": tolerance.rtol, "atol": tolerance.atol},
         "max_abs_error": report.max_abs_error,
+        "worst": report.worst,
+        "choices": report.choices,
         "compared": f"in float32 arithmetic, rounded to {half.name} after every operator",
         "onnxruntime": _in_onnxruntime(typed.model, judge, tolerance, owner),
-        "careful": careful,
+        "careful": bool(careful),
         "calibration": dict(calibration) if calibration else {"data": "ramped noise"},
         **_described(typed, plan, ranges),
     }
     return HalfModel(typed.model, report, record)
+
+
+def _refuse(report: ParityReport, owner: str, half: HalfType) -> None:
+    """Raise what a comparison shows, with what can be done."""
+    try:
+        report.raise_if_failed(owner)
+    except ParityError as error:
+        raise ParityError(
+            f"{error} What leads there needs more digits than {half.word} has: keep it in fp32 with --keep 'NAME*' (names of "
+            "nodes, modules or operators; 'attn-deploy diagnose' finds them)."
+        ) from error
 
 
 def note_typing(typed: HalfModel) -> None:
@@ -168,8 +186,12 @@ def _check_interface(
                 )
 
 
+def _takes_half(typed: TypedGraph, half: HalfType) -> bool:
+    return bool(typed.half_nodes and (typed.products.get(half.name) or not typed.products))
+
+
 def _check_share(typed: TypedGraph, half: HalfType, plan: PrecisionPlan, owner: str) -> None:
-    if typed.half_nodes and (typed.products.get(half.name) or not typed.products):
+    if _takes_half(typed, half):
         return
     reasons = collections.Counter(k.reason for k in plan.wide.values()).most_common(3)
     raise NothingToConvertError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from attn_deploy.conversion.calibration import CalibrationData, load_calibration
+from attn_deploy.conversion.calibration import NO_OPTIONS, CalibrationData, load_calibration
 from attn_deploy.conversion.convert import at_opset
+from attn_deploy.conversion.preprocess import Preprocess, PreprocessOptions, range_warning
 from attn_deploy.data import ImageSet
 from attn_deploy.errors import (
+    FileWarning,
     GraphError,
     InvalidRequestError,
     NothingToConvertError,
@@ -22,7 +25,7 @@ from attn_deploy.errors import (
     PrecisionError,
 )
 from attn_deploy.files import atomic_path, check_writable
-from attn_deploy.graph.artifact import OnnxArtifact, check_model, load_model, read_onnx
+from attn_deploy.graph.artifact import OnnxArtifact, open_model, read_onnx
 from attn_deploy.graph.evidence import Evidence, read_evidence, write_evidence
 from attn_deploy.graph.opset import standard_opset
 from attn_deploy.graph.quantize import (
@@ -40,7 +43,8 @@ from attn_deploy.graph.quantize import (
     quant_format,
     quantizable_graph,
 )
-from attn_deploy.parity.graphs import runnable_inputs
+from attn_deploy.parity.given import GivenInputs, given_inputs
+from attn_deploy.parity.graphs import inputs_of_samples, runnable_inputs, with_other_batches
 from attn_deploy.parity.judge import LARGEST_ERROR, Judge, Judgement, Limit
 from attn_deploy.runtimes.base import run_once
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner, import_onnxruntime
@@ -60,9 +64,14 @@ def quantize_file(
     images: int | None = None,
     method: str = "auto",
     keep_accuracy: float | None = None,
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
     data_dir: Path | str | None = None,
     seed: int = 0,
+    preprocess: PreprocessOptions = NO_OPTIONS,
+    usual: Preprocess | None = None,
+    scores: str | None = None,
+    inputs: Sequence[str] = (),
+    samples: Sequence[Path | str] = (),
     owner: str | None = None,
     progress: Progress | None = None,
 ) -> OnnxArtifact:
@@ -84,9 +93,16 @@ def quantize_file(
             tried, and that with the fewest changed answers, then the least error, is taken.
         keep_accuracy: points of top-1 that may be lost on held-out samples; where labels are not known, the share of
             answers that may change, in points. None bounds the error of the output instead, at 10 %.
-        size: side of the images of a folder, where the graph takes any.
+        size: side, or height and width, of the images of a folder, where the graph takes any.
         data_dir: see `attn_deploy.data.load_dataset`.
         seed: of the choice of images.
+        preprocess: what is done to images before the graph sees them: a preset, mean, std, scale, colours, layout, resizing.
+        usual: what is done where ``preprocess`` does not say, if the model's package or record says so.
+        scores: the output that holds a score for each class, for top-1; by default one behind a softmax or sigmoid, or as
+            wide as there are classes in the labels.
+        inputs: shapes to run the graph at, as ``NAME:1x3x64x64``; by default some that it runs at.
+        samples: ``.npz`` files with real inputs, an array for each: what ranges are measured and the result is judged on,
+            where no ``calibration`` is given.
         owner: how messages name the model; by its file where None.
         progress: called with a few words at each step.
 
@@ -110,10 +126,10 @@ def quantize_file(
     target = Path(path) if path is not None else source.with_name(f"{source.stem}-{form.word}.onnx")
     check_writable(target)
     import_onnxruntime()
-    model = load_model(source)
-    check_model(model, str(source))
-    raised = _raised(source, model, form)
-    quantized = _Quantizer(raised, form, owner or str(source), report).run(
+    model, _ = open_model(source)
+    given = given_inputs(model, inputs, [Path(s) for s in samples])
+    raised = _raised(source, model, form, given)
+    quantized = _Quantizer(raised, form, owner or str(source), report, given).run(
         calibration,
         methods=METHODS if method == "auto" else (method,),
         limit=limit,
@@ -121,6 +137,9 @@ def quantize_file(
         size=size,
         data_dir=data_dir,
         seed=seed,
+        preprocess=preprocess,
+        usual=usual,
+        scores=scores,
     )
     with atomic_path(target) as temporary:
         try:
@@ -150,7 +169,7 @@ def check_options(method: str, keep_accuracy: float | None) -> Limit:
     return Limit(keep_accuracy)
 
 
-def _raised(source: Path, model: onnx.ModelProto, form: QuantFormat) -> onnx.ModelProto:
+def _raised(source: Path, model: onnx.ModelProto, form: QuantFormat, given: GivenInputs) -> onnx.ModelProto:
     """The model at an opset that has the type, and scales of the model's own type."""
     half = any(i.data_type == onnx.TensorProto.FLOAT16 for i in model.graph.initializer)
     least = max(form.first_opset, _SCALES_IN_HALF if half else 0)
@@ -162,7 +181,7 @@ def _raised(source: Path, model: onnx.ModelProto, form: QuantFormat) -> onnx.Mod
     if standard_opset(model) >= least:
         return model
     try:
-        return at_opset(source, model, least)
+        return at_opset(source, model, least, given)
     except OpsetError as error:
         raise OpsetError(f"{form.word} needs opset {least}, and {error}") from error
 
@@ -170,12 +189,20 @@ def _raised(source: Path, model: onnx.ModelProto, form: QuantFormat) -> onnx.Mod
 class _Quantizer:
     """One call of `quantize`, from the float graph to the judged one."""
 
-    def __init__(self, model: onnx.ModelProto, form: QuantFormat, owner: str, report: Progress) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, form: QuantFormat, owner: str, report: Progress, given: GivenInputs
+    ) -> None:
         self._form, self._owner, self._tell = form, owner, report
         self._prepared = quantizable_graph(model)
         self._plan = _plan(self._prepared, form, owner)
-        self._float = OnnxRuntimeRunner(model.SerializeToString(), optimize=False)
-        self._inputs, self._symbols = runnable_inputs(model, self._float)
+        self._model = model
+        runner = OnnxRuntimeRunner(model.SerializeToString(), optimize=False)
+        self._samples = tuple(with_other_batches(given.samples, model, runner)) if given.samples else ()
+        if given.samples:
+            self._inputs, self._symbols = inputs_of_samples(model, given.samples[0]), tuple[str, ...]()
+        else:
+            self._inputs, self._symbols = runnable_inputs(model, runner, given)
+        runner.close()
         self._ranges: dict[str, float] = {}
 
     def run(
@@ -185,15 +212,33 @@ class _Quantizer:
         methods: Sequence[str],
         limit: Limit,
         images: int | None,
-        size: int | None,
+        size: int | tuple[int, int] | None,
         data_dir: Path | str | None,
         seed: int,
+        preprocess: PreprocessOptions,
+        usual: Preprocess | None,
+        scores: str | None,
     ) -> QuantizedGraph:
         """The quantized graph with its evidence in the metadata."""
-        data = load_calibration(
-            calibration, self._inputs, self._symbols, images=images, size=size, data_dir=data_dir, seed=seed
-        )
-        judge = Judge(self._float, data.held_out, data.labels)
+        if calibration is None and self._samples:
+            data = CalibrationData(self._samples, self._samples, None, {"data": "the samples given"})
+        else:
+            data = load_calibration(
+                calibration,
+                self._inputs,
+                self._symbols,
+                images=images,
+                size=size,
+                data_dir=data_dir,
+                seed=seed,
+                options=preprocess,
+                usual=usual,
+            )
+        if data.preprocess is not None:
+            warning = range_warning(self._model, data.preprocess, self._inputs[0].name)
+            if warning:
+                warnings.warn(f"{self._owner}: {warning}", FileWarning, stacklevel=2)
+        judge = Judge(self._model, data.held_out, data.labels, scores=scores, classes=data.classes, owner=self._owner)
         limit.check(judge, self._owner)
         histograms = self._measured(data)
         tried: dict[str, Judgement] = {}
@@ -277,11 +322,11 @@ class _Quantizer:
             else:
                 low = middle + 1
         if high == len(alone):
-            worst = ", ".join(f"{y} ({e:.0%} of the output alone)" for y, e in alone[:3])
+            worst = ", ".join(f"{y} ({e:.0%} alone)" for y, e in alone[:3])
             lost = before.points_lost
             raise PrecisionError(
                 f"{self._owner}: {self._form.word} cannot keep to {limit}: with every product quantized the error is "
-                f"{before.error:.0%} of the output"
+                f"{before.error:.0%} of {before.worst}"
                 + ("" if lost is None else f" and {lost:.2f} points are lost")
                 + f", and no choice of layers is good enough. Most sensitive: {worst}. "
                 + "Calibrate on data of the kind that the model meets, allow more, or use fp16."
@@ -298,8 +343,8 @@ class _Quantizer:
             return {"ran": True, "usable": optimised.error <= max(LARGEST_ERROR, 2 * judged.error), **asdict(optimised)}
         if optimised.error > max(LARGEST_ERROR, 2 * judged.error):
             raise ParityError(
-                f"{self._owner}: the {self._form.word} file means an error of {judged.error:.1%}, and ONNX Runtime's "
-                f"optimisations make {optimised.error:.1%} of it: the file would be wrong there."
+                f"{self._owner}: the {self._form.word} file means an error of {judged.error:.1%} at {optimised.worst}, and ONNX "
+                f"Runtime's optimisations make {optimised.error:.1%} of it: the file would be wrong there."
             )
         return {"ran": True, "usable": True, **asdict(optimised)}
 

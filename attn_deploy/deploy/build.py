@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from attn_deploy.deploy.prepare import prepared_file
 from attn_deploy.engine.artifact import EngineArtifact
 from attn_deploy.engine.builder import build
 from attn_deploy.engine.request import check_request
@@ -23,6 +24,10 @@ def build_model(
     *,
     precision: str | None = None,
     calibration: Path | str | None = None,
+    fix: Mapping[str, int] | None = None,
+    rename: Mapping[str, str] | None = None,
+    inputs: Sequence[str] = (),
+    samples: Sequence[Path | str] = (),
     progress: Callable[[str], None] | None = None,
     **options: Any,
 ) -> EngineArtifact:
@@ -35,6 +40,10 @@ def build_model(
         path: the engine file; by default beside the ONNX file.
         precision: fp32, fp16, bf16, int8 or fp8, given to the graph first; None leaves a file's own, and is fp32 for names.
         calibration: for int8 and fp8 what ranges are measured on, see `attn_deploy.quantize`; for fp16 an ``.npz``.
+        fix: extents of axes of a file, by symbol or as ``images[2]``, see `attn_deploy.deploy.prepare`.
+        rename: new names of inputs and outputs of a file.
+        inputs: with ``precision``, shapes to compare at, as ``NAME:1x3x64x64``.
+        samples: with ``precision``, ``.npz`` files with real inputs to measure and compare on.
         progress: called with a few words at each step before the build.
         options: those of `attn_deploy.build`.
 
@@ -51,8 +60,20 @@ def build_model(
     if calibration is not None and precision in (None, "fp32"):
         raise InvalidRequestError("--calibration belongs to --precision fp16, bf16, int8 or fp8, which was not given.")
     onnx = None if path is None else Path(path).with_suffix(".onnx")
-    graph = _graph(str(model), onnx, precision, calibration, progress or (lambda _: None))
-    return build(graph, path, **options)
+    source, target = str(model), path
+    if _is_file(source):
+        beside = None if path is None else Path(path).with_name(f"{Path(path).stem}-prepared.onnx")
+        ready = prepared_file(Path(source), beside, fix=fix, rename=rename)
+        if ready != Path(source) and path is None:
+            target = Path(source).with_suffix(".engine")
+            onnx = None if precision is None else Path(source).with_name(f"{Path(source).stem}-{precision}.onnx")
+            target = target if precision is None else None
+        source = str(ready)
+    elif fix or rename:
+        raise InvalidRequestError("--fix and --rename are for ONNX files: export the model first, then build the file.")
+    given = {"inputs": inputs, "samples": samples}
+    graph = _graph(source, onnx, precision, calibration, given, progress or (lambda _: None))
+    return build(graph, target, **options)
 
 
 def _check_precision(precision: str, device: str | None) -> None:
@@ -68,11 +89,11 @@ def _graph(
     target: Path | None,
     precision: str | None,
     calibration: Path | str | None,
+    given: Mapping[str, Any],
     progress: Callable[[str], None],
 ) -> OnnxArtifact | Path:
-    path = Path(model)
-    if path.suffix.lower() == ".onnx" or path.is_file():
-        return _typed(path, target, precision, calibration, progress)
+    if _is_file(model):
+        return _typed(Path(model), target, precision, calibration, given, progress)
     if precision in _QUANTIZED:
         from attn_deploy.deploy.quantize import quantize
 
@@ -91,11 +112,16 @@ def _graph(
     )
 
 
+def _is_file(model: str) -> bool:
+    return Path(model).suffix.lower() == ".onnx" or Path(model).is_file()
+
+
 def _typed(
     path: Path,
     target: Path | None,
     precision: str | None,
     calibration: Path | str | None,
+    given: Mapping[str, Any],
     progress: Callable[[str], None],
 ) -> OnnxArtifact | Path:
     """The file itself, or the one that is made from it in the precision."""
@@ -115,8 +141,8 @@ def _typed(
     if precision in _QUANTIZED:
         from attn_deploy.deploy.quantize import quantize
 
-        return quantize(path, target, precision=precision, calibration=calibration, progress=progress)
+        return quantize(path, target, precision=precision, calibration=calibration, progress=progress, **given)
     from attn_deploy.conversion.convert import convert
 
     progress(f"converting to {precision}")
-    return convert(path, target, precision=precision, calibration=calibration)
+    return convert(path, target, precision=precision, calibration=calibration, **given)

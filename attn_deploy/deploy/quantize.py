@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from attn_deploy.conversion.calibration import NO_OPTIONS
+from attn_deploy.conversion.preprocess import Preprocess, PreprocessOptions
 from attn_deploy.conversion.quantize import Progress, check_options, quantize_file
 from attn_deploy.data import ImageSet, load_dataset
 from attn_deploy.files import check_writable
-from attn_deploy.graph.artifact import OnnxArtifact
+from attn_deploy.graph.artifact import OnnxArtifact, load_model
+from attn_deploy.graph.evidence import read_evidence
 from attn_deploy.graph.quantize import quant_format
 
 
@@ -23,9 +28,13 @@ def quantize(
     images: int | None = None,
     method: str = "auto",
     keep_accuracy: float | None = None,
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
     data_dir: Path | str | None = None,
     seed: int = 0,
+    preprocess: PreprocessOptions = NO_OPTIONS,
+    scores: str | None = None,
+    inputs: Sequence[str] = (),
+    samples: Sequence[Path | str] = (),
     owner: str | None = None,
     progress: Progress | None = None,
 ) -> OnnxArtifact:
@@ -41,6 +50,10 @@ def quantize(
         size: as `quantize_file`.
         data_dir: as `quantize_file`.
         seed: as `quantize_file`.
+        preprocess: as `quantize_file`; by default what the model's package or record says of it.
+        scores: as `quantize_file`.
+        inputs: as `quantize_file`.
+        samples: as `quantize_file`.
         progress: as `quantize_file`.
         calibration: what ranges are measured on, see `attn_deploy.conversion.calibration.load_calibration`. By default
             what a trained model was trained on, else ramped noise, which says little of real images.
@@ -60,10 +73,16 @@ def quantize(
         "size": size,
         "data_dir": data_dir,
         "seed": seed,
+        "preprocess": preprocess,
+        "scores": scores,
+        "inputs": inputs,
+        "samples": samples,
         "progress": progress,
     }
     if isinstance(model, OnnxArtifact) or _is_file(model):
-        return quantize_file(model, path, calibration=calibration, owner=owner, **options)
+        path_of = model.path if isinstance(model, OnnxArtifact) else Path(model)
+        usual = _of_package(_recorded_name(path_of)) if calibration is not None else None
+        return quantize_file(model, path, calibration=calibration, owner=owner, usual=usual, **options)
     from attn_deploy.exporters.pipeline import export  # torch, which files do without
     from attn_deploy.resolve.names import parse_name
 
@@ -81,8 +100,35 @@ def quantize(
 
             trained = load_trained(name)
             calibration = trained.prepared(load_dataset(trained.dataset, "train", data_dir=data_dir))
-        artifact = quantize_file(source, target, calibration=calibration, owner=owner or str(model), **options)
+        usual = _of_package(str(model))
+        artifact = quantize_file(
+            source, target, calibration=calibration, owner=owner or str(model), usual=usual, **options
+        )
     return replace(artifact, path=target)
+
+
+def _recorded_name(path: Path) -> str:
+    """The name of the model that a file was exported from; empty for a foreign file."""
+    if not path.is_file():
+        return ""
+    evidence = read_evidence(load_model(path, check_seal=False))
+    return "" if evidence is None else evidence.model
+
+
+def _of_package(name: str) -> Preprocess | None:
+    """What the package of a model says of its images; None where it says nothing."""
+    collection, _, entry = name.partition(":")
+    if collection != "timm" or importlib.util.find_spec("timm") is None:
+        return None
+    import timm  # optional
+
+    configuration = timm.get_pretrained_cfg(entry.partition("+")[0].partition("@")[0])
+    if configuration is None:
+        return None
+    mean, std = (tuple(float(v) for v in values) for values in (configuration.mean, configuration.std))
+    if len(mean) != 3 or len(std) != 3:
+        return None
+    return Preprocess((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]), source=f"as {name} is prepared in timm")
 
 
 def _is_file(model: Path | str) -> bool:

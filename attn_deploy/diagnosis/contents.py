@@ -14,12 +14,13 @@ from onnx import numpy_helper
 
 from attn_deploy.engine.artifact import EngineArtifact, read_engine
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.graph.artifact import OnnxArtifact, check_model, describe, load_model
+from attn_deploy.graph.artifact import OnnxArtifact, describe, load_model, open_model
 from attn_deploy.graph.macs import Shape, node_macs
 from attn_deploy.graph.operators import all_nodes
 from attn_deploy.graph.scopes import NAME_SCOPES, module_path
 from attn_deploy.graph.tensors import infer_tensors
 from attn_deploy.inputs.tensors import TensorInput, fit_size
+from attn_deploy.parity.given import given_inputs
 from attn_deploy.parity.graphs import graph_inputs
 
 ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
@@ -81,12 +82,15 @@ class Difference:
     second: str
 
 
-def inspect(path: Path | str, *, inputs: Sequence[TensorInput] | None = None) -> GraphReport | EngineArtifact:
+def inspect(
+    path: Path | str, *, inputs: Sequence[TensorInput] | None = None, shapes: Sequence[str] = ()
+) -> GraphReport | EngineArtifact:
     """Read what an ONNX file or an engine holds.
 
     Args:
         path: ``.onnx``, or ``.engine``, ``.plan`` and ``.trt`` with the JSON file that was written beside it.
         inputs: shapes at which the MACs of a graph are counted; by default batch 1 and 32 x 32 where axes are symbolic.
+        shapes: the same as text, ``NAME:1x3x64x64``; names may hold colons and slashes.
 
     Raises:
         GraphError: if an ONNX file cannot be read or is not valid.
@@ -95,14 +99,13 @@ def inspect(path: Path | str, *, inputs: Sequence[TensorInput] | None = None) ->
     """
     path = Path(path)
     if path.suffix in ENGINE_SUFFIXES:
-        if inputs is not None:
+        if inputs is not None or shapes:
             raise InvalidRequestError(f"{path} is an engine, whose MACs are not counted: leave out --input.")
         return read_engine(path)
-    model = load_model(path)
-    check_model(model, str(path))
+    model, _ = open_model(path)
     artifact = describe(model, path)
-    sizes = _sizes(model, artifact, inputs)
-    shapes, dtypes = _inferred(model, sizes)
+    sizes = _sizes(model, artifact, inputs) if not shapes else _given_sizes(model, artifact, shapes)
+    known, dtypes = _inferred(model, sizes)
     weights: collections.Counter[str] = collections.Counter()
     parameters = 0
     for tensor in model.graph.initializer:
@@ -111,7 +114,7 @@ def inspect(path: Path | str, *, inputs: Sequence[TensorInput] | None = None) ->
         parameters += 0 if _dtype(tensor.data_type) in _SHAPE_TYPES else array.size
     quantized = {o for n in model.graph.node if n.op_type == "QuantizeLinear" for o in n.output}
     dequantizing = [n for n in model.graph.node if n.op_type == "DequantizeLinear"]
-    products, unknown = _products(model, shapes)
+    products, unknown = _products(model, known)
     return GraphReport(
         artifact=artifact,
         parameters=parameters,
@@ -182,6 +185,12 @@ def _sizes(model: onnx.ModelProto, artifact: OnnxArtifact, inputs: Sequence[Tens
                 f"{artifact.path}: the input {value} was given as {'nothing' if shape is None else 'x'.join(map(str, shape))}."
             )
     return {v.name: shapes[v.name] for v in artifact.inputs}
+
+
+def _given_sizes(model: onnx.ModelProto, artifact: OnnxArtifact, shapes: Sequence[str]) -> dict[str, Shape]:
+    given = given_inputs(model, shapes).shapes
+    usual = _sizes(model, artifact, None) if len(given) < len(artifact.inputs) else {}
+    return {v.name: tuple(given[v.name]) if v.name in given else usual[v.name] for v in artifact.inputs}
 
 
 def _inferred(model: onnx.ModelProto, sizes: Mapping[str, Shape]) -> tuple[Mapping[str, Shape], dict[str, int]]:

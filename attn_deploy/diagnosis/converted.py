@@ -15,6 +15,7 @@ from attn_deploy.diagnosis.judge import worst_case
 from attn_deploy.diagnosis.references import Reference
 from attn_deploy.graph.artifact import load_model
 from attn_deploy.graph.opset import convert_opset, standard_opset
+from attn_deploy.graph.opset.old import raise_old_opset
 from attn_deploy.graph.parts import Parts
 from attn_deploy.graph.precision import apply_plan, half_type, make_plan, prepared_graph
 from attn_deploy.graph.quantize import FORMATS
@@ -57,6 +58,7 @@ def converted(
         sizes = [{}, *verification_sizes(reference.inputs, reference.dynamic)[:2]]
         measured = [example_arrays(reference.inputs, s) for s in sizes]
     first_opset = half_type(precision).first_opset
+    model = raise_old_opset(model)
     raised = model if standard_opset(model) >= first_opset else convert_opset(model, first_opset).model
 
     def candidate(careful: bool) -> Candidate:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from attn_deploy.diagnosis.refused import Search
 from attn_deploy.diagnosis.shapes import ShapeBook
 from attn_deploy.diagnosis.subject import Subject, from_file, from_model, reference_for, unknown_reference
 from attn_deploy.diagnosis.trials import Laboratory, OnnxRuntime, module_at, part_operators, target_of
-from attn_deploy.engine.profile import Profile, make_profiles
+from attn_deploy.engine.profile import GivenProfile, Profile, make_profiles
 from attn_deploy.errors import GraphError, InvalidRequestError, ParityError
 from attn_deploy.files import atomic_path, check_writable, write_atomic
 from attn_deploy.graph.artifact import OnnxArtifact, read_onnx
@@ -68,6 +68,7 @@ def diagnose(
     arguments: Mapping[str, Any] | None = None,
     opset: int | None = None,
     exporter: str = "auto",
+    profile: GivenProfile | Iterable[GivenProfile] = (),
     timeout: float = TIMEOUT_SECONDS,
     progress: Tell | None = None,
 ) -> Diagnosis:
@@ -97,6 +98,7 @@ def diagnose(
         arguments: constructor arguments when ``model`` is a name.
         opset: of a model's export.
         exporter: auto, dynamo or torchscript, of a model's export.
+        profile: shapes at which the target builds, see `attn_deploy.engine.profile.make_profiles`; by default derived.
         timeout: seconds for each trial of the target.
         progress: called with what is tried.
 
@@ -157,11 +159,11 @@ def diagnose(
         )
     if chosen is not None:
         laboratory = account.laboratory = Laboratory(chosen, timeout=timeout, progress=progress)
-        account.build = _refused(subject, candidate, laboratory, written, account.notes)
+        account.build = _refused(subject, candidate, laboratory, written, account.notes, profile)
         if account.build is not None:
             progress(f"the build breaks at {account.build.place}: {account.build.operator}")
     if numbers:
-        if reference is None and account.build is None:
+        if reference is None and account.build is None and chosen is None:
             raise unknown_reference(subject)
         if reference is None:
             account.notes.append("numbers were not compared: nothing tells what is right (--against)")
@@ -204,11 +206,16 @@ def _calibration(given: Path | str | None, subject: Subject, reference: Referenc
 
 
 def _refused(
-    subject: Subject, candidate: Candidate, laboratory: Laboratory, written: Path, notes: list[str]
+    subject: Subject,
+    candidate: Candidate,
+    laboratory: Laboratory,
+    written: Path,
+    notes: list[str],
+    given: GivenProfile | Iterable[GivenProfile],
 ) -> Fault | None:
     """Which part the target refuses."""
     parts = Parts(candidate.model)
-    profile = _usual_profile(candidate.model)
+    profile = _profile(candidate.model, given)
     fault, part = _search(parts, profile, laboratory, subject, "build")
     return fault if fault is None else _written(fault, part, written, {}, {}, notes)
 
@@ -231,12 +238,16 @@ def _search(
     return Fault(question, module, name, node.op_type, node.name, result.refusal.reason, remedy, operators), result.part
 
 
-def _usual_profile(model: onnx.ModelProto) -> Profile | None:
-    """The profile that a build of the graph would derive."""
+def _profile(model: onnx.ModelProto, given: GivenProfile | Iterable[GivenProfile]) -> Profile | None:
+    """The profile that is given, or that a build of the graph would derive.
+
+    Raises:
+        InvalidRequestError: if what is given does not fit, or nothing that is usual does: no node is to blame for that.
+    """
     with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
         path = Path(folder) / "model.onnx"
         onnx.save(model, path)
-        profiles = make_profiles(read_onnx(path, check=False))
+        profiles = make_profiles(read_onnx(path, check=False), given)
     return profiles[0] if profiles else None
 
 

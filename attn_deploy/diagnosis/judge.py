@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from attn_deploy.diagnosis.candidate import Candidate
-from attn_deploy.diagnosis.numbers import Blamed, Walk, root_ratio, written_part
+from attn_deploy.diagnosis.numbers import Blamed, Walk, written_part
 from attn_deploy.diagnosis.record import Fault, Step
 from attn_deploy.diagnosis.references import GraphReference, Reference
 from attn_deploy.diagnosis.trials import part_operators
@@ -18,6 +18,7 @@ from attn_deploy.graph.parts import Part
 from attn_deploy.inputs.samples import example_arrays, verification_sizes
 from attn_deploy.inputs.tensors import Arrays
 from attn_deploy.parity.report import ParityReport
+from attn_deploy.parity.share import compare_by_share
 from attn_deploy.parity.verify import UNTRACED_SHAPES, compare, compare_on
 from attn_deploy.runtimes.base import Runner, run_once
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
@@ -81,7 +82,7 @@ def worst_case(candidate: Candidate, reference: Reference, batches: Sequence[Arr
     runner = OnnxRuntimeRunner(candidate.running.model.SerializeToString(), optimize=False)
     if candidate.share is not None:
         arrays = list(batches[:_COMPARED_BATCHES]) if batches is not None else _sized(reference)
-        report = _by_share(candidate, reference, runner, arrays, candidate.share)
+        report = compare_by_share(reference.runner, runner, arrays, candidate.share, tolerance=candidate.tolerance)
     elif batches is not None:
         arrays = list(batches[:_COMPARED_BATCHES])
         report = compare_on(reference.runner, runner, arrays, tolerance=candidate.tolerance)
@@ -112,26 +113,6 @@ def _sized(reference: Reference) -> list[Arrays]:
     """The inputs on which `compare` runs."""
     other = verification_sizes(reference.inputs, reference.dynamic, UNTRACED_SHAPES) or [{}]
     return [example_arrays(reference.inputs, s, 17 * k) for k, s in enumerate([{}, *other])]
-
-
-def _by_share(
-    candidate: Candidate, reference: Reference, runner: Runner, batches: Sequence[Arrays], share: float
-) -> ParityReport:
-    """As `compare_on`, by the root mean square of the error: one element of a tensor in 8 bits may well be far off."""
-    report = compare_on(reference.runner, runner, batches, tolerance=candidate.tolerance)
-    cases = []
-    for case, batch in zip(report.cases, batches, strict=True):
-        if case.max_abs_error is None:
-            cases.append(case)
-            continue
-        right, got = run_once(reference.runner, batch), run_once(runner, batch)
-        pairs = [
-            (a.astype(np.float64), b.astype(np.float64)) for a, b in zip(right.values(), got.values(), strict=True)
-        ]
-        ratio = max(root_ratio(b - a, a) for a, b in pairs) / share
-        problem = f"the error is {ratio * share:.1%} of the output, and {share:.0%} is allowed" if ratio > 1 else ""
-        cases.append(replace(case, passed=ratio <= 1, ratio=ratio, problem=problem))
-    return replace(report, cases=tuple(cases))
 
 
 def _runs(runner: Runner, inputs: Arrays) -> bool:

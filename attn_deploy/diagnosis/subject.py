@@ -13,7 +13,7 @@ import onnx
 
 from attn_deploy.diagnosis.references import EagerModules, GraphReference, Reference
 from attn_deploy.errors import AttnDeployError, InvalidRequestError
-from attn_deploy.graph.artifact import OnnxArtifact, describe, load_model
+from attn_deploy.graph.artifact import OnnxArtifact, describe, load_model, open_model
 from attn_deploy.graph.parts import Parts
 from attn_deploy.graph.precision import PRECISIONS as HALVES
 from attn_deploy.inputs.tensors import TensorInput
@@ -61,7 +61,7 @@ def from_file(path: Path) -> Subject:
     Raises:
         GraphError: if it cannot be read.
     """
-    model = load_model(path)
+    model, _ = open_model(path)
     return Subject(str(path), path.stem, path.parent, model, None, describe(model, path).record)
 
 

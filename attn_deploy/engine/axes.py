@@ -6,8 +6,11 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 
-from attn_deploy.errors import AttnDeployError
-from attn_deploy.graph.artifact import OnnxArtifact, TensorInfo
+from onnx import ModelProto
+
+from attn_deploy.errors import AttnDeployError, GraphError, InvalidRequestError
+from attn_deploy.graph.artifact import OnnxArtifact, TensorInfo, load_model
+from attn_deploy.graph.tensors import infer_tensors
 from attn_deploy.inputs.expressions import evaluate
 
 Extents = tuple[int, int, int]
@@ -54,6 +57,60 @@ def usual_extents(onnx: OnnxArtifact, batch: Extents = BATCH) -> dict[str, Exten
             for symbol in symbols_of(dim):
                 table.setdefault(symbol, _usual(symbol, axis, len(tensor.shape), ran.get(symbol, []), batch))
     return table
+
+
+# What axes that are no batch may be, the likeliest first: images, features of a sequence, samples of a sound.
+_LADDERS: tuple[Extents | None, ...] = (
+    None,
+    (32, 224, 448),
+    (64, 256, 512),
+    (128, 640, 1280),
+    (1, 64, 512),
+    (16, 128, 1024),
+    (400, 4000, 32000),
+    (1600, 16000, 160000),
+)
+
+
+def fitting_extents(onnx: OnnxArtifact, batch: Extents = BATCH) -> dict[str, Extents]:
+    """As `usual_extents`, at which the graph's shapes agree with each other.
+
+    A file of this program says at which sizes it ran. Of another's file the usual extents are tried by shape inference,
+    then others.
+
+    Raises:
+        InvalidRequestError: if the graph takes none of them, naming the axes that have to be given.
+    """
+    usual = usual_extents(onnx, batch)
+    if any(_shapes_ran(onnx)):
+        return usual
+    model = load_model(onnx.path, check_seal=False)
+    first: GraphError | None = None
+    for ladder in _LADDERS:
+        table = {s: e if ladder is None or e == batch else ladder for s, e in usual.items()}
+        try:
+            for place in range(3):
+                _check_sizes(onnx, model, table, place)
+        except GraphError as error:
+            first = first or error
+            continue
+        return table
+    axes = ", ".join(s for s, e in usual.items() if e != batch) or ", ".join(usual)
+    shown = " ".join(
+        f"--profile {i.name}:MIN,OPT,MAX" for i in onnx.inputs if any(not isinstance(d, int) for d in i.shape)
+    )
+    raise InvalidRequestError(
+        f"{onnx.path}: no usual range fits the axes {axes} ({first}). Give the shapes with {shown}, or fix axes with --fix "
+        f"{axes.split(', ')[0]}=SIZE."
+    )
+
+
+def _check_sizes(onnx: OnnxArtifact, model: ModelProto, table: Mapping[str, Extents], place: int) -> None:
+    sizes = {t.name: tuple(extents_of(d, table)[place] for d in named_axes(t)) for t in onnx.inputs}
+    tensors = infer_tensors(model, sizes)
+    for name, shape in tensors.shapes.items():
+        if any(d < 1 for d in shape) and not (len(shape) == 1 and shape[0] == 0):
+            raise GraphError(f"{name} would have the shape {'x'.join(map(str, shape))}")
 
 
 def _usual(symbol: str, axis: int, rank: int, ran: list[int], batch: Extents) -> Extents:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from attn_deploy.engine.axes import BATCH, Extents, extents_of, named_axes, symbols_of, usual_extents
+from attn_deploy.engine.axes import BATCH, Extents, extents_of, fitting_extents, named_axes, symbols_of
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.graph.artifact import OnnxArtifact, TensorInfo
 
@@ -80,7 +80,7 @@ def make_profiles(
     drafts = _drafts([given] if isinstance(given, (str, Mapping)) else given)
     dynamic = [i for i in onnx.inputs if any(not isinstance(d, int) for d in i.shape)]
     if not drafts:
-        return (Profile(_ranges(dynamic, usual_extents(onnx, batch or BATCH))),) if dynamic else ()
+        return (Profile(_ranges(dynamic, fitting_extents(onnx, batch or BATCH))),) if dynamic else ()
     profiles = tuple(_complete(onnx, draft, dynamic) for draft in drafts)
     return profiles if dynamic else ()
 

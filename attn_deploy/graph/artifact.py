@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, EncodeError
 
 from attn_deploy.errors import EvidenceError, FileWarning, GraphError
 from attn_deploy.files import sha256_of
 from attn_deploy.graph.evidence import MISMATCH, Evidence, entries_of, read_evidence, seal_state
+from attn_deploy.graph.repair import constants_for_defaults, has_negative_size, repaired
+from attn_deploy.graph.soundness import check_sound
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,23 +126,61 @@ def load_model(path: Path, *, check_seal: bool = True) -> onnx.ModelProto:
     return model
 
 
+def serialised(model: onnx.ModelProto) -> bytes:
+    """The bytes of a model.
+
+    Raises:
+        GraphError: above the 2 GiB at which protobuf stops.
+    """
+    try:
+        return bytes(model.SerializeToString())
+    except (ValueError, EncodeError) as error:
+        raise GraphError(f"the graph is larger than 2 GiB, which protobuf cannot hold in one piece: {error}") from error
+
+
 def check_model(model: onnx.ModelProto, what: str) -> None:
     """Run the full ONNX checker, shape inference included.
 
     Raises:
-        GraphError: with the checker's first line.
+        GraphError: with the checker's message.
     """
     try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        first = str(error).strip().splitlines()[0]
+        onnx.checker.check_model(model, full_check=model.ByteSize() < onnx.checker.MAXIMUM_PROTOBUF)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
+        message = " ".join(str(error).split())
         bare = [v.name for v in (*model.graph.input, *model.graph.output) if _is_shapeless(v)]
-        if "shape" in first and bare:
+        if "shape" in message and bare:
             raise GraphError(
                 f"{what} is not a valid ONNX model: {bare[0]!r} has no shape, and an input or output needs one, if only of "
                 "symbols. Run onnx.shape_inference.infer_shapes on it, or export it again."
             ) from error
-        raise GraphError(f"{what} is not a valid ONNX model: {first}") from error
+        raise GraphError(f"{what} is not a valid ONNX model: {message}") from error
+
+
+def open_model(path: Path) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """A checked graph from a file, with what had to be repaired in the copy.
+
+    Inputs that only repeat weights, as files of IR version 3 list them, are left out: weights are constants here. What
+    was repaired is said in a `FileWarning` too.
+
+    Raises:
+        GraphError: if the file cannot be read, contradicts itself, or fails the checker and cannot be repaired.
+    """
+    model = load_model(path)
+    check_sound(model, str(path))
+    plain = constants_for_defaults(model)
+    try:
+        if has_negative_size(plain):
+            raise GraphError(f"{path}: an input or output has a negative size.")
+        check_model(plain, str(path))
+    except GraphError:
+        fixed = repaired(plain)
+        if not fixed.repairs:
+            raise
+        check_model(fixed.model, str(path))
+        warnings.warn(f"{path}: repaired in a copy: {'; '.join(fixed.repairs)}.", FileWarning, stacklevel=2)
+        return fixed.model, fixed.repairs
+    return plain, ()
 
 
 def read_onnx(path: Path | str, *, check: bool = True) -> OnnxArtifact:
@@ -148,16 +188,13 @@ def read_onnx(path: Path | str, *, check: bool = True) -> OnnxArtifact:
 
     Args:
         path: the file.
-        check: also run the full ONNX checker.
+        check: also check the graph and its seal, see `open_model`.
 
     Raises:
         GraphError: if the file cannot be read, or fails the checker.
     """
     path = Path(path)
-    model = load_model(path)
-    if check:
-        check_model(model, str(path))
-    return describe(model, path)
+    return describe(open_model(path)[0] if check else load_model(path, check_seal=False), path)
 
 
 def describe(model: onnx.ModelProto, path: Path) -> OnnxArtifact:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
 _PREFIX = "1:"  # the way of hashing; another way gets another number
@@ -46,7 +48,8 @@ def _bytes(tensor: onnx.TensorProto) -> bytes:
     if tensor.HasField("raw_data"):
         return bytes(tensor.raw_data)
     try:
-        return bytes(numpy_helper.to_array(tensor).tobytes())
+        array: NDArray[np.generic] = numpy_helper.to_array(tensor)
+        return bytes(array.tobytes())
     except (TypeError, ValueError, KeyError, OSError, onnx.checker.ValidationError):
         return bytes(tensor.SerializeToString(deterministic=True))
 

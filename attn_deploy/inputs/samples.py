@@ -49,7 +49,7 @@ def _reach(symbol: str, dim: int | str) -> int:
     return max(1, two - one)
 
 
-def ramped(shape: tuple[int, ...], dtype: str = "float32", seed: int = 0) -> NDArray[Any]:
+def ramped(shape: tuple[int, ...], dtype: str = "float32", seed: int = 0, bound: int | None = None) -> NDArray[Any]:
     """A test tensor: noise plus an offset for each channel plus ramps along the spatial axes.
 
     Zero-mean noise hides a baked pooling window, because every window's mean is near zero; with offsets and ramps each
@@ -58,20 +58,20 @@ def ramped(shape: tuple[int, ...], dtype: str = "float32", seed: int = 0) -> NDA
     rng = np.random.default_rng(seed)
     rows = max(1, _AT_A_TIME // max(1, math.prod(shape[1:])))
     if not shape or shape[0] <= rows:
-        return _ramped(rng, shape, dtype)
+        return _ramped(rng, shape, dtype, bound)
     values = np.empty(
         shape, dtype
     )  # drawn in double precision, which of a whole large tensor takes five times its memory
     for start in range(0, shape[0], rows):
-        values[start : start + rows] = _ramped(rng, (min(rows, shape[0] - start), *shape[1:]), dtype)
+        values[start : start + rows] = _ramped(rng, (min(rows, shape[0] - start), *shape[1:]), dtype, bound)
     return values
 
 
-def _ramped(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+def _ramped(rng: np.random.Generator, shape: tuple[int, ...], dtype: str, bound: int | None) -> NDArray[Any]:
     if dtype == "bool":
         return rng.random(shape) < 0.5
     if np.issubdtype(np.dtype(dtype), np.integer):
-        return rng.integers(0, 8, shape).astype(dtype)
+        return rng.integers(0, 8 if bound is None else bound, shape).astype(dtype)
     values = rng.standard_normal(shape)
     for axis in range(1, len(shape)):
         extent = shape[axis]
@@ -82,4 +82,4 @@ def _ramped(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> NDA
 
 def example_arrays(inputs: Sequence[TensorInput], sizes: Mapping[str, int] | None = None, seed: int = 0) -> Arrays:
     """One ramped tensor for each input, at the traced sizes or at others."""
-    return {i.name: ramped(i.shape(sizes), i.dtype, seed + k) for k, i in enumerate(inputs)}
+    return {i.name: ramped(i.shape(sizes), i.dtype, seed + k, i.bound) for k, i in enumerate(inputs)}

@@ -34,6 +34,7 @@ class TensorInput:
         multiple: what the extent of a symbol must be a multiple of.
         named: whether the name was given; one without goes to forward by position.
         assumed: whether nobody said which axes move, so that those as long as an image may be tried to move with it.
+        bound: integers of test tensors are below this; None for what is usual.
     """
 
     name: str
@@ -44,6 +45,7 @@ class TensorInput:
     multiple: Mapping[str, int]
     named: bool = True
     assumed: bool = False
+    bound: int | None = None
 
     def shape(self, sizes: Mapping[str, int] | None = None) -> tuple[int, ...]:
         """The concrete shape at the traced sizes, or at others."""

@@ -7,16 +7,20 @@ that matters.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from attn_deploy.errors import InvalidRequestError, PrecisionError
+from attn_deploy.errors import InvalidRequestError, ParityError, PrecisionError
+from attn_deploy.graph.heads import read_outputs, scores_output
 from attn_deploy.inputs.tensors import Arrays
-from attn_deploy.runtimes.base import Runner, run_once
+from attn_deploy.parity.distance import PartDistance, agreement, number_distances
+from attn_deploy.parity.tolerance import TOLERANCES
+from attn_deploy.parity.verify import structural_problem
+from attn_deploy.runtimes.base import run_once
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
 # The root mean square of the error over that of the output. A product in 8 bits with a scale a channel adds about 1 %,
@@ -29,11 +33,13 @@ class Judgement:
     """A quantized graph against the float one, on samples that no range was measured on.
 
     Attributes:
-        error: root mean square of the difference over that of the right output; of the worst output.
+        error: root mean square of the difference over that of the right values; of the worst part of an output.
         max_abs_error: the largest difference.
         samples: how many samples.
-        same: how many have the same largest class; None where the first output is not a score for each class.
+        same: how many have the same largest score; None where no output is known to be scores for classes.
         correct, correct_before: right answers after and before; None where the labels are not known.
+        worst: the part of an output with that error, in words.
+        choices: the share of equal choices (indices, classes, masks) by output, near ties among them.
     """
 
     error: float
@@ -42,6 +48,8 @@ class Judgement:
     same: int | None = None
     correct: int | None = None
     correct_before: int | None = None
+    worst: str = ""
+    choices: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def points_lost(self) -> float | None:
@@ -71,14 +79,15 @@ class Limit:
         """Refuse a limit that the samples of a judge cannot resolve.
 
         Raises:
-            InvalidRequestError: if the outputs are no classes, or the samples are too few.
+            InvalidRequestError: if no output is known to be scores, or the samples are too few.
         """
         if self.points is None:
             return
-        if not judge.classes:
+        if not judge.scores:
             raise InvalidRequestError(
-                f"{owner}: points of accuracy need scores for classes, N x classes, as first output; leave "
-                "--keep-accuracy out to bound the error of the output."
+                f"{owner}: --keep-accuracy needs an output with a score for each class, N x classes. None ends in a softmax "
+                "or sigmoid, and no labels fit one: name it with --scores NAME, or leave --keep-accuracy out to bound the "
+                "error of the output."
             )
         if self.points and 100.0 / judge.samples > self.points:
             raise InvalidRequestError(
@@ -88,7 +97,7 @@ class Limit:
 
     def __str__(self) -> str:
         if self.points is None:
-            return f"an error of {LARGEST_ERROR:.0%} of the output"
+            return f"an error of {LARGEST_ERROR:.0%} of each part of the output"
         return f"a loss of {self.points:g} points"
 
 
@@ -96,27 +105,67 @@ class Judge:
     """Compares graphs with the float one on given samples, whose right outputs are computed once.
 
     Args:
-        reference: runs the float graph.
+        model: the float graph.
         batches: the samples, by input name.
         labels: the right class for each sample, one array a batch; None where they are not known.
+        scores: the output that holds a score for each class, as the user names it. None: one behind a softmax or
+            sigmoid, or else, with labels, the first output that has a score for each of their classes.
+        classes: of the labels; None if only the labels are known.
+        owner: the model's name in messages.
 
     Attributes:
         samples: how many there are.
-        classes: whether the first output is a score for each class.
+        scores: the output that holds a score for each class; empty where none is known.
+
+    Raises:
+        InvalidRequestError: if ``scores`` is not such an output.
+        ParityError: if an output is empty on all samples, NaN or infinite.
     """
 
     def __init__(
-        self, reference: Runner, batches: Sequence[Arrays], labels: Sequence[NDArray[np.int64]] | None = None
+        self,
+        model: onnx.ModelProto,
+        batches: Sequence[Arrays],
+        labels: Sequence[NDArray[np.int64]] | None = None,
+        *,
+        scores: str | None = None,
+        classes: int | None = None,
+        owner: str = "the model",
     ) -> None:
+        wider, self._reading = read_outputs(model)
+        runner = OnnxRuntimeRunner(wider.SerializeToString(), optimize=False)
         self._batches, self._labels = batches, labels
-        self._right = [run_once(reference, batch) for batch in batches]
-        first = [next(iter(r.values())) for r in self._right]
-        self.classes = all(f.ndim == 2 and f.shape[1] > 1 for f in first)
+        self._right = [run_once(runner, batch) for batch in batches]
+        runner.close()
+        self._behind = {n: [r.pop(extra) for r in self._right] for n, extra in self._reading.scores.items()}
+        self._check(owner)
+        self.samples = sum(len(next(iter(b.values()))) for b in batches)
+        self.scores = scores_output(model, scores) or self._as_wide_as_labels(classes)
         if self._labels is not None and (
-            not self.classes or max(int(y.max()) for y in self._labels) >= first[0].shape[1]
+            not self.scores or max(int(y.max()) for y in self._labels) >= self._right[0][self.scores].shape[1]
         ):
             self._labels = None
-        self.samples = sum(len(f) for f in first)
+
+    def _check(self, owner: str) -> None:
+        for name in self._right[0]:
+            values = [r[name] for r in self._right]
+            if not any(v.size for v in values):
+                raise ParityError(
+                    f"{owner}: nothing can be compared at the output {name!r}, which is empty on all samples. Give samples on "
+                    "which it is not, with --calibration."
+                )
+            if any(v.dtype.kind not in "biu" and not np.isfinite(v.astype(np.float64)).all() for v in values):
+                raise ParityError(f"{owner}: in float already, the output {name!r} is NaN or infinite.")
+
+    def _as_wide_as_labels(self, classes: int | None) -> str:
+        if self._labels is None:
+            return ""
+        largest = max(int(y.max()) for y in self._labels)
+        for name, value in self._right[0].items():
+            wide_enough = value.ndim == 2 and value.dtype.kind == "f" and value.shape[1] > max(1, largest)
+            if wide_enough and classes in (None, value.shape[1]):
+                return name
+        return ""
 
     @property
     def few(self) -> int:
@@ -133,34 +182,55 @@ class Judge:
 
         Raises:
             GraphError: if it does not run.
-            PrecisionError: if an output is NaN or infinite.
+            PrecisionError: if an output is NaN or infinite, or has another shape.
         """
         runner = OnnxRuntimeRunner(model.SerializeToString(), optimize=optimize)
         chosen = slice(0, batches)
         got = [run_once(runner, batch) for batch in self._batches[chosen]]
         runner.close()
         right = self._right[chosen]
-        errors = [_errors(name, right, got) for name in right[0]]
+        parts, choices = self._compared(right, got)
         same = correct = before = None
-        if self.classes:
-            theirs = [next(iter(r.values())).argmax(1) for r in right]
-            ours = [next(iter(g.values())).argmax(1) for g in got]
+        if self.scores:
+            theirs = [r[self.scores].argmax(1) for r in right]
+            ours = [g[self.scores].argmax(1) for g in got]
             same = sum(int((a == b).sum()) for a, b in zip(theirs, ours, strict=True))
             if self._labels is not None:
                 labels = self._labels[chosen]
                 correct = sum(int((a == y).sum()) for a, y in zip(ours, labels, strict=True))
                 before = sum(int((a == y).sum()) for a, y in zip(theirs, labels, strict=True))
-        samples = sum(len(next(iter(r.values()))) for r in right)
-        return Judgement(max(e for e, _ in errors), max(m for _, m in errors), samples, same, correct, before)
+        samples = sum(len(next(iter(b.values()))) for b in self._batches[chosen])
+        worst = max(parts, key=lambda p: p.relative, default=None)
+        error, where = (0.0, "") if worst is None else (worst.relative, str(worst))
+        largest = max((p.max_abs_error for p in parts), default=0.0)
+        for name, share in choices.items():
+            # Choices are judged where nothing else is, or where the scores that they were made by say which are ties.
+            if 1.0 - share > error and (worst is None or self._reading.outputs[name].scores):
+                error, where = 1.0 - share, f"the choices of output {name!r}"
+        return Judgement(error, largest, samples, same, correct, before, where, choices)
 
-
-def _errors(name: str, right: Sequence[Arrays], got: Sequence[Arrays]) -> tuple[float, float]:
-    """Relative root mean square error and largest error of one output over all batches."""
-    wanted: NDArray[np.float64] = np.concatenate([r[name].astype(np.float64).ravel() for r in right])
-    result: NDArray[np.float64] = np.concatenate([g[name].astype(np.float64).ravel() for g in got])
-    if not np.isfinite(result).all():
-        raise PrecisionError(f"quantized, the output {name!r} is NaN or infinite.")
-    size = float(np.sqrt(np.mean(np.square(wanted)))) if wanted.size else 0.0
-    error = np.abs(result - wanted)
-    root = float(np.sqrt(np.mean(np.square(error)))) if error.size else 0.0
-    return (root / size if size else (0.0 if root == 0 else float("inf"))), float(error.max(initial=0.0))
+    def _compared(self, right: Sequence[Arrays], got: Sequence[Arrays]) -> tuple[list[PartDistance], dict[str, float]]:
+        parts: list[PartDistance] = []
+        choices: dict[str, float] = {}
+        tolerance = TOLERANCES["int8"]
+        for name in right[0]:
+            output = self._reading.outputs[name]
+            wanted, ours = [r[name] for r in right], [g[name] for g in got]
+            for one, other in zip(right, got, strict=True):
+                problem = structural_problem({name: one[name]}, {name: other[name]}, {name: output})
+                if problem:
+                    raise PrecisionError(f"quantized, the {problem}.")
+            if not output.choice:
+                parts += number_distances(name, wanted, ours, tolerance, output.joined)
+                continue
+            behind = self._behind.get(name)
+            choices[name] = agreement(
+                name,
+                wanted,
+                ours,
+                rows=output.set_of_rows,
+                scores=None if behind is None else behind[: len(right)],
+                axis=output.axis,
+                tolerance=tolerance,
+            ).share
+        return [p for p in parts if p.elements], choices

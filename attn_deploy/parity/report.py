@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from attn_deploy.errors import ParityError
@@ -21,6 +22,9 @@ class ParityCase:
         ratio: largest difference in units of what the tolerance allows; at most 1 when passed.
         noise: largest distance of the reference itself from float64, when it was needed.
         problem: why the case failed, in words.
+        elements: how many values of each output were compared; empty in records from before this was counted.
+        worst: the part of an output with the largest error in units of the tolerance.
+        choices: the share of equal choices (indices, classes, masks) by output, near ties among them.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -30,6 +34,9 @@ class ParityCase:
     ratio: float | None
     noise: float | None = None
     problem: str = ""
+    elements: Mapping[str, int] = field(default_factory=dict)
+    worst: str = ""
+    choices: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +51,21 @@ class ParityReport:
 
     @property
     def passed(self) -> bool:
-        """Whether there is at least one case and all pass."""
-        return bool(self.cases) and all(c.passed for c in self.cases)
+        """Whether there is at least one case, all pass, and every output was compared somewhere."""
+        return bool(self.cases) and all(c.passed for c in self.cases) and not self.uncompared
+
+    @property
+    def uncompared(self) -> tuple[str, ...]:
+        """The outputs that were empty in every case: nothing is known of them."""
+        counts: collections.Counter[str] = collections.Counter()
+        for case in self.cases:
+            counts.update(case.elements)
+        return tuple(name for name, count in counts.items() if count == 0)
+
+    @property
+    def worst(self) -> str:
+        """The part of an output whose error is largest in units of the tolerance."""
+        return max(self.cases, key=lambda c: c.ratio or 0.0).worst if self.cases else ""
 
     @property
     def max_abs_error(self) -> float:
@@ -57,6 +77,12 @@ class ParityReport:
         """The shapes, other than the traced ones, at which the candidate passed."""
         return [dict(c.shapes) for c in self.cases if c.passed and not c.traced]
 
+    @property
+    def choices(self) -> dict[str, float]:
+        """The least share of equal choices over all cases, by output."""
+        names = dict.fromkeys(n for c in self.cases for n in c.choices)
+        return {n: min(c.choices.get(n, 1.0) for c in self.cases) for n in names}
+
     def summary(self) -> dict[str, Any]:
         """What the evidence in a file keeps of it."""
         return {
@@ -66,6 +92,8 @@ class ParityReport:
             "reference": self.reference,
             "candidate": self.candidate,
             "cases": len(self.cases),
+            "worst": self.worst,
+            **({"choices": agreed} if (agreed := self.choices) else {}),
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -76,7 +104,7 @@ class ParityReport:
         """Raise the first failed case.
 
         Raises:
-            ParityError: naming the shapes, the error and the tolerance.
+            ParityError: naming the shapes, the error and the tolerance, or the output that was empty.
         """
         for case in self.cases:
             if not case.passed:
@@ -85,3 +113,13 @@ class ParityReport:
                 raise ParityError(
                     f"{owner}: {self.candidate} and {self.reference} disagree at {shapes}{traced}: {case.problem}"
                 )
+        if self.uncompared or not self.cases:
+            raise ParityError(
+                f"{owner}: nothing was compared"
+                + (
+                    f" at the output {self.uncompared[0]!r}, which was empty on every test input"
+                    if self.uncompared
+                    else ""
+                )
+                + ". Give inputs on which it is not, with --sample or --calibration FILE.npz."
+            )

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from attn_deploy.errors import AttnDeployError, InvalidRequestError
+from attn_deploy.graph.heads import Output, Reading
 from attn_deploy.inputs.samples import example_arrays, verification_sizes
 from attn_deploy.inputs.tensors import Arrays, TensorInput
+from attn_deploy.parity.channels import WHOLE
+from attn_deploy.parity.distance import PartDistance, agreement, number_distances
 from attn_deploy.parity.reference import EagerReference
 from attn_deploy.parity.report import ParityCase, ParityReport
 from attn_deploy.parity.tolerance import NOISE_FACTOR, TOLERANCES, Tolerance
@@ -32,6 +36,7 @@ def compare(
     precise: Callable[[], Runner] | None = None,
     shapes: int = UNTRACED_SHAPES,
     seed: int = 0,
+    reading: Reading | None = None,
 ) -> ParityReport:
     """Run both at the traced sizes and at others, in which every dynamic axis moves.
 
@@ -45,20 +50,35 @@ def compare(
             error.
         shapes: how many untraced shapes.
         seed: of the input values.
+        reading: how outputs are compared, where a graph says so (see `attn_deploy.graph.heads`); otherwise their types
+            decide.
     """
-    cases = []
     other = verification_sizes(inputs, dynamic, shapes) or [{}]  # nothing moves: the traced shape with other values
-    for index, sizes in enumerate([{}, *other]):
-        arrays = example_arrays(inputs, sizes, seed + 17 * index)
-        cases.append(_case(reference, candidate, arrays, not sizes, tolerance, precise))
+    cases = [
+        _case(
+            reference,
+            candidate,
+            example_arrays(inputs, sizes, seed + 17 * index),
+            not sizes,
+            tolerance,
+            precise,
+            reading,
+        )
+        for index, sizes in enumerate([{}, *other])
+    ]
     return ParityReport(reference.info.runtime, candidate.info.runtime, tolerance.rtol, tolerance.atol, tuple(cases))
 
 
 def compare_on(
-    reference: Runner, candidate: Runner, batches: Sequence[Arrays], *, tolerance: Tolerance
+    reference: Runner,
+    candidate: Runner,
+    batches: Sequence[Arrays],
+    *,
+    tolerance: Tolerance,
+    reading: Reading | None = None,
 ) -> ParityReport:
     """As `compare`, on given inputs."""
-    cases = tuple(_case(reference, candidate, batch, False, tolerance, None) for batch in batches)
+    cases = tuple(_case(reference, candidate, batch, False, tolerance, None, reading) for batch in batches)
     return ParityReport(reference.info.runtime, candidate.info.runtime, tolerance.rtol, tolerance.atol, cases)
 
 
@@ -69,60 +89,110 @@ def _case(
     traced: bool,
     tolerance: Tolerance,
     precise: Callable[[], Runner] | None,
+    reading: Reading | None,
 ) -> ParityCase:
     shapes = {n: tuple(a.shape) for n, a in arrays.items()}
-    expected = run_once(reference, arrays)
+    expected = dict(run_once(reference, arrays))
+    scores = {name: expected.pop(extra) for name, extra in (reading.scores if reading else {}).items()}
     try:
         got = run_once(candidate, arrays)
     except AttnDeployError as error:
         return ParityCase(shapes, traced, False, None, None, problem=str(error))
-    problem = _structural_problem(expected, got)
+    outputs = {n: reading.outputs[n] for n in expected} if reading is not None else _by_type(expected)
+    problem = structural_problem(expected, got, outputs)
     if problem:
         return ParityCase(shapes, traced, False, None, None, problem=problem)
-    distance, ratio = _distance(expected, got, tolerance)
+    elements = {n: int(a.size) for n, a in expected.items()}
+    choices = _choices(expected, got, outputs, scores, tolerance)
+    worst = _worst(expected, got, outputs, tolerance)
+    case = ParityCase(
+        shapes, traced, True, worst.max_abs_error, worst.ratio, elements=elements, worst=str(worst), choices=choices
+    )
+    problem = _disagreement(choices, outputs, tolerance)
+    if problem:
+        return replace(case, passed=False, problem=problem)
+    if worst.ratio <= 1:
+        return case
     noise = None
-    if ratio > 1 and precise is not None:
+    if precise is not None:
         exact = run_once(precise(), arrays)
-        noise = _distance(exact, expected, tolerance)[0]
-        error_from_exact, _ = _distance(exact, got, tolerance)
-        if error_from_exact <= NOISE_FACTOR * noise:
-            return ParityCase(shapes, traced, True, distance, ratio, noise)
-    if ratio > 1:
+        noise = _worst(exact, expected, outputs, tolerance).max_abs_error
+        if _worst(exact, got, outputs, tolerance).max_abs_error <= NOISE_FACTOR * noise:
+            return replace(case, noise=noise)
+    return replace(case, passed=False, noise=noise, problem=_beyond(worst, tolerance, noise))
+
+
+def _beyond(worst: PartDistance, tolerance: Tolerance, noise: float | None) -> str:
+    problem = (
+        f"{worst}: the largest error is {worst.max_abs_error:.3g}, {worst.ratio:.3g} times what rtol {tolerance.rtol:g} and "
+        f"atol {tolerance.atol:g} * max({tolerance.floor:g}, max|expected|) allow"
+    )
+    if worst.part.axis is not None and tolerance.share is not None and worst.relative > tolerance.share:
         problem = (
-            f"the largest error is {distance:.3g}, {ratio:.3g} times what rtol {tolerance.rtol:g} and "
-            f"atol {tolerance.atol:g} * max(1, max|expected|) allow"
+            f"{worst}: the error is {worst.relative:.1%} of these values, and {tolerance.share:.0%} is allowed (largest "
+            f"error {worst.max_abs_error:.3g})"
         )
-        if noise is not None:
-            problem += f" (float32 itself is {noise:.3g} from float64)"
-    return ParityCase(shapes, traced, ratio <= 1, distance, ratio, noise, problem)
+    return problem if noise is None else f"{problem} (float32 itself is {noise:.3g} from float64)"
 
 
-def _structural_problem(expected: Arrays, got: Arrays) -> str:
+def _by_type(expected: Arrays) -> dict[str, Output]:
+    return {n: Output(n, choice=a.dtype.kind in "iub") for n, a in expected.items()}
+
+
+def structural_problem(expected: Arrays, got: Arrays, outputs: Mapping[str, Output]) -> str:
+    """What makes outputs incomparable, in words: names, shapes, NaN or infinity; empty if nothing does."""
     if list(expected) != list(got):
         return f"the outputs are {list(got)}, expected {list(expected)}"
     for name, right in expected.items():
         result = got[name]
-        if right.shape != result.shape:
+        if right.shape != result.shape and not (outputs[name].choice and outputs[name].set_of_rows):
             return f"output {name!r} has the shape {result.shape}, expected {right.shape}"
-        if not np.isfinite(right.astype(np.float64)).all():
+        if right.dtype.kind not in "biu" and not np.isfinite(right.astype(np.float64)).all():
             return f"output {name!r} of the reference itself is NaN or infinite"
-        if not np.isfinite(result.astype(np.float64)).all():
+        if result.dtype.kind not in "biu" and not np.isfinite(result.astype(np.float64)).all():
             return f"output {name!r} is NaN or infinite"
     return ""
 
 
-def _distance(expected: Arrays, got: Arrays, tolerance: Tolerance) -> tuple[float, float]:
-    """Largest absolute error, and largest error in units of what is allowed."""
-    worst, worst_ratio = 0.0, 0.0
+def _worst(expected: Arrays, got: Arrays, outputs: Mapping[str, Output], tolerance: Tolerance) -> PartDistance:
+    """The part of an output that is furthest from right, in units of what is allowed; its error is the largest of all."""
+    parts = [
+        part
+        for name, right in expected.items()
+        if not outputs[name].choice
+        for part in number_distances(name, [right], [got[name]], tolerance, outputs[name].joined)
+    ]
+    if not parts:
+        return PartDistance("", WHOLE, 0.0, 0.0, 0.0, 0)
+    largest = max(p.max_abs_error for p in parts)
+    return replace(max(parts, key=lambda p: p.ratio), max_abs_error=largest)
+
+
+def _choices(
+    expected: Arrays, got: Arrays, outputs: Mapping[str, Output], scores: Arrays, tolerance: Tolerance
+) -> dict[str, float]:
+    """The share of right choices by output."""
+    shares = {}
     for name, right in expected.items():
-        exact = right.astype(np.float64)
-        if exact.size == 0:
-            continue
-        error = np.abs(got[name].astype(np.float64) - exact)
-        allowed = tolerance.atol * max(1.0, float(np.abs(exact).max())) + tolerance.rtol * np.abs(exact)
-        worst = max(worst, float(error.max()))
-        worst_ratio = max(worst_ratio, float((error / allowed).max()))
-    return worst, worst_ratio
+        output = outputs[name]
+        if output.choice:
+            behind = [scores[name]] if name in scores else None
+            rows = output.set_of_rows
+            shares[name] = agreement(
+                name, [right], [got[name]], rows=rows, scores=behind, axis=output.axis, tolerance=tolerance
+            ).share
+    return shares
+
+
+def _disagreement(choices: Mapping[str, float], outputs: Mapping[str, Output], tolerance: Tolerance) -> str:
+    """Choices that are too different, where no floating-point output decides."""
+    decided = any(not o.choice for o in outputs.values())
+    for name, share in choices.items():
+        # Boxes that survive suppression change with any rounding: the scores beside them are compared as numbers.
+        least = 0.0 if decided and outputs[name].set_of_rows else tolerance.agreement
+        if share < least:
+            return f"output {name!r}: {share:.2%} of the choices are the same, and {least:.0%} must be (near ties count as same)"
+    return ""
 
 
 def verify_onnx(

@@ -22,11 +22,14 @@ def quantization_text(artifact: OnnxArtifact) -> str:
         ("precision", f"{record['precision']} in {record['layers']} of {record['products']} products"),
         ("pairs", f"{record['pairs']} of activations, {record['weights']} tensors of weights"),
         ("calibration", _calibration(record["calibration"])),
+        ("images as", record["calibration"].get("prepared", "")),
         ("method", f"{record['method']} ({_methods(record['methods'])})"),
         (
             "error",
-            f"{judged['error']:.2%} of the output, {judged['max_abs_error']:.3g} at most (bound: {record['limit']})",
+            f"{judged['error']:.2%} of {judged.get('worst') or 'the output'}, {judged['max_abs_error']:.3g} at most "
+            f"(bound: {record['limit']})",
         ),
+        ("choices", ", ".join(f"{n}: {share:.1%} the same" for n, share in judged.get("choices", {}).items())),
         ("answers", _answers(judged)),
         (
             "sensitive",

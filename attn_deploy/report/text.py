@@ -163,7 +163,7 @@ def conversion_text(artifact: OnnxArtifact) -> str:
             ("compared at", shapes_text(comparison["shapes"])),
             (
                 "max error",
-                f"{comparison['max_abs_error']:.3g} against the source file {what} "
+                f"{comparison['max_abs_error']:.3g} against the source file {what}{_where(comparison.get('worst'))} "
                 f"(allowed: rtol {allowed['rtol']:g}, atol {allowed['atol']:g} * max(1, max|y|))",
             ),
         ]
@@ -172,6 +172,29 @@ def conversion_text(artifact: OnnxArtifact) -> str:
         ("sha256", artifact.sha256),
     ]
     return rows_text([(k, v) for k, v in rows if v])
+
+
+def simplified_text(artifact: OnnxArtifact) -> str:
+    """The evidence of a simplification."""
+    evidence = artifact.evidence
+    step = evidence.history[-1] if evidence is not None and evidence.history else {}
+    parity = (evidence.parity if evidence is not None else None) or {}
+    before, after = step.get("nodes", (artifact.nodes, artifact.nodes))
+    rows = [
+        ("file", f"{artifact.path} ({artifact.size:,} bytes)"),
+        ("opset", f"{artifact.opset}, read back from the file (IR version {artifact.ir_version})"),
+        ("nodes", f"{before} -> {after} ({step.get('tool', '')})"),
+        ("max error", f"{parity.get('max_abs_error', 0.0):.3g} against the source over {parity.get('cases', 0)} runs"),
+        ("inputs", "\n".join(map(str, artifact.inputs))),
+        ("outputs", "\n".join(map(str, artifact.outputs))),
+        ("operators", ", ".join(f"{op} {n}" for op, n in artifact.operators.items())),
+        ("sha256", artifact.sha256),
+    ]
+    return rows_text(rows)
+
+
+def _where(worst: str | None) -> str:
+    return f", nearest its bound at {worst}" if worst else ""
 
 
 def typing_rows(typing: Mapping[str, Any]) -> list[tuple[str, str]]:

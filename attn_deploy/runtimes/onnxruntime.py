@@ -31,6 +31,9 @@ SHAPE_OPERATORS = {
 EXACT_INT8 = {"session.x64quantprecision": "1"}
 
 
+_TYPES = {"float": "float32", "float16": "float16", "double": "float64"}
+
+
 def import_onnxruntime() -> Any:
     """The onnxruntime module.
 
@@ -180,6 +183,11 @@ class OnnxRuntimeRunner:
         self._binding = self._session.io_binding()
         self._fixed: list[Any] = []
         self.input_names = [i.name for i in self._session.get_inputs()]
+        self.input_types = {
+            i.name: np.dtype(_TYPES[kind])
+            for i in self._session.get_inputs()
+            if (kind := i.type.removeprefix("tensor(").rstrip(")")) in _TYPES
+        }
         self.output_names = [o.name for o in self._session.get_outputs()]
         refuse_cpu(self.placement(), what)
 

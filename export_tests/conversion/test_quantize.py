@@ -246,7 +246,11 @@ def test_requests_that_cannot_be_used(exported, tmp_path):
     with pytest.raises(InvalidRequestError, match="must be at least 0 and below 100, not -1"):
         quantize(exported, keep_accuracy=-1)
     with pytest.raises(InvalidRequestError, match=r"15 samples are held out, .* a limit of 0\.5 needs at least 200"):
+        quantize(exported, keep_accuracy=0.5, scores="y")
+    with pytest.raises(InvalidRequestError, match=r"None ends in a softmax or sigmoid, .* name it with --scores"):
         quantize(exported, keep_accuracy=0.5)
+    with pytest.raises(InvalidRequestError, match="--scores 'logits': the outputs are y"):
+        quantize(exported, scores="logits")
     with pytest.raises(InvalidRequestError, match="not found: give cifar10, digits"):
         quantize(exported, calibration="imagenet")
     with pytest.raises(GraphError, match="no such ONNX file"):
@@ -255,7 +259,7 @@ def test_requests_that_cannot_be_used(exported, tmp_path):
     with pytest.raises(PrecisionError, match="is in bf16"):
         quantize(bf16)
     module = export("se", tmp_path / "se.onnx")
-    with pytest.raises(InvalidRequestError, match="points of accuracy need scores for classes"):
+    with pytest.raises(InvalidRequestError, match="--keep-accuracy needs an output with a score for each class"):
         quantize(module, keep_accuracy=0.5)
     with pytest.raises(InvalidRequestError, match="images of digits fit a graph with one input N x 3 x H x W"):
         quantize(module, calibration="digits")
@@ -281,7 +285,10 @@ def test_a_folder_of_images_calibrates(exported, tmp_path):
     assert found["calibration"]["source"] == "images of the folder images, brought to 24x24"
     assert (found["calibration"]["samples"], found["calibration"]["held_out"]) == ("16", "8")
     assert found["judged"]["correct"] is None, "nobody knows the right answers"
-    assert found["judged"]["same"] is not None
+    assert found["judged"]["same"] is None, "nothing says that the output is scores for classes"
+    named = evidence(quantize(exported, tmp_path / "q.onnx", calibration=folder, size=24, images=16, scores="y"))
+    assert named["judged"]["same"] is not None
+    assert "assumed" in found["calibration"]["prepared"]
 
 
 def test_a_folder_that_cannot_be_used(exported, tmp_path):
@@ -295,7 +302,7 @@ def test_a_folder_that_cannot_be_used(exported, tmp_path):
     with pytest.raises(DatasetError, match=r"b\.png cannot be read as an image"):
         quantize(exported, tmp_path / "q.onnx", calibration=broken, size=32)
     fixed = export(Classifier(), tmp_path / "fixed.onnx", inputs=parse_inputs(["2x3x32x32"]), dynamic=("N",))
-    with pytest.raises(InvalidRequestError, match="--size is 64, and the graph takes images of side 32"):
+    with pytest.raises(InvalidRequestError, match="--size is 64, and the graph takes images of 32x32"):
         quantize(fixed, tmp_path / "q.onnx", calibration=broken, size=64)
     assert not (tmp_path / "q.onnx").exists()
 

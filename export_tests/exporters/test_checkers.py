@@ -131,6 +131,7 @@ def test_a_simplifier_that_changes_numbers_loses_its_graph(block, tmp_path, monk
     assert "changed the numbers" in found.record["simplifier_reason"]
 
 
+@pytest.mark.filterwarnings("ignore::attn_deploy.errors.FileWarning")
 def test_a_file_that_is_not_the_verified_graph_is_refused(block, tmp_path, monkeypatch):
     save = onnx.save
     monkeypatch.setattr(pipeline.onnx, "save", lambda model, path: save(tampered(model), path))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import difflib
+import fnmatch
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
 
+from attn_deploy.errors import InvalidRequestError
 from attn_deploy.graph.opset.schemas import STANDARD_DOMAINS, schema_at
 from attn_deploy.graph.precision import rules
 from attn_deploy.graph.precision.ranges import Range
@@ -16,6 +19,8 @@ from attn_deploy.graph.precision.types import HalfType
 from attn_deploy.graph.scopes import NAME_SCOPES, module_path
 
 MARGIN = 4.0  # real data reaches further than what is measured on; masks of -1e4 are not near the end
+LEVELS = 4  # of care
+_WITH_SIGMOID = 2
 _FLOAT = ir.DataType.FLOAT
 _INTEGERS = frozenset({ir.DataType.INT32, ir.DataType.INT64, ir.DataType.INT16, ir.DataType.INT8, ir.DataType.UINT8})
 
@@ -67,7 +72,8 @@ def make_plan(
     ranges: Mapping[str, Range] | None,
     *,
     margin: float = MARGIN,
-    careful: bool = False,
+    careful: int = 0,
+    keep: Sequence[str] = (),
 ) -> PrecisionPlan:
     """Decide for each node of a prepared graph.
 
@@ -76,12 +82,18 @@ def make_plan(
         half: the type asked for.
         ranges: magnitudes by tensor name; None leaves the rule of the range out.
         margin: how far from the end of the range a magnitude must stay.
-        careful: keep in fp32 also what feeds an exponential or a comparison, through two products.
+        careful: keep in fp32 also what feeds an exponential or a comparison, through two products (1), what feeds a sigmoid
+            too (2), and through any number of products (3).
+        keep: patterns of names of nodes, modules or operators that stay in fp32, as ``head.*`` or ``Softmax``.
+
+    Raises:
+        InvalidRequestError: if a pattern fits nothing.
     """
     plan = PrecisionPlan(half)
     nodes = list(model.graph)
     opset = model.opset_imports.get("", 0)
     sizes = _from_sizes(nodes)
+    _by_name(plan, nodes, keep)
     for node in nodes:
         reason = _by_rule(node, half, opset, sizes) or _by_constant(node, half)
         if reason:
@@ -90,9 +102,25 @@ def make_plan(
             _by_range(plan, node, ranges, margin)
     _before_indices(plan, nodes)
     if careful:
-        _before_decisions(plan, nodes)
+        _before_decisions(plan, nodes, careful)
     _between(plan, nodes)
     return plan
+
+
+def _by_name(plan: PrecisionPlan, nodes: Iterable[ir.Node], keep: Sequence[str]) -> None:
+    unused = dict.fromkeys(keep)
+    places = []
+    for node in nodes:
+        name, operator, module = describe(node)
+        places.append(module or name)
+        for pattern in keep:
+            if any(fnmatch.fnmatchcase(word, pattern) for word in (name, operator, module) if word):
+                unused.pop(pattern, None)
+                _keep(plan, node, rules.BY_NAME)
+    if unused:
+        near = difflib.get_close_matches(next(iter(unused)), dict.fromkeys(places), n=3, cutoff=0.3)
+        hint = f" The nearest names: {', '.join(near)}." if near else ""
+        raise InvalidRequestError(f"--keep {next(iter(unused))!r} fits no node, module or operator of the graph.{hint}")
 
 
 def describe(node: ir.Node) -> tuple[str, str, str]:
@@ -138,18 +166,25 @@ def has_float_result(node: ir.Node) -> bool:
     return any(True for _ in _floats(node.outputs))
 
 
+# These give integers that are extents or positions; other integers are data: the bytes of an image, a mask, a label.
+_MAKE_SIZES = frozenset(
+    {"Shape", "Size", "Range", "CumSum", "NonZero", "ArgMax", "ArgMin", "TopK", "NonMaxSuppression"}
+)
+
+
 def _from_sizes(nodes: Iterable[ir.Node]) -> set[ir.Value]:
-    """Floating-point values that are computed from integers alone: extents and positions."""
+    """Floating-point values that are computed from extents and positions alone."""
     sizes: set[ir.Value] = set()
     for node in nodes:
+        moving = [v for v in node.inputs if v is not None and not _is_constant(v)]
+        integers = [v for v in node.outputs if v.dtype in _INTEGERS]
         floats = list(_floats(node.outputs))
-        if not floats:
-            continue
-        if node.op_type in ("Range", "CumSum") or (node.op_type == "Cast" and _is_integer(node.inputs[0])):
-            sizes.update(floats)
-            continue
+        if node.op_type in _MAKE_SIZES or (moving and all(v in sizes for v in moving)):
+            sizes.update(integers)
         operands = [v for v in _floats(node.inputs) if not _is_constant(v)]
-        if operands and all(v in sizes for v in operands):
+        if node.op_type == "Cast":
+            operands = moving
+        if node.op_type in ("Range", "CumSum") or (operands and all(v in sizes for v in operands)):
             sizes.update(floats)
     return sizes
 
@@ -199,13 +234,16 @@ def _before_indices(plan: PrecisionPlan, nodes: Iterable[ir.Node]) -> None:
         _keep(plan, node, rules.INDEX)
 
 
-def _before_decisions(plan: PrecisionPlan, nodes: Iterable[ir.Node]) -> None:
-    """What feeds an exponential or a comparison, through two products: its error there is not a rounding any more."""
-    seeds = [n for n in nodes if n.op_type in rules.DECISIVE and any(_floats(n.inputs))]
+def _before_decisions(plan: PrecisionPlan, nodes: Iterable[ir.Node], careful: int) -> None:
+    """What feeds an exponential or a comparison: its error there is not a rounding any more."""
+    decisive = rules.DECISIVE | ({"Sigmoid"} if careful >= _WITH_SIGMOID else set())
+    seeds = [n for n in nodes if n.op_type in decisive and any(_floats(n.inputs))]
     for node in seeds:
         if has_float_result(node):
             _keep(plan, node, rules.DECIDES)
-    for node in _ancestors(seeds, lambda n: n.op_type not in rules.INDIFFERENT, products=2):
+    for node in _ancestors(
+        seeds, lambda n: n.op_type not in rules.INDIFFERENT, products=2 if careful <= _WITH_SIGMOID else None
+    ):
         _keep(plan, node, rules.DECIDES)
 
 

@@ -1,7 +1,8 @@
 """How large the values of a graph are, measured inside the graph itself.
 
-For each floating-point tensor two scalars become outputs, the largest magnitude and the sum of magnitudes (which is NaN
-or infinite if any element is), so that one run gives all ranges and keeps no map in memory.
+For each floating-point tensor two scalars become outputs, the largest magnitude and the sum of all elements times zero
+(which is NaN if any element is NaN or infinite, and cannot overflow), so that one run gives all ranges and keeps no map in
+memory.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -53,16 +55,21 @@ def instrumented(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ..
         values += [v for v in node.outputs if v.dtype == ir.DataType.FLOAT and v.name]
     names: list[str] = []
     graph.outputs.clear()
+    scalar = ir.Tensor(np.zeros((), np.float32), name="attn_deploy_range_zero")
+    zero = ir.Value(name=scalar.name, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([]), const_value=scalar)
+    graph.register_initializer(zero)
     for index, value in enumerate(values):
         size = ir.Node("", "Abs", [value], outputs=[ir.Value(name=f"attn_deploy_range_abs_{index}")])
+        nothing = ir.Node("", "Mul", [value, zero], outputs=[ir.Value(name=f"attn_deploy_range_zeros_{index}")])
         graph.append(size)
-        for prefix, operator in ((_LARGEST, "ReduceMax"), (_TOTAL, "ReduceSum")):
+        graph.append(nothing)
+        for prefix, operator, source in ((_LARGEST, "ReduceMax", size), (_TOTAL, "ReduceSum", nothing)):
             output = ir.Value(name=f"{prefix}{index}", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([]))
             graph.append(
                 ir.Node(
                     "",
                     operator,
-                    [size.outputs[0]],
+                    [source.outputs[0]],
                     ir.convenience.convert_attributes({"keepdims": 0}),
                     outputs=[output],
                 )
@@ -79,6 +86,8 @@ def read_ranges(names: tuple[str, ...], outputs: Mapping[str, NDArray[Any]]) -> 
     ranges = {}
     for index, name in enumerate(names):
         largest, total = float(outputs[f"{_LARGEST}{index}"]), float(outputs[f"{_TOTAL}{index}"])
+        if largest == -math.inf:  # no element at all
+            largest = 0.0
         finite = math.isfinite(largest) and math.isfinite(total)
         ranges[name] = Range(largest if math.isfinite(largest) else math.inf, finite)
     return ranges

@@ -14,6 +14,7 @@ from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass, S
 
 from attn_deploy.errors import PrecisionError
 from attn_deploy.graph.artifact import check_model
+from attn_deploy.graph.fold import fold_weights
 from attn_deploy.graph.opset.builder import Workspace
 from attn_deploy.graph.opset.schemas import schema_at
 from attn_deploy.graph.precision import rules
@@ -60,6 +61,7 @@ def prepared_graph(model: onnx.ModelProto) -> onnx.ModelProto:
             "quantization, and quantize that one."
         )
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(working)
+    fold_weights(working)
     ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(working)
     workspace = Workspace(working)
     taken: set[str] = set()
@@ -124,6 +126,7 @@ class _Writer:
         """Give one node its types; whether it now computes in the half type."""
         if node.op_type in rules.INDIFFERENT:
             return self._retype_cast(node)
+        self._keep_bodies(node)
         wide = self._plan.keeps(node)
         half = self._plan.half.dtype
         for index, value in enumerate(node.inputs):
@@ -142,6 +145,17 @@ class _Writer:
         if floats:
             self._retype_attribute(node)
         return bool(floats)
+
+    def _keep_bodies(self, node: ir.Node) -> None:
+        """Bodies of If, Loop and Scan stay whole: what they read from outside comes to them in its old type."""
+        for attribute in node.attributes.values():
+            if attribute.type not in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
+                continue
+            bodies = [attribute.as_graph()] if attribute.type == ir.AttributeType.GRAPH else attribute.as_graphs()
+            for inner in (n for body in bodies for n in body.all_nodes()):
+                for index, value in enumerate(inner.inputs):
+                    if value is not None and value.dtype == self._plan.half.dtype and value.graph is self._model.graph:
+                        inner.replace_input_with(index, self.as_type(value, _FLOAT))
 
     def as_type(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
         """The value in a type: a converted weight, or a cast right behind what makes it, shared by all who ask."""

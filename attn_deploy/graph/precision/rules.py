@@ -60,6 +60,7 @@ DECIDES = "feeds an exponential or a comparison: its error is not a rounding beh
 TAKES_SIZE = "takes a size or a position: those pass the range, or the digits, of a half type in larger maps"
 INDEX = "becomes an index: a rounded position is another element"
 BETWEEN = "between nodes in fp32"
+BY_NAME = "named with --keep"
 NO_HALF_FORM = "the standard has no such form of the operator"
 
 

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass, ShapeInferencePass
 
 from attn_deploy.errors import PrecisionError
+from attn_deploy.graph.fold import fold_weights
 from attn_deploy.graph.opset.builder import Workspace
 from attn_deploy.graph.precision.rules import PRODUCTS, QUANTIZED
 from attn_deploy.graph.scopes import NAME_SCOPES, module_path
@@ -69,6 +70,7 @@ def quantizable_graph(model: onnx.ModelProto) -> onnx.ModelProto:
             f"the graph holds {', '.join(quantized)}: it is quantized already. Quantize the file that it was made from."
         )
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(working)
+    fold_weights(working)
     ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(working)
     name_nodes(working)
     return ir.to_proto(working)

@@ -1,0 +1,37 @@
+"""``attn-deploy simplify``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def simplify(
+    model: Annotated[Path, typer.Argument(help="An ONNX file.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File to write. Default: NAME-simple.onnx beside the model.")
+    ] = None,
+    shape: Annotated[
+        list[str] | None, typer.Option("--input", help="NAME:1x3x224x224 of an input, to compare at; repeatable.")
+    ] = None,
+    sample: Annotated[
+        list[Path] | None, typer.Option(help="An .npz with real inputs, an array for each; repeatable.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
+) -> None:
+    """Simplify an ONNX file, and compare both files before anything is written.
+
+    \b
+    Examples:
+      attn-deploy simplify model.onnx -o small.onnx
+      attn-deploy simplify detector.onnx --input images:1x3x640x640
+    """
+    from attn_deploy.conversion.convert import simplify as simplify_file
+    from attn_deploy.report.text import simplified_text
+
+    target = output or model.with_name(f"{model.stem}-simple.onnx")
+    artifact = simplify_file(model, target, inputs=shape or (), samples=sample or ())
+    typer.echo(json.dumps(artifact.to_dict(), indent=1) if as_json else simplified_text(artifact))

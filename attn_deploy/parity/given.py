@@ -1,0 +1,171 @@
+"""Inputs of a graph as its user gives them: shapes with ``--input``, arrays with ``--sample FILE.npz``. No torch here."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from attn_deploy.errors import InvalidRequestError
+from attn_deploy.inputs.tensors import Arrays
+
+_MEMORY = 1 << 34  # bytes of all arrays of a file, at most
+
+
+@dataclass(frozen=True, slots=True)
+class GivenInputs:
+    """What the user says of the inputs.
+
+    Attributes:
+        shapes: by input name.
+        samples: arrays by input name, as the graph takes them, the batch included.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    samples: tuple[Arrays, ...] = ()
+
+
+def given_inputs(model: onnx.ModelProto, shapes: Sequence[str] = (), samples: Sequence[Path] = ()) -> GivenInputs:
+    """Read what the user gives, and hold it against the graph.
+
+    Args:
+        model: the graph.
+        shapes: ``NAME:1x3x64x64``, or the shape alone where there is one input or all are given in order. Names may
+            hold colons and slashes.
+        samples: ``.npz`` files, each with one array for each input.
+
+    Raises:
+        InvalidRequestError: naming the input and both shapes or types.
+    """
+    inputs = _inputs(model)
+    read = [_read(text, inputs) for text in shapes]
+    if any(name is None for name, _ in read) and len(read) != len(inputs):
+        raise InvalidRequestError(
+            f"--input {shapes[0]}: the graph has {len(inputs)} inputs ({', '.join(inputs)}); write NAME:SHAPE for each."
+        )
+    table: dict[str, tuple[int, ...]] = {}
+    for (name, shape), place in zip(read, inputs, strict=False):
+        key = place if name is None else name
+        if key in table:
+            raise InvalidRequestError(f"--input gives the shape of {key!r} twice.")
+        _check_shape(f"--input {key}", shape, inputs[key])
+        table[key] = shape
+    return GivenInputs(table, tuple(read_sample(model, path) for path in samples))
+
+
+def read_sample(model: onnx.ModelProto, path: Path) -> Arrays:
+    """One set of inputs from an ``.npz``, checked against the graph and of its types.
+
+    Raises:
+        InvalidRequestError: if the file cannot be read, an input is missing, or an array does not fit.
+    """
+    inputs = _inputs(model)
+    arrays = load_arrays(path)
+    if len(inputs) == len(arrays) == 1:  # np.savez(path, array) calls it arr_0
+        arrays = {next(iter(inputs)): next(iter(arrays.values()))}
+    missing = [n for n in inputs if n not in arrays]
+    if missing:
+        raise InvalidRequestError(
+            f"{path} holds {', '.join(arrays) or 'no array'}, and the graph's input {missing[0]!r} is not among them: save one "
+            f"array for each input, as np.savez({path.name!r}, **{{{missing[0]!r}: array}})."
+        )
+    sample = {}
+    for name, value in inputs.items():
+        _check_shape(f"{path}: {name!r}", arrays[name].shape, value)
+        sample[name] = as_type(arrays[name], _numpy_type(value), f"{path}: {name!r}")
+    return sample
+
+
+def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an ``.npz``: numbers and booleans only.
+
+    Raises:
+        InvalidRequestError: naming the member that is something else, or why the file cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(i.file_size for i in archive.infolist())
+        if size > _MEMORY:
+            raise InvalidRequestError(f"{path} unpacks to {size:,} bytes, more than the {_MEMORY:,} that are read.")
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except InvalidRequestError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        AttributeError,
+        TypeError,
+        KeyError,
+        EOFError,
+        MemoryError,
+        zipfile.BadZipFile,
+    ) as error:
+        raise InvalidRequestError(f"{path} cannot be read as an .npz of arrays: {error}") from error
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biuf":
+            raise InvalidRequestError(
+                f"{path}: {name!r} is {array.dtype} of shape {array.shape}; only numbers and booleans can be used."
+            )
+    return arrays
+
+
+def as_type(array: NDArray[Any], dtype: np.dtype[Any], what: str) -> NDArray[Any]:
+    """An array in the type of its input, where no value changes but by rounding a float.
+
+    Raises:
+        InvalidRequestError: naming both types.
+    """
+    if array.dtype == dtype:
+        return np.ascontiguousarray(array)
+    if dtype.kind in "biu" and array.dtype.kind == "f":
+        raise InvalidRequestError(f"{what} is {array.dtype}, and the graph takes {dtype}; save it in that type.")
+    with np.errstate(over="ignore"):
+        typed: NDArray[Any] = np.ascontiguousarray(array.astype(dtype))
+    if dtype.kind in "biu" and not np.array_equal(typed, array):
+        raise InvalidRequestError(
+            f"{what} is {array.dtype} with values that {dtype}, which the graph takes, cannot hold."
+        )
+    return typed
+
+
+def _inputs(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
+    weights = {i.name for i in model.graph.initializer}
+    return {i.name: i for i in model.graph.input if i.name not in weights}
+
+
+def _read(text: str, inputs: Mapping[str, onnx.ValueInfoProto]) -> tuple[str | None, tuple[int, ...]]:
+    """The name that a text begins with, the longest of the graph's; and the shape behind it."""
+    name = max((n for n in inputs if text.startswith(f"{n}:")), key=len, default=None)
+    rest = text if name is None else text[len(name) + 1 :]
+    match = re.fullmatch(r"(\d+(?:[x,]\d+)*)(?::(\w+))?", rest.strip())
+    if match is None:
+        raise InvalidRequestError(
+            f"--input {text!r} cannot be read; the graph's inputs are {', '.join(inputs)}: write "
+            f"{next(iter(inputs), 'x')}:1x3x224x224."
+        )
+    shape = tuple(int(n) for n in re.split("[x,]", match[1]))
+    if min(shape) < 1:
+        raise InvalidRequestError(f"--input {text!r} has an axis of length 0; every axis needs at least 1.")
+    return name, shape
+
+
+def _check_shape(what: str, shape: Sequence[int], value: onnx.ValueInfoProto) -> None:
+    dims = value.type.tensor_type.shape.dim
+    fits = len(dims) == len(shape) and all(
+        not d.HasField("dim_value") or d.dim_value == n for d, n in zip(dims, shape, strict=True)
+    )
+    if not fits and value.type.tensor_type.HasField("shape"):
+        takes = ", ".join(str(d.dim_value) if d.HasField("dim_value") else d.dim_param or "?" for d in dims)
+        raise InvalidRequestError(f"{what} has the shape {'x'.join(map(str, shape))}, and the graph takes ({takes}).")
+
+
+def _numpy_type(value: onnx.ValueInfoProto) -> np.dtype[Any]:
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
