@@ -7,7 +7,9 @@
     │   ├── OpsetError            the asked opset cannot be met
     │   └── DynamicAxisError      an axis declared dynamic does not move
     ├── GraphError                a file is not a usable ONNX graph
-    │   └── EvidenceError         the evidence in a file is damaged, or belongs to another graph
+    │   ├── EvidenceError         the evidence in a file is damaged, or belongs to another graph
+    │   ├── InvalidGraphError     the checker refuses it
+    │   └── OperatorError         it holds operators outside the standard
     ├── ParityError               two runtimes disagree, or a result is NaN or infinite
     ├── PrecisionError            a precision cannot be had, or is not what was found in the graph
     │   └── NothingToConvertError no operator of the graph can take the precision
@@ -20,15 +22,22 @@
     ├── DatasetError              a data set is missing, short or damaged
     ├── CheckpointError           a checkpoint is damaged, or belongs to another model
     ├── TrainingError             training came to nothing: a loss that is not finite
-    ├── WorkerError               a helper process crashed or ran out of time
+    ├── WorkerError               a helper process failed
+    │   ├── WorkerCrashError      it died, or was stopped
+    │   └── WorkerTimeoutError    it ran out of time
     └── MissingDependencyError    an optional package is not installed; the message names the pip extra
 
 A message says what happened with both values, where, and what to do. ``exit_code`` is what the command line returns:
 1 a check failed, 2 the request cannot be used, 3 something needed is not installed or no device is there. ``rule`` names
-the entry of `attn_deploy.rules.rules` that explains the failure, where one does.
+the entry of `attn_deploy.rules.rules` that explains the failure, where one does. ``check`` is the check of a matrix cell
+that the error belongs to.
 """
 
 from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
 
 
 class FileWarning(UserWarning):
@@ -39,6 +48,7 @@ class AttnDeployError(Exception):
     """Base of all errors raised on purpose; catching it catches every one of them."""
 
     exit_code = 1
+    check = "export"
 
     def __init__(self, message: str, *, exit_code: int | None = None, rule: str | None = None) -> None:
         super().__init__(message)
@@ -64,13 +74,29 @@ class ExportError(AttnDeployError):
 class OpsetError(ExportError):
     """The asked opset cannot be met."""
 
+    check = "opset"
+
 
 class DynamicAxisError(ExportError):
     """An axis declared dynamic does not move."""
 
+    check = "axes"
+
 
 class GraphError(AttnDeployError):
     """A file is not a usable ONNX graph."""
+
+
+class InvalidGraphError(GraphError):
+    """The checker of the standard refuses a graph."""
+
+    check = "checker"
+
+
+class OperatorError(GraphError):
+    """A graph holds operators outside the standard."""
+
+    check = "operators"
 
 
 class EvidenceError(GraphError):
@@ -79,6 +105,8 @@ class EvidenceError(GraphError):
 
 class ParityError(AttnDeployError):
     """Two runtimes disagree beyond the tolerance, or a result is NaN or infinite."""
+
+    check = "parity"
 
 
 class PrecisionError(AttnDeployError):
@@ -128,10 +156,38 @@ class TrainingError(AttnDeployError):
 
 
 class WorkerError(AttnDeployError):
-    """A helper process crashed or ran out of time."""
+    """A helper process failed."""
+
+
+class WorkerCrashError(WorkerError):
+    """A helper process died, or was stopped; the message says how."""
+
+
+class WorkerTimeoutError(WorkerError):
+    """A helper process ran out of time, and was stopped."""
 
 
 class MissingDependencyError(AttnDeployError, ImportError):
     """An optional package is not installed; the message names the pip extra that brings it."""
 
     exit_code = 3
+
+
+def exit_error(error: BaseException) -> InvalidRequestError:
+    """What to raise in place of a SystemExit or a KeyboardInterrupt that the user's own code raised.
+
+    Such an exception would end the command as if all were well, with no file and no message.
+    """
+    raised = f"sys.exit({error.code!r})" if isinstance(error, SystemExit) else type(error).__name__
+    place = user_line(error)
+    return InvalidRequestError(
+        f"{place or 'the model'} ended the program ({raised}); code that is imported or run here must not. Put it under "
+        "if __name__ == '__main__':, or take it out."
+    )
+
+
+def user_line(error: BaseException) -> str:
+    """The innermost line of the user's own code in an error's traceback, as ``net.py, line 5``; empty if none is."""
+    ours = (str(Path(__file__).parent), *(str(Path(p, "lib")) for p in (sys.prefix, sys.base_prefix)), "<")
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(ours)]
+    return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else ""

@@ -1,12 +1,17 @@
-"""Calls into native code that may crash or hang, made in a child process.
+"""Calls into code that may crash, hang or exit, made in a child process.
 
-A child is a fresh interpreter that imports the function it is to call, not a fork: threads of torch and
-TensorRT do not survive a fork, and multiprocessing's spawn would run the user's main script again. Arguments and
-results are JSON; large data goes through files.
+A child is a fresh interpreter that imports the function it is to call, not a fork: threads of torch and TensorRT do not
+survive a fork, and multiprocessing's spawn would run the user's main script again. Arguments and results are JSON; large
+data goes through files.
+
+A child never outlives its parent: it holds the read end of a pipe whose write end only the parent has, and the kernel
+kills it when that end closes, however the parent died and whatever the child is doing. Its time limit is held on both
+sides: the parent kills it, and an alarm of its own kills it where the parent cannot.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -16,27 +21,31 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from attn_deploy import errors
-from attn_deploy.errors import AttnDeployError, WorkerError
+from attn_deploy.errors import AttnDeployError, WorkerCrashError, WorkerError, WorkerTimeoutError, exit_error
 
 Event = dict[str, Any]
+Emit = Callable[[Event], None]
 
 # Not `-m`: that puts the user's folder first on the path, where a file of theirs called queue.py would be ours too.
 _CHILD = (
     "import sys; sys.path[:] = [p for p in sys.path if p]; from attn_deploy.isolate import serve; sys.exit(serve())"
 )
+_GRACE = 1.0  # seconds between asking a child to end and killing it
+_ALARM_MARGIN = 5.0  # seconds that the alarm inside a child leaves the parent to end it first
+_LAST_LINES = 60
 
-
-_children: set[subprocess.Popen[bytes]] = set()
+_workers: set[IsolatedWorker] = set()
 _here: set[str] = set()
 
 
 def call_here(targets: Iterable[str]) -> None:
-    """From now on call these functions in this process, which is itself one that somebody ends when it hangs.
+    """From now on call these functions in this process, which is itself a worker that is ended when it hangs.
 
     The start of a child costs more than simplifying most graphs; a worker that is expendable saves it.
     """
@@ -46,8 +55,8 @@ def call_here(targets: Iterable[str]) -> None:
 
 def end_children() -> None:
     """Kill the children of this process; for a handler of the signal that ends it."""
-    for child in list(_children):
-        child.kill()
+    for worker in list(_workers):
+        worker.kill()
 
 
 def run_isolated(
@@ -56,9 +65,10 @@ def run_isolated(
     *,
     what: str,
     timeout: float,
-    on_event: Callable[[Event], None] | None = None,
+    memory: int | None = None,
+    on_event: Emit | None = None,
 ) -> Any:
-    """Call ``target`` (``module:function``) with JSON-ready keyword arguments in a child process.
+    """Call ``target`` (``module:function``) with JSON-ready keyword arguments in a child process of its own.
 
     The function is called with ``emit``, a function that sends a dictionary to ``on_event`` here, and the arguments.
 
@@ -67,6 +77,7 @@ def run_isolated(
         arguments: keyword arguments.
         what: what the child does, for messages: "simplifying the graph".
         timeout: seconds until the child is killed.
+        memory: bytes of data that the child may hold; None for as many as this process.
         on_event: receives what the child emits.
 
     Returns:
@@ -74,150 +85,305 @@ def run_isolated(
 
     Raises:
         AttnDeployError: of the class that the child raised.
-        WorkerError: if the child crashed, ran out of time, or raised anything else.
+        WorkerTimeoutError: if the child ran out of time; WorkerCrashError: if it died.
+        WorkerError: if it raised anything else.
     """
     if target in _here:
         return _call_here(target, arguments, what=what, on_event=on_event)
-    root = str(Path(__file__).resolve().parent.parent)
-    environment = dict(os.environ)
-    environment["PYTHONPATH"] = os.pathsep.join(p for p in (root, environment.get("PYTHONPATH")) if p)
-    child = subprocess.Popen(
-        [sys.executable, "-c", _CHILD, target],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment,
-        start_new_session=True,  # Ctrl-C reaches us alone; we then end the child
-    )
-    if child.stdin is None or child.stdout is None or child.stderr is None:
-        raise WorkerError(f"{what} could not be started: the child process has no pipes.")
-    lines: queue.Queue[bytes | None] = queue.Queue()
-    stderr: list[bytes] = []
-    readers = [
-        threading.Thread(target=_pump, args=(child.stdout, lines.put), daemon=True),
-        threading.Thread(target=_pump, args=(child.stderr, lambda b: stderr.append(b) if b else None), daemon=True),
-    ]
-    for reader in readers:
-        reader.start()
-    _children.add(child)
-    deadline = time.monotonic() + timeout
-    outcome: Event | None = None
+    worker = IsolatedWorker(memory=memory)
     try:
-        child.stdin.write(json.dumps(dict(arguments)).encode())
-        child.stdin.close()
-        while True:
-            try:
-                line = lines.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                raise WorkerError(f"{what} took longer than {timeout:.0f} s and was stopped.") from None
-            if line is None:
-                break
-            message = json.loads(line)
-            if message["kind"] == "event":
-                if on_event is not None:
-                    on_event(message["value"])
-            else:
-                outcome = message
-        child.wait(timeout=max(1.0, deadline - time.monotonic()))
-    except BrokenPipeError:  # the child died before it read its arguments: the exit code below says how
-        child.wait(timeout=10)
+        return worker.call(target, arguments, what=what, timeout=timeout, on_event=on_event)
     finally:
-        if child.poll() is None:
-            _end(child)
-        _children.discard(child)
-        for reader in readers:
+        worker.close()
+
+
+class IsolatedWorker:
+    """A child process that makes one call after another; after a call that ended it, the next one starts a new child.
+
+    Args:
+        threads: what OMP_NUM_THREADS is in the child; None leaves it.
+        memory: as in `run_isolated`.
+    """
+
+    def __init__(self, *, threads: int | None = None, memory: int | None = None) -> None:
+        self._threads, self._memory = threads, memory
+        self._child: subprocess.Popen[bytes] | None = None
+        self._lines: queue.Queue[bytes | None] = queue.Queue()
+        self._stderr: deque[bytes | None] = deque(maxlen=_LAST_LINES)
+        self._readers: list[threading.Thread] = []
+        self._lifeline = -1
+        self._closed = False
+        self._lock = threading.Lock()
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a child that the next call goes to."""
+        return self._child is not None and self._child.poll() is None
+
+    def call(
+        self,
+        target: str,
+        arguments: Mapping[str, Any],
+        *,
+        what: str,
+        timeout: float,
+        on_event: Emit | None = None,
+    ) -> Any:
+        """One call; see `run_isolated`. Calls come one after another, and `close` may come from another thread."""
+        with self._lock:
+            if self._closed:
+                raise WorkerCrashError(f"{what} was stopped.")
+            if not self.running:
+                self._release()
+                self._child = self._start()
+        deadline = time.monotonic() + timeout
+        outcome: Event | None = None
+        try:
+            self._send({"target": target, "arguments": dict(arguments), "seconds": timeout + _ALARM_MARGIN})
+            while outcome is None:
+                try:
+                    line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
+                except queue.Empty:
+                    raise WorkerTimeoutError(f"{what} took longer than {timeout:g} s and was stopped.") from None
+                if line is None:
+                    break
+                message = json.loads(line)
+                if message["kind"] != "event":
+                    outcome = message
+                elif on_event is not None:
+                    on_event(message["value"])
+        except BaseException:
+            self._end()
+            raise
+        if outcome is None:
+            raise self._death(what, timeout)
+        return _value_of(outcome, what)
+
+    def close(self) -> None:
+        """End the child; a call that waits for it, and every later one, raises WorkerCrashError."""
+        with self._lock:
+            self._closed = True
+            self._end()
+
+    def kill(self) -> None:
+        """Kill the child at once, without waiting for it."""
+        child = self._child
+        if child is not None:
+            child.kill()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        environment = dict(os.environ)
+        root = str(Path(__file__).resolve().parent.parent)
+        environment["PYTHONPATH"] = os.pathsep.join(p for p in (root, environment.get("PYTHONPATH")) if p)
+        if self._threads is not None:
+            environment["OMP_NUM_THREADS"] = str(self._threads)
+        watched, self._lifeline = os.pipe()
+        try:
+            child = subprocess.Popen(
+                [sys.executable, "-c", _CHILD],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environment,
+                start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the child
+                pass_fds=(watched,) if os.name == "posix" else (),
+            )
+        finally:
+            os.close(watched)
+        self._child = child
+        lines: queue.Queue[bytes | None] = queue.Queue()
+        stderr: deque[bytes | None] = deque(maxlen=_LAST_LINES)
+        self._lines, self._stderr = lines, stderr
+        self._readers = [
+            threading.Thread(target=_pump, args=(child.stdout, lines.put), daemon=True),
+            threading.Thread(target=_pump, args=(child.stderr, stderr.append), daemon=True),
+        ]
+        for reader in self._readers:
+            reader.start()
+        _workers.add(self)
+        path = [p for p in sys.path if p]
+        self._send({"path": path, "parent": os.getpid(), "lifeline": watched, "memory": self._memory})
+        return child
+
+    def _send(self, message: Event) -> None:
+        stdin = None if self._child is None else self._child.stdin
+        with contextlib.suppress(BrokenPipeError, ValueError):  # it died, or was closed: its exit code says how
+            if stdin is not None:
+                stdin.write(json.dumps(message).encode() + b"\n")
+                stdin.flush()
+
+    def _end(self) -> None:
+        child = self._child
+        if child is not None and child.poll() is None:
+            child.terminate()
+            try:
+                child.wait(timeout=_GRACE)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        self._release()
+
+    def _release(self) -> None:
+        """Give back what belonged to a child that has ended."""
+        child, self._child = self._child, None
+        _workers.discard(self)
+        if child is None:
+            return
+        for reader in self._readers:
             reader.join(timeout=5)
-        child.stdout.close()
-        child.stderr.close()
-    if outcome is None:
-        raise WorkerError(f"{what} {_death(child.returncode)}.{_tail(stderr)}")
+        for stream in (child.stdin, child.stdout, child.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                if stream is not None:
+                    stream.close()
+        with contextlib.suppress(OSError):
+            os.close(self._lifeline)
+
+    def _death(self, what: str, timeout: float) -> WorkerError:
+        child = self._child
+        if child is None or self._closed:
+            return WorkerCrashError(f"{what} was stopped.")
+        try:
+            code = child.wait(timeout=10)
+        except subprocess.TimeoutExpired:  # it closed its channel and lives on
+            child.kill()
+            code = child.wait()
+        with self._lock:
+            self._release()
+        if code == -signal.SIGALRM:
+            return WorkerTimeoutError(f"{what} took longer than {timeout:g} s and was stopped.")
+        return WorkerCrashError(f"{what} {death_of(code)}{_last_words(self._stderr)}")
+
+
+def death_of(code: int) -> str:
+    """How a process ended, by its exit code: "crashed (SIGSEGV)." and the like."""
+    if code >= 0:
+        return f"ended without a result (exit code {code})."
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    hint = " The system probably killed it: out of memory." if name == "SIGKILL" else ""
+    return f"crashed ({name}).{hint}"
+
+
+def limit_memory(memory: int | None) -> None:
+    """Let allocations of this process fail beyond so many bytes, and let the system end it first if it must end one.
+
+    An allocation that fails is an error with a message; a machine without memory ends any process it likes.
+    """
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    if memory is None:
+        return
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        soft = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def die_with(parent: int, lifeline: int) -> None:
+    """Have this process killed as soon as its parent is gone: nobody else would end it.
+
+    Args:
+        parent: its process id.
+        lifeline: read end of a pipe whose write end only the parent holds.
+    """
+    with contextlib.suppress(ImportError, AttributeError, OSError):
+        import fcntl  # the kernel's signal comes even where native code holds the interpreter's lock for minutes
+
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def serve() -> int:
+    """The child's side: answers go to the real standard output, everything printed goes to standard error."""
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    requests = os.fdopen(os.dup(0), "rb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    setting = json.loads(requests.readline())
+    die_with(setting["parent"], setting["lifeline"])
+    limit_memory(setting["memory"])
+    sys.path += [p for p in setting["path"] if p not in sys.path]
+    signal.signal(signal.SIGTERM, _end_here)
+
+    def send(message: Event) -> None:
+        channel.write(json.dumps(message) + "\n")
+        channel.flush()
+
+    for line in requests:
+        request = json.loads(line)
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, request["seconds"])  # nobody handles it: the system ends the process
+        answer = _answer(request["target"], request["arguments"], lambda event: send({"kind": "event", "value": event}))
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        send(answer)
+    return 0
+
+
+def _answer(target: str, arguments: Mapping[str, Any], emit: Emit) -> Event:
+    try:
+        return {"kind": "result", "value": _function(target)(emit=emit, **arguments)}
+    except (SystemExit, KeyboardInterrupt) as error:
+        failure: BaseException = exit_error(error)
+    except BaseException as error:
+        failure = error
+    text = " ".join(str(failure).split())[:2000]
+    answer = {"kind": "error", "type": type(failure).__name__, "message": text, "exit_code": 1, "rule": None}
+    if isinstance(failure, AttnDeployError):
+        answer |= {"message": str(failure), "exit_code": failure.exit_code, "rule": failure.rule}
+    return answer
+
+
+def _value_of(outcome: Event, what: str) -> Any:
     if outcome["kind"] == "result":
         return outcome["value"]
-    raised = getattr(errors, outcome["type"], None)
-    if isinstance(raised, type) and issubclass(raised, AttnDeployError):
-        raise raised(outcome["message"], exit_code=outcome["exit_code"])
+    kind = getattr(errors, outcome["type"], None)
+    if isinstance(kind, type) and issubclass(kind, AttnDeployError):
+        raise kind(outcome["message"], exit_code=outcome["exit_code"], rule=outcome["rule"])
     raise WorkerError(f"{what} failed: {outcome['type']}: {outcome['message']}")
 
 
-def _call_here(
-    target: str, arguments: Mapping[str, Any], *, what: str, on_event: Callable[[Event], None] | None
-) -> Any:
-    module, _, name = target.partition(":")
-    function = getattr(importlib.import_module(module), name)
+def _call_here(target: str, arguments: Mapping[str, Any], *, what: str, on_event: Emit | None) -> Any:
     try:
-        return function(emit=on_event or (lambda _: None), **arguments)
+        return _function(target)(emit=on_event or (lambda _: None), **arguments)
     except AttnDeployError:
         raise
     except Exception as error:
         raise WorkerError(f"{what} failed: {type(error).__name__}: {error}") from error
 
 
+def _function(target: str) -> Callable[..., Any]:
+    module, _, name = target.partition(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function
+
+
 def _pump(stream: Any, put: Callable[[bytes | None], Any]) -> None:
-    for line in stream:
-        put(line)
+    with contextlib.suppress(ValueError):  # closed while it was read
+        for line in stream:
+            put(line)
     put(None)
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
-    child.terminate()
-    try:
-        child.wait(timeout=3)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
+def _last_words(stderr: Iterable[bytes | None]) -> str:
+    lines = [
+        line.strip() for line in b"".join(filter(None, stderr)).decode(errors="replace").splitlines() if line.strip()
+    ]
+    return f" Its last words: {lines[-1][:300]}" if lines else ""
 
 
-def _death(code: int | None) -> str:
-    if code is not None and code < 0:
-        try:
-            name = signal.Signals(-code).name
-        except ValueError:
-            name = f"signal {-code}"
-        return f"crashed ({name})"
-    return f"ended without a result (exit code {code})"
-
-
-def _tail(stderr: list[bytes]) -> str:
-    text = b"".join(stderr).decode(errors="replace").strip()
-    return f" Its last words: {text.splitlines()[-1][:300]}" if text else ""
-
-
-def _end_with_parent(parent: int) -> None:
-    """End this process when the one that waits for it was killed: nobody else would."""
+def _watch(parent: int) -> None:
     while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
 
 
-def serve() -> int:
-    """The child's side: answers go to the real standard output, everything printed goes to standard error."""
-    target = sys.argv[1]
-    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
-
-    def send(message: Event) -> None:
-        channel.write(json.dumps(message) + "\n")
-        channel.flush()
-
-    arguments = json.loads(sys.stdin.read())
-    try:
-        module, _, name = target.partition(":")
-        function = getattr(importlib.import_module(module), name)
-        value = function(emit=lambda event: send({"kind": "event", "value": event}), **arguments)
-    except AttnDeployError as error:
-        send({"kind": "error", "type": type(error).__name__, "message": str(error), "exit_code": error.exit_code})
-        return 1
-    except Exception as error:
-        send(
-            {
-                "kind": "error",
-                "type": type(error).__name__,
-                "message": " ".join(str(error).split())[:2000],
-                "exit_code": 1,
-            }
-        )
-        return 1
-    send({"kind": "result", "value": value})
-    return 0
+def _end_here(*_: Any) -> None:
+    end_children()
+    os._exit(128 + signal.SIGTERM)

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from attn_deploy.errors import GraphError, MissingDependencyError, WorkerError
+from attn_deploy import isolate
+from attn_deploy.errors import (
+    GraphError,
+    InvalidRequestError,
+    MissingDependencyError,
+    WorkerCrashError,
+    WorkerError,
+    WorkerTimeoutError,
+)
 from attn_deploy.files import atomic_path, check_writable, write_atomic
-from attn_deploy.isolate import run_isolated
+from attn_deploy.isolate import IsolatedWorker, run_isolated
 
 HERE = "export_tests.test_isolate"
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def double(emit, number):
@@ -39,6 +51,35 @@ def fail(emit):
     raise RuntimeError("broken\nin two lines")
 
 
+def hold_the_lock(emit):
+    """Native code that keeps the interpreter's lock: no thread of Python runs meanwhile."""
+    re.match(r"(a|aa)+$", "a" * 80 + "b")
+
+
+def exit_quietly(emit):
+    sys.exit(0)
+
+
+def interrupt(emit):
+    raise KeyboardInterrupt
+
+
+def process_id(emit):
+    return os.getpid()
+
+
+def allocate(emit, mib):
+    return len(bytearray(mib << 20))
+
+
+def be_a_parent(emit, note, target):
+    worker = IsolatedWorker()
+    pid = worker.call(f"{HERE}:process_id", {}, what="starting", timeout=60)
+    with Path(note).open("w") as file:
+        file.write(f"{os.getpid()} {pid}")
+    worker.call(f"{HERE}:{target}", {}, what="hanging", timeout=600)
+
+
 def leave(emit):
     print("goodbye", file=sys.stderr)
     os._exit(7)
@@ -55,6 +96,9 @@ def test_result_and_events_come_back():
     [
         ("crash", WorkerError, r"testing crashed \(SIGSEGV\)"),
         ("refuse", GraphError, "refused in the child"),
+        ("crash", WorkerCrashError, "SIGSEGV"),
+        ("exit_quietly", InvalidRequestError, r"test_isolate\.py, line \d+ ended the program \(sys\.exit\(0\)\)"),
+        ("interrupt", InvalidRequestError, r"test_isolate\.py, line \d+ ended the program \(KeyboardInterrupt\)"),
         ("fail", WorkerError, "testing failed: RuntimeError: broken in two lines"),
         ("leave", WorkerError, r"exit code 7\)\. Its last words: goodbye"),
         ("no_such_function", WorkerError, "AttributeError"),
@@ -72,6 +116,71 @@ def test_a_child_that_hangs_is_ended():
     with pytest.raises(WorkerError, match="took longer than 2 s"):
         run_isolated(f"{HERE}:hang", {}, what="waiting", timeout=2)
     assert time.monotonic() - started < 30
+
+
+def test_a_limit_holds_inside_too(monkeypatch):
+    """Where the parent cannot end it in time, the child's own alarm does, whoever holds the interpreter's lock."""
+    monkeypatch.setattr(isolate, "_ALARM_MARGIN", -8.0)
+    started = time.monotonic()
+    with pytest.raises(WorkerTimeoutError, match="took longer than 9 s and was stopped"):
+        run_isolated(f"{HERE}:hold_the_lock", {}, what="matching", timeout=9)
+    assert time.monotonic() - started < 9
+
+
+def test_memory_is_limited():
+    with pytest.raises(WorkerError, match="MemoryError"):
+        run_isolated(f"{HERE}:allocate", {"mib": 4096}, what="allocating", timeout=60, memory=1 << 30)
+    assert run_isolated(f"{HERE}:allocate", {"mib": 64}, what="allocating", timeout=60, memory=1 << 30) == 64 << 20
+
+
+def test_a_worker_lives_until_a_call_ends_it():
+    worker = IsolatedWorker()
+
+    def call(function):
+        return worker.call(f"{HERE}:{function}", {}, what="working", timeout=60)
+
+    first = call("process_id")
+    assert call("process_id") == first
+    with pytest.raises(GraphError):
+        call("refuse")
+    assert call("process_id") == first
+    with pytest.raises(WorkerCrashError):
+        call("crash")
+    second = call("process_id")
+    assert second != first
+    worker.close()
+    assert not is_alive(second)
+    with pytest.raises(WorkerCrashError, match="was stopped"):
+        call("process_id")
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("target", ["hang", "hold_the_lock"])
+def test_children_die_with_their_parent(target, tmp_path):
+    note = tmp_path / "note"
+    code = f"from {HERE} import be_a_parent; be_a_parent(None, {str(note)!r}, {target!r})"
+    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)})
+    try:
+        end = time.monotonic() + 60
+        while not (note.is_file() and note.read_text()) and time.monotonic() < end:
+            time.sleep(0.05)
+        parent, child = map(int, note.read_text().split())
+        assert parent == process.pid
+        time.sleep(0.3)
+        assert is_alive(child)
+    finally:
+        process.kill()
+        process.wait()
+    end = time.monotonic() + 2
+    while is_alive(child) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not is_alive(child)
 
 
 def test_files_of_the_users_folder_do_not_shadow_modules(tmp_path, monkeypatch):

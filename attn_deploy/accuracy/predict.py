@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -15,6 +15,16 @@ from attn_deploy.errors import InvalidRequestError, ParityError
 from attn_deploy.runtimes.base import Runner
 
 BATCH = 100
+
+
+class TestSummary(TypedDict):
+    """The few numbers of a result that a training record keeps."""
+
+    correct: int
+    images: int
+    top1: float
+    top5: float
+    runtime: str
 
 
 def run_dataset(
@@ -82,7 +92,7 @@ def run_dataset(
     )
 
 
-def test_summary(result: AccuracyResult) -> dict[str, Any]:
+def test_summary(result: AccuracyResult) -> TestSummary:
     """The few numbers of a result that a training record keeps."""
     return {
         "correct": result.correct,

@@ -18,8 +18,9 @@ from attn_deploy.accuracy.metrics import (
     mcnemar,
     wilson_interval,
 )
+from attn_deploy.data.imageset import DatasetNote
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.files import write_atomic
+from attn_deploy.files import field_error, read_json, typed, write_atomic
 from attn_deploy.runtimes.base import RuntimeInfo
 
 SCHEMA_VERSION = 1
@@ -57,7 +58,7 @@ class AccuracyResult:
 
     model: str
     info: RuntimeInfo
-    dataset: Mapping[str, Any]
+    dataset: DatasetNote
     labels: tuple[int, ...]
     predictions: tuple[int, ...]
     in_top5: int
@@ -146,33 +147,33 @@ class AccuracyResult:
         Raises:
             InvalidRequestError: if the data are of another schema version, or no accuracy result.
         """
-        if data.get("schema_version") != SCHEMA_VERSION:
+        version = data.get("schema_version") if isinstance(data, Mapping) else None
+        if version != SCHEMA_VERSION:
             raise InvalidRequestError(
-                f"the accuracy result has schema version {data.get('schema_version')}, this version of attn-deploy "
+                f"the accuracy result has schema version {version}, this version of attn-deploy "
                 f"reads {SCHEMA_VERSION}; test again."
             )
-        try:
-            comparison = data["agreement"]
-            agreement = (
-                None
-                if comparison is None
-                else Agreement(**{**comparison, "paired": PairedTest(**comparison["paired"])})
-            )
-            return cls(
-                model=data["model"],
-                info=RuntimeInfo(**data["info"]),
-                dataset=data["dataset"],
-                labels=tuple(data["labels"]),
-                predictions=tuple(data["predictions"]),
-                in_top5=data["in_top5"],
-                seconds=data["seconds"],
-                agreement=agreement,
-                record=data["record"],
-            )
-        except (KeyError, TypeError) as error:
-            raise InvalidRequestError(
-                f"the data are not an accuracy result: {error} is missing or malformed."
-            ) from error
+        result = typed(data, cls)
+        result.check()
+        return result
+
+    def check(self) -> None:
+        """Check what the types do not say: an answer for each image, and no class that is not there.
+
+        Raises:
+            InvalidRequestError: if something is beyond what it can be; the message names the field.
+        """
+        classes = len(self.dataset["classes"])
+        if not self.labels:
+            raise field_error("labels", self.labels, "those of at least one image")
+        if len(self.predictions) != len(self.labels):
+            raise field_error("predictions", f"{len(self.predictions)} answers", f"one for each of {self.count} images")
+        for name in ("labels", "predictions"):
+            wrong = next((n for n in getattr(self, name) if not 0 <= n < classes), None)
+            if wrong is not None:
+                raise field_error(name, wrong, f"one of {classes} classes, from 0")
+        if not self.correct <= self.in_top5 <= self.count:
+            raise field_error("in_top5", self.in_top5, f"from {self.correct} to {self.count}")
 
     def write(self, path: Path) -> None:
         """Write the result as JSON, whole or not at all."""
@@ -186,11 +187,9 @@ class AccuracyResult:
             InvalidRequestError: if there is no such file, or it is not an accuracy result.
         """
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InvalidRequestError(f"{path} cannot be read: {error.strerror or error}.") from error
-        except ValueError as error:
-            raise InvalidRequestError(f"{path} is not JSON: {error}.") from error
-        if not isinstance(data, dict):
-            raise InvalidRequestError(f"{path} is not an accuracy result: it holds a {type(data).__name__}.")
-        return cls.from_dict(data)
+            return cls.from_dict(read_json(path))
+        except InvalidRequestError as error:
+            text = str(error)
+            raise InvalidRequestError(
+                text if str(path) in text else f"{path} is not an accuracy result: {text}"
+            ) from error

@@ -49,7 +49,6 @@ def start_row(
 ) -> dict[str, Any]:
     """Start one row in this fresh process: how long the import takes, what loads, what memory is held at most."""
     wanted, chosen, tensors = ProfilePlan.from_dict(plan), Variant(**variant), inputs_from_dicts(inputs)
-    _limit(wanted)
     row = blank_row(chosen, tensors)
     answer: dict[str, Any] = {"row": asdict(row), "memory": None, "missing": "", "ran": False}
     began = time.perf_counter()
@@ -96,14 +95,7 @@ def accuracy(*, emit: Emit, plan: Mapping[str, Any], folder: str, variant: Mappi
 
 def _bench(plan: Mapping[str, Any], folder: str, emit: Emit) -> tuple[ProfilePlan, Bench]:
     wanted = ProfilePlan.from_dict(plan)
-    _limit(wanted)
     return wanted, make_bench(wanted, Path(folder), model=None, progress=lambda text: emit({"text": text}))
-
-
-def _limit(plan: ProfilePlan) -> None:
-    """Drivers of GPUs reserve far more than they use, so there only what the user says is a limit."""
-    gpu = any(Path("/dev", name).exists() for name in ("nvidiactl", "nvhost-ctrl-gpu"))
-    conditions.limit_memory(plan.memory_limit, guess=not gpu)
 
 
 def _light_bench(

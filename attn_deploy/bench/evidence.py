@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from attn_deploy.machine.state import GpuState, MachineState
+from attn_deploy.machine.state import MachineState
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +115,3 @@ class GraphCost:
     macs: int | None = None
     bytes_ideal: int | None = None
     bytes_unfused: int | None = None
-
-
-def conditions_from_dict(data: Mapping[str, Any]) -> Conditions:
-    """The inverse of ``dataclasses.asdict``."""
-    return Conditions(_state(data["before"]), _state(data["after"]))
-
-
-def _state(data: Mapping[str, Any]) -> MachineState:
-    gpus = tuple(GpuState(**{**g, "throttle": tuple(g["throttle"])}) for g in data["gpus"])
-    return MachineState(data["load_average"], data["cpu_mhz"], gpus)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from attn_deploy import errors
 from attn_deploy.bench.subject import ProfileSubject, is_engine
-from attn_deploy.errors import AttnDeployError, MissingDependencyError, PrecisionError, WorkerError
-from attn_deploy.files import write_atomic
+from attn_deploy.errors import AttnDeployError, InvalidRequestError, MissingDependencyError, PrecisionError, WorkerError
+from attn_deploy.files import read_json, typed, write_atomic
 from attn_deploy.inputs.tensors import TensorInput
 
 if TYPE_CHECKING:
@@ -216,8 +216,10 @@ def read_index(folder: Path) -> list[Made]:
     path = folder / "index.json"
     if not path.is_file():
         return []
-    entries = json.loads(path.read_text(encoding="utf-8"))
-    return [Made(**{**m, "error": tuple(m["error"]) if m["error"] else None}) for m in entries]
+    try:
+        return list(typed(read_json(path), tuple[Made, ...]))
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"{path} is broken: {error} Remove it; the files are made again.") from error
 
 
 def described_in(files: Sequence[Made]) -> tuple[Mapping[str, Any], ...]:

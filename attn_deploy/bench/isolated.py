@@ -18,6 +18,7 @@ from attn_deploy.bench.row import ProfileRow
 from attn_deploy.errors import AttnDeployError, MissingDependencyError, WorkerError
 from attn_deploy.inputs.tensors import TensorInput
 from attn_deploy.isolate import run_isolated
+from attn_deploy.machine.conditions import available_memory
 from attn_deploy.runtimes.table import RUNTIMES
 
 _CHILDREN = "attn_deploy.bench.children"
@@ -120,7 +121,7 @@ class ChildMaker:
         try:
             answer = self._call("start_row", f"starting {variant.key}", arguments)
         except WorkerError as error:
-            rows[variant.key] = replace(rows[variant.key], reason=_death(error))
+            rows[variant.key] = replace(rows[variant.key], reason=reason_of(error))
             return False
         if answer["missing"]:
             self._missing.append(MissingDependencyError(answer["missing"]))
@@ -133,7 +134,7 @@ class ChildMaker:
         """Give the row that was running the reason, and return the others; all, if nothing tells which it was."""
         guilty = [v for v in left if v.key == trail] or left
         for variant in guilty:
-            rows[variant.key] = replace(rows[variant.key], status="failed", reason=_death(error), latency=None)
+            rows[variant.key] = replace(rows[variant.key], status="failed", reason=reason_of(error), latency=None)
         return [v for v in left if v not in guilty]
 
     def _patience(self, count: int) -> float:
@@ -147,6 +148,7 @@ class ChildMaker:
             arguments,
             what=what,
             timeout=self._plan.timeout if timeout is None else timeout,
+            memory=_memory(self._plan),
             on_event=lambda event: self._progress(event["text"]),
         )
 
@@ -157,10 +159,10 @@ def _merged(started: ProfileRow, timed: ProfileRow) -> ProfileRow:
     return replace(timed, cold=cold, memory=started.memory)
 
 
-def _death(error: WorkerError) -> str:
-    """Why a process ended, with the likely cause where the system does not say it."""
-    text = reason_of(error)
-    return f"{text} The system probably killed it: out of memory." if "SIGKILL" in text else text
+def _memory(plan: ProfilePlan) -> int | None:
+    """Bytes for a child. Drivers of GPUs reserve far more than they use, so there only what the user says is a limit."""
+    gpu = any(Path("/dev", name).exists() for name in ("nvidiactl", "nvhost-ctrl-gpu"))
+    return plan.memory_limit if plan.memory_limit is not None or gpu else available_memory()
 
 
 def _plain(inputs: Sequence[TensorInput]) -> list[dict[str, Any]]:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from attn_deploy.bench import statistics
-from attn_deploy.bench.schema import check, refused
 from attn_deploy.bench.statistics import Floats, Interval
+from attn_deploy.files import field_error, typed
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,23 +124,22 @@ class LatencyResult:
         Raises:
             InvalidRequestError: if a field is missing or of another type, or there is no sample; the message names it.
         """
-        check(data, cls)
-        check_samples(data)
-        return cls(**{**data, "rounds": tuple(map(tuple, data["rounds"]))})
+        result = typed(data, cls)
+        result.check()
+        return result
 
+    def check(self, where: str = "") -> None:
+        """Check that there are samples, and that each took time; ``where`` the result stands in a record.
 
-def check_samples(data: Mapping[str, Any], where: str = "") -> None:
-    """Check that there are samples, and that each took time.
-
-    Raises:
-        InvalidRequestError: if not; the message names the field.
-    """
-    inside = f"{where}." if where else ""
-    if data["calls_per_sample"] < 1:
-        raise refused(f"{inside}calls_per_sample", data["calls_per_sample"], "at least 1")
-    if not any(data["rounds"]):
-        raise refused(f"{inside}rounds", data["rounds"], "lists of samples, of which there are none")
-    for number, samples in enumerate(data["rounds"]):
-        for index, value in enumerate(samples):
-            if value <= 0:
-                raise refused(f"{inside}rounds[{number}][{index}]", value, "nanoseconds, above 0")
+        Raises:
+            InvalidRequestError: if not; the message names the field.
+        """
+        inside = f"{where}." if where else ""
+        if self.calls_per_sample < 1:
+            raise field_error(f"{inside}calls_per_sample", self.calls_per_sample, "at least 1")
+        if not any(self.rounds):
+            raise field_error(f"{inside}rounds", self.rounds, "lists of samples, of which there are none")
+        for number, samples in enumerate(self.rounds):
+            for index, value in enumerate(samples):
+                if value <= 0:
+                    raise field_error(f"{inside}rounds[{number}][{index}]", value, "nanoseconds, above 0")

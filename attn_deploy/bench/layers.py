@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.files import write_atomic
+from attn_deploy.files import read_json, typed, write_atomic
 
 LAYERS_NAME = "layers.json"
 SCHEMA_VERSION = 1
@@ -101,16 +101,7 @@ class LayerReport:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> LayerReport:
         """The inverse of `to_dict`."""
-        return cls(
-            name=data["name"],
-            runtime=data["runtime"],
-            precision=data["precision"],
-            shapes={n: tuple(s) for n, s in data["shapes"].items()},
-            source=data["source"],
-            runs=data["runs"],
-            layers=tuple(LayerTime(**x) for x in data["layers"]),
-            whole_us=data["whole_us"],
-        )
+        return typed(data, cls)
 
     @classmethod
     def read_all(cls, path: Path) -> tuple[LayerReport, ...]:
@@ -119,16 +110,21 @@ class LayerReport:
         Raises:
             InvalidRequestError: if the file is broken or of another schema version.
         """
+        file = read_json(path)
+        version = file.get("schema_version") if isinstance(file, dict) else None
+        if version != SCHEMA_VERSION:
+            raise InvalidRequestError(
+                f"{path} has schema version {version}, this version of attn-deploy reads {SCHEMA_VERSION}; measure again."
+            )
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            if data["schema_version"] != SCHEMA_VERSION:
-                raise InvalidRequestError(
-                    f"{path} has schema version {data['schema_version']}, this version of attn-deploy reads "
-                    f"{SCHEMA_VERSION}; measure again."
-                )
-            return tuple(cls.from_dict(d) for d in data["reports"])
-        except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise InvalidRequestError(f"{path} is not a per-layer view: {error}; measure it again.") from error
+            return typed(file, _LayersFile).reports
+        except InvalidRequestError as error:
+            raise InvalidRequestError(f"{path} is not a per-layer view: {error} Measure it again.") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _LayersFile:
+    reports: tuple[LayerReport, ...]
 
 
 def write_layers(path: Path, reports: Sequence[LayerReport]) -> None:

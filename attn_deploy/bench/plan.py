@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.errors import InvalidRequestError
+from attn_deploy.files import typed
 from attn_deploy.inputs.tensors import TensorInput
 from attn_deploy.machine.devices import DeviceProfile
 from attn_deploy.runtimes.table import RUNTIMES, choose_precisions, choose_runtimes
 
 Size = tuple[int, int]
 
-_LATER = ("data_dir", "device")  # what plans of earlier versions lack
 _FREE = ("batches", "sizes", "timeout", "device")  # what two plans may differ in and still use each other's results
 
 
@@ -141,21 +141,7 @@ class ProfilePlan:
         Raises:
             InvalidRequestError: if the data are not a plan.
         """
-        try:
-            values = {f.name: data[f.name] for f in fields(cls) if f.name in data or f.name not in _LATER}
-            for name in ("runtimes", "precisions", "cuda_graphs", "batches"):
-                values[name] = tuple(values[name])
-            values["sizes"] = tuple(tuple(s) if s else None for s in values["sizes"])
-            values["options"] = BenchOptions(**values["options"])
-            values["inputs"] = inputs_from_dicts(values["inputs"]) if values["inputs"] is not None else None
-            values["dynamic"] = tuple(values["dynamic"]) if values["dynamic"] is not None else None
-            values["accuracy"] = AccuracyPlan(**values["accuracy"]) if values["accuracy"] else None
-            values["device"] = DeviceProfile.from_dict(values["device"]) if values.get("device") else None
-            return cls(**values)
-        except (KeyError, TypeError) as error:
-            raise InvalidRequestError(
-                f"the data are not a plan of a profile: {error} is missing or malformed."
-            ) from error
+        return typed(data, cls)
 
     def differences(self, other: ProfilePlan) -> list[str]:
         """What keeps the results of one plan from serving the other: everything but batch sizes and sizes."""
@@ -186,7 +172,7 @@ def _settings(plan: ProfilePlan) -> dict[str, Any]:
 
 def inputs_from_dicts(data: Sequence[Mapping[str, Any]]) -> tuple[TensorInput, ...]:
     """Inputs from their JSON form."""
-    return tuple(TensorInput(**{**d, "dims": tuple(d["dims"])}) for d in data)
+    return typed(data, tuple[TensorInput, ...])
 
 
 def size_of(inputs: Sequence[TensorInput]) -> Size | None:

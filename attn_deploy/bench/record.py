@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,9 @@ from attn_deploy.bench.latency import LatencyResult as LatencyResult
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.row import ProfileRow as ProfileRow
 from attn_deploy.bench.row import Status as Status
-from attn_deploy.bench.row import check_row
 from attn_deploy.bench.row import summary as summary
-from attn_deploy.bench.schema import check
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.files import write_atomic
+from attn_deploy.files import read_json, typed, write_atomic
 from attn_deploy.machine.devices import DeviceProfile
 from attn_deploy.machine.environment import Environment
 
@@ -112,29 +110,10 @@ class ProfileRecord:
                 f"the profile record has schema version {version}, this version of attn-deploy reads up to {SCHEMA_VERSION}; "
                 "measure again, or read it with the version that wrote it."
             )
-        missing = [n for n in ("name", "environment", "options", "rows", "baseline") if n not in data]
-        if missing:
-            raise InvalidRequestError(f"the data are not a profile record: {', '.join(missing)} is missing.")
-        check(data, cls)
-        for index, row in enumerate(data["rows"]):
-            check_row(row, f"rows[{index}]")
-        try:
-            return cls(
-                name=data["name"],
-                environment=Environment.from_dict(data["environment"]),
-                options=BenchOptions(**data["options"]),
-                rows=tuple(ProfileRow.from_dict(r) for r in data["rows"]),
-                baseline=data["baseline"],
-                onnx=tuple(data.get("onnx", ())),
-                load_after=data.get("load_after"),
-                argv=tuple(data.get("argv", ())),
-                created=data.get("created", ""),
-                device=data.get("device", ""),
-                unfinished=data.get("unfinished", 0),
-                light=DeviceProfile.from_dict(data["light"]) if data.get("light") else None,
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InvalidRequestError(f"the data are not a profile record: {error}.") from error
+        record = typed(data, cls)
+        for index, row in enumerate(record.rows):
+            row.check(f"rows[{index}]")
+        return replace(record, schema_version=SCHEMA_VERSION)
 
     def to_json(self) -> str:
         """The record as JSON text."""
@@ -157,12 +136,7 @@ class ProfileRecord:
         Raises:
             InvalidRequestError: if there is no such file, or it is not a profile record.
         """
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InvalidRequestError(f"{path} cannot be read: {error.strerror or error}.") from error
-        except ValueError as error:
-            raise InvalidRequestError(f"{path} is not JSON: {error}.") from error
+        data = read_json(Path(path))
         if not isinstance(data, dict):
             raise InvalidRequestError(f"{path} is not a profile record: it holds a {type(data).__name__}.")
         return cls.from_dict(data)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from attn_deploy.bench import statistics
-from attn_deploy.bench.evidence import AccuracyRow, Conditions, GraphCost, MemoryPeak, Placement, conditions_from_dict
-from attn_deploy.bench.latency import ColdStart, LatencyResult, check_samples
+from attn_deploy.bench.evidence import AccuracyRow, Conditions, GraphCost, MemoryPeak, Placement
+from attn_deploy.bench.latency import ColdStart, LatencyResult
 from attn_deploy.bench.options import BenchOptions
-from attn_deploy.bench.schema import refused
 from attn_deploy.bench.statistics import Comparison
-from attn_deploy.parity.report import ParityCase, ParityReport
+from attn_deploy.files import field_error, typed
+from attn_deploy.parity.report import ParityReport
 from attn_deploy.runtimes.base import RuntimeInfo
 
 Status = Literal["ok", "invalid", "failed"]
@@ -79,12 +78,40 @@ class ProfileRow:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ProfileRow:
-        """The inverse of ``dataclasses.asdict``; what a record of an earlier version lacks has its default."""
-        values = {f.name: data[f.name] for f in fields(cls) if f.name in data}
-        for name, read in _PARTS.items():
-            if values.get(name) is not None:
-                values[name] = read(values[name])
-        return cls(**{**values, "shapes": _shapes(values["shapes"])})
+        """The inverse of ``dataclasses.asdict``; what a record of an earlier version lacks has its default.
+
+        Raises:
+            InvalidRequestError: if a field is missing, of another type, or beyond what it can be; the message names it.
+        """
+        row = typed(data, cls)
+        row.check()
+        return row
+
+    def check(self, where: str = "row") -> None:
+        """Check what the types do not say: a number needs samples, and ratios are above zero.
+
+        Raises:
+            InvalidRequestError: if something is beyond what it can be; the message names it.
+        """
+        if self.batch < 1:
+            raise field_error(f"{where}.batch", self.batch, "at least 1")
+        if self.status == "ok" and self.latency is None:
+            raise field_error(f"{where}.latency", None, "the samples of a row whose status is ok")
+        for name in ("latency", "device_time", "end_to_end"):
+            result: LatencyResult | None = getattr(self, name)
+            if result is not None:
+                result.check(f"{where}.{name}")
+        if self.speedup is not None:
+            interval = self.speedup.interval
+            ratios = {"speedup": self.speedup.speedup, "interval.low": interval.low, "interval.high": interval.high}
+            for name, value in ratios.items():
+                if value <= 0:
+                    raise field_error(f"{where}.speedup.{name}", value, "above 0")
+        accuracy = self.accuracy
+        if accuracy is not None and not 0 <= accuracy.correct <= accuracy.images > 0:
+            raise field_error(
+                f"{where}.accuracy.images", accuracy.images, "at least 1, and at least those that are correct"
+            )
 
 
 def summary(row: ProfileRow, options: BenchOptions) -> dict[str, Any] | None:
@@ -105,53 +132,3 @@ def summary(row: ProfileRow, options: BenchOptions) -> dict[str, Any] | None:
         "device_p50_ms": row.device_time.p50_ms if row.device_time else None,
         "end_to_end_p50_ms": row.end_to_end.p50_ms if row.end_to_end else None,
     }
-
-
-def check_row(data: Mapping[str, Any], where: str = "row") -> None:
-    """Check what the types of a row that was read do not say: a number needs samples, and ratios are above zero.
-
-    Raises:
-        InvalidRequestError: if something is beyond what it can be; the message names it.
-    """
-    if data["batch"] < 1:
-        raise refused(f"{where}.batch", data["batch"], "at least 1")
-    if data["status"] == "ok" and data.get("latency") is None:
-        raise refused(f"{where}.latency", None, "the samples of a row whose status is ok")
-    for name in ("latency", "device_time", "end_to_end"):
-        if data.get(name) is not None:
-            check_samples(data[name], f"{where}.{name}")
-    speedup = data.get("speedup")
-    if speedup is not None:
-        inner = {f"interval.{n}": speedup["interval"][n] for n in ("low", "high")}
-        for name, value in {"speedup": speedup["speedup"], **inner}.items():
-            if value <= 0:
-                raise refused(f"{where}.speedup.{name}", value, "above 0")
-    accuracy = data.get("accuracy")
-    if accuracy is not None and not 0 <= accuracy["correct"] <= accuracy["images"] > 0:
-        raise refused(f"{where}.accuracy.images", accuracy["images"], "at least 1, and at least those that are correct")
-
-
-def _shapes(data: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    return {n: tuple(s) for n, s in data.items()}
-
-
-def _parity(data: Mapping[str, Any]) -> ParityReport:
-    cases = tuple(ParityCase(**{**c, "shapes": _shapes(c["shapes"])}) for c in data["cases"])
-    return ParityReport(data["reference"], data["candidate"], data["rtol"], data["atol"], cases)
-
-
-_PARTS: Mapping[str, Callable[[Any], Any]] = {
-    "info": lambda d: RuntimeInfo(**d),
-    "cold": lambda d: ColdStart(**d),
-    "latency": LatencyResult.from_dict,
-    "parity": _parity,
-    "speedup": statistics.comparison_from_dict,
-    "size": tuple,
-    "device_time": LatencyResult.from_dict,
-    "end_to_end": LatencyResult.from_dict,
-    "placement": lambda d: Placement(**d),
-    "memory": lambda d: MemoryPeak(**d),
-    "accuracy": lambda d: AccuracyRow(**d),
-    "conditions": conditions_from_dict,
-    "graph": lambda d: GraphCost(**d),
-}

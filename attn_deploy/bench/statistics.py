@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -183,11 +183,6 @@ def compare_rounds(
     elif interval.high < 1 / (1 + margin):
         verdict = "slower"
     return Comparison(float(np.exp(np.median(logs))), interval, verdict, len(pairs))
-
-
-def comparison_from_dict(data: dict[str, Any]) -> Comparison:
-    """The inverse of ``dataclasses.asdict``."""
-    return Comparison(data["speedup"], Interval(**data["interval"]), data["verdict"], data["rounds"])
 
 
 def _interval(draws: Floats, confidence: float) -> Interval:

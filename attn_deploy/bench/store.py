@@ -12,7 +12,7 @@ from attn_deploy.accuracy.result import AccuracyResult
 from attn_deploy.bench.plan import ProfilePlan, Shape, Variant
 from attn_deploy.bench.row import ProfileRow
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.files import write_atomic
+from attn_deploy.files import make_folder, read_json, write_atomic
 from attn_deploy.machine.environment import Environment
 
 PLAN, RECORD = "plan.json", "record.json"
@@ -38,13 +38,8 @@ class ProfileStore:
     def __init__(self, folder: Path, plan: ProfilePlan, *, resume: bool, progress: Callable[[str], None]) -> None:
         self._folder, self._progress = folder, progress
         self.files, self.record = folder / "files", folder / RECORD
-        try:
-            for part in (self.files, folder / "rows", folder / "accuracy"):
-                part.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InvalidRequestError(
-                f"the folder {str(folder)!r} cannot be written: {error.strerror or error}; choose another."
-            ) from error
+        for part in (self.files, folder / "rows", folder / "accuracy"):
+            make_folder(part)
         if (folder / PLAN).exists():
             if not resume:
                 raise InvalidRequestError(
@@ -69,8 +64,8 @@ class ProfileStore:
             return None
         try:
             return [ProfileRow.from_dict(r) for r in data["rows"]]
-        except (KeyError, TypeError, ValueError, AttributeError, InvalidRequestError) as error:
-            self._progress(f"{path} is broken ({error}); {shape.key} is made again")
+        except (LookupError, TypeError, InvalidRequestError) as error:
+            self._progress(f"{path} is broken ({error}); {shape.key} is measured again")
             return None
 
     def write(self, shape: Shape, rows: Sequence[ProfileRow], environment: Environment) -> None:
@@ -84,7 +79,7 @@ class ProfileStore:
         try:
             return AccuracyResult.from_dict(data) if data is not None else None
         except InvalidRequestError as error:
-            self._progress(f"{path} is broken ({error}); it is made again")
+            self._progress(f"{path} is broken ({error}); it is measured again")
             return None
 
     def write_accuracy(self, variant: Variant, result: AccuracyResult) -> None:
@@ -101,9 +96,9 @@ class ProfileStore:
         if not path.is_file():
             return None
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            self._progress(f"{path} is broken ({error}); {what} are made again")
+            data = read_json(path)
+        except InvalidRequestError as error:
+            self._progress(f"{error} So {what} are measured again")
             return None
         return data if isinstance(data, dict) else None
 
@@ -118,15 +113,12 @@ def read_plan(folder: Path) -> ProfilePlan:
         InvalidRequestError: if the folder holds none, or it cannot be read.
     """
     path = folder / PLAN
+    if not path.is_file():
+        raise InvalidRequestError(f"{folder} holds no profile: there is no {path}.")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidRequestError(f"{folder} holds no profile: {path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise InvalidRequestError(f"{path} is broken: {error}. Choose another folder, or remove this one.") from error
-    if not isinstance(data, dict):
-        raise InvalidRequestError(f"{path} is broken: it holds a {type(data).__name__}. Choose another folder.")
-    return ProfilePlan.from_dict(data)
+        return ProfilePlan.from_dict(read_json(path))
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"{path} is broken: {error} Choose another folder, or remove this one.") from error
 
 
 def _identity(environment: Environment) -> dict[str, Any]:

@@ -5,14 +5,14 @@ Nothing heavy is imported until a command runs, so that ``--help`` and ``list`` 
 
 from __future__ import annotations
 
-import functools
 import sys
-from collections.abc import Callable
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import typer
 
 from attn_deploy._version import __version__
+from attn_deploy.cli import guard
 from attn_deploy.cli.build import build
 from attn_deploy.cli.compare import compare
 from attn_deploy.cli.convert import convert
@@ -25,52 +25,16 @@ from attn_deploy.cli.inspect import inspect
 from attn_deploy.cli.lint import lint
 from attn_deploy.cli.list import list_
 from attn_deploy.cli.matrix import diff, matrix, merge
+from attn_deploy.cli.process import run_supervised
 from attn_deploy.cli.profile import profile
 from attn_deploy.cli.profiles import profiles
 from attn_deploy.cli.quantize import quantize
 from attn_deploy.cli.report import report
 from attn_deploy.cli.run import run
 from attn_deploy.cli.simplify import simplify
-from attn_deploy.cli.streams import file_warnings
 from attn_deploy.cli.train import train
 from attn_deploy.cli.train_table import train_table
 from attn_deploy.cli.verify import verify
-from attn_deploy.errors import AttnDeployError, MissingDependencyError
-
-INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
-_NOT_ON_DEVICES = ("torch", "onnxscript", "onnx_ir", "safetensors")  # requirements that a device does without
-
-_debug = False
-
-
-def _guard(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn errors raised on purpose into one line on standard error and an exit code."""
-
-    @functools.wraps(command)
-    def guarded(*args: Any, **kwargs: Any) -> None:
-        try:
-            with file_warnings():
-                command(*args, **kwargs)
-        except AttnDeployError as error:
-            if _debug:
-                raise
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(error.exit_code) from error
-        except ModuleNotFoundError as error:
-            if _debug or error.name not in _NOT_ON_DEVICES:
-                raise
-            typer.echo(
-                f"error: this needs {error.name}, which is not installed: pip install attn-deploy. Without it, "
-                ".onnx and .engine files can be built, inspected, profiled and evaluated.",
-                err=True,
-            )
-            raise typer.Exit(MissingDependencyError.exit_code) from error
-        except KeyboardInterrupt as error:
-            typer.echo("interrupted; nothing was left half-written.", err=True)
-            raise typer.Exit(INTERRUPTED) from error
-
-    return guarded
-
 
 app = typer.Typer(
     name="attn-deploy",
@@ -93,6 +57,9 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+    memory_limit: Annotated[
+        str | None, typer.Option(help="Memory that a command may use, as 8GiB; 90 % of what is free by default.")
+    ] = None,
 ) -> None:
     """Attention modules out of PyTorch and onto real hardware, with evidence.
 
@@ -119,8 +86,7 @@ def _root(
       attn-deploy evaluate runs/resnet8-se-digits-s0 --runtime eager,ort-cpu
       attn-deploy doctor
     """
-    global _debug
-    _debug = debug
+    guard.settings = guard.Settings(debug=debug, memory_limit=memory_limit)
 
 
 _COMMANDS: dict[str, Callable[..., None]] = {
@@ -146,19 +112,25 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "doctor": doctor,
 }
 for _name, _command in _COMMANDS.items():
-    app.command(_name)(_guard(_command))
+    app.command(_name)(guard.guarded(_command))
 
 _matrix = typer.Typer(rich_markup_mode=None)
-_matrix.callback(invoke_without_command=True)(_guard(matrix))
-_matrix.command("merge")(_guard(merge))
-_matrix.command("diff")(_guard(diff))
+_matrix.callback(invoke_without_command=True)(guard.guarded(matrix))
+_matrix.command("merge")(guard.guarded(merge))
+_matrix.command("diff")(guard.guarded(diff))
 app.add_typer(_matrix, name="matrix")
 
 
 def main() -> None:
-    """Entry point of the console script; ``--debug`` may stand anywhere on the line."""
-    arguments = sys.argv[1:]
-    if "--debug" in arguments:
-        arguments.remove("--debug")
-        arguments.insert(0, "--debug")
-    app(args=arguments)
+    """Entry point of the console script; the options of the program may stand anywhere on the line."""
+    run_supervised(lambda: app(args=[*_options_first(sys.argv[1:])]))
+
+
+def _options_first(arguments: Sequence[str]) -> Sequence[str]:
+    """The words of the command line with the program's own options where typer wants them."""
+    size = {"--debug": 1, "--memory-limit": 2}
+    at = next((i for i, word in enumerate(arguments) if word.partition("=")[0] in size), None)
+    if at is None:
+        return arguments
+    end = at + (1 if "=" in arguments[at] else size[arguments[at]])
+    return (*arguments[at:end], *_options_first((*arguments[:at], *arguments[end:])))

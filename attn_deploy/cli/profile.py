@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from attn_deploy.cli.completion import complete_model
 from attn_deploy.cli.streams import output_aside
+
+if TYPE_CHECKING:
+    from attn_deploy.bench.request import ProfileRequest
 
 
 def profile(
@@ -93,77 +96,63 @@ def profile(
     """
     from attn_deploy.bench.options import BenchOptions
     from attn_deploy.bench.plan import AccuracyPlan
+    from attn_deploy.bench.request import ProfileRequest
     from attn_deploy.cli.parse import parse_dynamic, parse_integers, parse_sizes, parse_switch, parse_words
     from attn_deploy.errors import InvalidRequestError
     from attn_deploy.inputs.grammar import parse_inputs
 
-    request = {
-        "runtimes": parse_words(",".join(runtimes), "--runtimes") if runtimes else None,
-        "precisions": parse_words(",".join(precisions), "--precisions") if precisions else None,
-        "batch": parse_integers(",".join(batch), "--batch") if batch else None,
-        "size": parse_sizes(",".join(size)) if size else None,
-        "cuda_graph": parse_switch(cuda_graph, "--cuda-graph"),
-        "torch_device": torch_device,
-        "tf32": tf32,
-        "options": BenchOptions(
+    alone = save if save is not None and save.suffix == ".json" else None
+    request = ProfileRequest(
+        model=model,
+        runtimes=parse_words(",".join(runtimes), "--runtimes") if runtimes else None,
+        precisions=parse_words(",".join(precisions), "--precisions") if precisions else None,
+        batch=parse_integers(",".join(batch), "--batch") if batch else None,
+        size=parse_sizes(",".join(size)) if size else None,
+        cuda_graph=parse_switch(cuda_graph, "--cuda-graph"),
+        torch_device=torch_device,
+        tf32=tf32,
+        options=BenchOptions(
             min_seconds=seconds,
             max_seconds=max(20.0, 5 * seconds),
             threads=threads,
             seed=seed,
             confidence=confidence,
         ),
-        "opset": opset,
-        "dynamic": parse_dynamic(",".join(dynamic)) if dynamic else None,
-        "inputs": parse_inputs(shape) if shape else None,
-        "weights": weights,
-        "onnx": onnx,
-        "calibration": calibration,
-        "accuracy": AccuracyPlan(dataset=dataset, images=images) if dataset is not None else None,
-        "data_dir": data_dir,
-        "timeout": timeout,
-        "device": device,
-    }
+        opset=opset,
+        dynamic=parse_dynamic(",".join(dynamic)) if dynamic else None,
+        inputs=parse_inputs(shape) if shape else None,
+        weights=weights,
+        onnx=onnx,
+        calibration=calibration,
+        accuracy=AccuracyPlan(dataset=dataset, images=images) if dataset is not None else None,
+        data_dir=data_dir,
+        save=None if alone is not None else save,
+        resume=resume,
+        executor=None if executor == "ray" else executor,
+        memory=memory,
+        timeout=timeout,
+        device=device,
+    )
     if executor == "ray":
         if layers:
             raise InvalidRequestError(
                 "--layers looks at this machine, and --executor ray measures on others; leave one of them out."
             )
-        _on_a_cluster(model, request, save=save, resume=resume, memory=memory, as_json=as_json)
+        _on_a_cluster(request, as_json=as_json)
     else:
-        _here(
-            model, request, save=save, resume=resume, memory=memory, executor=executor, layers=layers, as_json=as_json
-        )
+        _here(request, alone, layers=layers, as_json=as_json)
 
 
-def _here(
-    model: str,
-    request: dict[str, Any],
-    *,
-    save: Path | None,
-    resume: bool,
-    memory: bool,
-    executor: str | None,
-    layers: bool,
-    as_json: bool,
-) -> None:
+def _here(request: ProfileRequest, alone: Path | None, *, layers: bool, as_json: bool) -> None:
+    """Profile on this machine; ``alone`` is the file of a record that is kept without a folder."""
     from attn_deploy.bench.profiler import profile
     from attn_deploy.files import check_writable
     from attn_deploy.report.console import print_result, profile_bar
 
-    alone = save if save is not None and save.suffix == ".json" else None
     if alone is not None:
         check_writable(alone)
     with output_aside(), profile_bar() as bar:
-        record = profile(
-            model,
-            **request,
-            save=None if alone is not None else save,
-            resume=resume,
-            memory=memory,
-            executor=executor,
-            progress=bar.tell,
-            on_step=bar.step,
-        )
+        record = profile(request, progress=bar.tell, on_step=bar.step)
     if alone is not None:
         record.write(alone)
     if as_json:
@@ -173,30 +162,29 @@ def _here(
 
         print_result(lambda width: profile_report(record, width))
     if layers and not record.unfinished:
-        _show_layers(model, request, None if alone is not None else save, as_json=as_json)
+        _show_layers(request, as_json=as_json)
     if record.unfinished:
-        typer.echo(f"stopped; what is done is kept. Go on with --save {save} --resume.", err=True)
+        typer.echo(f"stopped; what is done is kept. Continue with --save {request.save} --resume.", err=True)
         raise typer.Exit(130)
     raise typer.Exit(0 if record.passed else 1)
 
 
-def _show_layers(model: str, request: dict[str, Any], save: Path | None, *, as_json: bool) -> None:
+def _show_layers(request: ProfileRequest, *, as_json: bool) -> None:
     from attn_deploy.bench.layer_views import layer_views
     from attn_deploy.bench.request import plan_profile
     from attn_deploy.report.console import status
     from attn_deploy.report.layers_text import layers_text
 
+    save = None if request.save is None else Path(request.save)
     with output_aside(), status() as progress:
-        views = layer_views(plan_profile(model, **request), save=save, progress=progress)
+        views = layer_views(plan_profile(request), save=save, progress=progress)
     for report in views.reports:
         typer.echo(f"\n{layers_text(report)}", err=as_json)  # with --json, standard output is the record's
     for variant, why in views.missing.items():
         typer.echo(f"{variant}: no per-layer view: {why}", err=True)
 
 
-def _on_a_cluster(
-    model: str, request: dict[str, Any], *, save: Path | None, resume: bool, memory: bool, as_json: bool
-) -> None:
+def _on_a_cluster(request: ProfileRequest, *, as_json: bool) -> None:
     import json
 
     from attn_deploy.bench.request import plan_profile
@@ -208,13 +196,14 @@ def _on_a_cluster(
     from attn_deploy.report.profile.terminal import profile_report
     from attn_deploy.report.profile.text import known_text
 
-    if save is None:
+    if request.save is None:
         raise InvalidRequestError(
             "--executor ray measures on several machines; give a folder for them with --save DIR."
         )
+    save = Path(request.save)
     with output_aside(), status() as progress:
         fleet = profile_fleet(
-            plan_profile(model, **request), save=save, resume=resume, memory=memory, progress=progress
+            plan_profile(request), save=save, resume=request.resume, memory=request.memory, progress=progress
         )
     if as_json:
         typer.echo(json.dumps(fleet.to_dict(), indent=1))

@@ -20,6 +20,7 @@ from attn_deploy.inputs.tensors import Arrays, TensorInput
 from attn_deploy.parity.given import as_type, load_arrays
 
 BATCH = 8
+_USUAL_ELEMENTS = 3 * 256 * 256  # of a sample, of which a batch holds eight
 DEFAULT_IMAGES = 512
 HELD_OUT = 1000  # images, at most: accuracy in steps of a tenth of a point
 _LABELS = "labels"
@@ -140,7 +141,7 @@ def read_calibration(
     if len(counts) > 1:
         raise InvalidRequestError(f"{path}: the arrays hold {sorted(counts)} samples; give the same number of each.")
     [count] = counts
-    size = _batch_size(inputs, symbols, count)
+    size = _batch_size(inputs, symbols, count, sum(a[0].size for a in chosen.values()) if count else 0)
     if count < size or count == 0:
         raise InvalidRequestError(f"{path} holds {count} samples, and the graph takes {size} at a time.")
     identity = {"data": path.name, "sha256": sha256_of(path)}
@@ -168,7 +169,7 @@ def _from_images(
     count = min(DEFAULT_IMAGES, len(images)) if count is None else count
     rest = len(images) - count
     order = images.balanced_sample(min(len(images), count + min(HELD_OUT, max(rest, 0))), seed)
-    size = _batch_size(inputs, symbols, count)
+    size = _batch_size(inputs, symbols, count, images.images[0].size)
     if count < size:
         raise InvalidRequestError(f"--images is {count}, and the graph takes {size} at a time.")
     mixed = np.random.default_rng(seed).permutation(len(order))
@@ -225,9 +226,12 @@ def _batch(arrays: Mapping[str, NDArray[Any]], span: slice) -> Arrays:
     return {n: np.ascontiguousarray(a[span]) for n, a in arrays.items()}
 
 
-def _batch_size(inputs: Sequence[TensorInput], symbols: Sequence[str], count: int) -> int:
+def _batch_size(inputs: Sequence[TensorInput], symbols: Sequence[str], count: int, elements: int) -> int:
     first = inputs[0]
-    return min(BATCH, count) if first.dims[0] in symbols else first.shape()[0]
+    if first.dims[0] not in symbols:
+        return first.shape()[0]
+    # So many large samples as small ones fill eight: what a run keeps in memory grows with the batch.
+    return max(1, min(BATCH, count, BATCH * _USUAL_ELEMENTS // max(1, elements)))
 
 
 def _fitting(path: Path, array: NDArray[Any], target: TensorInput, symbols: Sequence[str]) -> NDArray[Any]:

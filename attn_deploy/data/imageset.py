@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,20 @@ from attn_deploy.errors import DatasetError, InvalidRequestError
 Split = Literal["train", "test"]
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
+
+
+class DatasetNote(TypedDict):
+    """What a record says of a set of images; ``size`` is height and width, ``sha256`` the digest of pixels and labels."""
+
+    name: str
+    split: str
+    source: str
+    images: int
+    size: list[int]
+    classes: list[str]
+    mean: list[float]
+    std: list[float]
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,7 +130,7 @@ class ImageSet:
         chosen = order[np.argsort(turn[order], kind="stable")][:count]
         return self._with(np.sort(chosen))
 
-    def described(self) -> dict[str, Any]:
+    def described(self) -> DatasetNote:
         """What a record says of the set: JSON-ready."""
         return {
             "name": self.name,

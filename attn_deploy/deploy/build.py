@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from attn_deploy.deploy.prepare import prepared_file
 from attn_deploy.engine.artifact import EngineArtifact
 from attn_deploy.engine.builder import build
+from attn_deploy.engine.options import BuildSettings, RequestSettings
 from attn_deploy.engine.request import check_request
 from attn_deploy.errors import InvalidRequestError, PrecisionError
 from attn_deploy.graph.artifact import OnnxArtifact, read_onnx
 from attn_deploy.machine.devices import PRECISIONS, load_device
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 _HALF, _QUANTIZED = ("fp16", "bf16"), ("int8", "fp8")
-_GIVEN = ("profiles", "force", "on_progress")
 
 
 def build_model(
@@ -29,7 +32,7 @@ def build_model(
     inputs: Sequence[str] = (),
     samples: Sequence[Path | str] = (),
     progress: Callable[[str], None] | None = None,
-    **options: Any,
+    **options: Unpack[BuildSettings],
 ) -> EngineArtifact:
     """Build an engine, after exporting, converting or quantizing what it is built from.
 
@@ -52,9 +55,8 @@ def build_model(
         InvalidRequestError: if an option cannot be used.
         AttnDeployError: what `attn_deploy.export`, `convert`, `quantize` and `build` raise.
     """
-    check_request(
-        path, **{k: v for k, v in options.items() if k not in _GIVEN}
-    )  # an export may take a minute: so first
+    early = {k: v for k, v in options.items() if k in RequestSettings.__annotations__}
+    check_request(path, **cast("RequestSettings", early))  # an export may take a minute: so first
     if precision is not None:
         _check_precision(precision, options.get("device"))
     if calibration is not None and precision in (None, "fp32"):
@@ -71,8 +73,8 @@ def build_model(
         source = str(ready)
     elif fix or rename:
         raise InvalidRequestError("--fix and --rename are for ONNX files: export the model first, then build the file.")
-    given = {"inputs": inputs, "samples": samples}
-    graph = _graph(source, onnx, precision, calibration, given, progress or (lambda _: None))
+    feeds = {"inputs": inputs, "samples": samples}
+    graph = _graph(source, onnx, precision, calibration, feeds, progress or (lambda _: None))
     return build(graph, target, **options)
 
 
@@ -89,11 +91,11 @@ def _graph(
     target: Path | None,
     precision: str | None,
     calibration: Path | str | None,
-    given: Mapping[str, Any],
+    feeds: Mapping[str, Any],
     progress: Callable[[str], None],
 ) -> OnnxArtifact | Path:
     if _is_file(model):
-        return _typed(Path(model), target, precision, calibration, given, progress)
+        return _typed(Path(model), target, precision, calibration, feeds, progress)
     if precision in _QUANTIZED:
         from attn_deploy.deploy.quantize import quantize
 
@@ -121,7 +123,7 @@ def _typed(
     target: Path | None,
     precision: str | None,
     calibration: Path | str | None,
-    given: Mapping[str, Any],
+    feeds: Mapping[str, Any],
     progress: Callable[[str], None],
 ) -> OnnxArtifact | Path:
     """The file itself, or the one that is made from it in the precision."""
@@ -141,8 +143,8 @@ def _typed(
     if precision in _QUANTIZED:
         from attn_deploy.deploy.quantize import quantize
 
-        return quantize(path, target, precision=precision, calibration=calibration, progress=progress, **given)
+        return quantize(path, target, precision=precision, calibration=calibration, progress=progress, **feeds)
     from attn_deploy.conversion.convert import convert
 
     progress(f"converting to {precision}")
-    return convert(path, target, precision=precision, calibration=calibration, **given)
+    return convert(path, target, precision=precision, calibration=calibration, **feeds)

@@ -3,17 +3,45 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from attn_deploy.engine.flavors import Flavor
 from attn_deploy.errors import InvalidRequestError, NoDeviceError, PrecisionError
 from attn_deploy.machine.gpu import Gpu
 
+if TYPE_CHECKING:
+    from attn_deploy.engine.profile import GivenProfile
+    from attn_deploy.engine.progress import Progress
+
 HARDWARE_COMPAT = {"none": "NONE", "ampere-plus": "AMPERE_PLUS", "same-capability": "SAME_COMPUTE_CAPABILITY"}
 FIRST_CAPABILITY = {"fp8": 89}  # the first GPU generation that multiplies a type, where that is not all of them
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+
+
+class RequestSettings(TypedDict, total=False):
+    """The keywords of `attn_deploy.build` that can be refused before there is a graph."""
+
+    flavor: str
+    targets: str | Sequence[str] | None
+    device: str | None
+    tf32: bool
+    workspace: int | str | None
+    opt_level: int | None
+    hardware_compat: str
+    version_compat: bool
+    timing_cache: Path | str | None
+    timeout: float
+
+
+class BuildSettings(RequestSettings, total=False):
+    """The keywords of `attn_deploy.build`, but the precision: it is the graph's."""
+
+    profiles: GivenProfile | Iterable[GivenProfile]
+    force: bool
+    on_progress: Callable[[Progress], None] | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
 
-from attn_deploy.errors import EvidenceError, FileWarning, GraphError
+from attn_deploy.errors import EvidenceError, FileWarning, GraphError, InvalidGraphError
 from attn_deploy.files import sha256_of
 from attn_deploy.graph.evidence import MISMATCH, Evidence, entries_of, read_evidence, seal_state
 from attn_deploy.graph.repair import constants_for_defaults, has_negative_size, repaired
@@ -142,7 +142,7 @@ def check_model(model: onnx.ModelProto, what: str) -> None:
     """Run the full ONNX checker, shape inference included.
 
     Raises:
-        GraphError: with the checker's message.
+        InvalidGraphError: with the checker's message.
     """
     try:
         onnx.checker.check_model(model, full_check=model.ByteSize() < onnx.checker.MAXIMUM_PROTOBUF)
@@ -150,11 +150,11 @@ def check_model(model: onnx.ModelProto, what: str) -> None:
         message = " ".join(str(error).split())
         bare = [v.name for v in (*model.graph.input, *model.graph.output) if _is_shapeless(v)]
         if "shape" in message and bare:
-            raise GraphError(
+            raise InvalidGraphError(
                 f"{what} is not a valid ONNX model: {bare[0]!r} has no shape, and an input or output needs one, if only of "
                 "symbols. Run onnx.shape_inference.infer_shapes on it, or export it again."
             ) from error
-        raise GraphError(f"{what} is not a valid ONNX model: {message}") from error
+        raise InvalidGraphError(f"{what} is not a valid ONNX model: {message}") from error
 
 
 def open_model(path: Path) -> tuple[onnx.ModelProto, tuple[str, ...]]:

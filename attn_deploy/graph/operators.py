@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import onnx
 
-from attn_deploy.errors import GraphError
+from attn_deploy.errors import OperatorError
 
 # Standard-domain operators that ONNX Runtime runs and TensorRT(-RTX) builds in the forms that the exporters emit.
 ALLOWED = frozenset(
@@ -143,10 +143,10 @@ def refuse_foreign(model: onnx.ModelProto, owner: str) -> None:
     """Refuse a graph with operators of a custom domain.
 
     Raises:
-        GraphError: naming the first such node.
+        OperatorError: naming the first such node.
     """
     for node in foreign_nodes(model):
-        raise GraphError(
+        raise OperatorError(
             f"{owner}: the graph holds {node.domain}::{node.op_type} (node {node.name!r}), which is not a standard operator "
             "and runs in no other runtime. Write that part of the model with standard operators."
         )

@@ -23,6 +23,7 @@ from attn_deploy.isolate import run_isolated
 
 TOOLS = ("onnxsim", "onnxslim")
 TIMEOUT_SECONDS = 300.0
+SIMPLIFIER = f"{__name__}:simplify_file"  # what the child process runs, as `attn_deploy.isolate` names it
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ def _run(model: onnx.ModelProto, tool: str, timeout: float) -> onnx.ModelProto:
         source, target = Path(folder, "in.onnx"), Path(folder, "out.onnx")
         source.write_bytes(model.SerializeToString())
         run_isolated(
-            "attn_deploy.graph.simplify:_in_child",
+            SIMPLIFIER,
             {"source": str(source), "target": str(target), "tool": tool},
             what=f"simplifying with {tool}",
             timeout=timeout,
@@ -94,7 +95,8 @@ def _run(model: onnx.ModelProto, tool: str, timeout: float) -> onnx.ModelProto:
         return load_model(target, check_seal=False)
 
 
-def _in_child(emit: Callable[[dict[str, Any]], None], source: str, target: str, tool: str) -> None:
+def simplify_file(emit: Callable[[dict[str, Any]], None], source: str, target: str, tool: str) -> None:
+    """Simplify a file with a tool, in this process; see `SIMPLIFIER`."""
     model = onnx.load(source)
     if tool == "onnxsim":
         # onnxsim imports torch where it is installed, for bridges that are not used here: 1.5 s of this child's 2.5.

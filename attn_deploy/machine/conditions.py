@@ -76,25 +76,6 @@ def forget_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
-def limit_memory(limit: int | None, *, guess: bool) -> None:
-    """Let allocations fail before the machine runs out of memory, and be the first that the system ends if it does.
-
-    A process that asks for too much then gets an error, which its row tells, and nobody else is ended in its place.
-
-    Args:
-        limit: bytes of data; None for what is free now, or no limit.
-        guess: whether that is what is free.
-    """
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-    free = limit if limit is not None else available_memory() if guess else None
-    if free is not None and hasattr(resource, "RLIMIT_DATA"):
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        wanted = free if hard == resource.RLIM_INFINITY else min(free, hard)
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
-
-
 def available_memory() -> int | None:
     """Bytes that can be had without swapping: of the machine, or of the container where that has less."""
     match = re.search(r"^MemAvailable:\s*(\d+) kB", _read(Path("/proc/meminfo")), re.MULTILINE)

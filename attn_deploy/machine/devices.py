@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from attn_deploy.errors import InvalidRequestError, PrecisionError
+from attn_deploy.files import typed
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -134,19 +135,7 @@ class DeviceProfile:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DeviceProfile:
         """The inverse of `to_dict`, after JSON too, which knows neither tuples nor keys that are numbers."""
-        build = dict(data["build"])
-        limits = {
-            int(n): DeviceLimits(t["peaks_tflops"], t["bandwidth_gbs"], _caches(t)) for n, t in data["threads"].items()
-        }
-        return cls(
-            **{
-                **data,
-                "precisions": tuple(data["precisions"]),
-                "build": DeviceBuild(**{**build, "batch": tuple(build["batch"])}),
-                "caches": _caches(data),
-                "threads": limits,
-            }
-        )
+        return typed(data, cls)
 
 
 def list_devices() -> tuple[str, ...]:

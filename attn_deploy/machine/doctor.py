@@ -63,7 +63,6 @@ PACKAGES = (
     Package("PIL", ("pillow",), "10", "attn-deploy[data]", "folders of images"),
     Package("onnxsim", ("onnxsim",), "0.8", "attn-deploy[simplify]", "simplifying"),
     Package("onnxslim", ("onnxslim",), "0.1.90", "attn-deploy[simplify]", "simplifying, second choice"),
-    Package("pebble", ("pebble",), "5.1", "attn-deploy[matrix]", "the processes of the compatibility matrix"),
     Package(
         "tensorrt_rtx",
         ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings"),

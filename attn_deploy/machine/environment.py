@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from attn_deploy.files import typed
+
 PACKAGES = (
     "attn-deploy",
     "torch",
@@ -109,10 +111,7 @@ class Environment:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Environment:
         """The inverse of `to_dict`."""
-        values = dict(data)
-        values["isa"] = tuple(values["isa"])
-        values["gpus"] = tuple(GpuDescription(**g) for g in values["gpus"])
-        return cls(**values)
+        return typed(data, cls)
 
 
 def describe_environment(directory: Path | None = None) -> Environment:

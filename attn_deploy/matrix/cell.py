@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+from attn_deploy.files import field_error, typed
+
+Status = Literal["passed", "failed", "skipped"]
+CheckName = Literal["export", "opset", "checker", "axes", "operators", "parity", "precision", "engine"]
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 # The checks of a cell in the order in which they are made.
@@ -114,17 +119,52 @@ class Cell:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Cell:
-        """The inverse of `to_dict`."""
-        names = ("model", "exporter", "opset", "dynamic", "precision")
-        return cls(
-            id=CellId(*(data[n] for n in names)),
-            checks=tuple(Check(*c) for c in data["checks"]),
-            kind=data["kind"],
-            rule=data["rule"],
-            seconds=data["seconds"],
-            key=data["key"],
-            found=dict(data["found"]),
+        """The inverse of `to_dict`.
+
+        Raises:
+            InvalidRequestError: if a field is missing, of another type, or none of its values; the message names it.
+        """
+        return typed(data, CellData).cell()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellData:
+    """A cell as it stands in a file."""
+
+    model: str
+    exporter: Literal["dynamo", "torchscript"]
+    opset: int
+    dynamic: Literal["none", "batch", "all"]
+    precision: Literal["fp32", "fp16", "bf16", "int8"]
+    status: Status
+    checks: tuple[tuple[CheckName, Status, str, float], ...]
+    kind: str
+    rule: str | None
+    seconds: float
+    key: str
+    found: Mapping[str, Any]
+
+    def cell(self, where: str = "") -> Cell:
+        """The cell; ``where`` it stands in a record.
+
+        Raises:
+            InvalidRequestError: if its status is not what its checks say.
+        """
+        inside = f"{where}." if where else ""
+        if not self.checks:
+            raise field_error(f"{inside}checks", self.checks, "those that were made, at least one")
+        cell = Cell(
+            id=CellId(self.model, self.exporter, self.opset, self.dynamic, self.precision),
+            checks=tuple(Check(*c) for c in self.checks),
+            kind=self.kind,
+            rule=self.rule,
+            seconds=self.seconds,
+            key=self.key,
+            found=dict(self.found),
         )
+        if cell.status != self.status:
+            raise field_error(f"{inside}status", self.status, f"{cell.status!r}, which its checks say")
+        return cell
 
 
 def skipped(cell: CellId, reason: str, key: str = "") -> Cell:

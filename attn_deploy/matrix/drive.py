@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from attn_deploy.errors import WorkerCrashError, WorkerTimeoutError
 from attn_deploy.matrix.cell import CRASH, TIMEOUT, Cell, CellId, failed
-from attn_deploy.matrix.task import Task, TaskCrashError, TaskTimeoutError, Worker
+from attn_deploy.matrix.task import Task, Worker
 
 LANE = "attn-deploy matrix lane"  # name of the threads that wait for workers
 
@@ -113,12 +114,11 @@ def _make(worker: Worker, task: Task, stop: threading.Event) -> Cell:
     for careful in (False, True):
         try:
             return Cell.from_dict(worker.run(task, careful=careful))
-        except TaskTimeoutError:
+        except WorkerTimeoutError:
             reason = f"{task.cell.model}: took longer than {task.timeout:g} s and was stopped."
             return failed(task.cell, TIMEOUT, reason, seconds=time.perf_counter() - started, key=task.key)
-        except TaskCrashError as error:
-            if stop.is_set():  # it was ended from here
+        except WorkerCrashError as error:
+            if stop.is_set():  # it was stopped from here
                 raise
             crash = str(error)
-    reason = f"{task.cell.model}: {crash}"
-    return failed(task.cell, CRASH, reason, seconds=time.perf_counter() - started, key=task.key)
+    return failed(task.cell, CRASH, crash, seconds=time.perf_counter() - started, key=task.key)

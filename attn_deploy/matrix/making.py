@@ -18,20 +18,22 @@ from attn_deploy.conversion.quantize import quantize_file
 from attn_deploy.errors import (
     AttnDeployError,
     DynamicAxisError,
-    ExportError,
     GraphError,
     InvalidRequestError,
     MissingDependencyError,
     NoDeviceError,
     NothingToConvertError,
+    OperatorError,
     OpsetError,
     ParityError,
+    exit_error,
 )
 from attn_deploy.exporters.options import ExportOptions
 from attn_deploy.exporters.pipeline import export_prepared
 from attn_deploy.exporters.prepare import PreparedModel, prepare
 from attn_deploy.graph.artifact import OnnxArtifact, describe, load_model
 from attn_deploy.graph.operators import CONTROL_FLOW, all_nodes, unlisted_operators
+from attn_deploy.graph.simplify import SIMPLIFIER
 from attn_deploy.inputs.grammar import parse_inputs
 from attn_deploy.isolate import call_here
 from attn_deploy.matrix.cell import FAILED, PASSED, SKIPPED, Cell, CellId, Check, skipped
@@ -41,7 +43,6 @@ from attn_deploy.resolve.names import parse_name
 
 DYNAMIC_AXES: Mapping[str, tuple[str, ...] | None] = {"none": (), "batch": ("N",), "all": None}
 _ENGINE_MODULES = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
-_SIMPLIFIER = "attn_deploy.graph.simplify:_in_child"
 
 _HALVES = ("fp16", "bf16")
 
@@ -59,7 +60,7 @@ def make_cell_data(cell: CellId, options: MatrixOptions, key: str, *, timeout: f
         careful: run the simplifier in a process of its own, as an export does; a worker that can be ended needs that
             only after it died.
     """
-    call_here(() if careful else (_SIMPLIFIER,))
+    call_here(() if careful else (SIMPLIFIER,))
     try:
         return make_cell(cell, options, key, timeout=timeout).to_dict()
     finally:
@@ -79,6 +80,9 @@ def make_cell(cell: CellId, options: MatrixOptions, key: str = "", *, timeout: f
             kind, rule, grey = type(error).__name__, error.rule, ""
             message = str(error).replace(f"{folder}/model.onnx", cell.model)
             checks.append(Check(_check_of(error, checks), FAILED, _short(message)))
+        except SystemExit as error:
+            kind, grey = type(error).__name__, ""
+            checks.append(Check(_next(checks), FAILED, _short(f"{cell.model}: {exit_error(error)}")))
         except Exception as error:  # a defect of ours or of a library: it belongs to this cell, not to the whole run
             kind, grey = type(error).__name__, ""
             checks.append(Check(_next(checks), FAILED, _short(f"{kind}: {error}")))
@@ -179,7 +183,7 @@ def _read_back(cell: CellId, prepared: PreparedModel, artifact: OnnxArtifact, ch
     flow = sorted({n.op_type for n in all_nodes(model.graph)} & CONTROL_FLOW)
     unlisted = unlisted_operators(model)
     if flow or unlisted:
-        raise GraphError(
+        raise OperatorError(
             f"{cell.model}: the file holds {', '.join(flow or unlisted)}, which is "
             + ("control flow." if flow else "not among the operators that runtimes and engines are known to take.")
         )
@@ -239,19 +243,8 @@ def _next(checks: list[Check]) -> str:
 
 
 def _check_of(error: AttnDeployError, checks: list[Check]) -> str:
-    """The check that an error belongs to: the export finds most of what the later checks look for, and earlier."""
-    if checks and checks[0].name == "export":
-        return _next(checks)
-    kinds: tuple[tuple[type[AttnDeployError], str], ...] = (
-        (OpsetError, "opset"),
-        (DynamicAxisError, "axes"),
-        (ParityError, "parity"),
-        (ExportError, "export"),
-    )
-    if isinstance(error, GraphError):
-        text = str(error)
-        return "operators" if "no standard operator" in text else "checker" if "not a valid" in text else "export"
-    return next((name for kind, name in kinds if isinstance(error, kind)), "export")
+    """The check that an error belongs to: the export makes most of the later checks itself, and earlier."""
+    return _next(checks) if checks and checks[0].name == "export" else error.check
 
 
 def _short(text: str) -> str:

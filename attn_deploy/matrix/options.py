@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from attn_deploy.errors import InvalidRequestError
+from attn_deploy.files import typed
 
 EXPORTERS = ("dynamo", "torchscript")
 DYNAMIC = ("none", "batch", "all")
@@ -75,8 +76,7 @@ class MatrixOptions:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> MatrixOptions:
         """The inverse of `to_dict`."""
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-        return cls(**values)
+        return typed(data, cls)
 
 
 def _check_engine_opset(opset: int | None, opsets: tuple[int, ...]) -> None:

@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from attn_deploy.errors import MissingDependencyError
-from attn_deploy.matrix.task import Task, TaskCrashError, TaskTimeoutError, Worker
+from attn_deploy.errors import MissingDependencyError, WorkerCrashError, WorkerTimeoutError
+from attn_deploy.matrix.task import Task, Worker
 
 
 class RayWorker:
@@ -25,7 +25,7 @@ class RayWorker:
         """The cell as data.
 
         Raises:
-            TaskTimeoutError, TaskCrashError: as they say.
+            WorkerTimeoutError, WorkerCrashError: as they say.
         """
         if self._actor is None:
             self._actor = self._ray.remote(num_cpus=1, max_restarts=0)(_Actor).remote()
@@ -36,10 +36,14 @@ class RayWorker:
             data: dict[str, Any] = self._ray.get(pending, timeout=task.timeout)
         except self._ray.exceptions.GetTimeoutError:
             self.close()
-            raise TaskTimeoutError from None
+            raise WorkerTimeoutError(
+                f"{task.cell.model}: took longer than {task.timeout:g} s and was stopped."
+            ) from None
         except (self._ray.exceptions.RayActorError, self._ray.exceptions.WorkerCrashedError) as error:
             self.close()
-            raise TaskCrashError(f"the Ray actor died: {' '.join(str(error).split())[:300]}") from None
+            raise WorkerCrashError(
+                f"{task.cell.model}: the Ray actor died: {' '.join(str(error).split())[:300]}"
+            ) from None
         return data
 
     def close(self) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.files import write_atomic
+from attn_deploy.files import read_json, typed, write_atomic
 from attn_deploy.machine.environment import Environment
-from attn_deploy.matrix.cell import FAILED, PASSED, SKIPPED, Cell, sorted_cells
+from attn_deploy.matrix.cell import FAILED, PASSED, SKIPPED, Cell, CellData, sorted_cells
 from attn_deploy.matrix.options import MatrixOptions
 
 SCHEMA_VERSION = 1
@@ -106,25 +106,47 @@ class MatrixRecord:
         Raises:
             InvalidRequestError: if it is of another schema.
         """
-        if data.get("schema_version") != SCHEMA_VERSION:
+        version = data.get("schema_version") if isinstance(data, Mapping) else None
+        if version != SCHEMA_VERSION:
             raise InvalidRequestError(
-                f"the matrix record has the schema {data.get('schema_version')}, and this version reads {SCHEMA_VERSION}."
+                f"the matrix record has the schema {version}, and this version reads {SCHEMA_VERSION}."
             )
+        record = typed(data, _RecordData)
+        cells = sorted_cells(c.cell(f"cells[{index}]") for index, c in enumerate(record.cells))
         return cls(
-            cells=tuple(sorted_cells(Cell.from_dict(c) for c in data["cells"])),
-            options=MatrixOptions.from_dict(data["options"]),
-            environment=Environment.from_dict(data["environment"]),
-            shard=(data["shard"][0], data["shard"][1]),
-            argv=tuple(data["argv"]),
-            started=data["started"],
-            seconds=data["seconds"],
-            jobs=data["jobs"],
-            executor=data["executor"],
-            reused=data["reused"],
-            interrupted=data["interrupted"],
-            lacks=tuple(data.get("lacks", ())),
-            attn_deploy=data["attn_deploy"],
+            cells=tuple(cells),
+            options=record.options,
+            environment=record.environment,
+            shard=record.shard,
+            argv=record.argv,
+            started=record.started,
+            seconds=record.seconds,
+            jobs=record.jobs,
+            executor=record.executor,
+            reused=record.reused,
+            interrupted=record.interrupted,
+            lacks=record.lacks,
+            attn_deploy=record.attn_deploy,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _RecordData:
+    """A record as it stands in a file."""
+
+    cells: tuple[CellData, ...]
+    options: MatrixOptions
+    environment: Environment
+    shard: tuple[int, int]
+    argv: tuple[str, ...]
+    started: str
+    seconds: float
+    jobs: int
+    executor: str
+    reused: int
+    interrupted: bool
+    attn_deploy: str
+    lacks: tuple[str, ...] = ()
 
 
 def read_record(path: Path | str) -> MatrixRecord:
@@ -138,6 +160,7 @@ def read_record(path: Path | str) -> MatrixRecord:
     if not file.is_file():
         raise InvalidRequestError(f"there is no matrix record at {str(file)!r}.")
     try:
-        return MatrixRecord.from_dict(json.loads(file.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise InvalidRequestError(f"{file} is not a matrix record: {error}.") from error
+        return MatrixRecord.from_dict(read_json(file))
+    except InvalidRequestError as error:
+        text = str(error)
+        raise InvalidRequestError(text if str(file) in text else f"{file} is not a matrix record: {text}") from error

@@ -19,14 +19,6 @@ class Task:
     timeout: float
 
 
-class TaskTimeoutError(Exception):
-    """The cell took too long, and its process was ended."""
-
-
-class TaskCrashError(Exception):
-    """The process died under the cell; the message says how."""
-
-
 class Worker(Protocol):
     """Makes one cell after another, and survives what a cell does to its process."""
 
@@ -34,7 +26,8 @@ class Worker(Protocol):
         """The cell as data.
 
         Raises:
-            TaskTimeoutError, TaskCrashError: as they say; the next call works again.
+            WorkerTimeoutError: the cell took too long, and its process was ended.
+            WorkerCrashError: the process died under the cell. The next call works again.
         """
         ...
 

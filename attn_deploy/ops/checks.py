@@ -61,6 +61,16 @@ def require_reduced(channels: int, reduction: int, *, name: str = "channels") ->
     return channels // reduction
 
 
+def require_multiple(name: str, value: int, of: int, why: str) -> None:
+    """``value`` must be a multiple of a constant of the method.
+
+    Raises:
+        ValueError: naming the argument, the constant, its reason and the next value that fits.
+    """
+    if value % of:
+        raise ValueError(f"{name} must be a multiple of {of}, got {value}: {why}. Use {-(-value // of) * of}.")
+
+
 def require_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
     """``value`` must be one of ``choices``.
 

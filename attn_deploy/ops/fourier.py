@@ -1,7 +1,6 @@
-"""A filter in the frequency domain of a real map, as matrix products with constant tables.
+"""A filter in the frequency domain of a real map, as matrix products with tables of cosines and sines.
 
-ONNX's DFT enters at opset 17 and is missing from most runtimes, and the TorchScript exporter refuses rfft2. For maps of a
-fixed size, the transforms along both axes are matrix products.
+ONNX's DFT enters at opset 17 and is missing from most runtimes, and the TorchScript exporter refuses rfft2.
 """
 
 from __future__ import annotations
@@ -12,23 +11,28 @@ import torch
 from torch import Tensor
 
 
-def dft_tables(height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The tables of `filter_frequencies` for maps of height x width, in float64.
+def dft_tables(
+    height: int, width: int, *, dtype: torch.dtype = torch.float64, device: torch.device | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The tables of `filter_frequencies` for maps of height x width, which may be symbolic.
+
+    Args:
+        height: H.
+        width: W.
+        dtype: in which they are computed.
+        device: where.
 
     Returns:
         Along W to F = width // 2 + 1 frequencies, real parts then imaginary ones: (W, 2 * F). Along H, on real rows above
         imaginary ones: (2 * H, 2 * H), whose transpose goes back. Back along W: (2 * F, W).
     """
-    count = width // 2 + 1
-    cos, sin = _waves(width, count)
+    frequency = torch.arange(width // 2 + 1, device=device)
+    cos, sin = _waves(width, frequency, dtype)
     across = torch.cat([cos, -sin], 1)
     # Each frequency but the first and, of an even width, the last stands for its mirror image too.
-    twice = torch.full((count,), 2.0, dtype=torch.float64)
-    twice[0] = 1.0
-    if width % 2 == 0:
-        twice[-1] = 1.0
-    back = torch.cat([cos * twice, -sin * twice], 1).t().contiguous()
-    cos, sin = _waves(height, height)
+    twice = 2 - (frequency == 0).to(dtype) - (frequency * 2 == torch.ones_like(frequency) * width).to(dtype)
+    back = torch.cat([cos * twice, -sin * twice], 1).transpose(0, 1)
+    cos, sin = _waves(height, torch.arange(height, device=device), dtype)
     down = torch.cat([torch.cat([cos, sin], 1), torch.cat([-sin, cos], 1)], 0)
     return across, down, back
 
@@ -42,19 +46,21 @@ def filter_frequencies(x: Tensor, weight: Tensor, tables: tuple[Tensor, Tensor, 
         tables: those of `dft_tables` for H and W.
     """
     across, down, back = tables
-    height, count = down.shape[0] // 2, back.shape[0] // 2
+    height, count = x.shape[2], x.shape[3] // 2 + 1
     by_column = torch.matmul(x, across)
     stacked = torch.cat([by_column[:, :, :, :count], by_column[:, :, :, count:]], 2)
     spectrum = torch.matmul(down, stacked)
     real, imaginary = spectrum[:, :, :height], spectrum[:, :, height:]
     product = torch.cat([real * weight[0] - imaginary * weight[1], real * weight[1] + imaginary * weight[0]], 2)
-    stacked = torch.matmul(down.t(), product)
+    stacked = torch.matmul(down.transpose(0, 1), product)
     return torch.matmul(torch.cat([stacked[:, :, :height], stacked[:, :, height:]], 3), back)
 
 
-def _waves(length: int, count: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of ``count`` frequencies at ``length`` positions over sqrt(length): (length, count) each."""
-    position = torch.arange(length).unsqueeze(1)
-    frequency = torch.arange(count).unsqueeze(0)
-    angle = (position * frequency % length).double() * (2.0 * math.pi / length)
-    return angle.cos() / math.sqrt(length), angle.sin() / math.sqrt(length)
+def _waves(length: int, frequency: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of these frequencies at ``length`` positions over sqrt(length): (length, frequencies) each."""
+    position = torch.arange(length, device=frequency.device).unsqueeze(1)
+    # Whole turns are taken off as integers: nothing is left for the cosine to lose.
+    steps = position * frequency
+    angle = (steps - steps // length * length).to(dtype) * (2.0 * math.pi) / length
+    root = (torch.ones(1, dtype=dtype, device=frequency.device) * length).sqrt()
+    return angle.cos() / root, angle.sin() / root

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 def training_text(record: TrainingRecord) -> str:
     """A finished run."""
-    test, recipe = record.test or {}, record.recipe
+    test, weights, recipe = record.test, record.weights, record.recipe
+    if test is None or weights is None:
+        raise ValueError("the run is not finished")
     last = record.history[-1]
     images = record.recipe.batch * (record.dataset["images"] // record.recipe.batch) * len(record.history)
     rows = [
@@ -38,7 +40,7 @@ def training_text(record: TrainingRecord) -> str:
         ("last epoch", f"loss {last.loss:.4f}, {last.accuracy:.2%} right on augmented images"),
         ("test top-1", f"{test['top1']:.2%} ({test['correct']:,} of {test['images']:,})"),
         ("test top-5", f"{test['top5']:.2%}"),
-        ("weights", f"{(record.weights or {})['file']} (sha256 {(record.weights or {})['sha256'][:16]}...)"),
+        ("weights", f"{weights['file']} (sha256 {weights['sha256'][:16]}...)"),
     ]
     return rows_text(rows)
 

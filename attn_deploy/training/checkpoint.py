@@ -15,16 +15,24 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from attn_deploy.errors import CheckpointError, InvalidRequestError
-from attn_deploy.files import atomic_path, sha256_of, write_atomic
+from attn_deploy.files import atomic_path, make_folder, read_json, sha256_of, sweep, write_atomic
 from attn_deploy.resolve.checkpoints import HEADER, RECORD, WEIGHTS
 
 SCHEMA_VERSION = 1
+
+
+class FileNote(TypedDict):
+    """A file of the run's folder, and its hash."""
+
+    file: str
+    sha256: str
 
 
 class TrainingFolder:
@@ -44,15 +52,11 @@ class TrainingFolder:
         Raises:
             InvalidRequestError: if it cannot be made.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InvalidRequestError(f"the folder {self.path} cannot be made: {error.strerror or error}.") from error
+        make_folder(self.path)
 
     def clean(self) -> None:
         """Remove what a killed run left half-written."""
-        for left in (*self.path.glob(".state-*"), *self.path.glob(".model-*"), *self.path.glob(".record-*")):
-            left.unlink(missing_ok=True)
+        sweep(self.path)
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -86,9 +90,9 @@ class TrainingFolder:
         """
         path = self.path / RECORD
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}.") from error
+            data = read_json(path)
+        except InvalidRequestError as error:
+            raise CheckpointError(str(error)) from error
         if not isinstance(data, dict) or data.get("schema_version") != SCHEMA_VERSION:
             version = data.get("schema_version") if isinstance(data, dict) else None
             raise CheckpointError(f"{path} has schema version {version}; this version reads {SCHEMA_VERSION}.")
@@ -101,8 +105,7 @@ class TrainingFolder:
     def save(self, state: Mapping[str, Tensor], record: Mapping[str, Any], epoch: int) -> dict[str, Any]:
         """Keep the state after so many epochs, and the record that goes with it; returns the record as written."""
         name = f"state-{epoch:04d}.safetensors"
-        with atomic_path(self.path / name) as temporary:
-            save_file(dict(state), temporary)
+        _write_tensors(self.path / name, state)
         written = {**record, "state": {"file": name, "sha256": sha256_of(self.path / name), "epoch": epoch}}
         self.write_record(written)
         for old in self.path.glob("state-*.safetensors"):
@@ -128,14 +131,21 @@ class TrainingFolder:
             )
         return load_file(path)
 
-    def finish(self, weights: Mapping[str, Tensor], header: Mapping[str, Any]) -> dict[str, str]:
+    def finish(self, weights: Mapping[str, Tensor], header: Mapping[str, Any]) -> FileNote:
         """Write the weights of the finished run; returns their file name and hash."""
         path = self.path / WEIGHTS
-        with atomic_path(path) as temporary:
-            save_file(dict(weights), temporary, metadata={HEADER: json.dumps(header)})
+        _write_tensors(path, weights, {HEADER: json.dumps(header)})
         return {"file": WEIGHTS, "sha256": sha256_of(path)}
 
     def drop_state(self) -> None:
         """Remove the states, which nobody needs once the run is finished."""
         for old in self.path.glob("state-*.safetensors"):
             old.unlink(missing_ok=True)
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    with atomic_path(path) as temporary:
+        try:
+            save_file(dict(tensors), temporary, metadata=metadata)
+        except SafetensorError as error:  # a disk that is full among others
+            raise InvalidRequestError(f"{path} could not be written: {error}.") from error

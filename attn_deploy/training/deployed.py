@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.profiler import profile
 from attn_deploy.conversion.quantize import quantize_file
 from attn_deploy.data import ImageSet, load_dataset
-from attn_deploy.errors import CheckpointError, ExportError
+from attn_deploy.errors import CheckpointError, ExportError, InvalidRequestError
 from attn_deploy.exporters.pipeline import export
-from attn_deploy.files import sha256_of, write_atomic
+from attn_deploy.files import read_json, sha256_of, typed, write_atomic
 
 SCHEMA_VERSION = 1
 CALIBRATION_IMAGES = 512
@@ -127,9 +127,15 @@ def read_deployed(path: Path) -> tuple[Deployed, ...]:
     if not path.exists():
         return ()
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data["schema_version"] != SCHEMA_VERSION:
-            raise CheckpointError(f"{path} has schema version {data['schema_version']}; remove it to measure again.")
-        return tuple(Deployed(**{f.name: entry[f.name] for f in fields(Deployed)}) for entry in data["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); remove it to measure again.") from error
+        data = read_json(path)
+        version = data.get("schema_version") if isinstance(data, dict) else None
+        if version != SCHEMA_VERSION:
+            raise CheckpointError(f"{path} has schema version {version}; remove it to measure again.")
+        return typed(data, _DeployedFile).files
+    except InvalidRequestError as error:
+        raise CheckpointError(f"{path} cannot be read: {error} Remove it to measure again.") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _DeployedFile:
+    files: tuple[Deployed, ...]

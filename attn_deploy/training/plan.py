@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attn_deploy.errors import (
-    CheckpointError,
-)
+from attn_deploy.errors import CheckpointError, InvalidRequestError
+from attn_deploy.files import read_json, typed
 from attn_deploy.training.recipe import Recipe
 
 SCHEMA_VERSION = 1
@@ -72,18 +70,10 @@ class TablePlan:
         """
         path = root / PLAN
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            if data["schema_version"] != SCHEMA_VERSION:
-                raise CheckpointError(
-                    f"{path} has schema version {data['schema_version']}; this reads {SCHEMA_VERSION}."
-                )
-            return cls(
-                backbone=data["backbone"],
-                modules=tuple(data["modules"]),
-                dataset=data["dataset"],
-                source=data["source"],
-                recipe=Recipe.from_dict(data["recipe"]),
-                seeds=data["seeds"],
-            )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path} is not the plan of a table: {error}.") from error
+            data = read_json(path)
+            version = data.get("schema_version") if isinstance(data, dict) else None
+            if version != SCHEMA_VERSION:
+                raise CheckpointError(f"{path} has schema version {version}; this version reads {SCHEMA_VERSION}.")
+            return typed(data, cls)
+        except InvalidRequestError as error:
+            raise CheckpointError(f"{path} is not the plan of a table: {error}") from error

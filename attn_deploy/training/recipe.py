@@ -8,11 +8,12 @@ average of the weights over the last part of the run, which is what is tested.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from attn_deploy.data import require_dataset
 from attn_deploy.errors import InvalidRequestError
+from attn_deploy.files import typed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +74,7 @@ class Recipe:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
         """The inverse of `to_dict`."""
-        return cls(**{f.name: data[f.name] for f in fields(cls)})
+        return typed(data, cls)
 
 
 RECIPES = {

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from attn_deploy.errors import CheckpointError
-from attn_deploy.training.checkpoint import SCHEMA_VERSION
+from attn_deploy.accuracy.predict import TestSummary
+from attn_deploy.data.imageset import DatasetNote
+from attn_deploy.errors import CheckpointError, InvalidRequestError
+from attn_deploy.files import field_error, typed
+from attn_deploy.machine.environment import Environment
+from attn_deploy.training.checkpoint import SCHEMA_VERSION, FileNote
 from attn_deploy.training.recipe import Recipe
 
 
@@ -18,6 +23,19 @@ class Epoch:
     loss: float
     accuracy: float
     seconds: float
+
+
+class StateNote(FileNote):
+    """The state to go on from, after so many epochs."""
+
+    epoch: int
+
+
+class TestNote(TestSummary):
+    """Right answers on the test images, and which they are."""
+
+    source: str
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,20 +56,20 @@ class TrainingRecord:
 
     model: str
     parameters: int
-    dataset: Mapping[str, Any]
+    dataset: DatasetNote
     recipe: Recipe
     seed: int
     device: str
     amp: bool
     compiled: bool
     threads: int
-    environment: Mapping[str, Any]
+    environment: Environment
     argv: tuple[str, ...]
     created: str
     history: tuple[Epoch, ...] = ()
-    state: Mapping[str, Any] | None = None
-    weights: Mapping[str, str] | None = None
-    test: Mapping[str, Any] | None = None
+    state: StateNote | None = None
+    weights: FileNote | None = None
+    test: TestNote | None = None
 
     @property
     def finished(self) -> bool:
@@ -75,12 +93,15 @@ class TrainingRecord:
             CheckpointError: if the data are no training record.
         """
         try:
-            values = {f.name: data[f.name] for f in fields(cls)}
-            values["recipe"] = Recipe.from_dict(values["recipe"])
-            values["history"] = tuple(Epoch(**e) for e in values["history"])
-            values["argv"] = tuple(values["argv"])
-            return cls(**values)
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"the record is not one of a training run: {error} is missing or malformed."
-            ) from error
+            record = typed(data, cls)
+            test = record.test
+            if test is not None and not 0 <= test["correct"] <= test["images"] > 0:
+                raise field_error("test.images", test["images"], "at least 1, and at least those that are correct")
+            if (test is None) != (record.weights is None):
+                raise field_error("weights", record.weights, "there when the run is tested, and only then")
+            for name, note in (("state", record.state), ("weights", record.weights)):
+                if note is not None and Path(note["file"]).name != note["file"]:
+                    raise field_error(f"{name}.file", note["file"], "the name of a file in the run's folder")
+        except InvalidRequestError as error:
+            raise CheckpointError(f"the record is not one of a training run: {error}") from error
+        return record

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import datetime
-import json
 import os
 import shutil
 import time
@@ -27,7 +26,7 @@ from attn_deploy.training.batches import ResidentImages
 from attn_deploy.training.checkpoint import TrainingFolder
 from attn_deploy.training.memory import freed_memory_kept
 from attn_deploy.training.recipe import Recipe, recipe_for
-from attn_deploy.training.record import Epoch, TrainingRecord
+from attn_deploy.training.record import Epoch, TestNote, TrainingRecord
 from attn_deploy.training.trainer import Trainer
 
 RUNS = Path("runs")
@@ -111,7 +110,7 @@ def train(
         amp=place.type == "cuda" if amp is None else amp,
         compiled=compile,
         threads=used_threads,
-        environment=json.loads(json.dumps(describe_environment().to_dict())),
+        environment=describe_environment(),
         argv=command_line(),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
@@ -213,7 +212,7 @@ def _finish(
     }
     weights = {k: v.detach().cpu().contiguous() for k, v in trainer.average.state_dict().items()}
     written = folder.finish(weights, header)
-    test = {**test_summary(result), "source": tested.source, "sha256": tested.digest}
+    test: TestNote = {**test_summary(result), "source": tested.source, "sha256": tested.digest}
     record = replace(record, weights=written, test=test, state=None)
     folder.write_record(record.to_dict())
     folder.drop_state()

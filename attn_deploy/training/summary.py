@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attn_deploy.accuracy.metrics import mean_and_spread
-from attn_deploy.errors import CheckpointError
-from attn_deploy.machine.environment import Environment
+from attn_deploy.errors import CheckpointError, InvalidRequestError
+from attn_deploy.files import read_json, typed
 from attn_deploy.training.checkpoint import TrainingFolder
 from attn_deploy.training.deployed import Deployed, read_deployed
 from attn_deploy.training.record import TrainingRecord
@@ -117,7 +116,7 @@ def _row(root: Path, plan: TablePlan, module: str, environments: dict[str, None]
             continue
         record = TrainingRecord.from_dict(folder.read_record())
         environments[_software(record)] = None
-        if (load := Environment.from_dict(record.environment)).busy and load.load_average is not None:
+        if (load := record.environment).busy and load.load_average is not None:
             loads.append(load.load_average)
         if record.finished:
             finished.append(record)
@@ -127,7 +126,7 @@ def _row(root: Path, plan: TablePlan, module: str, environments: dict[str, None]
         return TableRow(module=module, model=model, reason=reason, progress=progress)
     from attn_deploy.resolve.catalog import count_macs
 
-    top1 = tuple(float((r.test or {})["top1"]) for r in finished)
+    top1 = tuple(r.test["top1"] for r in finished if r.test is not None)
     mean, spread = mean_and_spread(top1)
     files = {f.precision: f for f in read_deployed(plan.folder(root, module, 0) / "deployed.json")}
     return TableRow(
@@ -153,13 +152,18 @@ def _marked(row: TableRow, on_front: bool) -> TableRow:
 
 def _reason(path: Path) -> str:
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["reason"])
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); remove it to try the row again.") from error
+        return typed(read_json(path), _Refusal).reason
+    except InvalidRequestError as error:
+        raise CheckpointError(f"{path} cannot be read: {error} Remove it to try the row again.") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    reason: str
 
 
 def _software(record: TrainingRecord) -> str:
     environment = record.environment
-    packages = environment.get("packages", {})
-    where = record.device if record.device != "cpu" else f"{environment.get('cpu')}, {record.threads} thread(s)"
+    packages = environment.packages
+    where = record.device if record.device != "cpu" else f"{environment.cpu}, {record.threads} thread(s)"
     return f"{where}; torch {packages.get('torch')}, onnxruntime {packages.get('onnxruntime', 'not installed')}"

@@ -323,9 +323,10 @@ def test_the_trail_names_the_row_that_a_process_died_of(model, tmp_path):
     rows = {v.key: None for v in left}
     from attn_deploy.bench.group import blank_row
     from attn_deploy.errors import WorkerError
+    from attn_deploy.isolate import death_of
 
     rows = {v.key: blank_row(v, INPUT) for v in left}
-    error = WorkerError("timing crashed (SIGKILL).")
+    error = WorkerError(f"timing {death_of(-9)}")
     assert maker._blame(error, left, rows, "eager fp32") == [Variant("ort-cpu")]
     assert "SIGKILL" in rows["eager fp32"].reason
     assert "killed it: out of memory" in rows["eager fp32"].reason

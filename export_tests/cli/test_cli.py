@@ -287,7 +287,7 @@ def test_a_missing_package_is_told_with_the_extra_that_brings_it(folder, blocked
 def test_debug_shows_the_traceback(folder):
     code = "import sys; sys.argv = ['attn-deploy', 'export', 'nothing', '--debug']; from attn_deploy.cli import main; main()"
     done = in_child(code, folder)
-    assert done.returncode == 1
+    assert done.returncode == 2, "the code is the same with and without --debug"
     assert "Traceback" in done.stderr
     assert "UnknownModelError" in done.stderr
 

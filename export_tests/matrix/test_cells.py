@@ -132,7 +132,7 @@ def test_a_size_that_is_baked_behind_symbolic_axes_is_a_red_cell(axis, monkeypat
 def test_an_operator_outside_the_list_is_a_red_cell(monkeypatch):
     monkeypatch.setattr(making, "unlisted_operators", lambda _: ["Det"])
     (cell,) = run(nets("Good")).failures
-    assert (cell.failed_check, cell.kind) == ("operators", "GraphError")
+    assert (cell.failed_check, cell.kind) == ("operators", "OperatorError")
     assert "Det" in cell.reason
 
 

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("pebble")
-
 ROOT = Path(__file__).resolve().parents[2]
 NET = """
 from pathlib import Path
@@ -50,15 +48,20 @@ def start(tmp_path):
         process.communicate()
 
 
-def members(group):
-    """The living processes of a group, by id."""
-    found = {}
+def family(pid):
+    """The living descendants of a process, by id, with their command lines."""
+    children, members, left = {}, {}, [pid]
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            state, _, its_group = stat.read_text().rpartition(")")[2].split()[:3]
-            if int(its_group) == group and state != "Z":
-                found[int(stat.parent.name)] = (stat.parent / "cmdline").read_text()
-    return found
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+            if state != "Z":
+                children.setdefault(int(parent), []).append(int(stat.parent.name))
+    while left:
+        for child in children.get(left.pop(), []):
+            with contextlib.suppress(OSError):
+                members[child] = Path(f"/proc/{child}/cmdline").read_text()
+            left.append(child)
+    return members
 
 
 def wait_until(holds, process, seconds=90):
@@ -69,16 +72,20 @@ def wait_until(holds, process, seconds=90):
         time.sleep(0.02)
 
 
-def is_alive(note):
+def is_running(pid):
     try:
-        return Path(f"/proc/{note.read_text()}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 
+def is_alive(note):
+    return note.is_file() and is_running(note.read_text())
+
+
 def ends(holds):
-    """Whether it ends within seconds: what is killed, and what notices the end of its parent, needs a moment."""
-    end = time.monotonic() + 10
+    """Whether it ends within two seconds: what is killed needs a moment."""
+    end = time.monotonic() + 2
     while holds() and time.monotonic() < end:
         time.sleep(0.05)
     return not holds()
@@ -92,6 +99,8 @@ def test_what_is_done_is_kept_and_nothing_lives_on(start, tmp_path):
     process = start("--models", "net.py:Awaits,net.py:Good", *OPTIONS, "--jobs", "1", "-o", "run")
     cells = folder / "cells.jsonl"
     wait_until(lambda: note.is_file() and len(cells.read_text().splitlines()) == 2, process)
+    workers = family(process.pid)
+    assert workers
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=20)
     assert process.returncode == 130, said
@@ -101,7 +110,7 @@ def test_what_is_done_is_kept_and_nothing_lives_on(start, tmp_path):
     assert record["interrupted"]
     assert [(c["model"], c["status"]) for c in record["cells"]] == [("net.py:Good", "passed")] * 2
     assert (folder / "matrix.html").is_file()
-    assert ends(lambda: members(process.pid))
+    assert ends(lambda: any(map(is_running, workers)))
     assert ends(lambda: is_alive(note)), "what a cell started is ended with it"
     (tmp_path / "go").touch()
     again = start("--resume", "run", "--jobs", "1")
@@ -112,14 +121,27 @@ def test_what_is_done_is_kept_and_nothing_lives_on(start, tmp_path):
 
 def test_in_the_first_second_while_workers_start(start, tmp_path):
     process = start("--models", "net.py:Good,net.py:Awaits", *OPTIONS, "--jobs", "2", "-o", "run")
-    wait_until(lambda: sum("spawn_main" in c for c in members(process.pid).values()) == 2, process)
+    wait_until(lambda: sum("isolate" in c for c in family(process.pid).values()) == 2, process)
+    workers = family(process.pid)
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=20)
     assert process.returncode == 130, said
     assert "--resume run" in said
     assert "Traceback" not in said
     assert json.loads((tmp_path / "run" / "record.json").read_text())["cells"] == []
-    assert ends(lambda: members(process.pid))
+    assert ends(lambda: any(map(is_running, workers)))
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_outlives_a_matrix_that_is_killed(kind, start, tmp_path):
+    note = tmp_path / "sleeper"
+    process = start("--models", "net.py:Awaits", *OPTIONS, "--jobs", "1", "-o", "run")
+    wait_until(lambda: note.is_file() and note.read_text(), process)
+    workers = family(process.pid)
+    process.send_signal(kind)
+    process.wait(20)
+    assert ends(lambda: any(map(is_running, workers)))
+    assert ends(lambda: is_alive(note))
 
 
 def test_a_second_one_does_not_wait_for_a_cell_of_this_process(start, tmp_path):

@@ -37,7 +37,7 @@ REFUSED = [
     ("grn", {"channels": 0}, "channels"),
     ("mbconv", {"expand_ratio": 0.001}, "in_channels=64 and expand_ratio=0.001"),
     ("mbconv", {"kernel_size": 4}, "kernel_size must be odd"),
-    ("mbconv", {"act": "mish"}, "act must be one of"),
+    ("mbconv", {"act": "tanh"}, "act must be one of"),
     ("mbconv", {"gate": "tanh"}, "gate must be one of"),
     ("mbconv", {"pad": "valid"}, "pad must be one of"),
     ("mbconv", {"se_ratio": 0.001}, "se_ratio must leave at least 1 of 256"),

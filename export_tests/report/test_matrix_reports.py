@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from dataclasses import replace
 from xml.etree import ElementTree
 
@@ -43,10 +44,43 @@ def test_a_record_is_read_as_it_was_written(mixed, tmp_path):
 @pytest.mark.parametrize("text", ["{", "{}", '{"schema_version": 99}', '{"schema_version": 1}'])
 def test_what_is_no_record_is_refused(text, tmp_path):
     (tmp_path / "record.json").write_text(text)
-    with pytest.raises(InvalidRequestError, match=r"not a matrix record|schema"):
+    with pytest.raises(InvalidRequestError, match=r"record\.json is not (JSON|a matrix record: .*(schema|is missing))"):
         read_record(tmp_path)
-    with pytest.raises(InvalidRequestError, match="there is not a matrix record"):
+    with pytest.raises(InvalidRequestError, match="there is no matrix record"):
         read_record(tmp_path / "elsewhere")
+
+
+ALTERED = {
+    "cells[0].checks[0][1]": ("FAILED", "Passed", 1, None),
+    "cells[0].checks[0][0]": ("speed",),
+    "cells[0].checks[0]": (["export"], "export"),
+    "cells[0].checks": ([], {}),
+    "cells[0].status": ("failed", "green", None),
+    "cells[0].opset": ("13", 13.5),
+    "cells[0].exporter": ("onnx",),
+    "cells[0].seconds": (float("nan"), "1"),
+    "cells[0].found": ([],),
+    "shard": ([1], "1/1"),
+    "jobs": ("two",),
+    "interrupted": ("no",),
+    "options.opsets": ("13",),
+    "options.opsets[0]": ("13",),
+    "environment.cpu": (7,),
+}
+
+
+@pytest.mark.parametrize(("field", "value"), [(f, v) for f, values in ALTERED.items() for v in values])
+def test_an_altered_record_is_refused_with_the_field(field, value, tmp_path):
+    """A cell that says FAILED in another spelling must not count as passed."""
+    data = json.loads(record(green("se", "dynamo", 13)).to_json())
+    *path, last = [int(p) if p.isdigit() else p for p in field.replace("[", ".").replace("]", "").split(".")]
+    place = data
+    for step in path:
+        place = place[step]
+    place[last] = value
+    (tmp_path / "record.json").write_text(json.dumps(data))
+    with pytest.raises(InvalidRequestError, match=re.escape(f"record: {field} ")):
+        read_record(tmp_path)
 
 
 def test_cells_with_one_reason_are_one_finding(mixed):

@@ -312,7 +312,7 @@ def test_folders_are_read_with_what_stands_beside_the_record(tmp_path):
         ({"record.json": '{"schema_version": 99}'}, r"record\.json.*schema version 99"),
         (
             {"record.json": '{"schema_version": 2, "name": "x"}'},
-            r"record\.json.*not a profile record: environment, options",
+            r"record\.json: environment is missing",
         ),
         ({"other.json": '{"title": "another benchmark"}'}, "holds no profile record"),
         ({"half.json": '{"schema_version": 2, "na'}, r"half\.json cannot be read as JSON"),

@@ -17,7 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attn_deploy.ops import Fusible, check_channels, require_choice, require_divisible, require_positive
+from attn_deploy.ops import (
+    Fusible,
+    check_channels,
+    require_choice,
+    require_divisible,
+    require_multiple,
+    require_positive,
+)
 from attn_deploy.registry import register
 
 ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
@@ -47,6 +54,11 @@ class AIFI(Fusible, nn.Module):
         "ma.in_proj_weight": "in_proj.weight",
         "ma.in_proj_bias": "in_proj.bias",
         "ma.out_proj": "out_proj",
+        "self_attn.in_proj_weight": "in_proj.weight",
+        "self_attn.in_proj_bias": "in_proj.bias",
+        "self_attn.out_proj": "out_proj",
+        "linear1": "fc1",
+        "linear2": "fc2",
     }
     frequencies: Tensor
 
@@ -62,7 +74,7 @@ class AIFI(Fusible, nn.Module):
     ) -> None:
         super().__init__()
         require_positive(channels=channels, ffn_dim=ffn_dim, num_heads=num_heads)
-        require_divisible("channels", channels, "the parts of a position", 4)
+        require_multiple("channels", channels, 4, "a position is sine and cosine of a row and of a column")
         require_divisible("channels", channels, "num_heads", num_heads)
         require_choice("act", act, ACTIVATIONS)
         self.channels, self.num_heads, self.act = channels, num_heads, act

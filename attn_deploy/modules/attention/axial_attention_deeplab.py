@@ -16,7 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attn_deploy.ops import Fusible, check_channels, fold_sequential, require_divisible, require_positive
+from attn_deploy.ops import (
+    Fusible,
+    check_channels,
+    fold_sequential,
+    require_divisible,
+    require_multiple,
+    require_positive,
+)
 from attn_deploy.ops.folding import scale_and_shift
 from attn_deploy.ops.sizes import sizes_are_known
 from attn_deploy.registry import Input, register
@@ -84,7 +91,7 @@ class PositionSensitiveAxialAttention(Fusible, nn.Module):
         require_positive(kernel_size=kernel_size, stride=stride)
         require_divisible("in_channels", in_channels, "groups", groups)
         require_divisible("out_channels", out_channels, "groups", groups)
-        require_divisible("out_channels / groups", out_channels // groups, "2", 2)
+        require_multiple("out_channels / groups", out_channels // groups, 2, "queries and keys have half of them")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.length, self.stride, self.width = kernel_size, stride, width
         self.value_dim, self.key_dim = out_channels // groups, out_channels // groups // 2

@@ -6,7 +6,8 @@ Export: pooling whose window depends on the size is a mean over axes of a reshap
     whole: the batch is folded into the index, where an expanded torch.gather asks for an index as large as the keys, and
     bakes it. Equal up to rounding.
 Deviations: the scale is C ** -0.5 of the full width, as in the official code. Maps are not padded: the legacy class pads
-    before its projection. That class's linear layers (qkv.qkv, wo) and its other routing modes are not offered.
+    before its projection. That class's tensors (qkv.qkv, wo) are taken, its other routing modes are not
+    offered.
 Limits: the choice of regions is a step: where two are nearly as close, fp16, TF32 or INT8 take the other, and the result
     jumps. Keep qkv_linear and what it feeds in fp32, or judge by more than one map.
 """
@@ -46,6 +47,8 @@ class BiLevelRoutingAttention(nn.Module):
         ValueError: if num_heads does not divide channels, topk is above n_win ** 2, side_dwconv is even, or H or W is not a
             multiple of n_win.
     """
+
+    official_keys = {"qkv.qkv": "qkv_linear", "wo": "output_linear"}  # of the legacy class
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ from attn_deploy.ops import (
     conv_bn_relu,
     fold_sequential,
     global_avg_pool,
-    require_divisible,
+    require_multiple,
     require_odd,
     require_positive,
 )
@@ -43,7 +43,7 @@ class _ContextualTransformer(Fusible, nn.Module):
         super().__init__()
         require_positive(channels=channels)
         require_odd(kernel_size=kernel_size)
-        require_divisible("channels", channels, "the groups of its convolutions", max(SHARE * groups, key_groups))
+        require_multiple("channels", channels, SHARE * groups, "that many channels share a weight, in each group")
         self.channels, self.groups, self.places = channels, groups, kernel_size * kernel_size
         self.weights = channels // SHARE
         self.key_embed = conv_bn_relu(channels, channels, kernel_size, groups=key_groups)

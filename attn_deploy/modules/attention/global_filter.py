@@ -51,7 +51,7 @@ class GlobalFilter(nn.Module):
         self.channels, self.height, self.width = channels, height, width
         self.complex_weight = nn.Parameter(torch.randn(height, width // 2 + 1, channels, 2) * 0.02)
         for name, table in zip(("across", "down", "back"), dft_tables(height, width), strict=True):
-            self.register_buffer(name, table.float(), persistent=False)
+            self.register_buffer(name, table.float().contiguous(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, self.channels, "GlobalFilter")

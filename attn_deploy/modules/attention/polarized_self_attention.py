@@ -23,7 +23,7 @@ from attn_deploy.ops import (
     check_channels,
     global_avg_pool,
     require_choice,
-    require_divisible,
+    require_multiple,
     require_positive,
 )
 from attn_deploy.ops.channel_norm import ChannelLayerNorm
@@ -54,7 +54,7 @@ class _Polarized(Fusible, nn.Module):
     def __init__(self, channels: int, variant: str) -> None:
         super().__init__()
         require_positive(channels=channels)
-        require_divisible("channels", channels, "2", 2)
+        require_multiple("channels", channels, 2, "queries and values have half of them")
         require_choice("variant", variant, VARIANTS)
         self.channels, self.width, self.variant = channels, channels // 2, variant
         paper = variant == "paper"

@@ -17,7 +17,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from attn_deploy.ops import check_channels, global_avg_pool, require_divisible, require_odd, require_positive
+from attn_deploy.ops import (
+    check_channels,
+    global_avg_pool,
+    require_divisible,
+    require_multiple,
+    require_odd,
+    require_positive,
+)
 from attn_deploy.registry import register
 
 BRANCHES = 4
@@ -67,7 +74,7 @@ class PyramidSqueezeAttention(nn.Module):
         for name, values in (("kernel_sizes", kernel_sizes), ("groups", groups)):
             if not isinstance(values, (tuple, list)) or len(values) != BRANCHES:
                 raise ValueError(f"{name} must hold {BRANCHES} numbers, one for each branch, got {values!r}.")
-        require_divisible("out_channels", out_channels, "the number of branches", BRANCHES)
+        require_multiple("out_channels", out_channels, BRANCHES, "each branch gives as many")
         width = out_channels // BRANCHES
         if width // REDUCTION < 1:
             raise ValueError(

@@ -4,10 +4,10 @@ Paper: HorNet: Efficient High-Order Spatial Interactions with Recursive Gated Co
     arXiv:2207.14284.
 Official: raoyongming/HorNet, hornet.py (gnconv, GlobalLocalFilter).
 Export: nothing had to be replaced with the 7x7 convolution; the global filter's transforms are matrix products with
-    constant tables instead of rfft2. Equal up to rounding. Fusing puts the scale into the depthwise layer.
-Limits: the global filter fixes H and W in an exported file at height and width (gnconv_gf); in eager mode another map is
-    filtered by the resized weight, as officially. The result is a product of order + 1 features, which leaves the range
-    of fp16 for large inputs unless a global filter normalises them.
+    tables of cosines, made in the graph from H and W, instead of rfft2. Equal up to rounding. Fusing puts the scale into
+    the depthwise layer.
+Limits: the result is a product of order + 1 features, which leaves the range of fp16 for large inputs unless a global
+    filter normalises them.
 """
 
 from __future__ import annotations
@@ -16,12 +16,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attn_deploy.ops import Fusible, check_channels, require_choice, require_divisible, require_positive
+from attn_deploy.ops import (
+    Fusible,
+    check_channels,
+    require_choice,
+    require_divisible,
+    require_multiple,
+    require_positive,
+)
 from attn_deploy.ops.channel_layer_norm import ChannelLayerNorm2d
 from attn_deploy.ops.fourier import dft_tables, filter_frequencies
 from attn_deploy.ops.parallel_convs import split_channels
 from attn_deploy.ops.sizes import sizes_are_known
-from attn_deploy.registry import Input, register
+from attn_deploy.registry import register
 
 LAYERS = (None, "global_local")
 
@@ -51,18 +58,16 @@ class GlobalLocalFilter(nn.Module):
         self.pre_norm = ChannelLayerNorm2d(channels, eps=1e-6)
         self.post_norm = ChannelLayerNorm2d(channels, eps=1e-6)
         for name, table in zip(("across", "down", "back"), dft_tables(height, width), strict=True):
-            self.register_buffer(name, table.float(), persistent=False)
+            self.register_buffer(name, table.float().contiguous(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Filter one map."""
         local, whole = split_channels(self.pre_norm(x), (self.channels // 2,) * 2)
+        height, width = x.shape[2], x.shape[3]
         weight, tables = self.complex_weight.permute(3, 0, 1, 2), (self.across, self.down, self.back)
-        if sizes_are_known() and tuple(x.shape[2:]) != self.size:
-            height, width = x.shape[2:]
-            size = (height, width // 2 + 1)
-            if weight.shape[2:] != size:
-                weight = F.interpolate(weight, size=size, mode="bilinear", align_corners=True)
-            tables = tuple(t.to(x) for t in dft_tables(height, width))
+        if not sizes_are_known() or (height, width) != self.size:
+            weight = F.interpolate(weight, size=(height, width // 2 + 1), mode="bilinear", align_corners=True)
+            tables = tuple(t.to(x.dtype) for t in dft_tables(height, width, dtype=torch.float32, device=x.device))
         pairs = torch.stack([self.dw(local), filter_frequencies(whole, weight, tables)], 2)
         return self.post_norm(pairs.reshape(-1, self.channels, x.shape[2], x.shape[3]))
 
@@ -73,22 +78,21 @@ class GlobalLocalFilter(nn.Module):
     aliases=("gnconv_global_local",),
     reference={"channels": 64, "gflayer": "global_local", "height": 14, "width": 14},
     parameters=30262,
-    inputs=(Input("x", ("N", "channels", "height", "width")),),
-    dynamic=("N",),
     summary="gnConv with a filter of the whole map and a 3x3 convolution in place of the 7x7 one.",
 )
 class GnConv(Fusible, nn.Module):
     """Gates channels by depthwise features again and again, each time with twice as many, for interactions of high order.
 
-    Shape: (N, C, H, W) -> (N, C, H, W); dynamic N, H, W; with a global filter dynamic N.
+    Shape: (N, C, H, W) -> (N, C, H, W); dynamic N, H, W.
 
     Args:
         channels: C.
         order: number of gatings; the first has C / 2 ** (order - 1) channels.
         scale: factor on the depthwise features.
         gflayer: None for a 7x7 depthwise convolution, or "global_local".
-        height: H of the map; needed by "global_local", else without effect.
-        width: W of the map, likewise.
+        height: H of the maps for which the weight of "global_local" is made, else without effect; for other maps it is
+            resized.
+        width: W of those maps.
 
     Raises:
         ValueError: if channels is not a multiple of 2 ** (order - 1), gflayer is unknown, or height or width is missing.
@@ -117,11 +121,12 @@ class GnConv(Fusible, nn.Module):
         else:
             if height is None or width is None:
                 raise ValueError(
-                    f"height and width must be given for gflayer={gflayer!r}, got {height} and {width}: its filter is as "
+                    f"height and width must be given for gflayer={gflayer!r}, got {height} and {width}: its weight is as "
                     "large as the map."
                 )
             require_positive(height=height, width=width)
-            require_divisible("the sum of the gatings' channels", total, "2", 2)
+            why = f"halves of the gatings' {total} channels are filtered apart; or use a lower order than {order}"
+            require_multiple("channels", channels, 2**order, why)
             self.dwconv = GlobalLocalFilter(total, height, width)
         self.pws = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in zip(self.widths, self.widths[1:], strict=False))
         self.proj_out = nn.Conv2d(channels, channels, 1)

@@ -3,10 +3,11 @@
 Paper: Separable Self-attention for Mobile Vision Transformers, TMLR 2023, arXiv:2206.02680.
 Official: apple/ml-cvnets, cvnets/modules/mobilevit_block.py (MobileViTBlockv2), with activation swish and batch_norm.
 Export: patches are one reshape of six axes and one permutation instead of unfold and fold, whose Col2Im enters ONNX at
-    opset 18; the map is always resized to the next multiple of the patch, which changes nothing where it is one, and
-    resize=False leaves that out. Equal up to rounding. Fusing folds every BatchNorm.
+    opset 18; sizes are integer arithmetic, and resize=False leaves the resizing of other maps out. Equal up to rounding.
+    Fusing folds every BatchNorm.
 Deviations: none. The input is resized and the output is not resized back, as in the official code: a map of 15x20 gives
     one of 16x20.
+Limits: an exported file is for H and W that are multiples of patch_size, where the output has the size of the input.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from attn_deploy.ops.patches import merge_patches, split_patches
 from attn_deploy.ops.sizes import require_multiple_size, sizes_are_known
 from attn_deploy.registry import register
 
-_PATCHES = dict.fromkeys(("H", "W"), "patch_size - resize * (patch_size - 1)")
+_PATCHES = dict.fromkeys(("H", "W"), "patch_size")
 _NAMES = (
     (".pre_norm_attn.0.", ".attention.0."),
     (".pre_norm_attn.1.qkv_proj.block.conv.", ".attention.1.qkv_proj."),

@@ -31,7 +31,7 @@ from attn_deploy.registry import register
 @register(
     "replk_reparam_conv",
     aliases=("reparam_large_kernel_conv", "large_kernel_conv"),
-    reference={"in_channels": 64, "out_channels": 64, "kernel_size": 31, "groups": 64, "small_kernel": 5},
+    reference={"in_channels": 64, "out_channels": 64, "kernel_size": 31, "small_kernel": 5},
     parameters=63360,
 )
 class ReparamLargeKernelConv(Fusible, nn.Module):
@@ -44,7 +44,7 @@ class ReparamLargeKernelConv(Fusible, nn.Module):
         out_channels: C_out.
         kernel_size: of the large kernel.
         stride: step of both.
-        groups: groups of channels; C_in for depthwise kernels.
+        groups: groups of channels; None is C_in, for depthwise kernels.
         small_kernel: of the small kernel; None leaves it out.
 
     Raises:
@@ -65,10 +65,11 @@ class ReparamLargeKernelConv(Fusible, nn.Module):
         *,
         kernel_size: int,
         stride: int = 1,
-        groups: int = 1,
+        groups: int | None = None,
         small_kernel: int | None = None,
     ) -> None:
         super().__init__()
+        groups = in_channels if groups is None else groups
         require_positive(in_channels=in_channels, out_channels=out_channels, stride=stride, groups=groups)
         require_odd(kernel_size=kernel_size)
         require_divisible("in_channels", in_channels, "groups", groups)

@@ -24,6 +24,7 @@ _R = math.sqrt(3)
 # Low-pass synthesis filters; the high-pass ones and those of the analysis follow, the wavelets being orthogonal.
 WAVELETS = {
     "db1": [1 / math.sqrt(2)] * 2,
+    "haar": [1 / math.sqrt(2)] * 2,
     "db2": [n / (4 * math.sqrt(2)) for n in (1 + _R, 3 + _R, 3 - _R, 1 - _R)],
 }
 BANDS = 4
@@ -55,7 +56,7 @@ class WTConv2d(Fusible, nn.Module):
         stride: step between the positions that are kept.
         bias: whether the base convolution has a bias.
         wt_levels: how often the map is halved.
-        wt_type: "db1" (Haar) or "db2".
+        wt_type: "db1", which is also called "haar", or "db2".
 
     Raises:
         ValueError: if kernel_size is even, wt_type is unknown, or a number is below 1.

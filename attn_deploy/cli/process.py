@@ -1,0 +1,161 @@
+"""The command runs in a child process, and this one says how it ended: native code may crash, and user code may exit.
+
+The child is a fork made before anything starts a thread, so that it costs a millisecond. Signals that are sent to this
+process are passed on; a terminal sends Ctrl-C to both. Where the system cannot fork, the command runs here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+
+from attn_deploy.errors import exit_error
+from attn_deploy.isolate import death_of, die_with
+
+INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+TERMINATED = 128 + signal.SIGTERM
+
+_AGAIN = 0.25  # seconds within which a second Ctrl-C is the same one, by another way
+_KERNEL = 0x80  # si_code of a signal that the terminal sent, to the whole process group
+
+_received: list[float] = []
+_supervised = False
+
+
+def is_supervised() -> bool:
+    """Whether this process runs one command and nothing else, so that limits may be set on it."""
+    return _supervised
+
+
+def interruption_code() -> int | None:
+    """The exit code for the signal that this process was sent; None if there was none."""
+    return None if not _received else TERMINATED if _received[0] == signal.SIGTERM else INTERRUPTED
+
+
+def run_supervised(command: Callable[[], None]) -> None:
+    """Run the command in a child and exit as it did, with one line of why where it could not say so itself."""
+    signals = {getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP", "SIGCHLD") if hasattr(signal, n)}
+    if not hasattr(os, "fork") or not hasattr(signal, "sigwaitinfo"):
+        _begin(command)
+        return
+    watched, held = os.pipe()
+    finished, finishing = os.pipe()
+    parent = os.getpid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    child = os.fork()
+    if child == 0:
+        os.close(held)
+        os.close(finished)
+        die_with(parent, watched)
+        _be_the_child(command, finishing, signals)
+    os.close(watched)
+    os.close(finishing)
+    code = _wait(child, signals)
+    os.set_blocking(finished, False)  # what the child started may hold the other end
+    word = b""
+    with contextlib.suppress(BlockingIOError):
+        word = os.read(finished, 1)  # empty where the child did not come to its own end
+    sys.exit(word[0] if word else _verdict(code))
+
+
+def _wait(child: int, signals: set[signal.Signals]) -> int:
+    """Wait for the child, and pass on what this process alone is sent."""
+    while True:
+        information = signal.sigwaitinfo(signals)
+        if information.si_signo == signal.SIGCHLD:
+            pid, status = os.waitpid(child, os.WNOHANG)
+            if pid == child:
+                return os.waitstatus_to_exitcode(status)
+        elif information.si_code != _KERNEL:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, information.si_signo)
+
+
+def _verdict(code: int) -> int:
+    """The exit code for a child that did not come to its own end, with the reason."""
+    command = shlex.join(["attn-deploy", *sys.argv[1:]])
+    if code in (-signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP):
+        return 128 - code
+    if code < 0:
+        text = f"`{command}` {death_of(code)} A library failed on this input; nothing was left half-written."
+        _say(f"error: {text}")
+        return 1
+    _say(f"error: `{command}` was ended by code that it ran (os._exit({code})), and made nothing.")
+    return 2
+
+
+def _be_the_child(command: Callable[[], None], finishing: int, signals: set[signal.Signals]) -> None:
+    code = 70
+    try:
+        signal.signal(signal.SIGINT, _on_signal)
+        signal.signal(signal.SIGTERM, _on_signal)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+        _begin(command)
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+    except KeyboardInterrupt:
+        code = interruption_code() or INTERRUPTED
+        _say("interrupted; nothing was left half-written.")
+    except OSError as error:
+        _say(f"error: {error.filename or 'the output cannot be written'}: {error.strerror}.")
+        code = 1
+    except Exception as error:
+        _say(f"error: {type(error).__name__}: {error}. This is a bug, please report it.")
+    code = _flushed(code) & 0xFF
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # it ends anyway
+    with contextlib.suppress(OSError):
+        os.write(finishing, bytes([code]))
+    sys.exit(code)
+
+
+def _begin(command: Callable[[], None]) -> None:
+    global _supervised
+    _supervised = True
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal may be Latin-1, or ASCII
+    command()
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C and SIGTERM are one thing: what is done is kept, and what is temporary goes."""
+    now = time.monotonic()
+    if _received and now - _received[1] < _AGAIN:
+        return
+    _received[:] = [_received[0] if _received else number, now]
+    raise KeyboardInterrupt
+
+
+def _flushed(code: int) -> int:
+    """The exit code when everything printed is out; a full disk or a closed pipe is an error, not a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError) as error:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(nowhere, stream.fileno())
+            if not isinstance(error, BrokenPipeError):
+                _say(f"error: the output cannot be written: {error}.")
+            code = code or 1
+    return code
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, f"{text}\n".encode(errors="replace"))
+
+
+def raised_by_user(error: BaseException) -> Exception | None:
+    """The error to report for a SystemExit or KeyboardInterrupt that nobody but the user's own code can have raised."""
+    if isinstance(error, KeyboardInterrupt) and (_received or not _supervised):
+        return None
+    return exit_error(error)
