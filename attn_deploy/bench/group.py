@@ -161,7 +161,7 @@ def start(bench: Bench, variant: Variant, inputs: tuple[TensorInput, ...], array
     """
     runtime = RUNTIMES[variant.runtime]
     runtime.prerequisite()
-    file = bench.files.made(inputs, variant.precision) if runtime.needs == "onnx" else None
+    file = bench.files.made(inputs, variant.precision, runtime.target) if runtime.needs == "onnx" else None
     work = Work(
         module=bench.subject.module,
         onnx=Path(file.path) if file is not None else None,

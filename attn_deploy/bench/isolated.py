@@ -92,20 +92,23 @@ class ChildMaker:
         self, variants: list[Variant], rows: dict[str, ProfileRow], inputs: tuple[TensorInput, ...]
     ) -> list[Variant]:
         """Those whose files could be made; the others get the reason."""
-        failed: dict[str, Exception] = {}
-        for precision in dict.fromkeys(v.precision for v in variants if RUNTIMES[v.runtime].needs == "onnx"):
-            if any(m.serves(inputs, precision) and m.error is None for m in read_index(self._folder)):
+        failed: dict[tuple[str, str], Exception] = {}
+        files = [(v.precision, RUNTIMES[v.runtime].target) for v in variants if RUNTIMES[v.runtime].needs == "onnx"]
+        for precision, target in dict.fromkeys(files):
+            if any(m.serves(inputs, precision, target) and m.error is None for m in read_index(self._folder)):
                 continue
             self._progress(f"making the {precision or 'ONNX'} file")
             try:
-                self._call("make_file", "exporting", {"precision": precision, "inputs": _plain(inputs)})
+                self._call(
+                    "make_file", "exporting", {"precision": precision, "target": target, "inputs": _plain(inputs)}
+                )
             except AttnDeployError as error:
                 if error.exit_code == 2 and not isinstance(error, ValueError):
                     raise
-                failed[precision] = error
+                failed[precision, target] = error
         kept = []
         for variant in variants:
-            why = failed.get(variant.precision)
+            why = failed.get((variant.precision, RUNTIMES[variant.runtime].target))
             if why is None or RUNTIMES[variant.runtime].needs != "onnx":
                 kept.append(variant)
                 continue

@@ -16,6 +16,7 @@ from attn_deploy.errors import AttnDeployError
 from attn_deploy.inputs.samples import example_arrays
 from attn_deploy.inputs.tensors import Arrays, TensorInput
 from attn_deploy.machine.conditions import available_memory
+from attn_deploy.runtimes.table import RUNTIMES
 
 if TYPE_CHECKING:
     from attn_deploy.bench.group import Bench
@@ -92,7 +93,7 @@ def _view(bench: Bench, variant: Variant, inputs: tuple[TensorInput, ...], array
         from attn_deploy.bench.layers_onnxruntime import onnxruntime_layers
 
         return onnxruntime_layers(
-            bench.files.made(inputs, variant.precision).path,
+            bench.files.made(inputs, variant.precision, RUNTIMES[variant.runtime].target).path,
             arrays,
             name=name,
             precision=precision,
@@ -108,7 +109,7 @@ def _view(bench: Bench, variant: Variant, inputs: tuple[TensorInput, ...], array
 
         import_engine_library(variant.runtime)  # refuses a machine without a GPU before minutes of building
 
-        made = Path(bench.files.made(inputs, variant.precision).path)
+        made = Path(bench.files.made(inputs, variant.precision, RUNTIMES[variant.runtime].target).path)
         shapes = {i.name: i.shape() for i in inputs}
         path = made.with_name(f"{made.stem}-{variant.runtime}-layers.engine")
         exact = {n: (s, s, s) for n, s in shapes.items()}

@@ -42,6 +42,11 @@ class Runtime:
     provider: str | None = None
     on: Literal["cpu", "gpu", "torch"] = "gpu"
 
+    @property
+    def target(self) -> Literal["cpu", "gpu"]:
+        """The form of quantized graphs that it runs best, see `attn_deploy.graph.quantize.QuantOptions`."""
+        return "cpu" if self.on == "cpu" else "gpu"
+
 
 def import_torch() -> object:
     """The torch module.

@@ -106,6 +106,7 @@ def make_plan(model: ir.Model, *, per_channel: bool) -> QuantPlan:
 
 
 def float_products(model: ir.Model) -> Iterator[ir.Node]:
+    """The products of the main graph in fp32 or fp16, in order of computation."""
     for node in model.graph:
         if node.op_type in PRODUCTS and node.outputs[0].dtype in FLOATS:
             yield node
@@ -133,6 +134,7 @@ def _axis(node: ir.Node, per_channel: bool) -> int | str | None:
 
 
 def channel_axis(node: ir.Node) -> int | None:
+    """The axis of a product's weights that runs over its output channels; None if there is no one such axis."""
     weight = node.inputs[1]
     rank = len(weight.shape) if weight is not None and weight.shape is not None else 0
     if node.op_type == "Conv":
@@ -150,8 +152,10 @@ def _integer(node: ir.Node, name: str, default: int) -> int:
 
 
 def is_constant(value: ir.Value) -> bool:
+    """Whether a value is an initializer that no caller can replace."""
     return value.is_initializer() and not value.is_graph_input()
 
 
 def module_of(node: ir.Node) -> str:
+    """The path of the PyTorch module that a node came from; empty if the file does not say."""
     return module_path(str(node.name), node.metadata_props.get(NAME_SCOPES))

@@ -14,7 +14,15 @@ import numpy as np
 import onnx_ir as ir
 
 from attn_deploy.graph.quantize.cpu_kernels import ABSORBED, ARITHMETIC, FLOAT_OUTPUT, MOVING, PRODUCTS
-from attn_deploy.graph.quantize.layers import Layer, Left, QuantPlan, channel_axis, float_products, is_constant, module_of
+from attn_deploy.graph.quantize.layers import (
+    Layer,
+    Left,
+    QuantPlan,
+    channel_axis,
+    float_products,
+    is_constant,
+    module_of,
+)
 
 _NO_KERNEL = "ONNX Runtime has no kernel in 8 bits for it on CPUs"
 
@@ -68,10 +76,13 @@ def _reason(node: ir.Node, activations: bool) -> str:
     if is_constant(first):
         return "its first factor is a constant"
     if is_constant(second):
-        return ""
+        bias = node.inputs[2] if node.op_type == "Conv" and len(node.inputs) > 2 else None
+        return "" if bias is None or is_constant(bias) else "its bias is computed, so it has no scale of its own"
     if node.op_type == "Conv":
         return "its weights are computed, so they have no scale of their own"
-    return "" if activations else "it multiplies two activations, as attention does: measured slower or less exact there"
+    return (
+        "" if activations else "it multiplies two activations, as attention does: measured slower or less exact there"
+    )
 
 
 def _gemm_reason(node: ir.Node) -> str:

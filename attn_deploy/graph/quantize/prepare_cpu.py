@@ -73,24 +73,28 @@ def _gemm(graph: ir.Graph, node: ir.Node, workspace: Workspace) -> None:
     if value.dtype != ir.DataType.FLOAT or weights.shape is None or len(weights.shape) != 2 or value.shape is None:
         return
     rank, product = len(value.shape), node.outputs[0]
-    inner = value.shape[1:]
+    inner = [d for d in value.shape[1:] if isinstance(d, int)]
     uses = list(product.uses())
-    if rank < 2 or not all(isinstance(d, int) for d in inner) or len(uses) != 1 or product.is_graph_output():
+    if rank < 2 or len(inner) != rank - 1 or len(uses) != 1 or product.is_graph_output():
         return
     add = uses[0].node
     if add.op_type != "Add" or add.domain not in ("", "ai.onnx"):
         return
     bias = next((v for v in add.inputs if v is not None and v is not product), None)
     width = weights.shape[1]
-    if bias is None or not is_constant(bias) or bias.const_value is None or bias.const_value.size != width:
+    if (
+        not isinstance(width, int)
+        or bias is None
+        or not is_constant(bias)
+        or bias.const_value is None
+        or bias.const_value.size != width
+    ):
         return
     if bias.shape is None or not bias.shape or bias.shape[-1] != width:
         return
     output = add.outputs[0]
     flat_bias = workspace.constant(bias.const_value.numpy().reshape(-1), ir.DataType.FLOAT)
-    rows = [-1, int(value.shape[-1])] if isinstance(value.shape[-1], int) else None
-    if rows is None:
-        return
+    rows = [-1, inner[-1]]
     dtype = ir.TensorType(ir.DataType.FLOAT)
     nodes: list[ir.Node] = []
     name, metadata = str(node.name), dict(node.metadata_props)
@@ -105,9 +109,9 @@ def _gemm(graph: ir.Graph, node: ir.Node, workspace: Workspace) -> None:
         result = made("Gemm", [value, weights, flat_bias], output.shape, "product")
     else:
         rows_shape = workspace.constant(np.array(rows, np.int64), ir.DataType.INT64)
-        back = workspace.constant(np.array([-1, *[int(d) for d in inner[:-1]], int(width)], np.int64), ir.DataType.INT64)
+        back = workspace.constant(np.array([-1, *inner[:-1], width], np.int64), ir.DataType.INT64)
         flat = made("Reshape", [value, rows_shape], ir.Shape([None, rows[1]]), "rows")
-        wide = made("Gemm", [flat, weights, flat_bias], ir.Shape([None, int(width)]), "product")
+        wide = made("Gemm", [flat, weights, flat_bias], ir.Shape([None, width]), "product")
         result = made("Reshape", [wide, back], output.shape, "unflattened")
     _replace(graph, add, nodes, output, result)
     graph.remove(node, safe=True)

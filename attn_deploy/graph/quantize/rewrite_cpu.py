@@ -175,10 +175,10 @@ class _Writer:
         product = node.name in axes
         first = self._made.get(_given(node, 0))
         if not product:
-            for place, value in enumerate(node.inputs):
-                if value is not None and is_constant(value) and value.dtype == ir.DataType.FLOAT and place < 2:
-                    if node.op_type in ("Add", "Mul", "Concat"):
-                        node.replace_input_with(place, self._side(value))
+            sides = enumerate(node.inputs) if node.op_type in ("Add", "Mul", "Concat") else ()
+            for place, value in sides:
+                if value is not None and is_constant(value) and value.dtype == ir.DataType.FLOAT:
+                    node.replace_input_with(place, self._side(value))
             return
         weights = _given(node, 1)
         if not is_constant(weights):
@@ -209,7 +209,11 @@ class _Writer:
         limit = self._form.largest_weight
         stored = np.clip(np.rint(array / spread), -limit, limit).astype(np.int8)
         self.stored += 1
-        return self._restored(value, stored, ir.DataType.INT8, scale, axis), scale, stored * spread
+        return (
+            self._restored(value, stored, ir.DataType.INT8, scale, axis),
+            scale,
+            np.asarray(stored * spread, np.float64),
+        )
 
     def _bias(self, value: ir.Value, scale: NDArray[np.float64], shift: NDArray[np.float64] | float) -> ir.Value:
         array = self._array(value) - shift
