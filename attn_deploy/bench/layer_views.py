@@ -16,6 +16,7 @@ from attn_deploy.errors import AttnDeployError
 from attn_deploy.inputs.samples import example_arrays
 from attn_deploy.inputs.tensors import Arrays, TensorInput
 from attn_deploy.machine.conditions import available_memory
+from attn_deploy.runtimes.onnxruntime import exact_int8
 from attn_deploy.runtimes.table import RUNTIMES
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def _view(bench: Bench, variant: Variant, inputs: tuple[TensorInput, ...], array
             provider=variant.runtime.removeprefix("ort-"),
             threads=bench.threads,
             runs=runs,
-            config={"session.x64quantprecision": "1"} if precision == "int8" else None,
+            config=exact_int8() if precision == "int8" else None,
         )
     if variant.runtime in ("tensorrt", "tensorrt-rtx"):
         from attn_deploy.bench.layers_tensorrt import engine_layers

@@ -23,7 +23,6 @@ from attn_deploy.machine.environment import find_gpus
 from attn_deploy.parity.given import GivenInputs, given_inputs
 from attn_deploy.parity.judge import Limit
 from attn_deploy.runtimes.onnxruntime import import_onnxruntime
-from attn_deploy.runtimes.optimised import optimised_graph
 
 _SCALES_IN_HALF = 19  # the first opset whose QuantizeLinear takes fp16
 _NO_FORM = QuantOptions()
@@ -123,7 +122,7 @@ def quantize_file(
     )
     with atomic_path(target) as temporary:
         try:
-            onnx.save(_as_written(quantized.model, form), temporary)
+            onnx.save(quantized.model, temporary)
         except ValueError as error:  # protobuf stops at 2 GiB
             raise GraphError(f"{target} cannot be written as one file: {error}") from error
         written = read_onnx(temporary)
@@ -140,16 +139,6 @@ def usual_target(model: onnx.ModelProto, form: QuantFormat) -> Literal["cpu", "g
     """What a graph is quantized for where nobody says: GPUs where only they have the type, or where there is one."""
     half = any(i.data_type == onnx.TensorProto.FLOAT16 for i in model.graph.initializer)
     return "gpu" if form.word != "int8" or half or find_gpus()[0] else "cpu"
-
-
-def _as_written(model: onnx.ModelProto, form: QuantOptions) -> onnx.ModelProto:
-    """The graph itself, or what ONNX Runtime's optimiser makes of its pairs, with the same metadata."""
-    if form.written == "qdq":
-        return model
-    optimised = optimised_graph(model, portable=True)
-    del optimised.metadata_props[:]
-    optimised.metadata_props.extend(model.metadata_props)
-    return optimised
 
 
 def check_options(method: str, keep_accuracy: float | None) -> Limit:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,10 +121,13 @@ class Quantizer:
             sensitive, judged = self._repaired(judge, limit, judged)
         without = {layer.node for layer, _ in sensitive}
         quantized = self._scheme.write(without)
+        if self._options.written == "qoperator":
+            quantized = replace(quantized, model=optimised_graph(quantized.model, portable=True))
         ran = self._in_onnxruntime(quantized.model, judge, judged)
         record = {
             "precision": self._form.word,
             **self._scheme.described(),
+            "format": self._options.written,
             "per_channel": self._form.per_channel and self._options.per_channel,
             "calibration": dict(data.identity),
             "method": chosen,

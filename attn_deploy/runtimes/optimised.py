@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 
 from attn_deploy.errors import GraphError
-from attn_deploy.runtimes.onnxruntime import EXACT_INT8, import_onnxruntime
+from attn_deploy.runtimes.onnxruntime import exact_int8, import_onnxruntime
 
 
 def optimised_graph(model: onnx.ModelProto, *, portable: bool = False) -> onnx.ModelProto:
@@ -32,7 +32,7 @@ def optimised_graph(model: onnx.ModelProto, *, portable: bool = False) -> onnx.M
         options.graph_optimization_level = level.ORT_ENABLE_EXTENDED if portable else level.ORT_ENABLE_ALL
         options.optimized_model_filepath = str(saved)
         if not portable:
-            for key, value in EXACT_INT8.items():
+            for key, value in exact_int8().items():
                 options.add_session_config_entry(key, value)
         try:
             ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
