@@ -93,7 +93,7 @@ class ChildMaker:
     ) -> list[Variant]:
         """Those whose files could be made; the others get the reason."""
         failed: dict[tuple[str, str], Exception] = {}
-        files = [(v.precision, RUNTIMES[v.runtime].target) for v in variants if RUNTIMES[v.runtime].needs == "onnx"]
+        files = [_file_of(v) for v in variants if RUNTIMES[v.runtime].needs == "onnx"]
         for precision, target in dict.fromkeys(files):
             if any(m.serves(inputs, precision, target) and m.error is None for m in read_index(self._folder)):
                 continue
@@ -108,7 +108,7 @@ class ChildMaker:
                 failed[precision, target] = error
         kept = []
         for variant in variants:
-            why = failed.get((variant.precision, RUNTIMES[variant.runtime].target))
+            why = failed.get(_file_of(variant))
             if why is None or RUNTIMES[variant.runtime].needs != "onnx":
                 kept.append(variant)
                 continue
@@ -170,3 +170,9 @@ def _memory(plan: ProfilePlan) -> int | None:
 
 def _plain(inputs: Sequence[TensorInput]) -> list[dict[str, Any]]:
     return [asdict(i) for i in inputs]
+
+
+def _file_of(variant: Variant) -> tuple[str, str]:
+    """The precision and the target of the file that a row runs."""
+    runtime = RUNTIMES[variant.runtime]
+    return runtime.file_precision(variant.precision), runtime.target
