@@ -32,7 +32,7 @@ class Made:
 
     Attributes:
         asked: precision asked for; empty for the model as it is.
-        fixed: extents that are numbers in the file.
+        fixed: extents that it serves alone: numbers in the file, and the size of the noise that ranges were measured on.
         path: where it lies.
         precision: found in its weights.
         seconds: that it took to make; 0 for the user's own.
@@ -124,18 +124,18 @@ class OnnxFiles:
         if is_engine(given) or precision in ("", SHORT[weights_precision(_load(given))]):
             return given, {}, "given"
         suffix = f"-{target}" if precision == "int8" else ""
-        source, made = given, self._folder / f"model-{precision}{suffix}.onnx"
-        self._convert(source, made, precision, target)
-        return made, {}, f"converted to {precision}{suffix.replace('-', ' for ', 1)} for this profile"
+        source, made = given, self._folder / f"model-{precision}{suffix}-{len(self._made)}.onnx"
+        fixed = self._convert(source, made, precision, target, inputs)
+        return made, fixed, f"converted to {precision}{suffix.replace('-', ' for ', 1)} for this profile"
 
     def _exported(
         self, inputs: tuple[TensorInput, ...], precision: str, target: str
     ) -> tuple[Path, dict[str, int], str]:
         if precision == "int8":
             source = self.made(inputs, "fp32" if any(m.asked == "fp32" for m in self._made) else "")
-            path = self._folder / Path(source.path).name.replace("model", f"model-int8-{target}")
-            self._convert(Path(source.path), path, precision, target)
-            return path, dict(source.fixed), f"exported and quantized for {target} for this profile"
+            path = self._folder / f"model-int8-{target}-{len(self._made)}.onnx"
+            fixed = self._convert(Path(source.path), path, precision, target, inputs)
+            return path, {**source.fixed, **fixed}, f"exported and quantized for {target} for this profile"
         from attn_deploy.exporters.options import ExportOptions
         from attn_deploy.exporters.pipeline import export_prepared
         from attn_deploy.exporters.prepare import prepare
@@ -156,13 +156,16 @@ class OnnxFiles:
         fixed = {s: n for s, n in inputs[0].sizes.items() if s not in prepared.dynamic}
         return path, fixed, "exported for this profile"
 
-    def _convert(self, source: Path, path: Path, precision: str, target: str) -> None:
+    def _convert(
+        self, source: Path, path: Path, precision: str, target: str, inputs: tuple[TensorInput, ...]
+    ) -> dict[str, int]:
+        """Make the file; the extents that it is good for alone: without images, ranges are those of noise at one size."""
         self._progress(f"converting to {precision}")
         if precision != "int8":
             from attn_deploy.conversion.convert import convert
 
             convert(source, path, precision=precision)
-            return
+            return {}
         from attn_deploy.conversion.quantize import quantize_file
         from attn_deploy.graph.quantize import QuantOptions
 
@@ -170,8 +173,16 @@ class OnnxFiles:
         owner = self._subject.name if self._subject.onnx is None else None  # a file of ours, of which nobody knows
         calibration = self._calibration()
         quantize_file(
-            source, path, precision=precision, calibration=calibration, form=form, owner=owner, progress=self._progress
+            source,
+            path,
+            precision=precision,
+            calibration=calibration,
+            inputs=[f"{i.name}:{'x'.join(map(str, i.shape()))}" for i in inputs] if calibration is None else (),
+            form=form,
+            owner=owner,
+            progress=self._progress,
         )
+        return {} if calibration is not None else {s: n for s, n in inputs[0].sizes.items() if s[0] != "N"}
 
     def _describe(self, path: Path, fixed: dict[str, int], how: str, wanted: str, seconds: float) -> Made:
         if is_engine(path):
