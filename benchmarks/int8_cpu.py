@@ -332,7 +332,8 @@ def main() -> int:
     options = parser.parse_args()
     if options.render:
         record, nets = read(options.render)
-        target = options.output
+        if options.output is not None:
+            write(options.output, record, nets)
     else:
         torch.set_num_threads(1)
         before = environment()
@@ -347,10 +348,6 @@ def main() -> int:
             record = record_of(nets, timing, before)
             if target is not None:  # after each net: a run takes half an hour on a busy machine
                 write(target, record, nets)
-        print(page(record, nets))
-        return int(bool(failures(nets)))
-    if target is not None:
-        write(target, record, nets)
     print(page(record, nets))
     return int(bool(failures(nets)))
 

@@ -94,7 +94,7 @@ def evidence(artifact) -> dict:
 
 
 def test_a_file_holds_symmetric_pairs_and_weights_by_channel(exported, tmp_path):
-    artifact = quantize(exported, tmp_path / "q.onnx", calibration="digits", images=64)
+    artifact = quantize(exported, tmp_path / "q.onnx", calibration="digits", images=64, target="gpu")
     model = load_model(artifact.path)
     constants = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
     kinds = {i.name: i.data_type for i in model.graph.initializer}
