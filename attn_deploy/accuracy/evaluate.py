@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from attn_deploy.accuracy.result import AccuracyResult
 from attn_deploy.data import ImageSet, load_dataset
 from attn_deploy.data.imageset import Split
 from attn_deploy.errors import CheckpointError, GraphError, InvalidRequestError
+from attn_deploy.files import scratch_folder
 from attn_deploy.machine.environment import command_line, describe_environment, usable_cores
 from attn_deploy.runtimes.base import Runner
 from attn_deploy.runtimes.table import RUNTIMES, choose_runtimes, import_torch
@@ -40,6 +40,7 @@ class _Job:
 def evaluate(
     model: str | Path,
     *,
+    trained_as: str | None = None,
     dataset: str | None = None,
     runtimes: Sequence[str] | None = None,
     split: Split = "test",
@@ -55,6 +56,7 @@ def evaluate(
     Args:
         model: a run folder or ``model.safetensors`` of `attn_deploy.train`, an ``.onnx`` file or an ``.engine`` file. A
             checkpoint is exported (and the file proven) for runtimes that run files; files need no torch.
+        trained_as: the model of a checkpoint, where that is a file of yours or of a package: ``net.py:MyNet``.
         dataset: cifar10, digits or folder; by default what the checkpoint was trained on.
         runtimes: names in `attn_deploy.runtimes.table`; by default eager for a checkpoint, ort-cpu for an ONNX file.
         split: train or test.
@@ -79,7 +81,7 @@ def evaluate(
     """
     report = progress or (lambda _: None)
     cores = threads or usable_cores()
-    subject = _subject(model)
+    subject = _subject(model, trained_as)
     names = tuple(runtimes) if runtimes is not None else _default_runtimes(subject)
     if not isinstance(subject, Path) or subject.suffix != ".engine":
         choose_runtimes(names)
@@ -92,7 +94,7 @@ def evaluate(
     prepared = loaded if isinstance(subject, Path) else subject.prepared(loaded)
     before = _reference(reference, prepared, dataset, split, images, data_dir, cores, batch, report)
     results: list[AccuracyResult] = []
-    with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
+    with scratch_folder() as folder:
         for name in names:
             with _opened(subject, name, Path(folder), cores, batch, report) as job:
                 result = run_dataset(
@@ -115,10 +117,12 @@ def evaluate(
     return tuple(results)
 
 
-def _subject(model: str | Path) -> TrainedModel | Path:
+def _subject(model: str | Path, trained_as: str | None = None) -> TrainedModel | Path:
     """The file, or the trained model behind the name."""
     path = Path(model)
     if path.suffix.lower() in (".onnx", ".engine"):
+        if trained_as is not None:
+            raise InvalidRequestError(f"{path} holds its model; --model belongs to the folder of a training run.")
         if not path.is_file():
             raise GraphError(f"there is no file {path}.", exit_code=2)
         return path
@@ -136,7 +140,7 @@ def _subject(model: str | Path) -> TrainedModel | Path:
         raise CheckpointError(
             f"{path} is neither the folder of a training run nor a .safetensors, .onnx or .engine file.", exit_code=2
         )
-    return load_trained(name)
+    return load_trained(name, trained_as)
 
 
 def _default_runtimes(subject: TrainedModel | Path) -> tuple[str, ...]:

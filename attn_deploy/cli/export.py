@@ -31,13 +31,19 @@ def export(
     ] = "fp32",
     exporter: Annotated[str, typer.Option(help="auto, dynamo or torchscript.")] = "auto",
     dynamic: Annotated[
-        str | None, typer.Option(help="Axes that move, as N,H,W, or none. Default: all that the model allows.")
+        str | None, typer.Option(help="Axes that must move, as N,H,W, or none. Default: the most that can.")
     ] = None,
     shape: Annotated[
         list[str] | None,
         typer.Option(
             "--input",
             help="[name:]1x3x224x224[:dtype] of each input of a model of your own; NAME:1xHxW moves with an image.",
+        ),
+    ] = None,
+    sample: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sample", help="Your own inputs, which join the proof: FILE.npz, or NAME=VALUES, as size=60,90."
         ),
     ] = None,
     simplify: Annotated[bool, typer.Option("--simplify/--no-simplify", help="Simplify the graph.")] = True,
@@ -51,6 +57,10 @@ def export(
     ] = False,
     weights: Annotated[
         Path | None, typer.Option("--weights", help="Checkpoint to load: .safetensors, .pth or .pt.")
+    ] = None,
+    weights_key: Annotated[
+        str | None,
+        typer.Option("--weights-key", help="Which weights of the checkpoint. Default: averaged ones (ema), if any."),
     ] = None,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare with PyTorch at shapes that were not traced.")
@@ -69,6 +79,7 @@ def export(
       attn-deploy export timm:resnet50:num_classes=10
       attn-deploy export fusion.py:Net --input image:1x3x64x64 --input mask:1x64x64:bool
       attn-deploy export fusion.py:Net --input image:1x3x64x64 --input mask:1xHxW:bool --input text:1xL=77x64
+      attn-deploy export decoder.py:Net --input maps:1x8x16x16 --input size:2 --sample size=60,90
     """
     from attn_deploy.exporters.pipeline import export as export_model
     from attn_deploy.inputs.grammar import parse_axes, parse_inputs
@@ -89,6 +100,8 @@ def export(
             rewrite=rewrite,
             native_attention=native_attention,
             weights=weights,
+            weights_key=weights_key,
+            samples=sample,
             verify=verify,
             inputs=parse_inputs(shape) if shape else None,
             progress=progress,

@@ -157,7 +157,7 @@ def measure(prepared: onnx.ModelProto, batches: Iterable[Arrays], owner: str) ->
     """The magnitudes of all tensors of a prepared fp32 graph, over all batches.
 
     Raises:
-        PrecisionError: naming the first tensor that is NaN or infinite.
+        PrecisionError: naming the first tensor that is NaN or infinite, where an output is too.
     """
     model, names = instrumented(prepared)
     runner = OnnxRuntimeRunner(model.SerializeToString(), optimize=False)
@@ -167,7 +167,9 @@ def measure(prepared: onnx.ModelProto, batches: Iterable[Arrays], owner: str) ->
             ranges[name] = value.joined(ranges[name]) if name in ranges else value
     runner.close()
     bad = next((n for n in names if n in ranges and not ranges[n].finite), None)
-    if bad is not None:
+    # Infinity that no output sees is a mask's, before a softmax: such nodes stay in fp32 by their range.
+    reaches = any(o.name in ranges and not ranges[o.name].finite for o in prepared.graph.output)
+    if bad is not None and reaches:
         raise PrecisionError(
             f"{owner}: in fp32 already, {_place(prepared, bad)} is NaN or infinite; no precision below repairs that."
         )

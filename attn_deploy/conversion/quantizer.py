@@ -110,7 +110,7 @@ class Quantizer:
         for method in methods:
             self._progress(f"trying {method}")
             self._scheme.choose(method)
-            tried[method] = judge(self._scheme.write().model, batches=judge.few if limit.points is None else None)
+            tried[method] = judge(self._scheme.write().model, batches=judge.enough if limit.points is None else None)
         chosen = min(tried, key=lambda m: tried[m].rank())
         self._scheme.choose(chosen)
         sensitive: list[tuple[Layer, float]] = []

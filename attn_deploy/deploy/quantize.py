@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from attn_deploy.conversion.preprocess import Preprocess, PreprocessOptions
 from attn_deploy.conversion.quantize import check_options, quantize_file
 from attn_deploy.conversion.quantizer import Progress
 from attn_deploy.data import ImageSet, load_dataset
-from attn_deploy.files import check_writable
+from attn_deploy.files import check_writable, scratch_folder
 from attn_deploy.graph.artifact import OnnxArtifact, load_model
 from attn_deploy.graph.evidence import read_evidence
 from attn_deploy.graph.quantize import QuantOptions, quant_format
@@ -108,7 +107,7 @@ def quantize(
     name = parse_name(str(model))
     destination = Path(path) if path is not None else Path(f"{name.stem}-{form.word}.onnx")
     check_writable(destination)
-    with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
+    with scratch_folder() as folder:
         if progress is not None:
             progress(f"exporting {model}")
         source = export(str(model), Path(folder) / "model.onnx", progress=progress).path

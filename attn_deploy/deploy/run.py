@@ -18,7 +18,8 @@ from attn_deploy.errors import InvalidRequestError
 from attn_deploy.files import check_writable, write_atomic
 from attn_deploy.graph.artifact import open_model
 from attn_deploy.inputs.tensors import Arrays
-from attn_deploy.parity.given import given_inputs, load_arrays, read_sample
+from attn_deploy.inputs.user_samples import load_arrays
+from attn_deploy.parity.given import given_inputs, read_sample
 from attn_deploy.parity.graphs import graph_inputs
 from attn_deploy.runtimes.base import run_once
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner

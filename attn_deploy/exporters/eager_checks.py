@@ -33,6 +33,19 @@ def refuse_batch_statistics(module: nn.Module, label: str) -> None:
             )
 
 
+def refuse_scripted_parts(module: nn.Module, label: str) -> None:
+    """Refuse a model with modules of TorchScript in it.
+
+    Raises:
+        ExportError: naming the module.
+    """
+    for path, child in module.named_modules():
+        if isinstance(child, torch.jit.ScriptModule):
+            entry = rule("scripted-part")
+            name = f"{label}.{path}" if path else label
+            raise ExportError(f"{name}: {entry.explanation}. {entry.remedy}", rule=entry.id)
+
+
 @torch.no_grad()
 def run_eager(
     module: nn.Module, inputs: Sequence[TensorInput], example: tuple[Tensor, ...], label: str, *, advise: bool = True

@@ -30,11 +30,13 @@ class Scope:
         batch: N moves: attention modules and kernels of each sample's own bake it.
         space: another axis moves: pooling windows are baked.
         uneven: a pooled map does not divide into its bins; known after the recording run.
+        rolls: torch.roll gets shifts that depend on a size; known after recording runs at two sizes.
     """
 
     batch: bool
     space: bool
     uneven: bool = False
+    rolls: bool = False
 
 
 class SafeForms(TorchFunctionMode):
@@ -50,17 +52,23 @@ class SafeForms(TorchFunctionMode):
         super().__init__()
         self.scope = scope
         self.changes: dict[tuple[str, str], None] = {}
+        self.shifts: list[Any] = []
+        self.pads: list[tuple[int, ...]] = []
         self._paths = None if model is None else module_paths(model)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         keywords = dict(kwargs or {})
+        if self._paths is not None and func is torch.roll:
+            self.shifts.append(keywords.get("shifts", args[1] if len(args) > 1 else None))
+        if self._paths is not None and getattr(func, "__name__", "") == "pad" and args[0].dim() == 4:
+            self.pads.append(tuple(keywords.get("pad", args[1] if len(args) > 1 else ())))
+        if self._paths is not None and _is_uneven(func, args, keywords):
+            self.scope = replace(self.scope, uneven=True)
         form = _FORMS.get(func)
         if form is None:
             return func(*args, **keywords)
-        if self._paths is not None and _is_uneven(func, args, keywords):
-            self.scope = replace(self.scope, uneven=True)
         replacement = form(self.scope, *args, **keywords)
         if replacement is None:
             return func(*args, **keywords)
@@ -155,6 +163,19 @@ def _pair(value: Any) -> tuple[int, int]:
     return (value, value)
 
 
+def _roll(scope: Scope, input: Tensor, shifts: Any, dims: Any = None) -> _Made:
+    """A roll as two slices: exporters take the shift for a constant."""
+    if not scope.rolls or dims is None:
+        return None
+    pairs = zip(shifts, dims, strict=True) if isinstance(dims, (tuple, list)) else [(shifts, dims)]
+    rolled = input
+    for shift, dim in pairs:
+        extent = rolled.shape[dim]
+        start = (extent - shift) % extent
+        rolled = torch.cat((rolled.narrow(dim, start, extent - start), rolled.narrow(dim, 0, start)), dim)
+    return rolled, "a roll by a computed shift as two slices"
+
+
 _ATTENTION = inspect.signature(F.multi_head_attention_forward)
 
 
@@ -208,6 +229,7 @@ _FORMS: dict[Callable[..., Any], Callable[..., _Made]] = {
     F.adaptive_max_pool2d: _adaptive(True, 2),
     F.fold: _fold,
     torch.conv2d: _conv2d,
+    torch.roll: _roll,
     F.multi_head_attention_forward: _multi_head_attention,
 }
 _POOLS = {F.adaptive_avg_pool1d: 1, F.adaptive_avg_pool2d: 2, F.adaptive_max_pool1d: 1, F.adaptive_max_pool2d: 2}

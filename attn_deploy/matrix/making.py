@@ -8,7 +8,6 @@ is done for each cell.
 from __future__ import annotations
 
 import importlib.util
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,7 +29,9 @@ from attn_deploy.errors import (
 )
 from attn_deploy.exporters.options import ExportOptions
 from attn_deploy.exporters.pipeline import export_prepared
-from attn_deploy.exporters.prepare import PreparedModel, prepare
+from attn_deploy.exporters.prepare import prepare
+from attn_deploy.exporters.prepared import PreparedModel
+from attn_deploy.files import scratch_folder
 from attn_deploy.graph.artifact import OnnxArtifact, describe, load_model
 from attn_deploy.graph.operators import CONTROL_FLOW, all_nodes, unlisted_operators
 from attn_deploy.graph.quantize import QuantOptions
@@ -74,7 +75,7 @@ def make_cell(cell: CellId, options: MatrixOptions, key: str = "", *, timeout: f
     checks: list[Check] = []
     facts: dict[str, Any] = {}
     kind, rule = "", None
-    with tempfile.TemporaryDirectory(prefix="attn-deploy-matrix-") as folder:
+    with scratch_folder() as folder:
         try:
             grey = _make(cell, options, Path(folder), checks, facts, timeout)
         except AttnDeployError as error:

@@ -89,7 +89,10 @@ def export_text(artifact: OnnxArtifact) -> str:
     parity = record["parity"]
 
     def _stepped(axis: str) -> str:
-        return f"{axis} (multiples of {record['multiple'][axis]})" if axis in record["multiple"] else axis
+        least = record.get("minimum", {}).get(axis)
+        limits = [f"multiples of {record['multiple'][axis]}"] if axis in record["multiple"] else []
+        limits += [f"at least {least}"] if least is not None else []
+        return f"{axis} ({', '.join(limits)})" if limits else axis
 
     rows = [
         ("file", f"{artifact.path} ({artifact.size:,} bytes)"),
@@ -102,6 +105,7 @@ def export_text(artifact: OnnxArtifact) -> str:
         ("outputs", "\n".join(map(str, artifact.outputs))),
         ("not exported", f"{', '.join(record['dropped'])} among the outputs" if record.get("dropped") else ""),
         ("dynamic axes", ", ".join(map(_stepped, artifact.dynamic_axes)) or "none"),
+        ("fixed axes", "\n".join(f"{s} {why}" for s, why in record.get("fixed", {}).items())),
         ("traced at", shapes_text([record["traced_shapes"]])),
         ("proven at", shapes_text(record["verified_shapes"]) or "not verified at other shapes"),
         (
@@ -111,7 +115,8 @@ def export_text(artifact: OnnxArtifact) -> str:
             else f"{parity['max_abs_error']:.3g} against {_reference(record)} over {parity['cases']} shapes "
             f"(allowed: rtol {parity['rtol']:g}, atol {parity['atol']:g} * max(1, max|y|))",
         ),
-        ("weights", f"{record['weights'][0]} (sha256 {record['weights'][1][:12]}...)" if record["weights"] else ""),
+        ("weights", _weights_text(record["weights"])),
+        ("gates", _gates_text(record.get("gates", ()))),
         ("rewritten", _changes_text(record["rewritten"])),
         ("fused", _changes_text(record["fused"])),
         (
@@ -128,6 +133,18 @@ def export_text(artifact: OnnxArtifact) -> str:
         ("sha256", artifact.sha256),
     ]
     return rows_text([(k, v) for k, v in rows if v])
+
+
+def _weights_text(weights: Sequence[str]) -> str:
+    if not weights:
+        return ""
+    return "; ".join([f"{weights[0]} (sha256 {weights[1][:12]}...)", *weights[2:]])
+
+
+def _gates_text(gates: Sequence[str]) -> str:
+    if not gates:
+        return ""
+    return f"{', '.join(gates[:3])}{', ...' if len(gates) > 3 else ''}: at zero; also proven with other values in them"
 
 
 def file_words(file: Mapping[str, Any]) -> str:

@@ -15,9 +15,9 @@ from typing import Any
 from torch import nn
 
 from attn_deploy import registry
-from attn_deploy.errors import ExportError, InvalidRequestError
+from attn_deploy.errors import ExportError, InvalidRequestError, exit_error
 from attn_deploy.inputs.grammar import parse_inputs as parse_inputs
-from attn_deploy.inputs.tensors import TensorInput, fit_size, inputs_for_spec
+from attn_deploy.inputs.tensors import TensorInput, inputs_for_spec, traced_size
 from attn_deploy.registry import ModelSpec
 from attn_deploy.resolve.filler import ModuleFiller
 from attn_deploy.resolve.names import ModelName
@@ -105,7 +105,7 @@ def _with_slot(model: ResolvedModel, inner: ModelSpec, arguments: Mapping[str, A
         return {s: max(n * by if (n := of.get(s, 1)) > 1 else 1 for by, of in sources) for s in tensor.symbols}
 
     inputs = tuple(replace(i, minimum=scaled("minimum", i), multiple=scaled("multiple", i)) for i in model.inputs or ())
-    fitted = tuple(replace(i, sizes={s: fit_size(n, s, i) for s, n in i.sizes.items()}) for i in inputs)
+    fitted = tuple(replace(i, sizes={s: traced_size(n, s, i) for s, n in i.sizes.items()}) for i in inputs)
     return replace(model, inputs=fitted, dynamic=tuple(d for d in model.dynamic if d in inner.dynamic))
 
 
@@ -156,6 +156,8 @@ def _from_file(parsed: ModelName, arguments: Mapping[str, Any]) -> nn.Module:
     factory = getattr(loaded, parsed.base)
     try:
         module = factory(**arguments) if callable(factory) and not isinstance(factory, nn.Module) else factory
+    except SystemExit as error:
+        raise exit_error(error) from error
     except Exception as error:
         raise ExportError(f"{parsed.text}: making the model failed: {_told(error, path)}", exit_code=2) from error
     if not isinstance(module, nn.Module):
@@ -175,6 +177,9 @@ def _import_file(path: Path) -> types.ModuleType:
     sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
+    except SystemExit as error:
+        del sys.modules[name]
+        raise exit_error(error) from error
     except Exception as error:
         del sys.modules[name]
         raise ExportError(f"importing {path} failed: {_told(error, path)}", exit_code=2) from error

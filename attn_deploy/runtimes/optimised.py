@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 import onnx
 
 from attn_deploy.errors import GraphError
+from attn_deploy.files import scratch_folder
 from attn_deploy.runtimes.onnxruntime import exact_int8, import_onnxruntime
 
 
@@ -24,8 +22,8 @@ def optimised_graph(model: onnx.ModelProto, *, portable: bool = False) -> onnx.M
     """
     ort = import_onnxruntime()
     level = ort.GraphOptimizationLevel
-    with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
-        saved = Path(folder) / "optimised.onnx"
+    with scratch_folder() as folder:
+        saved = folder / "optimised.onnx"
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = 1

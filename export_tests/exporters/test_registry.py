@@ -9,7 +9,8 @@ import pytest
 
 from attn_deploy.exporters.options import ExportOptions
 from attn_deploy.exporters.pipeline import export_prepared
-from attn_deploy.exporters.prepare import PreparedModel, prepare
+from attn_deploy.exporters.prepare import prepare
+from attn_deploy.exporters.prepared import PreparedModel
 from attn_deploy.graph.operators import CONTROL_FLOW, all_nodes, unlisted_operators
 from attn_deploy.resolve import catalog
 from attn_deploy.resolve.resolve import resolve
