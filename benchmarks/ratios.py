@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from attn_deploy.bench.options import BenchOptions
-from attn_deploy.bench.statistics import Comparison, compare_rounds, comparison_from_dict
+from attn_deploy.bench.statistics import Comparison, compare_rounds
 from attn_deploy.bench.timer import measure
-from attn_deploy.files import write_atomic
+from attn_deploy.files import typed, write_atomic
 from attn_deploy.inputs.tensors import Arrays
 from attn_deploy.machine.environment import Environment, command_line, describe_environment, load_average
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
@@ -105,13 +105,13 @@ class Record:
         if data["schema_version"] != SCHEMA_VERSION:
             raise SystemExit(f"{path} has schema version {data['schema_version']}, this reads {SCHEMA_VERSION}.")
         rows = tuple(_row(r) for r in data["rows"])
-        made = {"environment": Environment.from_dict(data["environment"]), "options": BenchOptions(**data["options"])}
+        made = {"environment": typed(data["environment"], Environment), "options": BenchOptions(**data["options"])}
         return cls(**{**data, **made, "rows": rows, "argv": tuple(data["argv"])})
 
 
 def _row(data: dict[str, Any]) -> Row:
     sides = {k: Side(**v) for k, v in data["sides"].items()}
-    return Row(**{**data, "sides": sides, "speedup": comparison_from_dict(data["speedup"])})
+    return Row(**{**data, "sides": sides, "speedup": typed(data["speedup"], Comparison)})
 
 
 def record(title: str, rows: Sequence[Row], options: BenchOptions, before: Environment) -> Record:

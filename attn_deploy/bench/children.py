@@ -38,10 +38,12 @@ def model_shapes(*, emit: Emit, plan: Mapping[str, Any], folder: str) -> dict[st
     }
 
 
-def make_file(*, emit: Emit, plan: Mapping[str, Any], folder: str, precision: str, inputs: Sequence[Any]) -> str:
-    """The path of the file of a precision, made unless another process has."""
+def make_file(
+    *, emit: Emit, plan: Mapping[str, Any], folder: str, precision: str, target: str, inputs: Sequence[Any]
+) -> str:
+    """The path of the file of a precision, in the form of a target, made unless another process has."""
     _, bench = _bench(plan, folder, emit)
-    return bench.files.made(inputs_from_dicts(inputs), precision).path
+    return bench.files.made(inputs_from_dicts(inputs), precision, target).path
 
 
 def start_row(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,12 +32,13 @@ class Made:
 
     Attributes:
         asked: precision asked for; empty for the model as it is.
-        fixed: extents that are numbers in the file.
+        fixed: extents that it serves alone: numbers in the file, and the size of the noise that ranges were measured on.
         path: where it lies.
         precision: found in its weights.
         seconds: that it took to make; 0 for the user's own.
         described: for the record.
         error: class and message of what prevented it.
+        target: cpu or gpu, of a file that was quantized for one; empty for others, which serve all.
     """
 
     asked: str
@@ -47,10 +48,12 @@ class Made:
     seconds: float = 0.0
     described: Mapping[str, Any] | None = None
     error: tuple[str, str] | None = None
+    target: str = ""
 
-    def serves(self, inputs: Sequence[TensorInput], precision: str) -> bool:
-        """Whether it takes these inputs in this precision."""
-        return self.asked == precision and all(inputs[0].sizes.get(s, n) == n for s, n in self.fixed.items())
+    def serves(self, inputs: Sequence[TensorInput], precision: str, target: str = "") -> bool:
+        """Whether it takes these inputs in this precision, in the form of this target."""
+        fits = self.asked == precision and self.target in ("", target)
+        return fits and all(inputs[0].sizes.get(s, n) == n for s, n in self.fixed.items())
 
 
 class OnnxFiles:
@@ -88,48 +91,53 @@ class OnnxFiles:
         self._raised: dict[int, Exception] = {}  # the errors themselves, where they were raised in this process
         self._made = read_index(folder, subject.onnx or own)
 
-    def made(self, inputs: tuple[TensorInput, ...], precision: str = "") -> Made:
-        """A file that takes these inputs, in this precision.
+    def made(self, inputs: tuple[TensorInput, ...], precision: str = "", target: str = "cpu") -> Made:
+        """A file that takes these inputs, in this precision; where it is quantized for that, in the form of the target.
 
         Raises:
             ExportError, ParityError, PrecisionError, MissingDependencyError: as `attn_deploy.export`.
         """
         for index, file in enumerate(self._made):
-            if file.serves(inputs, precision):
+            if file.serves(inputs, precision, target):
                 if file.error is not None:  # it would fail again at the next batch size, minutes later
                     raise self._raised.get(index) or _error(file.error)
                 return file
         started = time.perf_counter()
         try:
-            path, fixed, how = self._make(inputs, precision)
+            path, fixed, how = self._make(inputs, precision, target)
         except Exception as error:
             self._raised[len(self._made)] = error
             if not isinstance(error, MissingDependencyError):
-                self._note(Made(precision, {}, error=(type(error).__name__, " ".join(str(error).split()))))
+                words = (type(error).__name__, " ".join(str(error).split()))
+                self._note(Made(precision, {}, error=words, target=target if precision == "int8" else ""))
             raise
         seconds = 0.0 if path == self._subject.onnx else time.perf_counter() - started
-        return self._note(self._describe(path, fixed, how, precision, seconds))
+        described = self._describe(path, fixed, how, precision, seconds)
+        return self._note(replace(described, target=target if precision == "int8" and how != "given" else ""))
 
     def described(self) -> tuple[Mapping[str, Any], ...]:
         """What was used, for the record."""
         return described_in(self._made)
 
-    def _make(self, inputs: tuple[TensorInput, ...], precision: str) -> tuple[Path, dict[str, int], str]:
+    def _make(self, inputs: tuple[TensorInput, ...], precision: str, target: str) -> tuple[Path, dict[str, int], str]:
         given = self._subject.onnx
         if given is None:
-            return self._exported(inputs, precision)
+            return self._exported(inputs, precision, target)
         if is_engine(given) or precision in ("", SHORT[weights_precision(_load(given))]):
             return given, {}, "given"
-        source, made = given, self._folder / f"model-{precision}.onnx"
-        self._convert(source, made, precision)
-        return made, {}, f"converted to {precision} for this profile"
+        suffix = f"-{target}" if precision == "int8" else ""
+        source, made = given, self._folder / f"model-{precision}{suffix}-{len(self._made)}.onnx"
+        fixed = self._convert(source, made, precision, target, inputs)
+        return made, fixed, f"converted to {precision}{suffix.replace('-', ' for ', 1)} for this profile"
 
-    def _exported(self, inputs: tuple[TensorInput, ...], precision: str) -> tuple[Path, dict[str, int], str]:
+    def _exported(
+        self, inputs: tuple[TensorInput, ...], precision: str, target: str
+    ) -> tuple[Path, dict[str, int], str]:
         if precision == "int8":
             source = self.made(inputs, "fp32" if any(m.asked == "fp32" for m in self._made) else "")
-            path = self._folder / Path(source.path).name.replace("model", "model-int8")
-            self._convert(Path(source.path), path, precision)
-            return path, dict(source.fixed), "exported and quantized for this profile"
+            path = self._folder / f"model-int8-{target}-{len(self._made)}.onnx"
+            fixed = self._convert(Path(source.path), path, precision, target, inputs)
+            return path, {**source.fixed, **fixed}, f"exported and quantized for {target} for this profile"
         from attn_deploy.exporters.options import ExportOptions
         from attn_deploy.exporters.pipeline import export_prepared
         from attn_deploy.exporters.prepare import prepare
@@ -150,19 +158,33 @@ class OnnxFiles:
         fixed = {s: n for s, n in inputs[0].sizes.items() if s not in prepared.dynamic}
         return path, fixed, "exported for this profile"
 
-    def _convert(self, source: Path, target: Path, precision: str) -> None:
+    def _convert(
+        self, source: Path, path: Path, precision: str, target: str, inputs: tuple[TensorInput, ...]
+    ) -> dict[str, int]:
+        """Make the file; the extents that it is good for alone: without images, ranges are those of noise at one size."""
         self._progress(f"converting to {precision}")
         if precision != "int8":
             from attn_deploy.conversion.convert import convert
 
-            convert(source, target, precision=precision)
-            return
+            convert(source, path, precision=precision)
+            return {}
         from attn_deploy.conversion.quantize import quantize_file
+        from attn_deploy.graph.quantize import QuantOptions
 
+        form = QuantOptions(target="cpu" if target == "cpu" else "gpu")
         owner = self._subject.name if self._subject.onnx is None else None  # a file of ours, of which nobody knows
+        calibration = self._calibration()
         quantize_file(
-            source, target, precision=precision, calibration=self._calibration(), owner=owner, progress=self._progress
+            source,
+            path,
+            precision=precision,
+            calibration=calibration,
+            inputs=[f"{i.name}:{'x'.join(map(str, i.shape()))}" for i in inputs] if calibration is None else (),
+            form=form,
+            owner=owner,
+            progress=self._progress,
         )
+        return {} if calibration is not None else {s: n for s, n in inputs[0].sizes.items() if s[0] != "N"}
 
     def _describe(self, path: Path, fixed: dict[str, int], how: str, wanted: str, seconds: float) -> Made:
         if is_engine(path):

@@ -161,7 +161,8 @@ def start(bench: Bench, variant: Variant, inputs: tuple[TensorInput, ...], array
     """
     runtime = RUNTIMES[variant.runtime]
     runtime.prerequisite()
-    file = bench.files.made(inputs, variant.precision) if runtime.needs == "onnx" else None
+    precision = runtime.file_precision(variant.precision)
+    file = bench.files.made(inputs, precision, runtime.target) if runtime.needs == "onnx" else None
     work = Work(
         module=bench.subject.module,
         onnx=Path(file.path) if file is not None else None,
@@ -185,7 +186,7 @@ def start(bench: Bench, variant: Variant, inputs: tuple[TensorInput, ...], array
         runner.close()
         raise
     if file is not None:  # a file may compute in another type than its inputs have
-        info = replace(info, precision=file.precision)
+        info = info if runtime.converts else replace(info, precision=file.precision)
         if file.seconds:
             cold = replace(cold, build_seconds=(cold.build_seconds or 0.0) + file.seconds)
     return ReadyRunner(runner, cold, outputs, info, _placement(runner, info), _graph(file, inputs))

@@ -95,20 +95,23 @@ class ChildMaker:
         self, variants: list[Variant], rows: dict[str, ProfileRow], inputs: tuple[TensorInput, ...]
     ) -> list[Variant]:
         """Those whose files could be made; the others get the reason."""
-        failed: dict[str, Exception] = {}
-        for precision in dict.fromkeys(v.precision for v in variants if RUNTIMES[v.runtime].needs == "onnx"):
-            if any(m.serves(inputs, precision) and m.error is None for m in self._index()):
+        failed: dict[tuple[str, str], Exception] = {}
+        files = [_file_of(v) for v in variants if RUNTIMES[v.runtime].needs == "onnx"]
+        for precision, target in dict.fromkeys(files):
+            if any(m.serves(inputs, precision, target) and m.error is None for m in self._index()):
                 continue
             self._progress(f"making the {precision or 'ONNX'} file")
             try:
-                self._call("make_file", "exporting", {"precision": precision, "inputs": _plain(inputs)})
+                self._call(
+                    "make_file", "exporting", {"precision": precision, "target": target, "inputs": _plain(inputs)}
+                )
             except AttnDeployError as error:
                 if error.exit_code == 2 and not isinstance(error, ValueError):
                     raise
-                failed[precision] = error
+                failed[precision, target] = error
         kept = []
         for variant in variants:
-            why = failed.get(variant.precision)
+            why = failed.get(_file_of(variant))
             if why is None or RUNTIMES[variant.runtime].needs != "onnx":
                 kept.append(variant)
                 continue
@@ -170,3 +173,9 @@ def _memory(plan: ProfilePlan) -> int | None:
 
 def _plain(inputs: Sequence[TensorInput]) -> list[dict[str, Any]]:
     return [asdict(i) for i in inputs]
+
+
+def _file_of(variant: Variant) -> tuple[str, str]:
+    """The precision and the target of the file that a row runs."""
+    runtime = RUNTIMES[variant.runtime]
+    return runtime.file_precision(variant.precision), runtime.target

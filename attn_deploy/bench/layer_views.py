@@ -16,6 +16,8 @@ from attn_deploy.files import scratch_folder
 from attn_deploy.inputs.samples import example_arrays
 from attn_deploy.inputs.tensors import Arrays, TensorInput
 from attn_deploy.machine.conditions import available_memory
+from attn_deploy.runtimes.onnxruntime import exact_int8
+from attn_deploy.runtimes.table import RUNTIMES
 
 if TYPE_CHECKING:
     from attn_deploy.bench.group import Bench
@@ -92,14 +94,14 @@ def _view(bench: Bench, variant: Variant, inputs: tuple[TensorInput, ...], array
         from attn_deploy.bench.layers_onnxruntime import onnxruntime_layers
 
         return onnxruntime_layers(
-            bench.files.made(inputs, variant.precision).path,
+            bench.files.made(inputs, variant.precision, RUNTIMES[variant.runtime].target).path,
             arrays,
             name=name,
             precision=precision,
             provider=variant.runtime.removeprefix("ort-"),
             threads=bench.threads,
             runs=runs,
-            config={"session.x64quantprecision": "1"} if precision == "int8" else None,
+            config=exact_int8() if precision == "int8" else None,
         )
     if variant.runtime in ("tensorrt", "tensorrt-rtx"):
         from attn_deploy.bench.layers_tensorrt import engine_layers
@@ -108,7 +110,7 @@ def _view(bench: Bench, variant: Variant, inputs: tuple[TensorInput, ...], array
 
         import_engine_library(variant.runtime)  # refuses a machine without a GPU before minutes of building
 
-        made = Path(bench.files.made(inputs, variant.precision).path)
+        made = Path(bench.files.made(inputs, variant.precision, RUNTIMES[variant.runtime].target).path)
         shapes = {i.name: i.shape() for i in inputs}
         path = made.with_name(f"{made.stem}-{variant.runtime}-layers.engine")
         exact = {n: (s, s, s) for n, s in shapes.items()}

@@ -22,7 +22,9 @@ def evaluate(
     dataset: Annotated[
         str | None, typer.Option(help="cifar10, digits or folder. Default: what it was trained on.")
     ] = None,
-    runtime: Annotated[str | None, typer.Option(help="eager, ort-cpu, or several, separated by commas.")] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="eager, ort-cpu, openvino, or several, separated by commas.")
+    ] = None,
     split: Annotated[str, typer.Option(help="test or train.")] = "test",
     images: Annotated[int | None, typer.Option(help="Test on the first so many.")] = None,
     reference: Annotated[

@@ -24,7 +24,7 @@ def profile(
     runtimes: Annotated[
         list[str] | None,
         typer.Option(
-            help="eager, compile, ort-cpu, ort-cuda, ort-tensorrt-rtx, tensorrt, tensorrt-rtx, separated by commas; "
+            help="eager, compile, ort-cpu, openvino, ort-cuda, ort-tensorrt-rtx, tensorrt, tensorrt-rtx, separated by commas; "
             "eager,ort-cpu by default."
         ),
     ] = None,

@@ -67,6 +67,25 @@ def quantize(
         list[Path] | None,
         typer.Option(help="An .npz with real inputs, an array for each, where there is no --calibration; repeatable."),
     ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="What will run the file: cpu or gpu. Default: gpu on machines with one and for fp16 files."),
+    ] = None,
+    activations: Annotated[str | None, typer.Option(help="For CPUs: uint8 (the default) or int8.")] = None,
+    per_tensor: Annotated[bool, typer.Option("--per-tensor", help="One scale for each tensor of weights.")] = False,
+    attention: Annotated[
+        bool, typer.Option("--attention", help="For CPUs: quantize products of two activations too.")
+    ] = False,
+    written: Annotated[
+        str, typer.Option("--format", help="qdq, or for CPUs qoperator, which ONNX Runtime alone reads.")
+    ] = "qdq",
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Quantize only these nodes, modules or operator types; * and ? match; repeatable."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Leave these nodes, modules or operator types in float; repeatable.")
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="File to write. Default: NAME-int8.onnx beside the model."),
@@ -75,7 +94,8 @@ def quantize(
 ) -> None:
     """Quantize a model's products to 8 bits, and judge the result on images that no range was measured on.
 
-    Q/DQ pairs, symmetric, as TensorRT and TensorRT-RTX build them. Where the result is worse than asked, the layers
+    Q/DQ pairs in the form of what runs them: for GPUs symmetric, as TensorRT and TensorRT-RTX build them; for CPUs with
+    zero points and on both sides of all that ONNX Runtime has kernels for. Where the result is worse than asked, the layers
     that cause most of the error stay in float.
 
     \b
@@ -84,6 +104,7 @@ def quantize(
       attn-deploy quantize yolo.onnx --calibration frames/ --size 640x640 --preset 0..1 --resize letterbox
       attn-deploy quantize runs/resnet8-se-digits-s0 --keep-accuracy 0.5
       attn-deploy quantize model.onnx --calibration samples.npz --method entropy -o small.onnx
+      attn-deploy quantize model.onnx --target cpu --calibration images/ --exclude 'head*' --exclude Softmax
       attn-deploy quantize model-fp16.onnx --calibration cifar10 --precision fp8
     """
     from attn_deploy.deploy.quantize import quantize as quantize_model
@@ -106,6 +127,13 @@ def quantize(
             scores=scores,
             inputs=shape or (),
             samples=sample or (),
+            target=target,
+            activations=activations,
+            per_tensor=per_tensor,
+            attention=attention,
+            format=written,
+            only=only or (),
+            exclude=exclude or (),
             progress=progress,
         )
     typer.echo(json.dumps(artifact.to_dict(), indent=1) if as_json else quantization_text(artifact))

@@ -99,7 +99,7 @@ def _graph(
     if precision in _QUANTIZED:
         from attn_deploy.deploy.quantize import quantize
 
-        return quantize(model, target, precision=precision, calibration=calibration, progress=progress)
+        return quantize(model, target, precision=precision, calibration=calibration, target="gpu", progress=progress)
     from attn_deploy.exporters.pipeline import export
     from attn_deploy.resolve.names import parse_name
 

@@ -10,12 +10,13 @@ from typing import Any
 
 from attn_deploy.conversion.calibration import NO_OPTIONS
 from attn_deploy.conversion.preprocess import Preprocess, PreprocessOptions, raw_images
-from attn_deploy.conversion.quantize import Progress, check_options, quantize_file
+from attn_deploy.conversion.quantize import check_options, quantize_file
+from attn_deploy.conversion.quantizer import Progress
 from attn_deploy.data import ImageSet, load_dataset
 from attn_deploy.files import check_writable, scratch_folder
 from attn_deploy.graph.artifact import OnnxArtifact, load_model
 from attn_deploy.graph.evidence import read_evidence
-from attn_deploy.graph.quantize import quant_format
+from attn_deploy.graph.quantize import QuantOptions, quant_format
 
 
 def quantize(
@@ -34,6 +35,13 @@ def quantize(
     scores: str | None = None,
     inputs: Sequence[str] = (),
     samples: Sequence[Path | str] = (),
+    target: str | None = None,
+    activations: str | None = None,
+    per_tensor: bool = False,
+    attention: bool = False,
+    format: str = "qdq",  # as the option is called
+    only: Sequence[str] = (),
+    exclude: Sequence[str] = (),
     owner: str | None = None,
     progress: Progress | None = None,
 ) -> OnnxArtifact:
@@ -53,6 +61,14 @@ def quantize(
         scores: as `quantize_file`.
         inputs: as `quantize_file`.
         samples: as `quantize_file`.
+        target: ``cpu`` or ``gpu``: what will run the file. None: GPUs for fp8, for files in fp16 and on machines with a
+            GPU, else CPUs.
+        activations: for CPUs, uint8 (the default) or int8.
+        per_tensor: one scale for a tensor of weights, in place of one for each output channel.
+        attention: for CPUs, quantize products of two activations too.
+        format: ``qdq``, or for CPUs ``qoperator``: the form that ONNX Runtime alone reads.
+        only: patterns (``*``, ``?``) of nodes, modules or operator types; what matches none stays in float.
+        exclude: patterns of what stays in float.
         progress: as `quantize_file`.
         calibration: what ranges are measured on, see `attn_deploy.conversion.calibration.load_calibration`. By default
             what a trained model was trained on, else ramped noise, which says little of real images.
@@ -76,6 +92,7 @@ def quantize(
         "scores": scores,
         "inputs": inputs,
         "samples": samples,
+        "form": _form(target, activations, format, per_tensor, attention, only, exclude),
         "progress": progress,
     }
     if isinstance(model, OnnxArtifact) or _is_file(model):
@@ -88,8 +105,8 @@ def quantize(
     form = quant_format(precision)
     check_options(method, keep_accuracy)
     name = parse_name(str(model))
-    target = Path(path) if path is not None else Path(f"{name.stem}-{form.word}.onnx")
-    check_writable(target)
+    destination = Path(path) if path is not None else Path(f"{name.stem}-{form.word}.onnx")
+    check_writable(destination)
     with scratch_folder() as folder:
         if progress is not None:
             progress(f"exporting {model}")
@@ -101,9 +118,26 @@ def quantize(
             calibration = trained.prepared(load_dataset(trained.dataset, "train", data_dir=data_dir))
         usual = _of_package(str(model))
         artifact = quantize_file(
-            source, target, calibration=calibration, owner=owner or str(model), usual=usual, **options
+            source, destination, calibration=calibration, owner=owner or str(model), usual=usual, **options
         )
-    return replace(artifact, path=target)
+    return replace(artifact, path=destination)
+
+
+def _form(
+    target: str | None,
+    activations: str | None,
+    written: str,
+    per_tensor: bool,
+    attention: bool,
+    only: Sequence[str],
+    exclude: Sequence[str],
+) -> QuantOptions:
+    words: dict[str, Any] = {"target": target, "activations": activations, "written": written}
+    form = QuantOptions(
+        **words, per_channel=not per_tensor, attention=attention, only=tuple(only), exclude=tuple(exclude)
+    )
+    form.check()
+    return form
 
 
 def _of_file(path: Path) -> Preprocess | None:

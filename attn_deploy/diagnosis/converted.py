@@ -18,7 +18,7 @@ from attn_deploy.graph.opset import convert_opset, standard_opset
 from attn_deploy.graph.opset.old import raise_old_opset
 from attn_deploy.graph.parts import Parts
 from attn_deploy.graph.precision import apply_plan, half_type, make_plan, prepared_graph
-from attn_deploy.graph.quantize import FORMATS
+from attn_deploy.graph.quantize import FORMATS, QuantOptions
 from attn_deploy.inputs.samples import example_arrays, verification_sizes
 from attn_deploy.inputs.tensors import Arrays
 
@@ -95,5 +95,6 @@ def _quantized(
     with scratch_folder() as folder:
         source, target = Path(folder) / "model.onnx", Path(folder) / "quantized.onnx"
         onnx.save(model, source)
-        quantize_file(source, target, precision=precision, calibration=calibration, progress=progress)
+        form = QuantOptions(target="gpu")
+        quantize_file(source, target, precision=precision, calibration=calibration, form=form, progress=progress)
         return as_it_is(load_model(target), Parts(model))

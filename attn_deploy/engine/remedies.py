@@ -17,7 +17,8 @@ _REMEDIES = (
     (r"HW-specific datatypes: fp(8|4)", "Only newer GPUs have that type: --target sm89,sm120 for fp8, sm120 for fp4."),
     (
         r"Non-zero zero point|UINT8|QLinear|must have type FP8, FP4, Int4, Int8",
-        "Quantize with symmetric int8 activations and weights and unquantized biases, as 'attn-deploy quantize' does.",
+        "Quantize with symmetric int8 activations and weights and unquantized biases, as 'attn-deploy quantize --target gpu' "
+        "does.",
     ),
     (
         r"must have (the )?same (input )?types?|kernel is of type|same type as",

@@ -54,7 +54,7 @@ def check_request(
         raise PrecisionError(
             f"precision {precision!r} cannot be asked of the engine builder: engines are strongly typed, so the ONNX "
             f"graph decides. Convert the graph first: attn-deploy convert MODEL.onnx --precision {precision} (or "
-            "'attn-deploy quantize' for int8), then build the result; 'attn-deploy build --precision' does both.",
+            "'attn-deploy quantize --target gpu' for int8), then build the result; 'attn-deploy build --precision' does both.",
             exit_code=2,
         )
     if timeout <= 0:

@@ -59,6 +59,7 @@ PACKAGES = (
         "verification, profiling",
         "onnxruntime",
     ),
+    Package("openvino", ("openvino",), "2025.0", "attn-deploy[openvino]", "profiling on CPUs"),
     Package("pooch", ("pooch",), "1.8", "attn-deploy[data]", "downloading CIFAR-10"),
     Package("PIL", ("pillow",), "10", "attn-deploy[data]", "folders of images"),
     Package("onnxsim", ("onnxsim",), "0.8", "attn-deploy[simplify]", "simplifying"),

@@ -24,6 +24,7 @@ PACKAGES = (
     "onnxscript",
     "onnxruntime",
     "onnxruntime-gpu",
+    "openvino",
     "onnxsim",
     "onnxslim",
     "tensorrt",

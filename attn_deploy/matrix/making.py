@@ -34,6 +34,7 @@ from attn_deploy.exporters.prepared import PreparedModel
 from attn_deploy.files import scratch_folder
 from attn_deploy.graph.artifact import OnnxArtifact, describe, load_model
 from attn_deploy.graph.operators import CONTROL_FLOW, all_nodes, unlisted_operators
+from attn_deploy.graph.quantize import QuantOptions
 from attn_deploy.graph.simplify import SIMPLIFIER
 from attn_deploy.inputs.grammar import parse_inputs
 from attn_deploy.isolate import call_here
@@ -122,7 +123,7 @@ def _make(
     started = time.perf_counter()
     if cell.precision == "int8":
         try:
-            artifact = quantize_file(artifact, folder / "model-int8.onnx")
+            artifact = quantize_file(artifact, folder / "model-int8.onnx", form=QuantOptions(target="gpu"))
         except NothingToConvertError as error:
             return _short(str(error).replace(str(path), cell.model))
     facts.update(_read_back(cell, prepared, artifact, checks))

@@ -20,6 +20,7 @@ def quantization_text(artifact: OnnxArtifact) -> str:
         ("file", f"{artifact.path} ({artifact.size:,} bytes)"),
         ("opset", f"{artifact.opset}, read back from the file (IR version {artifact.ir_version})"),
         ("precision", f"{record['precision']} in {record['layers']} of {record['products']} products"),
+        ("made for", _target(record)),
         ("pairs", f"{record['pairs']} of activations, {record['weights']} tensors of weights"),
         ("calibration", _calibration(record["calibration"])),
         ("images as", record["calibration"].get("prepared", "")),
@@ -76,9 +77,18 @@ def _answers(judged: Mapping[str, Any]) -> str:
 def _ran(ran: Mapping[str, Any]) -> str:
     if not ran["ran"]:
         return f"not run: {ran['reason']}"
-    return f"error {ran['error']:.2%} with its 8-bit kernels" + (
-        "" if ran["usable"] else ": do not run this file there"
+    kernels = ran.get("kernels_words", "")
+    return f"error {ran['error']:.2%} with its optimisations" + (
+        (f"; {kernels}" if kernels else "") if ran["usable"] else ": do not run this file there"
     )
+
+
+def _target(record: Mapping[str, Any]) -> str:
+    target = record.get("target", "gpu")
+    words = {"cpu": "CPUs, by ONNX Runtime", "gpu": "GPUs, by TensorRT"}[target]
+    weights = "a scale for each channel" if record.get("per_channel", True) else "one scale for each tensor"
+    other = {"cpu": "gpu", "gpu": "cpu"}[target]
+    return f"{words}: {record.get('activations', 'int8')} activations, {weights} of weights (--target {other} for the other)"
 
 
 def _place(entry: Mapping[str, Any]) -> str:

@@ -33,6 +33,7 @@ class Runtime:
         needs: what it runs.
         provider: what `RuntimeInfo.provider` must be; None where any is right.
         on: the devices it runs on: ``cpu``, ``gpu``, or ``torch``: the one that torch is set to use.
+        converts: whether it makes half precision of an fp32 file itself, and its `RuntimeInfo.precision` says what ran.
     """
 
     name: str
@@ -41,6 +42,16 @@ class Runtime:
     needs: Literal["module", "onnx"]
     provider: str | None = None
     on: Literal["cpu", "gpu", "torch"] = "gpu"
+    converts: bool = False
+
+    def file_precision(self, precision: str) -> str:
+        """The precision of the file that it takes to run in this one."""
+        return "fp32" if self.converts and precision in ("fp16", "bf16") else precision
+
+    @property
+    def target(self) -> Literal["cpu", "gpu"]:
+        """The form of quantized graphs that it runs best, see `attn_deploy.graph.quantize.QuantOptions`."""
+        return "cpu" if self.on == "cpu" else "gpu"
 
 
 def import_torch() -> object:
@@ -140,6 +151,12 @@ def _ort_rtx(work: Work) -> Runner:
     )
 
 
+def _openvino(work: Work) -> Runner:
+    from attn_deploy.runtimes.openvino import OpenVinoRunner
+
+    return OpenVinoRunner(_file(work, "OpenVINO"), precision=work.precision, threads=work.threads)
+
+
 def _tensorrt(flavor: str) -> Callable[[Work], Runner]:
     def make(work: Work) -> Runner:
         from attn_deploy.runtimes.engines import engine_runner
@@ -164,6 +181,12 @@ def _import_onnxruntime() -> object:
     return import_onnxruntime()
 
 
+def _import_openvino() -> object:
+    from attn_deploy.runtimes.openvino import import_openvino
+
+    return import_openvino()
+
+
 def _import_cuda_provider() -> object:
     from attn_deploy.runtimes.onnxruntime import import_provider
 
@@ -182,6 +205,7 @@ RUNTIMES = {
         Runtime("eager", _eager, import_torch, "module", None, "torch"),
         Runtime("compile", _compile, _import_compiler, "module", None, "torch"),
         Runtime("ort-cpu", _ort_cpu, _import_onnxruntime, "onnx", "CPUExecutionProvider", "cpu"),
+        Runtime("openvino", _openvino, _import_openvino, "onnx", "CPU", "cpu", converts=True),
         Runtime("ort-cuda", _ort_cuda, _import_cuda_provider, "onnx", "CUDAExecutionProvider"),
         Runtime("ort-tensorrt-rtx", _ort_rtx, _import_rtx_provider, "onnx", "NvTensorRTRTXExecutionProvider"),
         Runtime("tensorrt", _tensorrt("tensorrt"), _library("tensorrt"), "onnx"),

@@ -16,6 +16,7 @@ from attn_deploy.data import ImageSet, load_dataset
 from attn_deploy.errors import CheckpointError, ExportError, InvalidRequestError
 from attn_deploy.exporters.pipeline import export
 from attn_deploy.files import read_typed, scratch_folder, sha256_of, write_atomic
+from attn_deploy.graph.quantize import QuantOptions
 
 SCHEMA_VERSION = 1
 CALIBRATION_IMAGES = 512
@@ -70,7 +71,8 @@ def measure_deployed(
         images = _training_images(run, data_dir)
         small = Path(folder) / "model-int8.onnx"
         progress(f"quantizing {run.name}")
-        quantize_file(path, small, calibration=images, images=min(CALIBRATION_IMAGES, len(images)))
+        form = QuantOptions(target="cpu")
+        quantize_file(path, small, calibration=images, images=min(CALIBRATION_IMAGES, len(images)), form=form)
         files.append(_measured(run, small, "int8", data_dir, seconds, progress))
     return tuple(files)
 

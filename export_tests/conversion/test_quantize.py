@@ -94,7 +94,7 @@ def evidence(artifact) -> dict:
 
 
 def test_a_file_holds_symmetric_pairs_and_weights_by_channel(exported, tmp_path):
-    artifact = quantize(exported, tmp_path / "q.onnx", calibration="digits", images=64)
+    artifact = quantize(exported, tmp_path / "q.onnx", calibration="digits", images=64, target="gpu")
     model = load_model(artifact.path)
     constants = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
     kinds = {i.name: i.data_type for i in model.graph.initializer}
@@ -150,7 +150,7 @@ def test_the_same_seed_gives_the_same_file(exported, tmp_path):
 
 
 def test_a_sensitive_layer_is_found_and_left_in_float(uneven, tmp_path):
-    artifact = quantize(uneven, tmp_path / "q.onnx")
+    artifact = quantize(uneven, tmp_path / "q.onnx", target="gpu")
     found = evidence(artifact)
     assert all(judged["error"] > 0.1 for judged in found["methods"].values())
     assert [s["module"] for s in found["sensitive"]] == ["uneven"]
@@ -159,7 +159,8 @@ def test_a_sensitive_layer_is_found_and_left_in_float(uneven, tmp_path):
     assert (found["layers"], found["products"]) == (1, 2)
     assert inspect(artifact.path).pairs == 1
     # Answers that change are counted too, where a bound on them is asked for.
-    kept = evidence(quantize(uneven, tmp_path / "k.onnx", calibration="digits", images=64, keep_accuracy=1.0))
+    options = {"calibration": "digits", "images": 64, "target": "gpu"}
+    kept = evidence(quantize(uneven, tmp_path / "k.onnx", keep_accuracy=1.0, **options))
     assert kept["judged"]["points_lost"] <= 1.0 < 100 * (1 - kept["methods"][kept["method"]]["same"] / 1000)
 
 
@@ -184,7 +185,7 @@ class OnlyUneven(nn.Module):
 
 
 def test_an_int8_engine_multiplies_in_int8(exported, tmp_path):
-    artifact = quantize(exported, tmp_path / "q.onnx", calibration="digits", images=32, method="minmax")
+    artifact = quantize(exported, tmp_path / "q.onnx", calibration="digits", images=32, method="minmax", target="gpu")
     engine = build(artifact, targets="sm86,sm89,sm120")
     assert engine.precision == "int8+fp32"
     assert engine.network.compute_dtypes == {"int8": 4, "float32": 1}
@@ -230,7 +231,7 @@ def test_what_cannot_be_quantized_is_said(body, weights, reason, tmp_path):
     outputs = "float[4,4,1,1] y" if "Conv" in body else "float[N,4,4,W] y"
     path = saved(tmp_path / "n.onnx", 17, body, sizes, outputs, **weights)
     with pytest.raises(NothingToConvertError, match=reason):
-        quantize(path)
+        quantize(path, target="gpu")
     assert [p.name for p in tmp_path.iterdir()] == ["n.onnx"]
 
 

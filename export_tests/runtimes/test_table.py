@@ -213,6 +213,7 @@ def test_every_runtime_has_an_entry_that_says_where_it_runs():
         "eager": "torch",
         "compile": "torch",
         "ort-cpu": "cpu",
+        "openvino": "cpu",
     }
 
 

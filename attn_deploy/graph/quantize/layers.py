@@ -95,8 +95,8 @@ def make_plan(model: ir.Model, *, per_channel: bool) -> QuantPlan:
     """
     layers: list[Layer] = []
     left: list[Left] = []
-    for node in _products(model):
-        where = (str(node.name), node.op_type, _module(node))
+    for node in float_products(model):
+        where = (str(node.name), node.op_type, module_of(node))
         axis = _axis(node, per_channel)
         if isinstance(axis, str):
             left.append(Left(*where, axis))
@@ -105,7 +105,8 @@ def make_plan(model: ir.Model, *, per_channel: bool) -> QuantPlan:
     return QuantPlan(tuple(layers), tuple(left))
 
 
-def _products(model: ir.Model) -> Iterator[ir.Node]:
+def float_products(model: ir.Model) -> Iterator[ir.Node]:
+    """The products of the main graph in fp32 or fp16, in order of computation."""
     for node in model.graph:
         if node.op_type in PRODUCTS and node.outputs[0].dtype in FLOATS:
             yield node
@@ -119,20 +120,21 @@ def _axis(node: ir.Node, per_channel: bool) -> int | str | None:
     if first is None or second is None or {first.dtype, second.dtype} - FLOATS:
         return "it does not multiply fp32 or fp16"
     if node.op_type in ("Conv", "ConvTranspose"):
-        if not _is_constant(second):
+        if not is_constant(second):
             return "its weights are computed, so they have no scale of their own"
-        if _is_constant(first):
+        if is_constant(first):
             return "its input is a constant"
-        return _channel_axis(node) if per_channel else None
-    if _is_constant(first):
+        return channel_axis(node) if per_channel else None
+    if is_constant(first):
         return "the constant on its left is a pattern of indices or of averages, not weights"
-    if not _is_constant(second):
+    if not is_constant(second):
         # Without constant weights ONNX Runtime cannot avoid the saturation of its kernels: 13 % of error in place of 3 %.
         return "it multiplies two activations, as attention does: on GPUs that is fused in half precision"
-    return _channel_axis(node) if per_channel else None
+    return channel_axis(node) if per_channel else None
 
 
-def _channel_axis(node: ir.Node) -> int | None:
+def channel_axis(node: ir.Node) -> int | None:
+    """The axis of a product's weights that runs over its output channels; None if there is no one such axis."""
     weight = node.inputs[1]
     rank = len(weight.shape) if weight is not None and weight.shape is not None else 0
     if node.op_type == "Conv":
@@ -149,9 +151,11 @@ def _integer(node: ir.Node, name: str, default: int) -> int:
     return default if entry is None else int(entry.as_int())
 
 
-def _is_constant(value: ir.Value) -> bool:
+def is_constant(value: ir.Value) -> bool:
+    """Whether a value is an initializer that no caller can replace."""
     return value.is_initializer() and not value.is_graph_input()
 
 
-def _module(node: ir.Node) -> str:
+def module_of(node: ir.Node) -> str:
+    """The path of the PyTorch module that a node came from; empty if the file does not say."""
     return module_path(str(node.name), node.metadata_props.get(NAME_SCOPES))

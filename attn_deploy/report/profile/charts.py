@@ -18,6 +18,7 @@ COLORS = {
     "eager": "#7d8899",
     "compile": "#9a63d6",
     "ort-cpu": "#2f7fd6",
+    "openvino": "#7a5cc4",
     "ort-cuda": "#12a08f",
     "ort-tensorrt-rtx": "#e2703a",
     "tensorrt": "#2f9e62",

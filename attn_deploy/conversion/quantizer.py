@@ -1,0 +1,263 @@
+"""One quantization, from ranges to a judged graph with its evidence."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from attn_deploy.conversion.calibration import CalibrationData, load_calibration
+from attn_deploy.conversion.preprocess import Preprocess, PreprocessOptions, range_warning
+from attn_deploy.conversion.sensitivity import sensitivities
+from attn_deploy.data import ImageSet
+from attn_deploy.errors import FileWarning, GraphError, NothingToConvertError, ParityError, PrecisionError
+from attn_deploy.graph.evidence import Evidence, read_evidence, write_evidence
+from attn_deploy.graph.quantize import Layer, QuantFormat, QuantizedGraph, QuantOptions, QuantPlan, probes, scheme_for
+from attn_deploy.graph.quantize.read_back import read_back
+from attn_deploy.inputs.tensors import Arrays
+from attn_deploy.parity.given import GivenInputs
+from attn_deploy.parity.graphs import inputs_of_samples, runnable_inputs, with_other_batches
+from attn_deploy.parity.judge import LARGEST_ERROR, Judge, Judgement, Limit
+from attn_deploy.runtimes.base import run_once
+from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
+from attn_deploy.runtimes.optimised import optimised_graph
+
+_SHOWN = 64
+_MEASURED_ELEMENTS = 64 * 3 * 256 * 256  # of the inputs of a run, by the number of tensors that it gives
+
+Progress = Callable[[str], None]
+
+
+class Quantizer:
+    """One call of `quantize_file`, from the float graph to the judged one.
+
+    Args:
+        model: the float graph.
+        form: the type.
+        options: the form of the graph; the target is set.
+        owner: how messages name the model.
+        progress: called with a few words at each step.
+        given: shapes and samples of the user's.
+
+    Raises:
+        NothingToConvertError: if the graph has no product that can be quantized.
+        PrecisionError, InvalidRequestError: as `attn_deploy.graph.quantize.scheme_for`.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        form: QuantFormat,
+        options: QuantOptions,
+        owner: str,
+        progress: Progress,
+        given: GivenInputs,
+    ) -> None:
+        self._form, self._options, self._owner, self._progress = form, options, owner, progress
+        self._scheme = scheme_for(model, form, options)
+        self._plan = self._scheme.plan
+        _require_layers(self._plan, form, owner)
+        self._model = model
+        runner = OnnxRuntimeRunner(model.SerializeToString(), optimize=False)
+        self._samples = tuple(with_other_batches(given.samples, model, runner)) if given.samples else ()
+        if given.samples:
+            self._inputs, self._symbols = inputs_of_samples(model, given.samples[0]), tuple[str, ...]()
+        else:
+            self._inputs, self._symbols = runnable_inputs(model, runner, given)
+        runner.close()
+
+    def run(
+        self,
+        calibration: str | Path | ImageSet | None,
+        *,
+        methods: Sequence[str],
+        limit: Limit,
+        images: int | None,
+        size: int | tuple[int, int] | None,
+        data_dir: Path | str | None,
+        seed: int,
+        preprocess: PreprocessOptions,
+        usual: Preprocess | None,
+        scores: str | None,
+    ) -> QuantizedGraph:
+        """The quantized graph with its evidence in the metadata."""
+        if calibration is None and self._samples:
+            data = CalibrationData(self._samples, self._samples, None, {"data": "the samples given"})
+        else:
+            data = load_calibration(
+                calibration,
+                self._inputs,
+                self._symbols,
+                images=images,
+                size=size,
+                data_dir=data_dir,
+                seed=seed,
+                options=preprocess,
+                usual=usual,
+            )
+        if data.preprocess is not None:
+            warning = range_warning(self._model, data.preprocess, self._inputs[0].name)
+            if warning:
+                warnings.warn(f"{self._owner}: {warning}", FileWarning, stacklevel=2)
+        judge = Judge(self._model, data.held_out, data.labels, scores=scores, classes=data.classes, owner=self._owner)
+        limit.check(judge, self._owner)
+        self._measure(data)
+        tried: dict[str, Judgement] = {}
+        for method in methods:
+            self._progress(f"trying {method}")
+            self._scheme.choose(method)
+            tried[method] = judge(self._scheme.write().model, batches=judge.enough if limit.points is None else None)
+        chosen = min(tried, key=lambda m: tried[m].rank())
+        self._scheme.choose(chosen)
+        sensitive: list[tuple[Layer, float]] = []
+        judged = tried[chosen]
+        if judged.samples < judge.samples:
+            judged = judge(self._scheme.write().model)
+        if not limit.met(judged):
+            sensitive, judged = self._repaired(judge, limit, judged)
+        without = {layer.node for layer, _ in sensitive}
+        quantized = self._scheme.write(without)
+        if self._options.written == "qoperator":
+            quantized = replace(quantized, model=optimised_graph(quantized.model, portable=True))
+        ran = self._in_onnxruntime(quantized.model, judge, judged)
+        record = {
+            "precision": self._form.word,
+            **self._scheme.described(),
+            "format": self._options.written,
+            "per_channel": self._form.per_channel and self._options.per_channel,
+            "calibration": dict(data.identity),
+            "method": chosen,
+            "methods": {m: asdict(j) for m, j in tried.items()},
+            "limit": str(limit),
+            "judged": {**asdict(judged), "points_lost": judged.points_lost},
+            "layers": len(self._plan.layers) - len(without),
+            "products": len(self._plan.layers) + len(self._plan.left),
+            "pairs": quantized.pairs,
+            "weights": quantized.weights,
+            "left": [asdict(left) for left in self._plan.left[:_SHOWN]],
+            "sensitive": [
+                {"node": y.node, "operator": y.operator, "module": y.module, "error_alone": e}
+                for y, e in sensitive[:_SHOWN]
+            ],
+            "onnxruntime": ran,
+        }
+        _note(quantized.model, record)
+        return quantized
+
+    def _measure(self, data: CalibrationData) -> None:
+        names = self._scheme.names
+        done = 0
+        for graph, group in probes(self._scheme.prepared, names, _at_once(data.batches)):
+            runner = OnnxRuntimeRunner(graph.SerializeToString(), optimize=True)
+            for batch in data.batches:
+                values = list(run_once(runner, batch).values())
+                for name, value in zip(group, values, strict=True):
+                    self._scheme.add(name, value)
+            runner.close()
+            done += len(group)
+            self._progress(f"measured {done} of {len(names)} tensors")
+        bad = self._scheme.not_finite()
+        if bad is not None:
+            raise PrecisionError(
+                f"{self._owner}: in float already, the tensor {bad!r} is NaN or infinite on the calibration data; "
+                "quantizing repairs nothing. Correct the model or the data."
+            )
+
+    def _repaired(self, judge: Judge, limit: Limit, before: Judgement) -> tuple[list[tuple[Layer, float]], Judgement]:
+        """The fewest of the most sensitive layers without which the limit is met.
+
+        Raises:
+            PrecisionError: if it is met only without all of them.
+        """
+        layers = self._plan.layers
+
+        def error(group: Sequence[Layer]) -> float:
+            """With these layers quantized and no other."""
+            others = {y.node for y in layers} - {y.node for y in group}
+            return judge(self._scheme.write(others).model, batches=judge.few).error
+
+        alone = sensitivities(layers, error, by_halves=limit.points is None, progress=self._progress)
+        low, high, best = 1, len(alone), before  # without `high` of them there is nothing left to be wrong
+        while low < high:
+            middle = (low + high) // 2
+            self._progress(f"leaving {middle} of {len(alone)} layers in float")
+            judged = judge(self._scheme.write({y.node for y, _ in alone[:middle]}).model)
+            if limit.met(judged):
+                high, best = middle, judged
+            else:
+                low = middle + 1
+        if high == len(alone):
+            worst = ", ".join(f"{y} ({e:.0%} alone)" for y, e in alone[:3])
+            lost = before.points_lost
+            raise PrecisionError(
+                f"{self._owner}: {self._form.word} cannot keep to {limit}: with every product quantized the error is "
+                f"{before.error:.0%} of {before.worst}"
+                + ("" if lost is None else f" and {lost:.2f} points are lost")
+                + f", and no choice of layers is good enough. Most sensitive: {worst}. "
+                + "Calibrate on data of the kind that the model meets, allow more, or use fp16."
+            )
+        return alone[:high], best
+
+    def _in_onnxruntime(self, model: onnx.ModelProto, judge: Judge, judged: Judgement) -> dict[str, Any]:
+        """What ONNX Runtime makes of the file with its optimisations, or why it cannot run it."""
+        try:
+            optimised = judge(model, optimize=True)
+        except GraphError as error:
+            return {"ran": False, "reason": str(error)[:300]}
+        if self._form.levels is None:  # it has no fp8 kernels, and what it makes of the pairs is its own affair
+            return {"ran": True, "usable": optimised.error <= max(LARGEST_ERROR, 2 * judged.error), **asdict(optimised)}
+        if optimised.error > max(LARGEST_ERROR, 2 * judged.error):
+            raise ParityError(
+                f"{self._owner}: the {self._form.word} file means an error of {judged.error:.1%} at {optimised.worst}, and ONNX "
+                f"Runtime's optimisations make {optimised.error:.1%} of it: the file would be wrong there."
+            )
+        kernels = read_back(optimised_graph(model))
+        return {
+            "ran": True,
+            "usable": True,
+            **asdict(optimised),
+            "kernels": kernels.to_dict(),
+            "kernels_words": str(kernels),
+        }
+
+
+def _at_once(batches: Sequence[Arrays]) -> int:
+    """How many tensors are measured in one run: what they hold together is what limits."""
+    elements = max(sum(a.size for a in b.values()) for b in batches)
+    return max(4, min(64, _MEASURED_ELEMENTS // max(1, elements)))
+
+
+def _require_layers(plan: QuantPlan, form: QuantFormat, owner: str) -> None:
+    if not plan.layers:
+        reasons = "; ".join(dict.fromkeys(f"{y.operator}: {y.reason}" for y in plan.left[:3]))
+        raise NothingToConvertError(
+            f"{owner}: the graph has no product with weights"
+            + (f" that can be quantized ({reasons})" if reasons else "")
+            + f", so {form.word} would change nothing. Leave it in fp32, or use fp16."
+        )
+
+
+def _note(model: onnx.ModelProto, record: Mapping[str, Any]) -> None:
+    """Write the evidence into the model's metadata, and into the record that an export left there."""
+    judged = record["judged"]
+    precision = str(record["precision"])
+    parity = {
+        "max_abs_error": judged["max_abs_error"],
+        "relative_error": judged["error"],
+        "reference": "the float file",
+        "candidate": f"{precision} pairs in ort-cpu, as the standard says",
+        "cases": judged["samples"],
+        "limit": record["limit"],
+    }
+    evidence = (read_evidence(model) or Evidence()).after(
+        "quantize",
+        {"precision": precision, "relative_error": judged["error"]},
+        precision=precision,
+        parity=parity,
+        quantization=record,
+    )
+    write_evidence(model, evidence)
