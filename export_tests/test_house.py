@@ -89,7 +89,7 @@ def commands(group: click.Group) -> dict[str, click.Command]:
 
 
 COMMANDS = commands(typer.main.get_command(app))
-PROSE = {"again", "at", "raises", "reads", "uses"}  # "install attn-deploy again", "this attn-deploy reads ..."
+PROSE = {"again", "and", "at", "raises", "reads", "uses"}  # "install attn-deploy again", "this attn-deploy reads ..."
 CALL = re.compile(r"attn-deploy ([a-z][a-z-]*)((?: [^\s`'\"()]+)*)")
 
 
