@@ -45,10 +45,7 @@ _here: set[str] = set()
 
 
 def call_here(targets: Iterable[str]) -> None:
-    """From now on call these functions in this process, which is itself a worker that is ended when it hangs.
-
-    The start of a child costs more than simplifying most graphs; a worker that is expendable saves it.
-    """
+    """From now on call these functions in this process, an expendable worker: starting a child costs more than they do."""
     _here.clear()
     _here.update(targets)
 
