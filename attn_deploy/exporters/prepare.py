@@ -80,7 +80,7 @@ def prepare(
     label = resolved.name.text
     binding = _bound(resolved, inputs)
     around = serving or Serving()
-    module, taken = binding.module, named_inputs(binding.module, binding.inputs, around.input_names, label)
+    module, taken = binding.module, named_inputs(binding.inputs, around.input_names, label)
     free: tuple[str, ...] = ()
     if around.pixels is not None:
         module, taken, free = with_images(module, taken, around.pixels, label)

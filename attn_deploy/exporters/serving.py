@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -65,33 +64,20 @@ def parse_serving(
     )
 
 
-def named_inputs(
-    module: nn.Module, inputs: Sequence[TensorInput], names: Sequence[str], owner: str
-) -> tuple[TensorInput, ...]:
-    """The inputs under the names that were given, or those without a name under those of forward's parameters.
+def named_inputs(inputs: Sequence[TensorInput], names: Sequence[str], owner: str) -> tuple[TensorInput, ...]:
+    """The inputs under the names of the request, if it gives any.
 
     Raises:
         InvalidRequestError: if there are more or fewer names than inputs.
     """
-    if names:
-        if len(names) != len(inputs):
-            raise InvalidRequestError(
-                f"{owner}: --input-names gives {len(names)} names, and the model has {len(inputs)} inputs "
-                f"({', '.join(i.name for i in inputs)})."
-            )
-        return tuple(replace(i, name=n) for i, n in zip(inputs, names, strict=True))
-    try:
-        parameters = list(inspect.signature(module.forward).parameters.values())
-    except (TypeError, ValueError):  # code that is not Python's
+    if not names:
         return tuple(inputs)
-    plain = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    taken = {i.name for i in inputs if i.named}
-    named = []
-    for index, tensor in enumerate(inputs):
-        own = plain[index] if index < len(plain) else ""
-        free = bool(own) and not tensor.named and own not in taken
-        named.append(replace(tensor, name=own) if free else tensor)
-    return tuple(named) if len({i.name for i in named}) == len(named) else tuple(inputs)
+    if len(names) != len(inputs):
+        raise InvalidRequestError(
+            f"{owner}: --input-names gives {len(names)} names, and the model has {len(inputs)} inputs "
+            f"({', '.join(i.name for i in inputs)})."
+        )
+    return tuple(replace(i, name=n) for i, n in zip(inputs, names, strict=True))
 
 
 def with_images(

@@ -9,7 +9,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -48,7 +48,8 @@ def bind_inputs(
 ) -> Binding:
     """Bind inputs to the parameters of forward as Python would: those without a name by position, the others by name.
 
-    Where no name is that of a parameter, all go by position, and the note says so. A name with dots is a place inside of
+    Where no name is that of a parameter, all go by position, and the note says so. Those without a name take that of their
+    parameter: a file has ``image``, not ``x``. A name with dots is a place inside of
     a parameter: ``batch.image`` an entry of a dict (or a field, where the parameter is annotated with a dataclass),
     ``maps.0`` an element of a list.
 
@@ -71,12 +72,23 @@ def bind_inputs(
         return Binding(module, taken)
     named = [i for i in taken if i.named]
     if not any(_head(i) in _nameable(signature) for i in named):
-        return Binding(module, taken, _note(signature, taken) if named else "")
+        return Binding(module, _named_after(signature, taken), _note(signature, taken) if named else "")
     bound = _bound(signature, taken, f"{owner}: forward({_definition(signature)})", module)
-    order = tuple(taken[leaf.index] for leaf in _leaves([bound.args, bound.kwargs]))
+    order = _named_after(signature, [taken[leaf.index] for leaf in _leaves([bound.args, bound.kwargs])])
     if not bound.kwargs and all(isinstance(a, _Leaf) for a in bound.args):
         return Binding(module, order)
     return Binding(_calling(module, taken, order, bound), order)
+
+
+def _named_after(signature: inspect.Signature, inputs: Sequence[TensorInput]) -> tuple[TensorInput, ...]:
+    """The inputs in the order of the call, those without a name under that of their parameter."""
+    plain = [p.name for p in signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    taken = {i.name for i in inputs if i.named}
+    named = tuple(
+        replace(i, name=plain[k]) if not i.named and k < len(plain) and plain[k] not in taken else i
+        for k, i in enumerate(inputs)
+    )
+    return named if len({i.name for i in named}) == len(named) else tuple(inputs)
 
 
 def _bound(

@@ -49,8 +49,10 @@ ROWS = {
     "for x in batch": Row(
         "per_sample.py:PerSample", dynamic=("N", "H", "W"), rule="loop-over-batch", line="for x in batch"
     ),
-    "for x in batch, axes left open": Row("per_sample.py:PerSample", moves=("H", "W"), fixed="N"),
-    "for x in batch, fixed batch": Row("per_sample.py:PerSample", ("2x3x16x12",), dynamic=("H", "W"), moves=("H", "W")),
+    "for x in batch, axes left open": Row("per_sample.py:PerSample", moves=("H", "W"), fixed="N", inside=("batch",)),
+    "for x in batch, fixed batch": Row(
+        "per_sample.py:PerSample", ("2x3x16x12",), dynamic=("H", "W"), moves=("H", "W"), inside=("batch",)
+    ),
     "FFT": Row("fft_mixer.py:GlobalFilter"),
     "FFT at an older opset": Row("fft_mixer.py:GlobalFilter", opset=13, rule="fft", line="line 18"),
     "F.fold": Row("fold_attention.py:FoldAttention", ("1x3x12x10",), rewritten="fold as a transposed convolution"),

@@ -115,8 +115,8 @@ def test_bound_as_python_binds():
     assert call(keywords, "scale:1", "x:1") == ("x", {"scale": "scale"})
     assert call(early, "c:1", "a:1") == ("a", None, "c")
     assert call(late, "x:1") == (None, "x")
-    assert call(late, "1") == ("x", None)  # it has no name, whatever it is called in the file
-    assert call(late, "1", "1") == ("x0", "x1")
+    assert call(late, "1") == ("mul", None)  # by position, and then called after its parameter
+    assert call(late, "1", "1") == ("mul", "x")
     with pytest.raises(InvalidRequestError, match="needs 'b' too"):
         call(lambda self, a, b=None, c=None, /: a, "a:1", "c:1")
 
