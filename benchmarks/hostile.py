@@ -478,7 +478,7 @@ USER_FILES = {
     "from torch import nn\nclass Net(nn.Module):\n    def forward(self, x):\n        raise SystemExit(0)\n": True,
     "from torch import nn\nclass Net(nn.Module):\n    def forward(self, x):\n        return self.forward(x)\n": True,
     "from torch import nn\nclass Net(nn.Module):\n    def forward(self, x):\n        return 'text'\n": True,
-    "from torch import nn\nclass Net(nn.Module):\n    def forward(self, x):\n        return x[0:0]\n": False,  # sound code; a file of it proves nothing
+    "from torch import nn\nclass Net(nn.Module):\n    def forward(self, x):\n        return x[0:0]\n": False,
 }
 
 

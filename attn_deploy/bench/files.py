@@ -69,6 +69,7 @@ class OnnxFiles:
             user's own model, of which nothing is known.
         progress: called with a few words at each step.
         calibration: gives what int8 ranges are measured on.
+        own: the user's file, where the subject does not have it.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class OnnxFiles:
         dynamic: Sequence[str] | None,
         progress: Callable[[str], None],
         calibration: Callable[[], str | ImageSet | None] = lambda: None,
+        own: str | None = None,
     ) -> None:
         self._calibration = calibration
         self._subject, self._folder, self._opset = subject, folder, opset
@@ -87,7 +89,7 @@ class OnnxFiles:
             dynamic = [s for s in subject.movable if s[0] == "N"]
         self._dynamic, self._progress = dynamic, progress
         self._raised: dict[int, Exception] = {}  # the errors themselves, where they were raised in this process
-        self._made = read_index(folder, subject.onnx)
+        self._made = read_index(folder, subject.onnx or own)
 
     def made(self, inputs: tuple[TensorInput, ...], precision: str = "", target: str = "cpu") -> Made:
         """A file that takes these inputs, in this precision; where it is quantized for that, in the form of the target.

@@ -11,7 +11,7 @@ from torch import nn
 
 from attn_deploy.errors import ExportError, InvalidRequestError
 from attn_deploy.exporters.axes import output_dims
-from attn_deploy.exporters.eager_checks import refuse_batch_statistics, refuse_scripted_parts
+from attn_deploy.exporters.eager_checks import refuse_batch_statistics, refuse_scripted_parts, refuse_too_large
 from attn_deploy.exporters.history import first_outputs, refuse_history
 from attn_deploy.exporters.movement import Movement, Prober, asked_movement, largest_movement, stuck
 from attn_deploy.exporters.prepared import PreparedModel, SharedWork
@@ -43,6 +43,7 @@ def prepare(
     arguments: Mapping[str, Any] | None = None,
     seed: int = 0,
     narrow: bool = False,
+    strict: bool = False,
 ) -> PreparedModel:
     """Make a model ready for export.
 
@@ -59,6 +60,7 @@ def prepare(
         arguments: constructor arguments when ``model`` is a name.
         seed: of the weights of a registry model made by name; parameters that would start at zero get values.
         narrow: trace the forms that keep products within the range of fp16 (see `attn_deploy.ops.bounded`).
+        strict: without ``dynamic``, all axes must move, and none is left out.
 
     Raises:
         InvalidRequestError: if the inputs are not known, or the checkpoint does not fit.
@@ -79,10 +81,11 @@ def prepare(
     symbols = _wanted(resolved, taken, dynamic, label)
 
     refuse_scripted_parts(binding.module, label)
+    refuse_too_large(binding.module, label)
     original = copy_model(binding.module).eval()
     loaded = () if weights is None else load_weights(original, weights, label, key=weights_key)
     refuse_batch_statistics(original, label)
-    flexible = own and dynamic is None
+    flexible = own and dynamic is None and not strict
     first = _first_run(original, taken, symbols, label, flexible=flexible)
     declared = resolved.outputs
     if declared is None or len(declared) != len(
@@ -219,7 +222,7 @@ def _first_run(
             able = largest_movement(prober, inputs, rest).dynamic
             raise stuck(prober, enlarged, symbols, able, error) from error
         reason = " ".join(str(error.__cause__ or error).split())[:160]
-        return _FirstRun(inputs, rest, dict.fromkeys(changed, f"stays 1: {reason}"), outputs)
+        return _FirstRun(inputs, rest, dict.fromkeys(changed, reason), outputs)
 
 
 def _settled(movement: Movement, sizes: Mapping[str, int]) -> Movement:

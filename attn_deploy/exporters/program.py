@@ -28,7 +28,7 @@ from attn_deploy.rules.location import Place, place_of_error
 from attn_deploy.rules.rules import explain, rule
 
 # Symbolic arithmetic on sizes grows without end in some models (a chain of SAME padding); the other exporter has none.
-TRACE_SECONDS = 90.0
+TRACE_SECONDS = 60.0
 _ABOUT_SIZES = re.compile(
     r"specified range|Constraints violated|inferred to be a constant|specializ|generated guard|marked as dynamic|"
     r"Could not guard|data-dependent|symbolic|create Dim",

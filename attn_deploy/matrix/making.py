@@ -149,7 +149,7 @@ def _prepare(cell: CellId, options: MatrixOptions) -> PreparedModel:
             foreign = not in_registry(parse_name(cell.model))
             inputs = parse_inputs(options.inputs) if options.inputs and foreign else None
             axes = DYNAMIC_AXES[cell.dynamic]
-            _prepared[key] = prepare(cell.model, inputs=inputs, dynamic=axes, narrow=narrow)
+            _prepared[key] = prepare(cell.model, inputs=inputs, dynamic=axes, narrow=narrow, strict=True)
         except AttnDeployError as error:
             _prepared[key] = error
     prepared = _prepared[key]

@@ -159,7 +159,7 @@ def _from_file(parsed: ModelName, arguments: Mapping[str, Any]) -> nn.Module:
     except SystemExit as error:
         raise exit_error(error) from error
     except Exception as error:
-        raise ExportError(f"{parsed.text}: making the model failed: {_told(error, path)}", exit_code=2) from error
+        raise ExportError(f"{parsed.text}: making the model failed: {_summary(error, path)}", exit_code=2) from error
     if not isinstance(module, nn.Module):
         raise InvalidRequestError(f"{parsed.text}: expected a torch.nn.Module, got {type(module).__name__}.")
     return module.eval()
@@ -182,13 +182,13 @@ def _import_file(path: Path) -> types.ModuleType:
         raise exit_error(error) from error
     except Exception as error:
         del sys.modules[name]
-        raise ExportError(f"importing {path} failed: {_told(error, path)}", exit_code=2) from error
+        raise ExportError(f"importing {path} failed: {_summary(error, path)}", exit_code=2) from error
     finally:
         sys.path.remove(folder)
     return module
 
 
-def _told(error: BaseException, path: Path) -> str:
+def _summary(error: BaseException, path: Path) -> str:
     """The error in one line, with the last line of the user's file that led to it."""
     import traceback
 

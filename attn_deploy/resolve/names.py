@@ -6,7 +6,8 @@ resnet18                        a backbone;  resnet18:stem=imagenet,num_classes=
 resnet18+se:reduction=8         a module in every slot of a backbone
 resnet18+cbam@layer3            in one stage
 path/to/net.py:MyNet            the user's own class or factory
-timm:resnet50:num_classes=10    a model of an installed package, made by the package's own factory
+timm:resnet50:num_classes=10    a model of an installed package, made by the package's own factory; likewise torchvision:,
+                                transformers:ViTModel (its default configuration, or config=DIR), smp:Unet, ultralytics:yolo11n
 runs/resnet18-se-digits-s0      a trained model: the folder of a run, or its model.safetensors
 """
 
@@ -19,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from attn_deploy.errors import InvalidRequestError
+from attn_deploy.resolve.package_names import MODULES
 
-PACKAGES = ("timm", "torchvision")
+PACKAGES = tuple(MODULES)
 
 
 @dataclass(frozen=True, slots=True)

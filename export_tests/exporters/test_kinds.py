@@ -19,6 +19,7 @@ from attn_deploy.exporters import rewrite
 from attn_deploy.exporters.forms import refuse_later_forms
 from attn_deploy.exporters.pipeline import export
 from attn_deploy.exporters.prepare import prepare
+from attn_deploy.exporters.safe_softmax import drop_needless_guards_
 from attn_deploy.exporters.time_limit import OutOfTimeError, time_limit
 from attn_deploy.inputs.grammar import parse_inputs
 from attn_deploy.inputs.samples import verification_batches
@@ -253,3 +254,37 @@ def test_what_has_no_end_is_ended():
         endless()
     with time_limit(20, "nothing"):
         pass
+
+
+def test_weights_beyond_the_limit_of_a_file_are_refused_before_work():
+    with torch.device("meta"):
+        model = torch.nn.Linear(1 << 15, 1 << 15)
+    with pytest.raises(ExportError, match=r"4\.3 GB.*2 GiB") as caught:
+        prepare(model, inputs=parse_inputs(["1x32768"]))
+    assert caught.value.rule == "too-large"
+
+
+def test_no_guard_behind_a_softmax_that_needs_none(tmp_path):
+    model = kinds.Attention().eval()
+    artifact = made(model, tmp_path, ("2x7x8",), exporter="dynamo")
+    assert not {"IsNaN", "Where"} & set(artifact.operators)
+    assert_right(artifact.path, copies(model), *images((1, 9, 8), (4, 5, 8)))
+    masked = kinds.Attention(masked=True).eval()  # traced with gradients on, its decomposition fails
+    masked.arguments = (True,)
+    assert_right(made(masked, tmp_path, ("2x7x8",), exporter="dynamo").path, copies(masked), *images((5, 7, 8)))
+
+
+def test_a_guard_behind_a_masked_softmax_stays():
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [2, 2]) for n in "xy")
+    zero = helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0])
+    tail = [
+        helper.make_node("Softmax", ["scores"], ["s"]),
+        helper.make_node("IsNaN", ["s"], ["bad"]),
+        helper.make_node("Where", ["bad", "zero", "s"], ["kept"]),
+        helper.make_node("MatMul", ["kept", "x"], ["y"]),
+    ]
+    for heads, dropped in ({"MatMul": 1, "Add": 0}).items():
+        head = helper.make_node(heads, ["x", "x"], ["scores"])
+        model = helper.make_model(helper.make_graph([head, *tail], "g", [x], [y], [zero]))
+        assert drop_needless_guards_(model) == dropped
+        assert ("IsNaN" in [n.op_type for n in model.graph.node]) == (not dropped)

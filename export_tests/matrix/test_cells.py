@@ -74,9 +74,9 @@ def test_what_the_exporter_makes_once_gives_the_same_graph(monkeypatch):
     """Its table of functions and the decomposed program are used again at opset 22; without that the bytes are equal."""
     kept = prepare("hswish")
     translate.translate(kept, "dynamo", 18)
-    (decomposed,) = kept.decomposed.values()
+    (decomposed,) = kept.work.decomposed.values()
     shared = translate.translate(kept, "dynamo", 22).model
-    assert list(kept.decomposed.values()) == [decomposed], "the second opset did not use what the first one made"
+    assert list(kept.work.decomposed.values()) == [decomposed], "the second opset did not use what the first one made"
     monkeypatch.setattr(translate, "shared_work", lambda _: contextlib.nullcontext())
     alone = translate.translate(prepare("hswish"), "dynamo", 22).model
     assert shared.SerializeToString(deterministic=True) == alone.SerializeToString(deterministic=True)

@@ -211,3 +211,17 @@ class Tokens(nn.Module):
 
     def forward(self, tokens):
         return self.attention(tokens)
+
+
+class Attention(nn.Module):
+    """Attention over tokens, with a mask or without."""
+
+    def __init__(self, masked=False):
+        super().__init__()
+        self.qkv = nn.Linear(8, 24)
+        self.bias = nn.Parameter(torch.randn(1, 2, 7, 7)) if masked else None
+
+    def forward(self, tokens):
+        n, length, _ = tokens.shape
+        q, k, v = (t.reshape(n, length, 2, 4).transpose(1, 2) for t in self.qkv(tokens).chunk(3, -1))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias).transpose(1, 2).flatten(2)
