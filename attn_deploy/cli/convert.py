@@ -15,7 +15,9 @@ def convert(
         int | None,
         typer.Option(help="13 to 25; the file holds exactly this. Default: as it is, at least 13; 22 for bf16."),
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="fp16 or bf16, from an fp32 file.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp16 or bf16, from an fp32 file. ONNX Runtime runs bf16 on GPUs alone.")
+    ] = None,
     io: Annotated[
         str, typer.Option(help="fp32: inputs and outputs keep their types; same: they are converted too.")
     ] = "fp32",

@@ -143,7 +143,9 @@ def _typed(
     if precision in _QUANTIZED:
         from attn_deploy.deploy.quantize import quantize
 
-        return quantize(path, target, precision=precision, calibration=calibration, progress=progress, **feeds)
+        return quantize(
+            path, target, precision=precision, calibration=calibration, target="gpu", progress=progress, **feeds
+        )
     from attn_deploy.conversion.convert import convert
 
     progress(f"converting to {precision}")

@@ -33,6 +33,10 @@ SHAPE_OPERATORS = {
 _EXACT_INT8 = {"session.x64quantprecision": "1"}
 
 
+_NO_BF16 = (
+    ". Its CPU provider has next to no kernels in bf16: run the fp32 file or one in 8 bits, or the fp32 file in OpenVINO, "
+    "which computes in bf16 where the processor does (profile --runtimes openvino --precisions bf16)."
+)
 _TYPES = {"float": "float32", "float16": "float16", "double": "float64"}
 
 
@@ -176,7 +180,8 @@ class OnnxRuntimeRunner:
                     warnings.simplefilter("ignore", UserWarning)  # a missing provider is an error below
                     self._session = ort.InferenceSession(source, options, providers=[(wanted, self._provider_options)])
         except Exception as error:  # the binding raises a dozen classes of its own
-            raise GraphError(f"ONNX Runtime cannot load {what}: {_first_line(error)}") from error
+            hint = _NO_BF16 if provider == "cpu" and "NOT_IMPLEMENTED" in str(error) and _in_bf16(model) else ""
+            raise GraphError(f"ONNX Runtime cannot load {what}: {_first_line(error)}{hint}") from error
         first = self._session.get_providers()[0]
         if first != wanted:
             raise ProviderError(
@@ -295,6 +300,14 @@ def refuse_cpu(placement: tuple[dict[str, int], dict[str, int]], what: str) -> N
         raise ProviderError(
             f"{what}: ran on CPU: {sum(elsewhere.values())} of {sum(nodes.values())} nodes, among them {operators}."
         )
+
+
+def _in_bf16(model: Path | str | bytes) -> bool:
+    """Whether weights are in bf16."""
+    import onnx
+
+    proto = onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(model, load_external_data=False)
+    return any(i.data_type == onnx.TensorProto.BFLOAT16 for i in proto.graph.initializer)
 
 
 def _first_line(error: Exception) -> str:

@@ -121,3 +121,9 @@ def test_exact_kernels_only_where_the_processor_would_saturate(cpuinfo, architec
     assert saturates_in_int8(cpuinfo, architecture) is saturates
     monkeypatch.setattr("attn_deploy.runtimes.onnxruntime.saturates_in_int8", lambda: saturates)
     assert exact_int8() == ({"session.x64quantprecision": "1"} if saturates else {})
+
+
+def test_a_file_in_bf16_is_not_for_onnxruntime_on_a_cpu(file, tmp_path):
+    wide = attn_deploy.convert(file, tmp_path / "bf16.onnx", precision="bf16")
+    with pytest.raises(GraphError, match=r"CPU provider has next to no kernels in bf16.*--runtimes openvino"):
+        OnnxRuntimeRunner(wide.path)
