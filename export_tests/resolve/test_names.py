@@ -99,7 +99,7 @@ def test_what_does_not_fit_a_slot_is_refused_with_the_reason(name, reason):
         attn_deploy.create(name)
 
 
-@pytest.mark.parametrize("text", ["1x3xx4", "x", "0x3x4x4", "a:b:1x3", "1x3x8x8:float8"])
+@pytest.mark.parametrize("text", ["1x3xx4", "x", "0x3x4x4", "a b:1x3", "1x3x8x8:float8"])
 def test_inputs_that_cannot_be_read(text):
     with pytest.raises(InvalidRequestError):
         parse_inputs([text])
