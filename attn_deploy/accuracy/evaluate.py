@@ -16,6 +16,7 @@ from attn_deploy.data import ImageSet, load_dataset
 from attn_deploy.data.imageset import Split
 from attn_deploy.errors import CheckpointError, GraphError, InvalidRequestError
 from attn_deploy.machine.environment import command_line, describe_environment, usable_cores
+from attn_deploy.parity.files import precision_of
 from attn_deploy.runtimes.base import Runner
 from attn_deploy.runtimes.table import RUNTIMES, choose_runtimes, import_torch
 from attn_deploy.runtimes.work import Work
@@ -35,6 +36,7 @@ class _Job:
     input_name: str
     dtype: str = "float32"
     fixed_batch: int | None = None
+    precision: str = "fp32"  # of the work, not of the inputs
 
 
 def evaluate(
@@ -105,6 +107,7 @@ def evaluate(
                     fixed_batch=job.fixed_batch,
                     progress=report,
                 )
+            result = replace(result, info=replace(result.info, precision=job.precision))
             compared = before or (results[0] if results else None)
             agreement = result.compared_with(compared) if compared is not None else None
             environment = json.loads(
@@ -226,7 +229,7 @@ def _file_job(path: Path, runtime: str, threads: int) -> _Job:
         )
     runner = RUNTIMES[runtime].make(Work(None, path, None, threads))
     count = taken.shape[0]
-    return _Job(runner, taken.name, dtype, count if isinstance(count, int) else None)
+    return _Job(runner, taken.name, dtype, count if isinstance(count, int) else None, precision_of(path))
 
 
 def _engine_job(path: Path, batch: int) -> _Job:
@@ -234,4 +237,4 @@ def _engine_job(path: Path, batch: int) -> _Job:
 
     runner, size = open_classifier(path, batch)
     taken = runner.artifact.inputs[0]
-    return _Job(runner, taken.name, taken.dtype, size)
+    return _Job(runner, taken.name, taken.dtype, size, runner.artifact.precision)

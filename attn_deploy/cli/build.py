@@ -25,7 +25,8 @@ def build(
         ),
     ],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Engine file. Default: the ONNX file's name with .engine.")
+        str | None,
+        typer.Option("-o", "--output", metavar="PATH", help="Engine file. Default: the ONNX file's name with .engine."),
     ] = None,
     precision: Annotated[
         str | None,

@@ -18,7 +18,13 @@ def export(
         typer.Argument(help="A model: ghostmodule, resnet18+se, path/net.py:MyNet ...", autocompletion=complete_model),
     ],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="File to write. Default: NAME.onnx in this folder.")
+        str | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="PATH",
+            help="File to write. Or a folder. Default: NAME.onnx, or NAME-fp16.onnx in half precision.",
+        ),
     ] = None,
     opset: Annotated[
         int | None, typer.Option(help="13 to 25; the file holds exactly this. Default: 20, or 22 for bf16.")
@@ -55,6 +61,9 @@ def export(
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare with PyTorch at shapes that were not traced.")
     ] = True,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite the file that is there, whatever it holds.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
 ) -> None:
     """Export a model to ONNX, and prove the file: opset, dynamic axes and numbers are read back from it.
@@ -90,6 +99,7 @@ def export(
             native_attention=native_attention,
             weights=weights,
             verify=verify,
+            force=force,
             inputs=parse_inputs(shape) if shape else None,
             progress=progress,
         )

@@ -68,8 +68,8 @@ def quantize(
         typer.Option(help="An .npz with real inputs, an array for each, where there is no --calibration; repeatable."),
     ] = None,
     output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="File to write. Default: NAME-int8.onnx beside the model."),
+        str | None,
+        typer.Option("-o", "--output", metavar="PATH", help="File to write. Default: NAME-int8.onnx beside the model."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
 ) -> None:

@@ -24,7 +24,7 @@ from attn_deploy.errors import (
     ParityError,
     PrecisionError,
 )
-from attn_deploy.files import atomic_path, check_writable
+from attn_deploy.files import atomic_path, output_file
 from attn_deploy.graph.artifact import OnnxArtifact, open_model, read_onnx
 from attn_deploy.graph.evidence import Evidence, read_evidence, write_evidence
 from attn_deploy.graph.opset import standard_opset
@@ -123,8 +123,7 @@ def quantize_file(
     limit = check_options(method, keep_accuracy)
     report = progress or (lambda _: None)
     source = source.path if isinstance(source, OnnxArtifact) else Path(source)
-    target = Path(path) if path is not None else source.with_name(f"{source.stem}-{form.word}.onnx")
-    check_writable(target)
+    target = output_file(path, source.with_name(f"{source.stem}-{form.word}.onnx"), (".onnx",))
     import_onnxruntime()
     model, _ = open_model(source)
     given = given_inputs(model, inputs, [Path(s) for s in samples])

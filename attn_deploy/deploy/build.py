@@ -12,6 +12,7 @@ from attn_deploy.engine.builder import build
 from attn_deploy.engine.options import BuildSettings, RequestSettings
 from attn_deploy.engine.request import check_request
 from attn_deploy.errors import InvalidRequestError, PrecisionError
+from attn_deploy.files import output_file
 from attn_deploy.graph.artifact import OnnxArtifact, read_onnx
 from attn_deploy.machine.devices import PRECISIONS, load_device
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _HALF, _QUANTIZED = ("fp16", "bf16"), ("int8", "fp8")
+ENDINGS = (".engine", ".plan", ".trt")
 
 
 def build_model(
@@ -55,6 +57,10 @@ def build_model(
         InvalidRequestError: if an option cannot be used.
         AttnDeployError: what `attn_deploy.export`, `convert`, `quantize` and `build` raise.
     """
+    if path is not None:
+        name = Path(str(model)).stem if _is_file(str(model)) else _stem_of(str(model))
+        word = "" if precision in (None, "fp32") else f"-{precision}"
+        path = output_file(path, Path(f"{name}{word}.engine"), ENDINGS)
     early = {k: v for k, v in options.items() if k in RequestSettings.__annotations__}
     check_request(path, **cast("RequestSettings", early))  # an export may take a minute: so first
     if precision is not None:
@@ -74,8 +80,15 @@ def build_model(
     elif fix or rename:
         raise InvalidRequestError("--fix and --rename are for ONNX files: export the model first, then build the file.")
     feeds = {"inputs": inputs, "samples": samples}
-    graph = _graph(source, onnx, precision, calibration, feeds, progress or (lambda _: None))
+    force = options.get("force", False)
+    graph = _graph(source, onnx, precision, calibration, feeds, progress or (lambda _: None), force=force)
     return build(graph, target, **options)
+
+
+def _stem_of(model: str) -> str:
+    from attn_deploy.resolve.names import parse_name
+
+    return parse_name(model).stem
 
 
 def _check_precision(precision: str, device: str | None) -> None:
@@ -93,6 +106,8 @@ def _graph(
     calibration: Path | str | None,
     feeds: Mapping[str, Any],
     progress: Callable[[str], None],
+    *,
+    force: bool,
 ) -> OnnxArtifact | Path:
     if _is_file(model):
         return _typed(Path(model), target, precision, calibration, feeds, progress)
@@ -101,14 +116,11 @@ def _graph(
 
         return quantize(model, target, precision=precision, calibration=calibration, progress=progress)
     from attn_deploy.exporters.pipeline import export
-    from attn_deploy.resolve.names import parse_name
 
     if precision not in _HALF:
-        return export(model, target, progress=progress)
+        return export(model, target, force=force, progress=progress)
     if calibration is None:
-        return export(
-            model, target or Path(f"{parse_name(model).stem}-{precision}.onnx"), precision=precision, progress=progress
-        )
+        return export(model, target, precision=precision, force=force, progress=progress)
     raise InvalidRequestError(
         f"--calibration with --precision {precision} is for ONNX files: export {model!r} first, then build the file."
     )

@@ -13,7 +13,7 @@ from attn_deploy.conversion.calibration import NO_OPTIONS
 from attn_deploy.conversion.preprocess import Preprocess, PreprocessOptions
 from attn_deploy.conversion.quantize import Progress, check_options, quantize_file
 from attn_deploy.data import ImageSet, load_dataset
-from attn_deploy.files import check_writable
+from attn_deploy.files import output_file
 from attn_deploy.graph.artifact import OnnxArtifact, load_model
 from attn_deploy.graph.evidence import read_evidence
 from attn_deploy.graph.quantize import quant_format
@@ -89,8 +89,7 @@ def quantize(
     form = quant_format(precision)
     check_options(method, keep_accuracy)
     name = parse_name(str(model))
-    target = Path(path) if path is not None else Path(f"{name.stem}-{form.word}.onnx")
-    check_writable(target)
+    target = output_file(path, Path(f"{name.stem}-{form.word}.onnx"), (".onnx",))
     with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
         if progress is not None:
             progress(f"exporting {model}")

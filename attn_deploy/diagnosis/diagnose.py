@@ -26,7 +26,7 @@ from attn_deploy.diagnosis.subject import Subject, from_file, from_model, refere
 from attn_deploy.diagnosis.trials import Laboratory, OnnxRuntime, module_at, part_operators, target_of
 from attn_deploy.engine.profile import GivenProfile, Profile, make_profiles
 from attn_deploy.errors import GraphError, InvalidRequestError, ParityError
-from attn_deploy.files import atomic_path, check_writable, write_atomic
+from attn_deploy.files import atomic_path, output_file, write_atomic
 from attn_deploy.graph.artifact import OnnxArtifact, read_onnx
 from attn_deploy.graph.parts import Part, Parts, checked
 from attn_deploy.inputs.tensors import Arrays, TensorInput
@@ -138,8 +138,7 @@ def diagnose(
             precision=precision or "fp32",
             progress=progress,
         )
-    written = Path(output) if output is not None else subject.folder / f"{subject.stem}-failing.onnx"
-    check_writable(written)
+    written = output_file(output, subject.folder / f"{subject.stem}-failing.onnx", (".onnx",))
     convert = precision not in (None, precision_of(subject.model))
     account = _Account([])
     reference = reference_for(subject, against, converted=convert, inputs=inputs, weights=weights) if numbers else None

@@ -18,6 +18,7 @@ from attn_deploy.errors import (
     DynamicAxisError,
     ExportError,
     GraphError,
+    InvalidRequestError,
     OpsetError,
     ParityError,
     PrecisionError,
@@ -29,8 +30,9 @@ from attn_deploy.exporters.prepare import PreparedModel, prepare
 from attn_deploy.exporters.record import ExportRecord
 from attn_deploy.exporters.refusal import most_telling
 from attn_deploy.exporters.translate import translate
-from attn_deploy.files import atomic_path, check_writable
+from attn_deploy.files import atomic_path, output_file
 from attn_deploy.graph.artifact import OnnxArtifact, load_model, read_onnx
+from attn_deploy.graph.evidence import read_evidence
 from attn_deploy.graph.opset import convert_opset, standard_opset
 from attn_deploy.graph.simplify import Simplified, simplify_model
 from attn_deploy.inputs.samples import example_arrays, verification_sizes
@@ -39,6 +41,7 @@ from attn_deploy.parity.reference import EagerReference
 from attn_deploy.parity.report import ParityReport
 from attn_deploy.parity.tolerance import Tolerance
 from attn_deploy.parity.verify import compare, verify_against
+from attn_deploy.resolve.names import parse_name
 from attn_deploy.rules.rules import explain
 from attn_deploy.runtimes.base import Runner
 from attn_deploy.runtimes.onnxruntime import import_onnxruntime
@@ -80,13 +83,15 @@ def export(
     weights: Path | str | None = None,
     inputs: Sequence[TensorInput] | None = None,
     arguments: Mapping[str, Any] | None = None,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> OnnxArtifact:
     """Export a model to ONNX, and prove the file.
 
     Args:
         model: a name (see `attn_deploy.resolve.names`) or a module.
-        path: the file to write; by default ``<name>.onnx`` in the current folder.
+        path: the file to write, or a folder for it; by default ``<name>.onnx`` in the current folder, ``<name>-fp16.onnx``
+            in half precision.
         opset: 13 to 25; the file holds exactly this. None: 20, or 22 for bf16.
         exporter: auto, dynamo or torchscript.
         dynamic: axis symbols that move, such as ``("N", "H", "W")``; None for all that the model allows.
@@ -100,13 +105,14 @@ def export(
         weights: a checkpoint for the model, ``.safetensors`` or one of PyTorch's.
         inputs: the inputs of a module, or of a user's model given by name.
         arguments: constructor arguments when ``model`` is a name.
+        force: overwrite the file that is there whatever it holds; otherwise only one of this model in this precision.
         progress: called with a few words at each step.
 
     Returns:
         What was read back from the finished file, with the record of its making.
 
     Raises:
-        InvalidRequestError: if the request cannot be used.
+        InvalidRequestError: if the request cannot be used, or the file there holds something else.
         ExportError: if no exporter gives a correct file (OpsetError, DynamicAxisError for those causes).
         ParityError: if a file was made and its numbers are wrong.
         PrecisionError: if the precision cannot be had; the message names the module.
@@ -124,12 +130,11 @@ def export(
         precision=precision,
         io=io,
     )
-    if isinstance(model, str) and path is None:
-        from attn_deploy.resolve.names import parse_name
-
-        path = Path(f"{parse_name(model).stem}.onnx")
-    target = Path(path) if path is not None else Path(f"{type(model).__name__.lower()}.onnx")
-    check_writable(target)
+    stem = parse_name(model).stem if isinstance(model, str) else type(model).__name__.lower()
+    word = "" if precision == "fp32" else f"-{precision}"
+    target = output_file(path, Path(f"{stem}{word}.onnx"), (".onnx",))
+    if not force:
+        _refuse_other(target, model, precision)
     if verify:
         import_onnxruntime()
     tell = progress or (lambda _: None)
@@ -145,6 +150,26 @@ def export(
         narrow=precision == "fp16",
     )
     return export_prepared(prepared, target, options, progress=tell)
+
+
+def _refuse_other(target: Path, model: str | nn.Module, precision: str) -> None:
+    """Refuse to overwrite a file that is not of this model in this precision."""
+    if not target.exists():
+        return
+    label = parse_name(model).text if isinstance(model, str) else type(model).__name__
+    try:
+        evidence = read_evidence(load_model(target, check_seal=False))
+    except GraphError:
+        holds = "is no ONNX file that can be read"
+    else:
+        if evidence is not None and (evidence.model, evidence.precision or "fp32") == (label, precision):
+            return
+        holds = "was not made by export"
+        if evidence is not None and evidence.model:
+            holds = f"holds {evidence.model} in {evidence.precision or 'fp32'}"
+    raise InvalidRequestError(
+        f"{target} exists and {holds}; {label} in {precision} would overwrite it. Name another file with -o, or add --force."
+    )
 
 
 def export_prepared(

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attn_deploy.registry import ModelSpec
+from attn_deploy.resolve.names import parse_name
 
 if TYPE_CHECKING:
     from attn_deploy.graph.artifact import OnnxArtifact
@@ -111,7 +112,7 @@ def export_text(artifact: OnnxArtifact) -> str:
             else f"{parity['max_abs_error']:.3g} against {_reference(record)} over {parity['cases']} shapes "
             f"(allowed: rtol {parity['rtol']:g}, atol {parity['atol']:g} * max(1, max|y|))",
         ),
-        ("weights", f"{record['weights'][0]} (sha256 {record['weights'][1][:12]}...)" if record["weights"] else ""),
+        ("weights", _weights_text(record)),
         ("rewritten", _changes_text(record["rewritten"])),
         ("fused", _changes_text(record["fused"])),
         (
@@ -216,6 +217,20 @@ def typing_rows(typing: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("ranges from", typing["calibration"]["data"]),
         ("ONNX Runtime", f"error {ran['max_abs_error']:.3g}" if ran["ran"] else f"not run: {ran['reason']}"),
     ]
+
+
+def _weights_text(record: Mapping[str, Any]) -> str:
+    """Where the numbers in the file come from; empty where the user's own code knows it."""
+    if record["weights"]:
+        return f"{record['weights'][0]} (sha256 {record['weights'][1][:12]}...)"
+    name, arguments = parse_name(record["model"]), record["arguments"]
+    if name.file is not None or name.checkpoint is not None or arguments.get("pretrained"):
+        return ""
+    text = "random (seed 0): for timing and tests; --weights FILE loads a checkpoint"
+    if arguments.get("stem") == "cifar":
+        large = f"{name.base}:stem=imagenet,num_classes=1000"
+        text += f"\n{arguments['num_classes']} classes and a stem for small images, as for CIFAR-10; for ImageNet's, export {large}"
+    return text
 
 
 def _reference(record: Mapping[str, Any]) -> str:
