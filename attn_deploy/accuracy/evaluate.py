@@ -22,6 +22,8 @@ from attn_deploy.runtimes.table import RUNTIMES, choose_runtimes, import_torch
 from attn_deploy.runtimes.work import Work
 
 if TYPE_CHECKING:
+    from attn_deploy.inputs.tensors import TensorInput
+    from attn_deploy.resolve.make import ResolvedModel
     from attn_deploy.resolve.trained import TrainedModel
 
 Progress = Callable[[str], None]
@@ -50,13 +52,16 @@ def evaluate(
     data_dir: Path | str | None = None,
     threads: int | None = None,
     batch: int = BATCH,
+    weights: Path | str | None = None,
+    inputs: Sequence[TensorInput] | None = None,
     progress: Progress | None = None,
 ) -> tuple[AccuracyResult, ...]:
     """Test a trained classifier on a data set, in one or several runtimes on the same images.
 
     Args:
         model: a run folder or ``model.safetensors`` of `attn_deploy.train`, an ``.onnx`` file or an ``.engine`` file. A
-            checkpoint is exported (and the file proven) for runtimes that run files; files need no torch.
+            checkpoint is exported (and the file proven) for runtimes that run files; files need no torch. Also a model by
+            name, such as ``net.py:MyNet``, with its ``weights``.
         dataset: cifar10, digits or folder; by default what the checkpoint was trained on.
         runtimes: names in `attn_deploy.runtimes.table`; by default eager for a checkpoint, ort-cpu for an ONNX file.
         split: train or test.
@@ -66,6 +71,8 @@ def evaluate(
         data_dir: see `attn_deploy.data.load_dataset`.
         threads: within an operator; by default the usable cores.
         batch: images at a time.
+        weights: a checkpoint for a model by name.
+        inputs: the input of a model of the user's own, for runtimes that run files.
         progress: called with a few words.
 
     Returns:
@@ -81,7 +88,7 @@ def evaluate(
     """
     report = progress or (lambda _: None)
     cores = threads or usable_cores()
-    subject = _subject(model)
+    subject = _subject(model, weights, inputs)
     names = tuple(runtimes) if runtimes is not None else _default_runtimes(subject)
     if not isinstance(subject, Path) or subject.suffix != ".engine":
         choose_runtimes(names)
@@ -118,9 +125,43 @@ def evaluate(
     return tuple(results)
 
 
-def _subject(model: str | Path) -> TrainedModel | Path:
-    """The file, or the trained model behind the name."""
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """A model by name; nobody knows what it was trained on, and images are normalised as their data set says."""
+
+    resolved: ResolvedModel
+    name: str
+    weights: Path | str | None
+    inputs: Sequence[TensorInput] | None
+    dataset: str | None = None
+
+    def prepared(self, images: ImageSet) -> ImageSet:
+        """The images as they are."""
+        return images
+
+
+def _named(model: str, weights: Path | str | None, inputs: Sequence[TensorInput] | None) -> _Named:
+    from attn_deploy.resolve.checkpoints import load_weights
+    from attn_deploy.resolve.resolve import resolve_seeded
+
+    resolved = resolve_seeded(model, fresh=weights is None)
+    if weights is not None:
+        load_weights(resolved.module, weights, model)
+    elif resolved.spec is not None:
+        raise InvalidRequestError(
+            f"{model} has random weights, whose accuracy says nothing: give a checkpoint with --weights, or the folder of a "
+            "training run."
+        )
+    return _Named(resolved, model, weights, inputs)
+
+
+def _subject(
+    model: str | Path, weights: Path | str | None, inputs: Sequence[TensorInput] | None
+) -> TrainedModel | _Named | Path:
+    """The file, or the model behind the name."""
     path = Path(model)
+    if weights is not None and (path.exists() or path.suffix.lower() in (".onnx", ".engine")):
+        raise InvalidRequestError(f"{model} holds its weights; leave --weights out, or name the model.")
     if path.suffix.lower() in (".onnx", ".engine"):
         if not path.is_file():
             raise GraphError(f"there is no file {path}.", exit_code=2)
@@ -129,12 +170,14 @@ def _subject(model: str | Path) -> TrainedModel | Path:
     from attn_deploy.resolve.names import parse_name
     from attn_deploy.resolve.trained import load_trained
 
-    if not path.exists():
+    if not path.exists() and (path.suffix == ".safetensors" or (len(path.parts) > 1 and ".py:" not in path.name)):
         raise CheckpointError(
             f"there is no {path}; expected the folder of a training run, a .safetensors, .onnx or .engine file.",
             exit_code=2,
         )
     name = parse_name(str(model))
+    if not path.exists():
+        return _named(str(model), weights, inputs)
     if name.checkpoint is None:
         raise CheckpointError(
             f"{path} is neither the folder of a training run nor a .safetensors, .onnx or .engine file.", exit_code=2
@@ -142,7 +185,7 @@ def _subject(model: str | Path) -> TrainedModel | Path:
     return load_trained(name)
 
 
-def _default_runtimes(subject: TrainedModel | Path) -> tuple[str, ...]:
+def _default_runtimes(subject: TrainedModel | _Named | Path) -> tuple[str, ...]:
     if not isinstance(subject, Path):
         return ("eager",)
     return ("tensorrt",) if subject.suffix == ".engine" else ("ort-cpu",)
@@ -179,7 +222,7 @@ def _reference(
 
 @contextlib.contextmanager
 def _opened(
-    subject: TrainedModel | Path, runtime: str, folder: Path, threads: int, batch: int, progress: Progress
+    subject: TrainedModel | _Named | Path, runtime: str, folder: Path, threads: int, batch: int, progress: Progress
 ) -> Iterator[_Job]:
     job = _job(subject, runtime, folder, threads, batch, progress)
     try:
@@ -189,7 +232,7 @@ def _opened(
 
 
 def _job(
-    subject: TrainedModel | Path, runtime: str, folder: Path, threads: int, batch: int, progress: Progress
+    subject: TrainedModel | _Named | Path, runtime: str, folder: Path, threads: int, batch: int, progress: Progress
 ) -> _Job:
     if isinstance(subject, Path):
         if subject.suffix == ".engine":
@@ -208,7 +251,8 @@ def _job(
     path = folder / "model.onnx"
     if not path.exists():
         progress(f"exporting {subject.name}")
-        export(subject.resolved.name.text, path)
+        weights, inputs = (subject.weights, subject.inputs) if isinstance(subject, _Named) else (None, None)
+        export(subject.resolved.name.text, path, weights=weights, inputs=inputs)
     return _file_job(path, runtime, threads)
 
 

@@ -70,6 +70,9 @@ def diagnose(
       attn-deploy diagnose model.onnx --no-numbers
       attn-deploy diagnose model-int8.onnx --against model.onnx
     """
+    from attn_deploy.resolve.wanted import check_model
+
+    check_model(model, files=(".onnx",))
     from attn_deploy.diagnosis.diagnose import diagnose as find
     from attn_deploy.inputs.grammar import parse_axes, parse_inputs
     from attn_deploy.report.diagnose import diagnosis_text

@@ -79,6 +79,9 @@ def export(
       attn-deploy export fusion.py:Net --input image:1x3x64x64 --input mask:1x64x64:bool
       attn-deploy export fusion.py:Net --input image:1x3x64x64 --input mask:1xHxW:bool --input text:1xL=77x64
     """
+    from attn_deploy.resolve.wanted import check_model
+
+    check_model(model)
     from attn_deploy.exporters.pipeline import export as export_model
     from attn_deploy.inputs.grammar import parse_axes, parse_inputs
     from attn_deploy.report.console import status

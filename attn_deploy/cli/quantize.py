@@ -71,6 +71,9 @@ def quantize(
         str | None,
         typer.Option("-o", "--output", metavar="PATH", help="File to write. Default: NAME-int8.onnx beside the model."),
     ] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="Checkpoint for a model by name: .safetensors, .pth or .pt.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
 ) -> None:
     """Quantize a model's products to 8 bits, and judge the result on images that no range was measured on.
@@ -84,8 +87,12 @@ def quantize(
       attn-deploy quantize yolo.onnx --calibration frames/ --size 640x640 --preset 0..1 --resize letterbox
       attn-deploy quantize runs/resnet8-se-digits-s0 --keep-accuracy 0.5
       attn-deploy quantize model.onnx --calibration samples.npz --method entropy -o small.onnx
+      attn-deploy quantize net.py:MyNet --input 1x3x224x224 --calibration images/
       attn-deploy quantize model-fp16.onnx --calibration cifar10 --precision fp8
     """
+    from attn_deploy.resolve.wanted import check_model
+
+    check_model(model, files=(".onnx",))
     from attn_deploy.deploy.quantize import quantize as quantize_model
     from attn_deploy.report.console import status
     from attn_deploy.report.quantization import quantization_text
@@ -106,6 +113,7 @@ def quantize(
             scores=scores,
             inputs=shape or (),
             samples=sample or (),
+            weights=weights,
             progress=progress,
         )
     typer.echo(json.dumps(artifact.to_dict(), indent=1) if as_json else quantization_text(artifact))

@@ -33,6 +33,7 @@ def build_model(
     rename: Mapping[str, str] | None = None,
     inputs: Sequence[str] = (),
     samples: Sequence[Path | str] = (),
+    weights: Path | str | None = None,
     progress: Callable[[str], None] | None = None,
     **options: Unpack[BuildSettings],
 ) -> EngineArtifact:
@@ -47,8 +48,10 @@ def build_model(
         calibration: for int8 and fp8 what ranges are measured on, see `attn_deploy.quantize`; for fp16 an ``.npz``.
         fix: extents of axes of a file, by symbol or as ``images[2]``, see `attn_deploy.deploy.prepare`.
         rename: new names of inputs and outputs of a file.
-        inputs: with ``precision``, shapes to compare at, as ``NAME:1x3x64x64``.
+        inputs: of a model by name, those of its export, as ``1x3x224x224``; of a file, with ``precision``, shapes to compare
+            at, as ``NAME:1x3x64x64``.
         samples: with ``precision``, ``.npz`` files with real inputs to measure and compare on.
+        weights: a checkpoint for a model by name.
         progress: called with a few words at each step before the build.
         options: those of `attn_deploy.build`.
 
@@ -79,7 +82,11 @@ def build_model(
         source = str(ready)
     elif fix or rename:
         raise InvalidRequestError("--fix and --rename are for ONNX files: export the model first, then build the file.")
-    feeds = {"inputs": inputs, "samples": samples}
+    if weights is not None and _is_file(str(model)):
+        raise InvalidRequestError(f"{model} holds its weights; leave --weights out, or name the model.")
+    feeds: dict[str, Any] = {"inputs": inputs, "samples": samples}
+    if not _is_file(str(model)):
+        feeds["weights"] = weights
     force = options.get("force", False)
     graph = _graph(source, onnx, precision, calibration, feeds, progress or (lambda _: None), force=force)
     return build(graph, target, **options)
@@ -114,13 +121,17 @@ def _graph(
     if precision in _QUANTIZED:
         from attn_deploy.deploy.quantize import quantize
 
-        return quantize(model, target, precision=precision, calibration=calibration, progress=progress)
+        return quantize(model, target, precision=precision, calibration=calibration, progress=progress, **feeds)
     from attn_deploy.exporters.pipeline import export
+    from attn_deploy.inputs.grammar import parse_inputs
 
+    if feeds.get("samples"):
+        raise InvalidRequestError("--sample is for ONNX files, and for int8 and fp8: export the model first.")
+    feeds = {"inputs": parse_inputs(feeds["inputs"]) if feeds["inputs"] else None, "weights": feeds["weights"]}
     if precision not in _HALF:
-        return export(model, target, force=force, progress=progress)
+        return export(model, target, force=force, progress=progress, **feeds)
     if calibration is None:
-        return export(model, target, precision=precision, force=force, progress=progress)
+        return export(model, target, precision=precision, force=force, progress=progress, **feeds)
     raise InvalidRequestError(
         f"--calibration with --precision {precision} is for ONNX files: export {model!r} first, then build the file."
     )

@@ -127,7 +127,7 @@ def _baseline(path: Path | None) -> MatrixRecord:
 def outcome(record: MatrixRecord, request: MatrixRequest) -> Outcome:
     """What the record means: 0 good, 1 red cells or regressions, 130 interrupted."""
     if record.interrupted:
-        return Outcome(INTERRUPTED, f"interrupted; continue with: attn-deploy matrix --resume {request.folder}")
+        return Outcome(INTERRUPTED, f"interrupted; continue with: attn-deploy matrix -o {request.folder} --resume")
     if request.baseline is None:
         return Outcome(1 if record.failures else 0)
     comparison = diff_records(request.baseline, record, subset=True)

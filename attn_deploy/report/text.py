@@ -224,12 +224,14 @@ def _weights_text(record: Mapping[str, Any]) -> str:
     if record["weights"]:
         return f"{record['weights'][0]} (sha256 {record['weights'][1][:12]}...)"
     name, arguments = parse_name(record["model"]), record["arguments"]
-    if name.file is not None or name.checkpoint is not None or arguments.get("pretrained"):
+    if name.file is not None or name.checkpoint is not None or arguments.get("pretrained") or arguments.get("weights"):
         return ""
     text = "random (seed 0): for timing and tests; --weights FILE loads a checkpoint"
     if arguments.get("stem") == "cifar":
         large = f"{name.base}:stem=imagenet,num_classes=1000"
-        text += f"\n{arguments['num_classes']} classes and a stem for small images, as for CIFAR-10; for ImageNet's, export {large}"
+        text += (
+            f"\n{arguments['num_classes']} classes and a stem for small images, as for CIFAR-10; for ImageNet: {large}"
+        )
     return text
 
 

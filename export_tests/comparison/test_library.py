@@ -107,7 +107,7 @@ def test_the_interval_of_every_speed_up_contains_the_ratio_of_the_medians_beside
     medians = {(r.model, r.machine, r.batch, r.size): r.p50_ms for r in rows if r.runtime == "eager"}
     compared = [r for r in rows if r.speedup is not None]
     assert len(compared) > 600
-    for row in compared:
-        ratio = medians[row.model, row.machine, row.batch, row.size] / row.p50_ms
-        assert row.speedup_low <= ratio * 1.01, row
-        assert row.speedup_high >= ratio * 0.99, row
+    for one in compared:
+        ratio = medians[one.model, one.machine, one.batch, one.size] / one.p50_ms
+        assert one.speedup_low <= ratio * 1.01, one
+        assert one.speedup_high >= ratio * 0.99, one
