@@ -116,7 +116,7 @@ def test_old_spellings_say_the_new_one(capsys):
 def test_models_of_a_matrix_may_stand_by_themselves(folder):
     done = run(
         *("matrix", "eca", "simam", "--opsets", "20", "--exporter", "dynamo", "--runtime", "ort", "--dynamic", "all"),
-        *("--executor", "inline", "-o", "small"),
+        *("--executor", "inline", "--jobs", "1", "-o", "small"),
     )
     assert done.exit_code == 0, done.output
     record = json.loads(Path("small/record.json").read_text())

@@ -15,6 +15,7 @@ from attn_deploy.report.profile.html import plotly_script, profile_html
 from attn_deploy.report.profile.tables import profile_markdown
 from attn_deploy.report.profile.text import known_text
 from export_tests.bench.profile_records import failed, record, row
+from export_tests.report.pages import with_script
 from export_tests.report.test_profile_report import chromium, in_a_browser
 
 OTHER = (33, 45)  # of a model that takes no other size
@@ -124,7 +125,7 @@ document.body.append(Object.assign(document.createElement("pre"), {id: "read", t
 def test_the_page_shows_each_model_with_the_numbers_of_its_record(tmp_path, found):
     page = profile_html(found)
     assert len(page) - len(plotly_script()) < 30_000 * len(found.runs)
-    dom = chromium(tmp_path, page.replace("</body>", READ), "--dump-dom", size="500,900")
+    dom = chromium(tmp_path, with_script(page, READ), "--dump-dom", size="500,900")
     read = json.loads(html.unescape(re.search(r'<pre id="read">(.*?)</pre>', dom, re.DOTALL)[1]))
     rows = by_cell(found)
     series = [("eager", "fp32"), *RUNTIMES]

@@ -1,0 +1,18 @@
+"""Text that comes from records, in Markdown: it stays text, and a table keeps its columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "\\|", "`": "&#96;", "[": "\\[", "]": "\\]"}
+_TABLE = str.maketrans(_ENTITIES)
+
+
+def inline(text: str) -> str:
+    """A text on one line, none of which is markup."""
+    return " ".join(text.split()).translate(_TABLE)
+
+
+def row(cells: Iterable[str]) -> str:
+    """A line of a table from texts."""
+    return f"| {' | '.join(inline(c) for c in cells)} |"
