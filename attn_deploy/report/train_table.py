@@ -94,15 +94,15 @@ def cells(row: TableRow) -> list[str]:
 def table_html(summary: TableSummary) -> str:
     """One page without scripts or anything from elsewhere."""
     plain = next((r.mean for r in summary.rows if r.module == "none"), None)
-    kinds = [Html(' class="word"'), *[NOTHING] * (len(COLUMNS) - 1)]
-    head = joined(html("<th{}>{}</th>", k, c) for k, c in zip(kinds, COLUMNS, strict=True))
-    head = html("{}<th>against plain</th>", head) if plain is not None else head
+    heads = [*COLUMNS[:2], *["against plain"] * (plain is not None), *COLUMNS[2:]]
+    kinds = [Html(' class="word"'), *[NOTHING] * (len(heads) - 1)]
+    head = joined(html("<th{}>{}</th>", k, c) for k, c in zip(kinds, heads, strict=True))
     lines = []
     for row in summary.rows:
         shown = [row.module, *cells(row)[1:]]
-        line = joined(html("<td{}>{}</td>", k, c) for k, c in zip(kinds, shown, strict=True))
         if plain is not None:
-            line = html("{}<td>{}</td>", line, "" if row.mean is None else f"{100 * (row.mean - plain):+.2f} points")
+            shown.insert(2, "" if row.mean is None else f"{100 * (row.mean - plain):+.2f} points")
+        line = joined(html("<td{}>{}</td>", k, c) for k, c in zip(kinds, shown, strict=True))
         lines.append(html("<tr{}>{}</tr>", Html(' class="front"') if row.on_front else NOTHING, line))
     notes = joined(html('<p class="soft">{}</p>', line.replace("**", "")) for line in caption(summary))
     reasons = joined(html("<li><b>{}</b> {}</li>", r.model, r.reason) for r in summary.rows if r.reason)

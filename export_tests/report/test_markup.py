@@ -158,7 +158,9 @@ def test_markup_is_made_by_templates_alone():
             if isinstance(node, ast.JoinedStr):
                 texts = [v.value for v in node.values if isinstance(v, ast.Constant)]
                 markup = [
-                    t for t in texts if re.search(r"</?[a-z]+[ >]", str(t)) and not re.search("details|summary|<br>", str(t))
+                    t
+                    for t in texts
+                    if re.search(r"</?[a-z]+[ >]", str(t)) and not re.search("details|summary|<br>", str(t))
                 ]
                 assert not markup, f"{path.name}:{node.lineno} makes markup without html()"
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("html", "Html") and node.args:

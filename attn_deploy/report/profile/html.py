@@ -181,12 +181,6 @@ def _section(report: Overview, index: int, figures: dict[str, charts.Figure]) ->
         for n, shape in enumerate(shapes)
     ]
     drawn = (
-        (
-            "medians",
-            charts.medians(entries, run.record.options.confidence, run.record.options.seed),
-            "Median latency",
-            f"With its {run.record.options.confidence:.0%} interval; shorter is better.",
-        ),
         *boxes,
         (
             "light",
@@ -204,18 +198,27 @@ def _section(report: Overview, index: int, figures: dict[str, charts.Figure]) ->
             "Medians of the rounds, in which every row had its turn: level lines are a quiet machine.",
         ),
     )
+    settings = run.record.options
+    medians = _chart(
+        f"medians-{index}",
+        charts.medians(entries, settings.confidence, settings.seed),
+        "Median latency",
+        figures,
+        f"With its {settings.confidence:.0%} interval; shorter is better.",
+    )
     cards = joined(_chart(f"{name}-{index}", figure, title, figures, note) for name, figure, title, note in drawn)
     flames = joined(_layers(f"layers-{index}-{n}", report, figures) for n, report in enumerate(run.layers))
     hidden = " hidden" if len(report.runs) > 1 else ""
     compared = f"Speed-ups are against {baseline}." if baseline else ""
     return html(
-        '<section class="run" data-run="{index}"{hidden}>{head}{listed}<p class="soft">{box}</p>'
+        '<section class="run" data-run="{index}"{hidden}>{head}{listed}{medians}<p class="soft">{box}</p>'
         '<div class="cards">{cards}{cold}</div>{flames}<details><summary>Machine, software and settings</summary>'
         "{environment}<p>{compared}</p></details></section>",
         index=index,
         hidden=hidden,
         head=head,
         listed=listed,
+        medians=medians,
         box=box if boxes else "",
         cards=cards,
         cold=_cold(run.record),
