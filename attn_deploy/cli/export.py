@@ -82,12 +82,14 @@ def export(
     from attn_deploy.resolve.wanted import check_model
 
     check_model(model)
-    from attn_deploy.exporters.pipeline import export as export_model
     from attn_deploy.inputs.grammar import parse_axes, parse_inputs
     from attn_deploy.report.console import status
     from attn_deploy.report.text import export_text
 
     with output_aside(), status() as progress:
+        progress("importing torch")  # takes seconds, in which nobody should wonder
+        from attn_deploy.exporters.pipeline import export as export_model
+
         artifact = export_model(
             model,
             output,

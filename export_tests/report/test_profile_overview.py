@@ -154,3 +154,21 @@ def test_the_page_shows_each_model_with_the_numbers_of_its_record(tmp_path, foun
     assert {"rounds-7", "batches-7"} <= set(read["drawn"])
     assert not [c for c in read["drawn"] if c.endswith("-8") and not c.startswith("curves")]
     assert read["wide"] <= 0, "nothing stands over the edge of a narrow screen"
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_a_narrow_terminal_leaves_out_columns_and_cuts_no_number(width):
+    rows = [
+        row("eager", 1.0),
+        row("tensorrt", 0.2, precision="fp16"),
+        row("tensorrt", 0.1, precision="fp16", cuda_graph=True),
+    ]
+    report = overview(named_runs([(Path("r.json"), record(*rows, name="resnet18+se"), ())]))
+    text = known_text(report, width)
+    table = [line for line in text.splitlines() if line.startswith(("runtime", "eager", "tensorrt"))][:4]
+    assert max(map(len, table)) <= width
+    assert sum("tensorrt graph" in line for line in table) == 1, "captured graphs are told apart"
+    assert "precision" in table[0]
+    assert "p50 ms" in table[0]
+    whole = [line for line in known_text(report).splitlines() if line.startswith("runtime")]
+    assert ("left out at" in text) is (len(whole[0]) > width)
