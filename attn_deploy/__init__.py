@@ -28,6 +28,7 @@ _PUBLIC = {
     "ParityReport": "attn_deploy.parity.report",
     "ProfileRecord": "attn_deploy.bench.record",
     "TrainingRecord": "attn_deploy.training.record",
+    "as_layer": "attn_deploy.resolve.insert",
     "build": "attn_deploy.engine.builder",
     "convert": "attn_deploy.conversion.convert",
     "create": "attn_deploy.resolve.resolve",
@@ -40,10 +41,14 @@ _PUBLIC = {
     "fuse": "attn_deploy.fusing",
     "fuse_conv_bn": "attn_deploy.ops",
     "fuse_with_report": "attn_deploy.fusing",
+    "insert": "attn_deploy.resolve.insert",
     "inspect": "attn_deploy.diagnosis.contents",
     "lint": "attn_deploy.diagnosis.lint",
     "list_models": "attn_deploy.registry",
     "load_official_state_dict": "attn_deploy.resolve.official",
+    "Package": "attn_deploy.deploy.package.make",
+    "PackageRequest": "attn_deploy.deploy.package.request",
+    "package": "attn_deploy.deploy.package.make",
     "profile": "attn_deploy.bench.profiler",
     "quantize": "attn_deploy.deploy.quantize",
     "register": "attn_deploy.registry",
@@ -52,6 +57,7 @@ _PUBLIC = {
     "simplify": "attn_deploy.conversion.convert",
     "train": "attn_deploy.training.run",
     "verify": "attn_deploy.parity.verify",
+    "verify_package": "attn_deploy.deploy.package.check",
     "verify_files": "attn_deploy.parity.files",
 }
 
@@ -64,6 +70,10 @@ if TYPE_CHECKING:
     from attn_deploy.bench.record import ProfileRecord as ProfileRecord
     from attn_deploy.conversion.convert import convert as convert
     from attn_deploy.conversion.convert import simplify as simplify
+    from attn_deploy.deploy.package.check import verify_package as verify_package
+    from attn_deploy.deploy.package.make import Package as Package
+    from attn_deploy.deploy.package.make import package as package
+    from attn_deploy.deploy.package.request import PackageRequest as PackageRequest
     from attn_deploy.deploy.quantize import quantize as quantize
     from attn_deploy.deploy.run import run_file as run_file
     from attn_deploy.diagnosis.contents import GraphReport as GraphReport
@@ -93,6 +103,8 @@ if TYPE_CHECKING:
     from attn_deploy.registry import ModelSpec as ModelSpec
     from attn_deploy.registry import list_models as list_models
     from attn_deploy.registry import register as register
+    from attn_deploy.resolve.insert import as_layer as as_layer
+    from attn_deploy.resolve.insert import insert as insert
     from attn_deploy.resolve.official import load_official_state_dict as load_official_state_dict
     from attn_deploy.resolve.resolve import create as create
     from attn_deploy.rules.rules import explain as explain

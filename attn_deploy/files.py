@@ -239,6 +239,30 @@ def read_json(path: Path) -> Any:
         raise InvalidRequestError(f"{path} is not JSON: {error}.") from error
 
 
+def read_typed(path: Path, kind: type[T], what: str, *, schema: int | None = None) -> T:
+    """What a JSON file holds, as an instance of a dataclass; see `typed`. Every message names the file.
+
+    Args:
+        path: of the file.
+        kind: a dataclass.
+        what: it is, for messages: "the plan of a table".
+        schema: the ``schema_version`` that it must have, if any.
+
+    Raises:
+        InvalidRequestError: if it cannot be read, is of another schema, or is not what it should be.
+    """
+    data = read_json(path)
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if schema is not None and version != schema:
+        raise InvalidRequestError(
+            f"{path} is not {what} of schema version {schema}, which this version reads: {version}."
+        )
+    try:
+        return typed(data, kind)
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"{path} is not {what}: {error}") from error
+
+
 def typed(data: Any, kind: type[T]) -> T:
     """Data as JSON gives them as an instance of a dataclass, every field of its type.
 

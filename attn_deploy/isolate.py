@@ -4,9 +4,8 @@ A child is a fresh interpreter that imports the function it is to call, not a fo
 survive a fork, and multiprocessing's spawn would run the user's main script again. Arguments and results are JSON; large
 data goes through files.
 
-A child never outlives its parent: it holds the read end of a pipe whose write end only the parent has, and the kernel
-kills it when that end closes, however the parent died and whatever the child is doing. Its time limit is held on both
-sides: the parent kills it, and an alarm of its own kills it where the parent cannot.
+A child never outlives its parent: the kernel kills it when the last writer of a pipe, the parent, is gone. Its time
+limit is held on both sides: the parent kills it, and an alarm of its own kills it where the parent cannot.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import importlib
 import json
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -73,20 +73,16 @@ def run_isolated(
     The function is called with ``emit``, a function that sends a dictionary to ``on_event`` here, and the arguments.
 
     Args:
-        target: the function; it lives in an importable module.
+        target: the function, of an importable module; its result comes back through JSON.
         arguments: keyword arguments.
         what: what the child does, for messages: "simplifying the graph".
         timeout: seconds until the child is killed.
         memory: bytes of data that the child may hold; None for as many as this process.
         on_event: receives what the child emits.
 
-    Returns:
-        What the function returned, through JSON.
-
     Raises:
         AttnDeployError: of the class that the child raised.
-        WorkerTimeoutError: if the child ran out of time; WorkerCrashError: if it died.
-        WorkerError: if it raised anything else.
+        WorkerError: WorkerTimeoutError if it ran out of time, WorkerCrashError if it died, else what it raised.
     """
     if target in _here:
         return _call_here(target, arguments, what=what, on_event=on_event)
@@ -121,13 +117,7 @@ class IsolatedWorker:
         return self._child is not None and self._child.poll() is None
 
     def call(
-        self,
-        target: str,
-        arguments: Mapping[str, Any],
-        *,
-        what: str,
-        timeout: float,
-        on_event: Emit | None = None,
+        self, target: str, arguments: Mapping[str, Any], *, what: str, timeout: float, on_event: Emit | None = None
     ) -> Any:
         """One call; see `run_isolated`. Calls come one after another, and `close` may come from another thread."""
         with self._lock:
@@ -207,8 +197,8 @@ class IsolatedWorker:
 
     def _send(self, message: Event) -> None:
         stdin = None if self._child is None else self._child.stdin
-        with contextlib.suppress(BrokenPipeError, ValueError):  # it died, or was closed: its exit code says how
-            if stdin is not None:
+        if stdin is not None:
+            with contextlib.suppress(BrokenPipeError, ValueError):  # it died, or was closed: its exit code says how
                 stdin.write(json.dumps(message).encode() + b"\n")
                 stdin.flush()
 
@@ -267,10 +257,7 @@ def death_of(code: int) -> str:
 
 
 def limit_memory(memory: int | None) -> None:
-    """Let allocations of this process fail beyond so many bytes, and let the system end it first if it must end one.
-
-    An allocation that fails is an error with a message; a machine without memory ends any process it likes.
-    """
+    """Let allocations of this process fail beyond so many bytes, and let the system end it first if it must end one."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     if memory is None:
@@ -281,6 +268,26 @@ def limit_memory(memory: int | None) -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         soft = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def available_memory() -> int | None:
+    """Bytes that can be had without swapping: of the machine, or of the container where that has less."""
+    free = _number("/proc/meminfo", r"^MemAvailable:\s*(\d+) kB")
+    most, used = (_number(f"/sys/fs/cgroup/memory.{n}", r"^(\d+)$") for n in ("max", "current"))
+    bounds = [] if free is None else [free * 1024]
+    bounds += [] if most is None or used is None else [max(0, most - used)]
+    return min(bounds, default=None)
+
+
+def memory_allowance() -> int | None:
+    """Bytes that this process may hold: its limit, or what is free; None where the system says neither."""
+    with contextlib.suppress(ImportError, OSError):
+        import resource
+
+        soft, _ = resource.getrlimit(resource.RLIMIT_DATA)
+        if soft != resource.RLIM_INFINITY:
+            return soft
+    return available_memory()
 
 
 def die_with(parent: int, lifeline: int) -> None:
@@ -387,3 +394,10 @@ def _watch(parent: int) -> None:
 def _end_here(*_: Any) -> None:
     end_children()
     os._exit(128 + signal.SIGTERM)
+
+
+def _number(path: str, pattern: str) -> int | None:
+    with contextlib.suppress(OSError):
+        match = re.search(pattern, Path(path).read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+        return int(match[1]) if match else None
+    return None

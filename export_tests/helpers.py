@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,11 @@ EXEMPLARS = ("se", "eca", "cbam", "ghostmodule", "non_local_embedded_gaussian", 
 LIGHT_BACKBONES = ("resnet8", "resnet18")
 
 
-def tiered(specs: Iterable[ModelSpec]) -> list[Any]:
-    """Registry entries as test parameters, heavy backbones marked slow."""
+def tiered(specs: Iterable[ModelSpec], default: Container[str] | None = None) -> list[Any]:
+    """Registry entries as test parameters, marked slow: heavy backbones, and what is not in ``default`` where that is given."""
     heavy = {s.name for s in specs if s.family == "backbone" and s.name not in LIGHT_BACKBONES}
-    return [pytest.param(s, id=s.name, marks=[pytest.mark.slow] if s.name in heavy else []) for s in specs]
+    slow = heavy | {s.name for s in specs if default is not None and s.name not in default}
+    return [pytest.param(s, id=s.name, marks=[pytest.mark.slow] if s.name in slow else []) for s in specs]
 
 
 def read_vectors(path: Path) -> dict[str, Any]:

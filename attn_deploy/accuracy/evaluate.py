@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attn_deploy.accuracy.predict import BATCH, run_dataset
+from attn_deploy.accuracy.predict import BATCH, PLAIN, run_dataset
 from attn_deploy.accuracy.result import AccuracyResult
+from attn_deploy.accuracy.served import Served, served_by
 from attn_deploy.data import ImageSet, load_dataset
 from attn_deploy.data.imageset import Split
 from attn_deploy.errors import CheckpointError, GraphError, InvalidRequestError
+from attn_deploy.files import scratch_folder
 from attn_deploy.machine.environment import command_line, describe_environment, usable_cores
 from attn_deploy.parity.files import precision_of
 from attn_deploy.runtimes.base import Runner
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from attn_deploy.resolve.trained import TrainedModel
 
 Progress = Callable[[str], None]
-NUMPY_TYPES = {"float": "float32", "float16": "float16", "double": "float64"}
+NUMPY_TYPES = {"float": "float32", "float16": "float16", "double": "float64", "uint8": "uint8"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +40,13 @@ class _Job:
     dtype: str = "float32"
     fixed_batch: int | None = None
     precision: str = "fp32"  # of the work, not of the inputs
+    served: Served = PLAIN
 
 
 def evaluate(
     model: str | Path,
     *,
+    trained_as: str | None = None,
     dataset: str | None = None,
     runtimes: Sequence[str] | None = None,
     split: Split = "test",
@@ -62,6 +65,7 @@ def evaluate(
         model: a run folder or ``model.safetensors`` of `attn_deploy.train`, an ``.onnx`` file or an ``.engine`` file. A
             checkpoint is exported (and the file proven) for runtimes that run files; files need no torch. Also a model by
             name, such as ``net.py:MyNet``, with its ``weights``.
+        trained_as: the model of a checkpoint, where that is a file of yours or of a package: ``net.py:MyNet``.
         dataset: cifar10, digits or folder; by default what the checkpoint was trained on.
         runtimes: names in `attn_deploy.runtimes.table`; by default eager for a checkpoint, ort-cpu for an ONNX file.
         split: train or test.
@@ -88,7 +92,7 @@ def evaluate(
     """
     report = progress or (lambda _: None)
     cores = threads or usable_cores()
-    subject = _subject(model, weights, inputs)
+    subject = _subject(model, weights, inputs, trained_as)
     names = tuple(runtimes) if runtimes is not None else _default_runtimes(subject)
     if not isinstance(subject, Path) or subject.suffix != ".engine":
         choose_runtimes(names)
@@ -101,7 +105,7 @@ def evaluate(
     prepared = loaded if isinstance(subject, Path) else subject.prepared(loaded)
     before = _reference(reference, prepared, dataset, split, images, data_dir, cores, batch, report)
     results: list[AccuracyResult] = []
-    with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
+    with scratch_folder() as folder:
         for name in names:
             with _opened(subject, name, Path(folder), cores, batch, report) as job:
                 result = run_dataset(
@@ -112,6 +116,7 @@ def evaluate(
                     dtype=job.dtype,
                     batch=batch,
                     fixed_batch=job.fixed_batch,
+                    served=job.served,
                     progress=report,
                 )
             result = replace(result, info=replace(result.info, precision=job.precision))
@@ -156,13 +161,18 @@ def _named(model: str, weights: Path | str | None, inputs: Sequence[TensorInput]
 
 
 def _subject(
-    model: str | Path, weights: Path | str | None, inputs: Sequence[TensorInput] | None
+    model: str | Path,
+    weights: Path | str | None,
+    inputs: Sequence[TensorInput] | None,
+    trained_as: str | None = None,
 ) -> TrainedModel | _Named | Path:
     """The file, or the model behind the name."""
     path = Path(model)
     if weights is not None and (path.exists() or path.suffix.lower() in (".onnx", ".engine")):
         raise InvalidRequestError(f"{model} holds its weights; leave --weights out, or name the model.")
     if path.suffix.lower() in (".onnx", ".engine"):
+        if trained_as is not None:
+            raise InvalidRequestError(f"{path} holds its model; --model belongs to the folder of a training run.")
         if not path.is_file():
             raise GraphError(f"there is no file {path}.", exit_code=2)
         return path
@@ -182,7 +192,7 @@ def _subject(
         raise CheckpointError(
             f"{path} is neither the folder of a training run nor a .safetensors, .onnx or .engine file.", exit_code=2
         )
-    return load_trained(name)
+    return load_trained(name, trained_as)
 
 
 def _default_runtimes(subject: TrainedModel | _Named | Path) -> tuple[str, ...]:
@@ -271,9 +281,15 @@ def _file_job(path: Path, runtime: str, threads: int) -> _Job:
         raise InvalidRequestError(
             f"{path}: its input {taken} is of a type that images are not; expected float or float16."
         )
+    served = served_by(artifact.record)
+    if dtype == "uint8" and served.images is None:
+        raise InvalidRequestError(
+            f"{path}: its input {taken} takes bytes, and nothing in the file says of which colours and layout; export the "
+            "model with --preprocess."
+        )
     runner = RUNTIMES[runtime].make(Work(None, path, None, threads))
     count = taken.shape[0]
-    return _Job(runner, taken.name, dtype, count if isinstance(count, int) else None, precision_of(path))
+    return _Job(runner, taken.name, dtype, count if isinstance(count, int) else None, precision_of(path), served)
 
 
 def _engine_job(path: Path, batch: int) -> _Job:
@@ -281,4 +297,9 @@ def _engine_job(path: Path, batch: int) -> _Job:
 
     runner, size = open_classifier(path, batch)
     taken = runner.artifact.inputs[0]
+    if taken.dtype == "uint8":
+        runner.close()
+        raise InvalidRequestError(
+            f"{path}: its input {taken} takes bytes, and an engine does not say of which colours; evaluate its ONNX file."
+        )
     return _Job(runner, taken.name, taken.dtype, size, runner.artifact.precision)

@@ -10,11 +10,15 @@ import numpy as np
 
 from attn_deploy.accuracy.metrics import ranks_of_labels
 from attn_deploy.accuracy.result import AccuracyResult
+from attn_deploy.accuracy.served import Served
 from attn_deploy.data import ImageSet
 from attn_deploy.errors import InvalidRequestError, ParityError
 from attn_deploy.runtimes.base import Runner
 
 BATCH = 100
+
+
+PLAIN = Served()
 
 
 class TestSummary(TypedDict):
@@ -36,6 +40,7 @@ def run_dataset(
     dtype: str = "float32",
     batch: int = BATCH,
     fixed_batch: int | None = None,
+    served: Served = PLAIN,
     progress: Callable[[str], None] = lambda _: None,
 ) -> AccuracyResult:
     """The result of a classifier on all images.
@@ -49,6 +54,7 @@ def run_dataset(
         batch: images at a time.
         fixed_batch: the only batch size that the classifier takes; the last batch is filled up with repetitions, whose
             answers are dropped.
+        served: what stands around it in its file.
         progress: called with a few words.
 
     Raises:
@@ -58,7 +64,7 @@ def run_dataset(
     size = fixed_batch or batch
     predictions: list[int] = []
     in_top5, seconds, done = 0, 0.0, 0
-    for pixels, labels in images.batches(size):
+    for pixels, labels in served.batches(images, size, dtype):
         count = len(labels)
         if fixed_batch and count < fixed_batch:
             pixels = pixels[np.arange(fixed_batch) % count]
@@ -67,7 +73,7 @@ def run_dataset(
         runner.enqueue()
         runner.synchronize()
         seconds += time.perf_counter() - started
-        logits = next(iter(runner.outputs().values())).astype(np.float64)
+        logits = served.scores(runner.outputs(), len(images.classes), model)
         if logits.shape != (len(pixels), len(images.classes)):
             raise InvalidRequestError(
                 f"{model}: the output for {len(pixels)} images has the shape {logits.shape}; expected "

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attn_deploy.accuracy.predict import BATCH, run_dataset
+from attn_deploy.accuracy.predict import BATCH, PLAIN, run_dataset
 from attn_deploy.accuracy.result import AccuracyResult
+from attn_deploy.accuracy.served import Served, served_by
 from attn_deploy.bench.evidence import AccuracyRow
 from attn_deploy.bench.group import Bench, reason_of, start
 from attn_deploy.bench.images import images_to_test
@@ -15,6 +17,7 @@ from attn_deploy.bench.maker import Begun, Maker, accuracy_variants
 from attn_deploy.bench.plan import ProfilePlan, Size, Variant
 from attn_deploy.bench.row import ProfileRow
 from attn_deploy.errors import DatasetError, InvalidRequestError, ParityError
+from attn_deploy.graph.artifact import read_onnx
 from attn_deploy.inputs.samples import example_arrays
 
 if TYPE_CHECKING:
@@ -31,7 +34,9 @@ def answers_of(plan: ProfilePlan, bench: Bench, variant: Variant) -> AccuracyRes
     """
     images = images_to_test(plan, has_module=bench.subject.module is not None, progress=bench.progress)
     inputs = bench.subject.at(_batch(bench, len(images)), images.size)
-    if len(inputs) != 1 or len(inputs[0].shape()) != 4 or inputs[0].shape()[1] != 3:
+    served = _served(plan)
+    places = (1,) if served.images is None or served.images.layout != "nhwc" else (3,)
+    if len(inputs) != 1 or len(inputs[0].shape()) != 4 or any(inputs[0].shape()[p] != 3 for p in places):
         raise InvalidRequestError(
             f"{bench.subject.name} is not a classifier of images: it takes {', '.join(str(i.shape()) for i in inputs)}."
         )
@@ -46,10 +51,18 @@ def answers_of(plan: ProfilePlan, bench: Bench, variant: Variant) -> AccuracyRes
             input_name=inputs[0].name,
             dtype=inputs[0].dtype,
             fixed_batch=inputs[0].shape()[0],
+            served=served,
             progress=bench.progress,
         )
     finally:
         candidate.runner.close()
+
+
+def _served(plan: ProfilePlan) -> Served:
+    """What stands around the model in the file that the plan names, if it names one."""
+    if Path(plan.model).suffix.lower() != ".onnx":
+        return PLAIN
+    return served_by(read_onnx(plan.model, check=False).record)
 
 
 def _batch(bench: Bench, count: int) -> int | None:

@@ -107,7 +107,8 @@ def _light_bench(
         bench.keep = False
         return bench
     subject = ProfileSubject(plan.model, inputs, (), onnx=None)
-    files = OnnxFiles(subject, folder, opset=plan.opset, dynamic=plan.dynamic, progress=lambda _: None)
+    own = plan.onnx or plan.model
+    files = OnnxFiles(subject, folder, opset=plan.opset, dynamic=plan.dynamic, progress=lambda _: None, own=own)
     device = torch_device("cpu", choose_runtimes(plan.runtimes))
     return Bench(subject, plan.options, files, device=device, tf32=plan.tf32, folder=folder)
 

@@ -66,6 +66,7 @@ class OnnxFiles:
             user's own model, of which nothing is known.
         progress: called with a few words at each step.
         calibration: gives what int8 ranges are measured on.
+        own: the user's file, where the subject does not have it.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class OnnxFiles:
         dynamic: Sequence[str] | None,
         progress: Callable[[str], None],
         calibration: Callable[[], str | ImageSet | None] = lambda: None,
+        own: str | None = None,
     ) -> None:
         self._calibration = calibration
         self._subject, self._folder, self._opset = subject, folder, opset
@@ -84,7 +86,7 @@ class OnnxFiles:
             dynamic = [s for s in subject.movable if s[0] == "N"]
         self._dynamic, self._progress = dynamic, progress
         self._raised: dict[int, Exception] = {}  # the errors themselves, where they were raised in this process
-        self._made = read_index(folder)
+        self._made = read_index(folder, subject.onnx or own)
 
     def made(self, inputs: tuple[TensorInput, ...], precision: str = "") -> Made:
         """A file that takes these inputs, in this precision.
@@ -211,15 +213,20 @@ def _engine(path: Path, fixed: dict[str, int], precision_asked: str) -> Made:
     return Made(precision_asked, fixed, str(path.absolute()), precision, 0.0, described)
 
 
-def read_index(folder: Path) -> list[Made]:
-    """What was made in a folder, by this process or another."""
+def read_index(folder: Path, own: Path | str | None = None) -> list[Made]:
+    """What was made in a folder, by this process or another.
+
+    Files elsewhere are left out, but for the user's ``own``: a folder comes from anywhere, and must not say what to load.
+    """
     path = folder / "index.json"
     if not path.is_file():
         return []
     try:
-        return list(typed(read_json(path), tuple[Made, ...]))
+        entries = typed(read_json(path), tuple[Made, ...])
     except InvalidRequestError as error:
         raise InvalidRequestError(f"{path} is broken: {error} Remove it; the files are made again.") from error
+    places = {str(folder.absolute())} | ({str(Path(own).absolute())} if own is not None else set())
+    return [m for m in entries if not m.path or m.path in places or str(Path(m.path).parent) in places]
 
 
 def described_in(files: Sequence[Made]) -> tuple[Mapping[str, Any], ...]:

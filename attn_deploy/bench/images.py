@@ -107,7 +107,7 @@ def check_images(plan: ProfilePlan) -> None:
         close = difflib.get_close_matches(plan.calibration, names, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else "."
         raise InvalidRequestError(
-            f"there are no calibration data {plan.calibration!r}{hint} Give {', '.join(names)}, a folder of images, or an "
+            f"calibration data {plan.calibration!r} not found{hint} Give {', '.join(names)}, a folder of images, or an "
             ".npz with an array for each input."
         )
 

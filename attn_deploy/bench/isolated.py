@@ -9,7 +9,7 @@ from typing import Any
 
 from attn_deploy.accuracy.result import AccuracyResult
 from attn_deploy.bench.evidence import MemoryPeak
-from attn_deploy.bench.files import described_in, read_index
+from attn_deploy.bench.files import Made, described_in, read_index
 from attn_deploy.bench.fit import Need
 from attn_deploy.bench.group import blank_row, reason_of
 from attn_deploy.bench.maker import Begun
@@ -82,11 +82,14 @@ class ChildMaker:
 
     def files(self) -> tuple[Mapping[str, Any], ...]:
         """Descriptions of the ONNX files that were used."""
-        return described_in(read_index(self._folder))
+        return described_in(self._index())
 
     def missing(self) -> list[MissingDependencyError]:
         """Dependencies that rows lacked."""
         return self._missing
+
+    def _index(self) -> list[Made]:
+        return read_index(self._folder, self._plan.onnx or self._plan.model)
 
     def _with_files(
         self, variants: list[Variant], rows: dict[str, ProfileRow], inputs: tuple[TensorInput, ...]
@@ -94,7 +97,7 @@ class ChildMaker:
         """Those whose files could be made; the others get the reason."""
         failed: dict[str, Exception] = {}
         for precision in dict.fromkeys(v.precision for v in variants if RUNTIMES[v.runtime].needs == "onnx"):
-            if any(m.serves(inputs, precision) and m.error is None for m in read_index(self._folder)):
+            if any(m.serves(inputs, precision) and m.error is None for m in self._index()):
                 continue
             self._progress(f"making the {precision or 'ONNX'} file")
             try:

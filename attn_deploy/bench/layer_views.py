@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from attn_deploy.bench.make import begun, make_bench
 from attn_deploy.bench.plan import ProfilePlan, Variant
 from attn_deploy.bench.request import with_threads
 from attn_deploy.errors import AttnDeployError
+from attn_deploy.files import scratch_folder
 from attn_deploy.inputs.samples import example_arrays
 from attn_deploy.inputs.tensors import Arrays, TensorInput
 from attn_deploy.machine.conditions import available_memory
@@ -46,7 +46,7 @@ def layer_views(
     Raises:
         InvalidRequestError: if the model or its inputs cannot be used.
     """
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         folder = save / "files" if save is not None else Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         plan = with_threads(plan)

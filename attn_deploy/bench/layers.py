@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.files import read_json, typed, write_atomic
+from attn_deploy.files import read_typed, typed, write_atomic
 
 LAYERS_NAME = "layers.json"
 SCHEMA_VERSION = 1
@@ -110,16 +110,10 @@ class LayerReport:
         Raises:
             InvalidRequestError: if the file is broken or of another schema version.
         """
-        file = read_json(path)
-        version = file.get("schema_version") if isinstance(file, dict) else None
-        if version != SCHEMA_VERSION:
-            raise InvalidRequestError(
-                f"{path} has schema version {version}, this version of attn-deploy reads {SCHEMA_VERSION}; measure again."
-            )
         try:
-            return typed(file, _LayersFile).reports
+            return read_typed(path, _LayersFile, "a per-layer view", schema=SCHEMA_VERSION).reports
         except InvalidRequestError as error:
-            raise InvalidRequestError(f"{path} is not a per-layer view: {error} Measure it again.") from error
+            raise InvalidRequestError(f"{error} Measure it again.") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import onnx
 
 from attn_deploy.bench.layers import LayerReport, LayerTime, middle, summed
 from attn_deploy.errors import GraphError
+from attn_deploy.files import scratch_folder
 from attn_deploy.graph.artifact import load_model
 from attn_deploy.graph.work import node_module
 from attn_deploy.inputs.tensors import Arrays
@@ -56,7 +56,7 @@ def onnxruntime_layers(
         MissingDependencyError: if onnxruntime is not installed.
     """
     ort = import_onnxruntime()
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from attn_deploy.bench.plan import ProfilePlan, Shape
 from attn_deploy.bench.record import ProfileRecord, ProfileRow
 from attn_deploy.bench.request import ProfileRequest, ProfileSettings, as_request, plan_profile, with_threads
 from attn_deploy.bench.store import ProfileStore
+from attn_deploy.files import scratch_folder
 from attn_deploy.machine.conditions import available_memory
 from attn_deploy.machine.environment import command_line, describe_environment, load_average
 from attn_deploy.runtimes.table import REFERENCE
@@ -68,7 +68,7 @@ def profile(
     with contextlib.ExitStack() as stack:
         save = request.save
         store = ProfileStore(Path(save), plan, resume=request.resume, progress=report) if save is not None else None
-        folder = store.files if store is not None else Path(stack.enter_context(_scratch()))
+        folder = store.files if store is not None else stack.enter_context(scratch_folder())
         maker: Maker = InlineMaker(plan, folder, model=request.module, progress=report)
         if request.chosen_executor == "processes":
             from attn_deploy.bench.isolated import ChildMaker
@@ -148,9 +148,3 @@ def _with_accuracy(
     from attn_deploy.bench.accuracy import accuracy_rows
 
     return accuracy_rows(plan, maker, begun, rows, store)
-
-
-@contextlib.contextmanager
-def _scratch() -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
-        yield folder

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attn_deploy.errors import InvalidRequestError
+from attn_deploy.inputs.expected import fit_to_expected
 from attn_deploy.inputs.tensors import TensorInput, fit_size
 from attn_deploy.registry import DEFAULT_SIZES
 
@@ -132,7 +133,7 @@ def make_subject(
     tensors = tuple(resolved.inputs or inputs or ())
     if resolved.inputs is not None:
         tensors = (
-            _bind(tensors, inputs, resolved.name.text)
+            fit_to_expected(tensors, inputs, resolved.name.text)
             if inputs is not None
             else _default_sizes(tensors, _movable(tensors, resolved.dynamic))
         )
@@ -197,8 +198,9 @@ def _trained(model: str, path: Path) -> ResolvedModel | None:
     name = parse_name(str(path)) if path.is_dir() else None
     if name is None or name.checkpoint is None:
         return None
-    trained = load_trained(name)
-    if trained.name != parse_name(model).text:
+    wanted = parse_name(model)
+    trained = load_trained(name, model if wanted.file or wanted.package else None)
+    if trained.name != wanted.text:
         raise InvalidRequestError(
             f"{path} was trained as {trained.name}, not {model}; name {trained.name}, or the folder alone."
         )
@@ -214,7 +216,7 @@ def _from_file(path: Path, inputs: Sequence[TensorInput] | None) -> ProfileSubje
     symbols = tuple(dict.fromkeys(s for i in tensors for s in i.symbols))
     unsized: tuple[str, ...] = ()
     if inputs is not None:
-        tensors = _bind(tensors, inputs, str(path))
+        tensors = fit_to_expected(tensors, inputs, str(path))
     else:
         tensors = _default_sizes(tensors, symbols)
         # Files of this project take small images; of a foreign one nobody knows.
@@ -242,7 +244,7 @@ def _from_engine(path: Path, inputs: Sequence[TensorInput] | None) -> ProfileSub
                 sizes.setdefault(dim, extent)
     tensors = tuple(TensorInput(i.name, dims[i.name], i.dtype, sizes, {}, {}) for i in engine.inputs)
     if inputs is not None:
-        tensors = _bind(tensors, inputs, str(path))
+        tensors = fit_to_expected(tensors, inputs, str(path))
     return ProfileSubject(path.name, tensors, tuple(sizes), None, path, tuple(o.name for o in engine.outputs))
 
 
@@ -263,29 +265,6 @@ def _default_sizes(inputs: Sequence[TensorInput], movable: Sequence[str]) -> tup
         elif symbol[0] in plain and (image or sizes[symbol] == DEFAULT_SIZES[symbol[0]]):
             sizes[symbol] = fit_size(plain[symbol[0]], symbol, first)
     return tuple(replace(i, sizes={**i.sizes, **sizes}) for i in inputs)
-
-
-def _bind(own: Sequence[TensorInput], others: Sequence[TensorInput], owner: str) -> tuple[TensorInput, ...]:
-    """The known inputs at the shapes of the given ones, matched by name where the names are the same, else in order."""
-    if len(own) != len(others):
-        raise InvalidRequestError(
-            f"{owner}: takes {len(own)} inputs ({', '.join(i.name for i in own)}), {len(others)} were given."
-        )
-    by_name = {i.name: i for i in others}
-    matched = [by_name[i.name] for i in own] if set(by_name) == {i.name for i in own} else list(others)
-    sizes = dict(own[0].sizes)
-    for old, new in zip(own, matched, strict=True):
-        shape = new.shape()
-        if len(shape) != len(old.dims):
-            raise InvalidRequestError(f"{owner}: input {old.name!r} has {len(old.dims)} axes, {len(shape)} were given.")
-        sizes |= {d: n for d, n in zip(old.dims, shape, strict=True) if isinstance(d, str) and d in sizes}
-    bound = tuple(replace(i, sizes=sizes) for i in own)
-    for old, new in zip(bound, matched, strict=True):
-        if old.shape() != new.shape():
-            raise InvalidRequestError(
-                f"{owner}: input {old.name!r} must be ({', '.join(map(str, old.dims))}), got {new.shape()}."
-            )
-    return bound
 
 
 def _fixed_extent(tensor: TensorInput, letter: str) -> int | None:

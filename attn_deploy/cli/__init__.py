@@ -16,6 +16,7 @@ from attn_deploy.cli import guard
 from attn_deploy.cli.build import build
 from attn_deploy.cli.compare import compare
 from attn_deploy.cli.convert import convert
+from attn_deploy.cli.deploy import deploy
 from attn_deploy.cli.diagnose import diagnose
 from attn_deploy.cli.doctor import doctor
 from attn_deploy.cli.evaluate import evaluate
@@ -26,6 +27,7 @@ from attn_deploy.cli.inspect import inspect
 from attn_deploy.cli.lint import lint
 from attn_deploy.cli.list import list_
 from attn_deploy.cli.matrix import diff, matrix, merge
+from attn_deploy.cli.package import package
 from attn_deploy.cli.process import run_supervised
 from attn_deploy.cli.profile import profile
 from attn_deploy.cli.profiles import profiles
@@ -78,6 +80,8 @@ def _root(
       attn-deploy verify ghostmodule.onnx ghostmodule-int8.onnx
       attn-deploy run ghostmodule.onnx --data inputs.npz -o outputs.npz
       attn-deploy build ghostmodule.onnx
+      attn-deploy package model.onnx --for triton,python -o pkg
+      attn-deploy deploy deploy.toml --plan
       attn-deploy diagnose net.py:MyNet --input 1x3x224x224 --precision fp16
       attn-deploy inspect ghostmodule.onnx
       attn-deploy profile ghostmodule
@@ -102,6 +106,8 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "verify": verify,
     "run": run,
     "build": build,
+    "package": package,
+    "deploy": deploy,
     "diagnose": diagnose,
     "inspect": inspect,
     "profile": profile,

@@ -49,6 +49,12 @@ def diagnose(
         list[str] | None,
         typer.Option("--input", help="[name:]1x3x224x224[:dtype] of each input; needed for a model of your own."),
     ] = None,
+    sample: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sample", help="Your own inputs, which join the comparison: FILE.npz, or NAME=VALUES, as size=60,90."
+        ),
+    ] = None,
     dynamic: Annotated[str | None, typer.Option(help="Axes that move, as N,H,W, or none.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Checkpoint to load: .safetensors, .pth or .pt.")] = None,
     opset: Annotated[int | None, typer.Option(help="13 to 25, for a model by name.")] = None,
@@ -89,6 +95,7 @@ def diagnose(
             by_range=by_range,
             calibration=calibration,
             inputs=parse_inputs(shape) if shape else None,
+            samples=sample,
             dynamic=parse_axes(dynamic),
             weights=weights,
             opset=opset,

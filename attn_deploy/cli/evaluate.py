@@ -18,6 +18,10 @@ def evaluate(
             help="The folder of a training run, its model.safetensors, .onnx or .engine; or a model, with --weights."
         ),
     ],
+    trained_as: Annotated[
+        str | None,
+        typer.Option("--model", help="Model of a run that trained a file of yours, as net.py:MyNet."),
+    ] = None,
     dataset: Annotated[
         str | None, typer.Option(help="cifar10, digits or folder. Default: what it was trained on.")
     ] = None,
@@ -62,6 +66,7 @@ def evaluate(
     with output_aside(), status() as progress:
         results = evaluate_model(
             model,
+            trained_as=trained_as,
             dataset=dataset,
             runtimes=parse_words(runtime, "--runtime") if runtime is not None else None,
             split=require_split(split),

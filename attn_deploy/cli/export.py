@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from attn_deploy.cli.completion import complete_model
+from attn_deploy.cli.parse import parse_words
 from attn_deploy.cli.streams import output_aside
 
 
@@ -37,13 +38,19 @@ def export(
     ] = "fp32",
     exporter: Annotated[str, typer.Option(help="auto, dynamo or torchscript.")] = "auto",
     dynamic: Annotated[
-        str | None, typer.Option(help="Axes that move, as N,H,W, or none. Default: all that the model allows.")
+        str | None, typer.Option(help="Axes that must move, as N,H,W, or none. Default: the most that can.")
     ] = None,
     shape: Annotated[
         list[str] | None,
         typer.Option(
             "--input",
             help="[name:]1x3x224x224[:dtype] of each input of a model of your own; NAME:1xHxW moves with an image.",
+        ),
+    ] = None,
+    sample: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sample", help="Your own inputs, which join the proof: FILE.npz, or NAME=VALUES, as size=60,90."
         ),
     ] = None,
     simplify: Annotated[bool, typer.Option("--simplify/--no-simplify", help="Simplify the graph.")] = True,
@@ -57,6 +64,27 @@ def export(
     ] = False,
     weights: Annotated[
         Path | None, typer.Option("--weights", help="Checkpoint to load: .safetensors, .pth or .pt.")
+    ] = None,
+    preprocess: Annotated[
+        str | None,
+        typer.Option(
+            help="Take images: imagenet,uint8,nhwc,bgr,resize=224x224; presets imagenet, cifar10, 0..1, -1..1, 0..255, or "
+            "mean=,std=,scale=; letterbox=640x640."
+        ),
+    ] = None,
+    postprocess: Annotated[
+        str | None,
+        typer.Option(
+            help="Give answers: softmax, sigmoid, argmax, topk=5, softmax,topk=5, nms:iou=0.5,score=0.25,max=100."
+        ),
+    ] = None,
+    input_names: Annotated[
+        str | None, typer.Option(help="Names of the inputs, as image,mask. Default: those of forward's parameters.")
+    ] = None,
+    output_names: Annotated[str | None, typer.Option(help="Names of the outputs, as scores,classes.")] = None,
+    weights_key: Annotated[
+        str | None,
+        typer.Option("--weights-key", help="Which weights of the checkpoint. Default: averaged ones (ema), if any."),
     ] = None,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare with PyTorch at shapes that were not traced.")
@@ -76,8 +104,10 @@ def export(
       attn-deploy export ghostmodule --precision fp16 --io same
       attn-deploy export net.py:MyNet --input 1x3x224x224 --weights net.safetensors
       attn-deploy export timm:resnet50:num_classes=10
+      attn-deploy export resnet18+se --preprocess imagenet,uint8,nhwc --postprocess softmax,topk=5
       attn-deploy export fusion.py:Net --input image:1x3x64x64 --input mask:1x64x64:bool
       attn-deploy export fusion.py:Net --input image:1x3x64x64 --input mask:1xHxW:bool --input text:1xL=77x64
+      attn-deploy export decoder.py:Net --input maps:1x8x16x16 --input size:2 --sample size=60,90
     """
     from attn_deploy.resolve.wanted import check_model
 
@@ -103,9 +133,15 @@ def export(
             rewrite=rewrite,
             native_attention=native_attention,
             weights=weights,
+            weights_key=weights_key,
+            samples=sample,
             verify=verify,
             force=force,
             inputs=parse_inputs(shape) if shape else None,
+            preprocess=preprocess,
+            postprocess=postprocess,
+            input_names=parse_words(input_names, "--input-names") if input_names else (),
+            output_names=parse_words(output_names, "--output-names") if output_names else (),
             progress=progress,
         )
     if as_json:

@@ -21,6 +21,12 @@ def lint(
         list[str] | None,
         typer.Option("--input", help="[name:]1x3x224x224[:dtype] of each input; with it, forward is traced too."),
     ] = None,
+    sample: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sample", help="Your own inputs, which forward is run on: FILE.npz, or NAME=VALUES, as size=60,90."
+        ),
+    ] = None,
     dynamic: Annotated[
         str | None, typer.Option(help="Axes that move, as N,H,W, or none. Default: all that the model allows.")
     ] = None,
@@ -46,6 +52,7 @@ def lint(
             opset=opset,
             target=target,
             inputs=parse_inputs(shape) if shape else None,
+            samples=sample,
             dynamic=parse_axes(dynamic),
         )
     typer.echo(json.dumps(report.to_dict(), indent=1) if as_json else lint_text(report))

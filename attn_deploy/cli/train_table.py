@@ -47,10 +47,11 @@ def train_table(
       attn-deploy train-table --backbone resnet8 --models se,eca --dataset digits --only-report
     """
     from attn_deploy.cli.parse import parse_words
+    from attn_deploy.matrix.options import parse_shard
     from attn_deploy.report.console import step_bar
     from attn_deploy.report.train_table import table_markdown, write_pages
     from attn_deploy.training.recipe import recipe_for
-    from attn_deploy.training.table import default_folder, parse_shard, plan_table
+    from attn_deploy.training.table import default_folder, plan_table
     from attn_deploy.training.table import train_table as make_table
 
     folder = output or default_folder(backbone, dataset)

@@ -10,8 +10,8 @@ import typer
 
 
 def verify(
-    reference: Annotated[Path, typer.Argument(help="The ONNX file that is right.")],
-    candidate: Annotated[Path, typer.Argument(help="An .onnx or .engine file to compare with it.")],
+    reference: Annotated[Path, typer.Argument(help="The ONNX file that is right, or the folder of a package.")],
+    candidate: Annotated[Path | None, typer.Argument(help="An .onnx or .engine file to compare with it.")] = None,
     precision: Annotated[
         str | None,
         typer.Option(help="Whose tolerance: fp32, fp16, bf16, int8 or fp8. Default: what the candidate says it is."),
@@ -23,20 +23,40 @@ def verify(
         list[Path] | None,
         typer.Option("--data", "--sample", help="An .npz with real inputs, an array for each; repeatable."),
     ] = None,
+    engine: Annotated[str | None, typer.Option(help="Of a package: run this engine in place of the ONNX file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
 ) -> None:
     """Compare two files: which output differs, in which channels, where and by how much. Exit code 1 if one does.
+
+    The folder of a package is checked by itself: its bytes, and its model on golden inputs.
 
     \b
     Examples:
       attn-deploy verify model.onnx model-fp16.onnx
       attn-deploy verify model.onnx model-int8.onnx --data frames.npz
       attn-deploy verify model.onnx model.engine --input images:1x3x640x640
+      attn-deploy verify pkg/
     """
+    if candidate is None:
+        _verify_package(reference, engine, as_json)
+        return
     from attn_deploy.parity.files import verify_files
     from attn_deploy.report.comparison_text import comparison_text
 
     comparison = verify_files(reference, candidate, precision=precision, inputs=shape or (), samples=data or ())
     typer.echo(json.dumps(comparison.to_dict(), indent=1) if as_json else comparison_text(comparison))
     if not comparison.passed:
+        raise typer.Exit(1)
+
+
+def _verify_package(folder: Path, engine: str | None, as_json: bool) -> None:
+    from attn_deploy.deploy.package.check import verify_package
+    from attn_deploy.errors import InvalidRequestError
+    from attn_deploy.report.package import package_check_text
+
+    if not folder.is_dir():
+        raise InvalidRequestError(f"{folder} is compared with nothing; give a second file, or the folder of a package.")
+    check = verify_package(folder, engine)
+    typer.echo(json.dumps(check.to_dict(), indent=1) if as_json else package_check_text(check))
+    if not check.passed:
         raise typer.Exit(1)

@@ -13,7 +13,7 @@ from attn_deploy.bench.plan import ProfilePlan
 from attn_deploy.bench.record import ProfileRecord
 from attn_deploy.comparison.collection import CPU, RECORD_NAME, Run, named_runs
 from attn_deploy.errors import InvalidRequestError, MissingDependencyError, WorkerError
-from attn_deploy.files import write_atomic
+from attn_deploy.files import scratch_folder, write_atomic
 
 Tell = Callable[[str], None]
 _PREFIX = "accelerator_type:"
@@ -158,14 +158,12 @@ def connect() -> Any:
 
 def _measure(plan: dict[str, Any], memory: bool) -> str:
     """On a node: the record as JSON."""
-    import tempfile
-
     from attn_deploy.bench.isolated import ChildMaker
     from attn_deploy.bench.profiler import run_plan
     from attn_deploy.bench.request import with_threads
 
     wanted = with_threads(ProfilePlan.from_dict(plan))
-    with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
+    with scratch_folder() as folder:
         maker = ChildMaker(wanted, Path(folder), memory=memory, progress=lambda _: None)
         return run_plan(wanted, maker, None).to_json()
 

@@ -17,9 +17,12 @@ from attn_deploy.errors import DatasetError, InvalidRequestError
 from attn_deploy.files import sha256_of
 from attn_deploy.inputs.samples import example_arrays, verification_sizes
 from attn_deploy.inputs.tensors import Arrays, TensorInput
-from attn_deploy.parity.given import as_type, load_arrays
+from attn_deploy.inputs.user_samples import load_arrays
+from attn_deploy.parity.given import as_type
 
 BATCH = 8
+_MOST_BYTES = 1 << 30  # of calibration images
+_USUAL_ELEMENTS = 3 * 256 * 256  # of a sample, of which a batch holds eight
 DEFAULT_IMAGES = 512
 HELD_OUT = 1000  # images, at most: accuracy in steps of a tenth of a point
 _LABELS = "labels"
@@ -99,9 +102,10 @@ def load_calibration(
     if path.is_dir():
         from attn_deploy.data.folder import load_any_images
 
-        limit = (DEFAULT_IMAGES if images is None else images) + HELD_OUT
         preprocess = options.over(usual or assumed_preprocess())
         side = image_size(path, inputs, size, preprocess)
+        usual_count, held_out = _counts(side)
+        limit = (usual_count if images is None else images) + held_out
         photos = load_any_images(path, side=side, limit=limit, resize=preprocess.resize)
         return _from_images(photos, inputs, symbols, images, seed, preprocess)
     if not path.exists():
@@ -140,7 +144,7 @@ def read_calibration(
     if len(counts) > 1:
         raise InvalidRequestError(f"{path}: the arrays hold {sorted(counts)} samples; give the same number of each.")
     [count] = counts
-    size = _batch_size(inputs, symbols, count)
+    size = _batch_size(inputs, symbols, count, sum(a[0].size for a in chosen.values()) if count else 0)
     if count < size or count == 0:
         raise InvalidRequestError(f"{path} holds {count} samples, and the graph takes {size} at a time.")
     identity = {"data": path.name, "sha256": sha256_of(path)}
@@ -165,10 +169,11 @@ def _from_images(
 ) -> CalibrationData:
     """A balanced sample of images, and another one that is held out."""
     prepare(images.images[:1], images.name, inputs, preprocess)  # refuses before anything is drawn
-    count = min(DEFAULT_IMAGES, len(images)) if count is None else count
+    usual_count, held_out = _counts(images.size)
+    count = min(usual_count, len(images)) if count is None else count
     rest = len(images) - count
-    order = images.balanced_sample(min(len(images), count + min(HELD_OUT, max(rest, 0))), seed)
-    size = _batch_size(inputs, symbols, count)
+    order = images.balanced_sample(min(len(images), count + min(held_out, max(rest, 0))), seed)
+    size = _batch_size(inputs, symbols, count, images.images[0].size)
     if count < size:
         raise InvalidRequestError(f"--images is {count}, and the graph takes {size} at a time.")
     mixed = np.random.default_rng(seed).permutation(len(order))
@@ -184,6 +189,13 @@ def _from_images(
     }
     parted = _parted(arrays, labels, size, count, identity, moves=inputs[0].dims[0] in symbols)
     return replace(parted, preprocess=preprocess if inputs[0].dtype != "uint8" else None, classes=len(images.classes))
+
+
+def _counts(size: tuple[int, int]) -> tuple[int, int]:
+    """How many images to measure on, and how many to hold out, so that all fit in `_MOST_BYTES` as floats."""
+    fitting = _MOST_BYTES // (4 * 3 * size[0] * size[1])
+    share = min(1.0, fitting / (DEFAULT_IMAGES + HELD_OUT))
+    return max(BATCH, int(DEFAULT_IMAGES * share)), max(BATCH, int(HELD_OUT * share))
 
 
 def _parted(
@@ -225,9 +237,12 @@ def _batch(arrays: Mapping[str, NDArray[Any]], span: slice) -> Arrays:
     return {n: np.ascontiguousarray(a[span]) for n, a in arrays.items()}
 
 
-def _batch_size(inputs: Sequence[TensorInput], symbols: Sequence[str], count: int) -> int:
+def _batch_size(inputs: Sequence[TensorInput], symbols: Sequence[str], count: int, elements: int) -> int:
     first = inputs[0]
-    return min(BATCH, count) if first.dims[0] in symbols else first.shape()[0]
+    if first.dims[0] not in symbols:
+        return first.shape()[0]
+    # So many large samples as small ones fill eight: what a run keeps in memory grows with the batch.
+    return max(1, min(BATCH, count, BATCH * _USUAL_ELEMENTS // max(1, elements)))
 
 
 def _fitting(path: Path, array: NDArray[Any], target: TensorInput, symbols: Sequence[str]) -> NDArray[Any]:
@@ -248,8 +263,13 @@ def _fitting(path: Path, array: NDArray[Any], target: TensorInput, symbols: Sequ
 
 
 def _labels(path: Path, labels: NDArray[Any]) -> NDArray[np.int64]:
-    if labels.ndim != 1 or labels.dtype.kind not in "iuf" or not np.array_equal(labels, np.floor(labels)):
+    if (
+        labels.ndim != 1
+        or labels.dtype.kind not in "iuf"
+        or not np.array_equal(labels, np.floor(labels))
+        or (labels < 0).any()
+    ):
         raise InvalidRequestError(
-            f"{path}: 'labels' is {labels.dtype} of shape {labels.shape}; one whole number for each sample is needed."
+            f"{path}: 'labels' is {labels.dtype} of shape {labels.shape}; one whole number from 0 for each sample is needed."
         )
     return labels.astype(np.int64)

@@ -23,6 +23,7 @@ from attn_deploy.graph.simplify import simplify_model
 from attn_deploy.inputs.samples import example_arrays, verification_sizes
 from attn_deploy.parity.given import GivenInputs, given_inputs
 from attn_deploy.parity.graphs import compare_models, inputs_of_samples, runnable_inputs, with_other_batches
+from attn_deploy.parity.reference import RememberingRunner
 from attn_deploy.parity.report import ParityReport
 from attn_deploy.parity.tolerance import TOLERANCES, Tolerance
 from attn_deploy.parity.verify import compare, compare_on
@@ -207,7 +208,8 @@ def _in_half(
 ) -> onnx.ModelProto:
     """Type a graph, compared with the source file at sizes that move its axes, and on the calibration data."""
     wider, reading = read_outputs(reference)
-    before = OnnxRuntimeRunner(wider.SerializeToString(), optimize=False)
+    # Optimised, which moves fp32 by its own rounding only; run once for each input, however often it is compared with.
+    before = RememberingRunner(OnnxRuntimeRunner(wider.SerializeToString(), optimize=True))
     if given.samples:
         inputs, symbols = inputs_of_samples(reference, given.samples[0]), tuple[str, ...]()
         ramps = with_other_batches(given.samples, reference, before)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -135,6 +136,25 @@ class PreprocessOptions:
             self.resize or base.resize,
             source,
         )
+
+
+def raw_images(record: Mapping[str, Any]) -> Preprocess | None:
+    """How images go into a file that was exported with ``--preprocess``: as they are; None for other files.
+
+    Args:
+        record: of the export.
+    """
+    pixels = record.get("preprocess")
+    if not pixels:
+        return None
+    return Preprocess(
+        (0.0, 0.0, 0.0),
+        (1.0, 1.0, 1.0),
+        scale=1.0,
+        color=str(pixels["color"]),
+        layout=str(pixels["layout"]),
+        source="as they are: the file prepares them",
+    )
 
 
 def of_images(images: ImageSet) -> Preprocess:

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from attn_deploy.conversion.calibration import NO_OPTIONS, CalibrationData, load_calibration
 from attn_deploy.conversion.convert import at_opset
 from attn_deploy.conversion.preprocess import Preprocess, PreprocessOptions, range_warning
+from attn_deploy.conversion.sensitivity import sensitivities
 from attn_deploy.data import ImageSet
 from attn_deploy.errors import (
     FileWarning,
@@ -43,6 +44,7 @@ from attn_deploy.graph.quantize import (
     quant_format,
     quantizable_graph,
 )
+from attn_deploy.inputs.tensors import Arrays
 from attn_deploy.parity.given import GivenInputs, given_inputs
 from attn_deploy.parity.graphs import inputs_of_samples, runnable_inputs, with_other_batches
 from attn_deploy.parity.judge import LARGEST_ERROR, Judge, Judgement, Limit
@@ -51,6 +53,7 @@ from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner, import_onnxrunti
 
 _SCALES_IN_HALF = 19  # the first opset whose QuantizeLinear takes fp16
 _SHOWN = 64
+_MEASURED_ELEMENTS = 64 * 3 * 256 * 256  # of the inputs of a run, by the number of tensors that it gives
 
 Progress = Callable[[str], None]
 
@@ -244,11 +247,13 @@ class _Quantizer:
         for method in methods:
             self._tell(f"trying {method}")
             self._ranges = {n: h.range(method) for n, h in histograms.items()}
-            tried[method] = judge(self._with().model)
+            tried[method] = judge(self._with().model, batches=judge.enough if limit.points is None else None)
         chosen = min(tried, key=lambda m: tried[m].rank())
         self._ranges = {n: h.range(chosen) for n, h in histograms.items()}
         sensitive: list[tuple[Layer, float]] = []
         judged = tried[chosen]
+        if judged.samples < judge.samples:
+            judged = judge(self._with().model)
         if not limit.met(judged):
             sensitive, judged = self._repaired(judge, limit, judged)
         without = {layer.node for layer, _ in sensitive}
@@ -282,12 +287,13 @@ class _Quantizer:
         names = observed_tensors(ir.from_proto(self._prepared), self._plan.layers)
         histograms = empty_histograms(names)
         done = 0
-        for graph, group in probes(self._prepared, names):
-            runner = OnnxRuntimeRunner(graph.SerializeToString(), optimize=False)
+        for graph, group in probes(self._prepared, names, _at_once(data.batches)):
+            runner = OnnxRuntimeRunner(graph.SerializeToString(), optimize=True)
             for batch in data.batches:
                 values = list(run_once(runner, batch).values())
                 for name, value in zip(group, values, strict=True):
                     histograms[name].add(value)
+            runner.close()
             done += len(group)
             self._tell(f"measured {done} of {len(names)} tensors")
         bad = next((n for n, h in histograms.items() if not h.finite), None)
@@ -305,12 +311,13 @@ class _Quantizer:
             PrecisionError: if it is met only without all of them.
         """
         layers = self._plan.layers
-        alone: list[tuple[Layer, float]] = []
-        for index, layer in enumerate(layers):
-            self._tell(f"sensitivity of layer {index + 1} of {len(layers)}")
-            others = {y.node for y in layers if y.node != layer.node}
-            alone.append((layer, judge(self._with(others).model, batches=judge.few).error))
-        alone.sort(key=lambda pair: -pair[1])
+
+        def error(group: Sequence[Layer]) -> float:
+            """With these layers quantized and no other."""
+            others = {y.node for y in layers} - {y.node for y in group}
+            return judge(self._with(others).model, batches=judge.few).error
+
+        alone = sensitivities(layers, error, by_halves=limit.points is None, progress=self._tell)
         low, high, best = 1, len(alone), before  # without `high` of them there is nothing left to be wrong
         while low < high:
             middle = (low + high) // 2
@@ -346,6 +353,12 @@ class _Quantizer:
                 f"Runtime's optimisations make {optimised.error:.1%} of it: the file would be wrong there."
             )
         return {"ran": True, "usable": True, **asdict(optimised)}
+
+
+def _at_once(batches: Sequence[Arrays]) -> int:
+    """How many tensors are measured in one run: what they hold together is what limits."""
+    elements = max(sum(a.size for a in b.values()) for b in batches)
+    return max(4, min(64, _MEASURED_ELEMENTS // max(1, elements)))
 
 
 def _plan(prepared: onnx.ModelProto, form: QuantFormat, owner: str) -> QuantPlan:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 import tarfile
-import tempfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from attn_deploy.errors import DatasetError
+from attn_deploy.files import make_folder, scratch_folder
 
 
 def unpack_files(archive: Path, wanted: Mapping[str, str], folder: Path) -> None:
@@ -25,17 +25,16 @@ def unpack_files(archive: Path, wanted: Mapping[str, str], folder: Path) -> None
     Raises:
         DatasetError: if the archive is truncated or damaged, lacks a member, or has a member whose path leaves it.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    make_folder(folder.parent)
+    with scratch_folder(beside=folder) as scratch:
+        partial = scratch / folder.name
+        partial.mkdir()
         copied = _copy(archive, wanted, partial)
         missing = sorted(wanted.keys() - copied)
         if missing:
             raise DatasetError(f"{archive} has no {', '.join(missing)}; it is not the archive that was expected.")
         partial.chmod(0o755)
         partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _copy(archive: Path, wanted: Mapping[str, str], folder: Path) -> set[str]:

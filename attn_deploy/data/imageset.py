@@ -60,8 +60,11 @@ class ImageSet:
             raise DatasetError(
                 f"{what}: expected uint8 images of shape (N, 3, H, W), got {self.images.dtype} {self.images.shape}."
             )
-        if self.labels.shape != (len(self.images),):
-            raise DatasetError(f"{what}: {len(self.images)} images, and labels of shape {self.labels.shape}.")
+        if self.labels.shape != (len(self.images),) or self.labels.dtype.kind not in "iu":
+            raise DatasetError(
+                f"{what}: {len(self.images)} images, and labels of {self.labels.dtype} of shape {self.labels.shape}; give a "
+                "whole number for each image."
+            )
         if len(self.images) == 0:
             raise DatasetError(f"{what}: there are no images.")
         wrong = np.flatnonzero((self.labels < 0) | (self.labels >= len(self.classes)))

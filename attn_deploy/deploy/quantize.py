@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from attn_deploy.conversion.calibration import NO_OPTIONS
-from attn_deploy.conversion.preprocess import Preprocess, PreprocessOptions
+from attn_deploy.conversion.preprocess import Preprocess, PreprocessOptions, raw_images
 from attn_deploy.conversion.quantize import Progress, check_options, quantize_file
 from attn_deploy.data import ImageSet, load_dataset
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.files import output_file
+from attn_deploy.files import output_file, scratch_folder
 from attn_deploy.graph.artifact import OnnxArtifact, load_model
 from attn_deploy.graph.evidence import read_evidence
 from attn_deploy.graph.quantize import quant_format
@@ -86,7 +85,7 @@ def quantize(
         if weights is not None:
             raise InvalidRequestError(f"{model} holds its weights; leave --weights out, or name the model.")
         path_of = model.path if isinstance(model, OnnxArtifact) else Path(model)
-        usual = _of_package(_recorded_name(path_of)) if calibration is not None else None
+        usual = _of_file(path_of) if calibration is not None else None
         return quantize_file(model, path, calibration=calibration, owner=owner, usual=usual, **options)
     from attn_deploy.exporters.pipeline import export  # torch, which files do without
     from attn_deploy.inputs.grammar import parse_inputs
@@ -96,7 +95,7 @@ def quantize(
     check_options(method, keep_accuracy)
     name = parse_name(str(model))
     target = output_file(path, Path(f"{name.stem}-{form.word}.onnx"), (".onnx",))
-    with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
+    with scratch_folder() as folder:
         if progress is not None:
             progress(f"exporting {model}")
         source = export(
@@ -119,12 +118,14 @@ def quantize(
     return replace(artifact, path=target)
 
 
-def _recorded_name(path: Path) -> str:
-    """The name of the model that a file was exported from; empty for a foreign file."""
+def _of_file(path: Path) -> Preprocess | None:
+    """What a file, or the package of the model that it was exported from, says of its images."""
     if not path.is_file():
-        return ""
+        return None
     evidence = read_evidence(load_model(path, check_seal=False))
-    return "" if evidence is None else evidence.model
+    if evidence is None:
+        return None
+    return raw_images(evidence.record) or _of_package(evidence.model)
 
 
 def _of_package(name: str) -> Preprocess | None:

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from attn_deploy.conversion.calibration import NO_OPTIONS, read_calibration
 from attn_deploy.conversion.images import assumed_preprocess, image_batches
-from attn_deploy.conversion.preprocess import PreprocessOptions
+from attn_deploy.conversion.preprocess import Preprocess, PreprocessOptions, raw_images
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.files import output_file, write_atomic
 from attn_deploy.graph.artifact import open_model
+from attn_deploy.graph.evidence import read_evidence
 from attn_deploy.inputs.tensors import Arrays
-from attn_deploy.parity.given import given_inputs, load_arrays, read_sample
+from attn_deploy.inputs.user_samples import load_arrays
+from attn_deploy.parity.given import given_inputs, read_sample
 from attn_deploy.parity.graphs import graph_inputs
 from attn_deploy.runtimes.base import run_once
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
@@ -77,7 +79,7 @@ def run_file(
         shape = next(iter(given.shapes.values()), None)
         wish = size or (None if shape is None or len(shape) != 4 else (shape[2], shape[3]))
         tensors = graph_inputs(model)
-        batches, prepared = image_batches(source, tensors, wish, preprocess.over(assumed_preprocess()))
+        batches, prepared = image_batches(source, tensors, wish, preprocess.over(_usual(model)))
     else:
         raise InvalidRequestError(
             f"{source} not found: give an .npz with an array for each input, an image or a folder."
@@ -90,6 +92,12 @@ def run_file(
         np.savez(buffer, **outputs)  # type: ignore[arg-type]
         write_atomic(Path(output), buffer.getvalue())
     return RunResult(outputs, len(results), prepared)
+
+
+def _usual(model: Any) -> Preprocess:
+    """As they are where the file prepares images itself; else ImageNet's values."""
+    evidence = read_evidence(model)
+    return (raw_images(evidence.record) if evidence is not None else None) or assumed_preprocess()
 
 
 def _arrays(model: Any, source: Path) -> Sequence[Arrays]:

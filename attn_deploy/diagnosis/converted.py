@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from attn_deploy.conversion.half import measure
 from attn_deploy.diagnosis.candidate import Candidate, as_it_is
 from attn_deploy.diagnosis.judge import worst_case
 from attn_deploy.diagnosis.references import Reference
+from attn_deploy.files import scratch_folder
 from attn_deploy.graph.artifact import load_model
 from attn_deploy.graph.opset import convert_opset, standard_opset
 from attn_deploy.graph.opset.old import raise_old_opset
@@ -92,7 +92,7 @@ def _quantized(
 ) -> Candidate:
     from attn_deploy.conversion.quantize import quantize_file
 
-    with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
+    with scratch_folder() as folder:
         source, target = Path(folder) / "model.onnx", Path(folder) / "quantized.onnx"
         onnx.save(model, source)
         quantize_file(source, target, precision=precision, calibration=calibration, progress=progress)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import io
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,37 +17,73 @@ from attn_deploy.conversion.calibration import load_calibration
 from attn_deploy.diagnosis.candidate import Candidate, as_it_is, precision_of, refuse_precision
 from attn_deploy.diagnosis.converted import converted
 from attn_deploy.diagnosis.judge import Case, examine, worst_case
-from attn_deploy.diagnosis.record import Diagnosis, Fault, Step
+from attn_deploy.diagnosis.record import Diagnosis, Fault, Step, Trial
 from attn_deploy.diagnosis.references import GraphReference, Reference
 from attn_deploy.diagnosis.refused import Search
+from attn_deploy.diagnosis.request import TIMEOUT_SECONDS, DiagnosisRequest, Progress
 from attn_deploy.diagnosis.shapes import ShapeBook
 from attn_deploy.diagnosis.subject import Subject, from_file, from_model, reference_for, unknown_reference
-from attn_deploy.diagnosis.trials import Laboratory, OnnxRuntime, module_at, part_operators, target_of
+from attn_deploy.diagnosis.trials import (
+    Laboratory,
+    OnnxRuntime,
+    Target,
+    module_at,
+    part_operators,
+    target_of,
+)
 from attn_deploy.engine.profile import GivenProfile, Profile, make_profiles
 from attn_deploy.errors import GraphError, InvalidRequestError, ParityError
-from attn_deploy.files import atomic_path, output_file, write_atomic
+from attn_deploy.files import atomic_path, output_file, scratch_folder, write_atomic
 from attn_deploy.graph.artifact import OnnxArtifact, read_onnx
 from attn_deploy.graph.parts import Part, Parts, checked
 from attn_deploy.inputs.tensors import Arrays, TensorInput
+from attn_deploy.inputs.user_samples import Sample, parse_samples
+from attn_deploy.parity.given import GivenInputs, fitted
 from attn_deploy.runtimes.onnxruntime import import_onnxruntime
 
 if TYPE_CHECKING:
     from torch import nn
 
-TIMEOUT_SECONDS = 120.0
-Tell = Callable[[str], None]
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What both searches start from.
+
+    Attributes:
+        request: of the user.
+        subject: the graph with its origin.
+        candidate: the graph as it is examined.
+        reference: what is right; None where nothing says so.
+        batches: what numbers are compared on; None for ramped noise.
+        written: file for the smallest failing part.
+    """
+
+    request: DiagnosisRequest
+    subject: Subject
+    candidate: Candidate
+    reference: Reference | None
+    batches: tuple[Arrays, ...] | None
+    written: Path
 
 
-@dataclass(slots=True)
-class _Account:
-    """What has been learned so far."""
+@dataclass(frozen=True, slots=True)
+class _BuildAnswer:
+    """Which part the target refuses, and what was tried."""
 
-    notes: list[str]
-    laboratory: Laboratory | None = None
-    build: Fault | None = None
-    numbers: Fault | None = None
+    fault: Fault | None = None
+    target: str = ""
+    trials: tuple[Trial, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _NumbersAnswer:
+    """Which part gives wrong numbers, and what was compared."""
+
+    fault: Fault | None = None
     case: Case | None = None
     steps: tuple[Step, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def diagnose(
@@ -63,6 +98,7 @@ def diagnose(
     by_range: bool = True,
     calibration: Path | str | None = None,
     inputs: Sequence[TensorInput] | None = None,
+    samples: Sequence[str | Path | Sample] | None = None,
     dynamic: Sequence[str] | None = None,
     weights: Path | str | None = None,
     arguments: Mapping[str, Any] | None = None,
@@ -70,7 +106,7 @@ def diagnose(
     exporter: str = "auto",
     profile: GivenProfile | Iterable[GivenProfile] = (),
     timeout: float = TIMEOUT_SECONDS,
-    progress: Tell | None = None,
+    progress: Progress | None = None,
 ) -> Diagnosis:
     """Find the module to blame when a model does not build, or gives wrong numbers.
 
@@ -79,144 +115,172 @@ def diagnose(
     is fed with right values is to blame, and one that only hands on an error is not. The smallest failing part is
     written as an ONNX file, with an ``.npz`` of its inputs where numbers are the matter.
 
-    Args:
-        model: a name, a module, an ONNX file or its artifact.
-        precision: fp16, bf16, int8 or fp8 to examine the conversion of an fp32 graph; None for the graph as it is.
-        target: ``tensorrt-rtx``, ``tensorrt-rtx:sm75,sm86``, ``tensorrt`` or ``onnxruntime``.
-        against: ``eager``, ``onnxruntime`` (the fp32 graph before the conversion), an ONNX file, or a model in PyTorch.
-            None: eager for a model and for a file of this package's registry, the fp32 graph for a conversion.
-        output: file for the smallest failing part; by default ``<name>-failing.onnx``. With faults of both kinds the one
-            in the numbers goes to ``<output stem>-numbers.onnx``.
-        build: ask which part the target refuses.
-        numbers: ask which part gives wrong numbers.
-        by_range: keep nodes in fp32 whose measured values leave the range of the half type, as an export does.
-        calibration: what ranges are measured and numbers compared on: an ``.npz`` with an array of samples for each
-            input, or what else `attn_deploy.quantize` takes. None for ramped noise.
-        inputs: of a model of the user's, or of the one that ``against`` names.
-        dynamic: symbols that move, of a model.
-        weights: checkpoint of a model.
-        arguments: constructor arguments when ``model`` is a name.
-        opset: of a model's export.
-        exporter: auto, dynamo or torchscript, of a model's export.
-        profile: shapes at which the target builds, see `attn_deploy.engine.profile.make_profiles`; by default derived.
-        timeout: seconds for each trial of the target.
-        progress: called with what is tried.
+    The options are those of `attn_deploy.diagnosis.request.DiagnosisRequest`, which says what each is.
 
     Returns:
         The faults; ``passed`` if there are none.
 
     Raises:
-        InvalidRequestError: if the request cannot be used; for a file of which nothing tells what is right, unless its
+        InvalidRequestError: if the request cannot be used; for a file of which nothing says what is right, unless its
             build already fails.
         ExportError: if the model cannot be exported at all; the message names the source line.
         GraphError: if a file cannot be read.
         MissingDependencyError: if the target or onnxruntime is not installed.
         ParityError, PrecisionError: if the reference itself gives NaN.
     """
+    request = DiagnosisRequest(
+        model=model,
+        precision=precision,
+        target=target,
+        against=against,
+        output=output,
+        build=build,
+        numbers=numbers,
+        by_range=by_range,
+        calibration=calibration,
+        inputs=inputs,
+        samples=samples,
+        dynamic=dynamic,
+        weights=weights,
+        arguments=arguments,
+        opset=opset,
+        exporter=exporter,
+        profile=profile,
+        timeout=timeout,
+    )
+    return answer(request if progress is None else replace(request, progress=progress))
+
+
+def answer(request: DiagnosisRequest) -> Diagnosis:
+    """As `diagnose`.
+
+    Raises:
+        InvalidRequestError, ExportError, GraphError, MissingDependencyError, ParityError, PrecisionError: as `diagnose`.
+    """
     started = time.perf_counter()
-    progress = progress or (lambda _: None)
-    if not build and not numbers:
-        raise InvalidRequestError("nothing is left to ask: leave out --no-build or --no-numbers.")
-    if timeout <= 0:
-        raise InvalidRequestError(f"a time limit of {timeout} s leaves no time for a trial; give more than 0.")
-    chosen = target_of(target) if build else None
+    target = target_of(request.target) if request.build else None
     import_onnxruntime()
-    path = model.path if isinstance(model, OnnxArtifact) else model
-    if isinstance(path, Path) or (isinstance(path, str) and Path(path).suffix == ".onnx"):
-        subject = from_file(Path(path))
-        refuse_precision(precision, precision_of(subject.model))
-    else:
-        refuse_precision(precision, "fp32")
-        subject = from_model(
-            path,
-            inputs=inputs,
-            dynamic=dynamic,
-            weights=weights,
-            arguments=arguments,
-            opset=opset,
-            exporter=exporter,
-            precision=precision or "fp32",
-            progress=progress,
-        )
-    written = output_file(output, subject.folder / f"{subject.stem}-failing.onnx", (".onnx",))
-    convert = precision not in (None, precision_of(subject.model))
-    account = _Account([])
-    reference = reference_for(subject, against, converted=convert, inputs=inputs, weights=weights) if numbers else None
-    batches = _calibration(calibration, subject, reference)
-    candidate = as_it_is(subject.model)
-    if convert and precision is not None:
-        judge = reference or GraphReference(Parts(subject.model), "the fp32 graph")
-        candidate = converted(
-            subject.model,
-            precision,
-            judge,
-            batches,
-            calibration=calibration,
-            by_range=by_range,
-            owner=subject.label,
-            progress=progress,
-        )
-    if chosen is not None:
-        laboratory = account.laboratory = Laboratory(chosen, timeout=timeout, progress=progress)
-        account.build = _refused(subject, candidate, laboratory, written, account.notes, profile)
-        if account.build is not None:
-            progress(f"the build breaks at {account.build.place}: {account.build.operator}")
-    if numbers:
-        if reference is None and account.build is None and chosen is None:
-            raise unknown_reference(subject)
-        if reference is None:
-            account.notes.append("numbers were not compared: nothing tells what is right (--against)")
-        else:
-            both = account.build is not None and account.build.subgraph != ""
-            place = written.with_name(f"{written.stem}-numbers.onnx") if both else written
-            _compared(subject, candidate, reference, batches, account, place, timeout, progress)
-    case, laboratory_ = account.case, account.laboratory
+    question = _examined(request)
+    built = _BuildAnswer() if target is None else _search_build(question, target)
+    compared = _search_numbers(question, built) if request.numbers else _NumbersAnswer()
+    candidate, case = question.candidate, compared.case
     return Diagnosis(
-        model=subject.label,
+        model=question.subject.label,
         precision=candidate.precision,
-        target=chosen.name if chosen is not None else "",
-        against=reference.name if reference is not None else "",
+        target=built.target,
+        against=question.reference.name if question.reference is not None else "",
         nodes=len(candidate.model.graph.node),
-        build=account.build,
-        numbers=account.numbers,
+        build=built.fault,
+        numbers=compared.fault,
         compared_at={n: tuple(a.shape) for n, a in case.inputs.items()} if case is not None else {},
-        tolerance=_told(candidate) if case is not None else {},
-        steps=account.steps,
-        trials=tuple(laboratory_.trials) if laboratory_ is not None else (),
+        tolerance=_tolerance(candidate) if case is not None else {},
+        steps=compared.steps,
+        trials=built.trials,
         overflow=candidate.overflow,
-        notes=tuple(account.notes),
+        notes=(*built.notes, *compared.notes),
         seconds=round(time.perf_counter() - started, 3),
         attn_deploy=__version__,
     )
 
 
-def _told(candidate: Candidate) -> dict[str, float]:
+def _examined(request: DiagnosisRequest) -> _Question:
+    """The graph, converted where that is asked for, and what it is compared with."""
+    subject = _subject(request)
+    written = output_file(request.output, subject.folder / f"{subject.stem}-failing.onnx", (".onnx",))
+    precision = request.precision
+    convert = precision not in (None, precision_of(subject.model))
+    reference = None
+    given = _given(request, subject)
+    if request.numbers:
+        reference = reference_for(
+            subject, request.against, converted=convert, inputs=request.inputs, weights=request.weights, given=given
+        )
+    batches = given.samples or _calibration(request.calibration, subject, reference)
+    candidate = as_it_is(subject.model)
+    if convert and precision is not None:
+        candidate = converted(
+            subject.model,
+            precision,
+            reference or GraphReference(Parts(subject.model), "the fp32 graph", given),
+            batches,
+            calibration=request.calibration,
+            by_range=request.by_range,
+            owner=subject.label,
+            progress=request.progress,
+        )
+    return _Question(request, subject, candidate, reference, batches, written)
+
+
+def _given(request: DiagnosisRequest, subject: Subject) -> GivenInputs:
+    """What the user says of a file's inputs; of a model's, its export takes it.
+
+    Raises:
+        InvalidRequestError: if it does not fit the graph.
+    """
+    if request.file is None:
+        return GivenInputs()
+    names = [i.name for i in Parts(subject.model).inputs.values()]
+    shapes = {i.name: i.shape() for i in request.inputs or ()}
+    if len(names) == len(shapes) == 1:
+        shapes = {names[0]: next(iter(shapes.values()))}
+    held = {n: s for n, s in shapes.items() if n in names}  # others are of the model that --against names
+    samples = tuple(fitted(subject.model, s, "--sample") for s in parse_samples(request.samples))
+    return GivenInputs(held, samples)
+
+
+def _subject(request: DiagnosisRequest) -> Subject:
+    file = request.file
+    if file is not None:
+        subject = from_file(file)
+        refuse_precision(request.precision, precision_of(subject.model))
+        return subject
+    refuse_precision(request.precision, "fp32")
+    return from_model(request)
+
+
+def _search_build(question: _Question, target: Target) -> _BuildAnswer:
+    """Which part the target refuses."""
+    request, candidate = question.request, question.candidate
+    laboratory = Laboratory(target, timeout=request.timeout, progress=request.progress)
+    notes: list[str] = []
+    fault, part = _search(
+        Parts(candidate.model), _profile(candidate.model, request.profile), laboratory, question.subject, "build"
+    )
+    if fault is not None:
+        fault = _written(fault, part, question.written, {}, {}, notes)
+        request.progress(f"the build breaks at {fault.place}: {fault.operator}")
+    return _BuildAnswer(fault, target.name, tuple(laboratory.trials), tuple(notes))
+
+
+def _search_numbers(question: _Question, built: _BuildAnswer) -> _NumbersAnswer:
+    """Which part gives wrong numbers.
+
+    Raises:
+        InvalidRequestError: if nothing says what is right, and the build has shown no fault either.
+        ParityError: if the graph does not run, and each of its parts does.
+    """
+    if question.reference is None and built.fault is None and not built.target:
+        raise unknown_reference(question.subject)
+    if question.reference is None:
+        return _NumbersAnswer(notes=("numbers were not compared: nothing says what is right (--against)",))
+    both = built.fault is not None and built.fault.subgraph != ""
+    written = question.written
+    place = written.with_name(f"{written.stem}-numbers.onnx") if both else written
+    return _compared(question, question.reference, place)
+
+
+def _tolerance(candidate: Candidate) -> dict[str, float]:
     if candidate.share is not None:
         return {"root_mean_square": candidate.share}
     return {"rtol": candidate.tolerance.rtol, "atol": candidate.tolerance.atol}
 
 
-def _calibration(given: Path | str | None, subject: Subject, reference: Reference | None) -> tuple[Arrays, ...] | None:
-    if given is None:
+def _calibration(source: Path | str | None, subject: Subject, reference: Reference | None) -> tuple[Arrays, ...] | None:
+    if source is None:
         return None
     if reference is None:
         raise InvalidRequestError("--calibration gives data to compare on, and nothing is compared: name --against.")
-    return load_calibration(given, reference.inputs, reference.dynamic).whole().batches
-
-
-def _refused(
-    subject: Subject,
-    candidate: Candidate,
-    laboratory: Laboratory,
-    written: Path,
-    notes: list[str],
-    given: GivenProfile | Iterable[GivenProfile],
-) -> Fault | None:
-    """Which part the target refuses."""
-    parts = Parts(candidate.model)
-    profile = _profile(candidate.model, given)
-    fault, part = _search(parts, profile, laboratory, subject, "build")
-    return fault if fault is None else _written(fault, part, written, {}, {}, notes)
+    return load_calibration(source, reference.inputs, reference.dynamic).whole().batches
 
 
 def _search(
@@ -243,40 +307,30 @@ def _profile(model: onnx.ModelProto, given: GivenProfile | Iterable[GivenProfile
     Raises:
         InvalidRequestError: if what is given does not fit, or nothing that is usual does: no node is to blame for that.
     """
-    with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
+    with scratch_folder() as folder:
         path = Path(folder) / "model.onnx"
         onnx.save(model, path)
         profiles = make_profiles(read_onnx(path, check=False), given)
     return profiles[0] if profiles else None
 
 
-def _compared(
-    subject: Subject,
-    candidate: Candidate,
-    reference: Reference,
-    batches: Sequence[Arrays] | None,
-    account: _Account,
-    written: Path,
-    timeout: float,
-    progress: Tell,
-) -> None:
-    """Which part gives wrong numbers."""
-    progress("comparing the outputs at several sizes")
-    case = account.case = worst_case(candidate, reference, batches, subject.label)
+def _compared(question: _Question, reference: Reference, written: Path) -> _NumbersAnswer:
+    request, candidate, subject = question.request, question.candidate, question.subject
+    request.progress("comparing the outputs at several sizes")
+    case = worst_case(candidate, reference, question.batches, subject.label)
+    notes: list[str] = []
     if not case.runs:
-        laboratory = Laboratory(OnnxRuntime(), timeout=timeout, progress=progress)
-        profile = case.profile()
-        fault, part = _search(candidate.running, profile, laboratory, subject, "numbers")
+        laboratory = Laboratory(OnnxRuntime(), timeout=request.timeout, progress=request.progress)
+        fault, part = _search(candidate.running, case.profile(), laboratory, subject, "numbers")
         if fault is None:
             raise ParityError(f"{subject.label}: {case.problem}")
-        account.numbers = _written(fault, part, written, {}, {}, account.notes)
-        return
-    verdict = examine(candidate, reference, case, progress)
-    account.steps, account.notes = verdict.steps, [*account.notes, *verdict.notes]
-    if verdict.fault is not None:
-        account.numbers = _written(
-            verdict.fault, verdict.part, written, verdict.entering, verdict.expected, account.notes
-        )
+        return _NumbersAnswer(_written(fault, part, written, {}, {}, notes), case, (), tuple(notes))
+    verdict = examine(candidate, reference, case, request.progress)
+    notes += verdict.notes
+    fault = verdict.fault
+    if fault is not None:
+        fault = _written(fault, verdict.part, written, verdict.entering, verdict.expected, notes)
+    return _NumbersAnswer(fault, case, verdict.steps, tuple(notes))
 
 
 def _written(

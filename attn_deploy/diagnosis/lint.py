@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from attn_deploy.errors import AttnDeployError, ExportError, InvalidRequestError
+from attn_deploy.errors import AttnDeployError, ExportError, GraphError, InvalidRequestError, ParityError
 from attn_deploy.exporters.options import DEFAULT_OPSET, ExportOptions
+from attn_deploy.exporters.pipeline import first_good
 from attn_deploy.exporters.prepare import prepare
-from attn_deploy.exporters.program import exported_program
-from attn_deploy.exporters.refusal import most_telling
+from attn_deploy.fusing.copying import copy_model
 from attn_deploy.inputs.tensors import TensorInput
+from attn_deploy.inputs.user_samples import Sample
 from attn_deploy.resolve.make import ResolvedModel
 from attn_deploy.resolve.resolve import resolve, resolve_module
 from attn_deploy.rules.examine import examine
@@ -66,6 +68,7 @@ def lint(
     opset: int = DEFAULT_OPSET,
     target: str = "onnxruntime",
     inputs: Sequence[TensorInput] | None = None,
+    samples: Sequence[str | Path | Sample] | None = None,
     dynamic: Sequence[str] | None = None,
     arguments: Mapping[str, Any] | None = None,
 ) -> LintReport:
@@ -76,7 +79,8 @@ def lint(
         opset: 13 to 25.
         target: what the file is for: onnxruntime, tensorrt or tensorrt-rtx.
         inputs: the inputs of a model of the user's; without, no forward pass is made.
-        dynamic: symbols that move; None for all that may.
+        samples: the user's own inputs (see `attn_deploy.inputs.user_samples`).
+        dynamic: symbols that must move; None for the largest set.
         arguments: constructor arguments when ``model`` is a name.
 
     Raises:
@@ -86,38 +90,73 @@ def lint(
     if target not in TARGETS:
         raise InvalidRequestError(f"target {target!r} is unknown: choose {', '.join(TARGETS)}.")
     resolved = resolve(model, arguments) if isinstance(model, str) else resolve_module(model)
-    known = inputs is not None or resolved.inputs is not None
+    traced = inputs is not None or resolved.inputs is not None
     module = resolved.module
-    if known:
-        findings, broken = _traced(resolved, inputs, dynamic)
+    if traced:
+        rehearsal = _rehearsed(resolved, inputs, samples, dynamic, opset)
     else:
-        findings, broken = examine(module), None
-    judged = [_judged(f, opset, target) for f in (*walk_modules(module, target), *findings)]
-    if broken is not None:
-        judged = _with_failure(judged, broken)
-    return LintReport(resolved.name.text, opset, target, known, _sorted(judged))
+        rehearsal = _Rehearsal(tuple(examine(module)))
+    judged = [_judged(f, opset, target) for f in (*walk_modules(module, target), *rehearsal.findings)]
+    if rehearsal.exported:
+        judged = [_harmless(f, target) for f in judged]
+        judged += [Finding("fixed-size", f"{s} stays fixed: {why}", Place()) for s, why in rehearsal.fixed.items()]
+    if rehearsal.failure is not None:
+        judged = _with_failure(judged, rehearsal.failure)
+    return LintReport(resolved.name.text, opset, target, traced, _sorted(judged))
 
 
-def _traced(
-    resolved: ResolvedModel, inputs: Sequence[TensorInput] | None, dynamic: Sequence[str] | None
-) -> tuple[Sequence[Finding], Finding | None]:
-    """What runs and the trace show, and the error that ended them."""
+@dataclass(frozen=True, slots=True)
+class _Rehearsal:
+    """What an export that writes nothing shows.
+
+    Attributes:
+        findings: what is known to break exports, in the source and in the calls of runs.
+        failure: the error that ended it.
+        exported: whether it came to a proven graph.
+        fixed: why axes stay that nobody fixed.
+    """
+
+    findings: tuple[Finding, ...]
+    failure: Finding | None = None
+    exported: bool = False
+    fixed: Mapping[str, str] = field(default_factory=dict)
+
+
+def _rehearsed(
+    resolved: ResolvedModel,
+    inputs: Sequence[TensorInput] | None,
+    samples: Sequence[str | Path | Sample] | None,
+    dynamic: Sequence[str] | None,
+    opset: int,
+) -> _Rehearsal:
+    """An export of the model, without a file: only this agrees with what an export will do."""
     try:
-        prepared = prepare(resolved, inputs=inputs, dynamic=dynamic, fuse=False, rewrite=True)
+        prepared = prepare(resolved, inputs=inputs, samples=samples, dynamic=dynamic, fuse=False)
     except ExportError as error:
-        return examine(resolved.module), _failure(error, error)
+        return _Rehearsal(tuple(examine(resolved.module)), _failure(error, error))
     # The model as the user wrote it, not the copy in which calls are rewritten.
     sizes = [None, {"N": prepared.inputs[0].sizes["N"] + 1}] if "N" in prepared.dynamic else [None]
-    original = examine(prepared.original, [prepared.example(s) for s in sizes])
+    findings = examine(copy_model(prepared.original), [prepared.example(s) for s in sizes])
     try:
-        exported_program(prepared)
-    except ExportError as error:
-        telling = most_telling(prepared, [("dynamo", error)])
-        return original, _failure(error, telling)
-    return original, None
+        attempt = first_good(prepared, ExportOptions(opset=opset, simplify=False, verify=_can_verify()))[0]
+    except (ExportError, GraphError, ParityError) as error:
+        return _Rehearsal(findings, _failure(error, error))
+    return _Rehearsal(findings, exported=True, fixed=attempt.fixed)
 
 
-def _failure(error: ExportError, telling: AttnDeployError) -> Finding:
+def _can_verify() -> bool:
+    return importlib.util.find_spec("onnxruntime") is not None
+
+
+def _harmless(finding: Finding, target: str) -> Finding:
+    """A finding in a model that exports: no error, unless it is one of the target's."""
+    of_target = finding.rule in ("unsupported-by-target", "data-dependent-size", "fft") and target.startswith(
+        "tensorrt"
+    )
+    return replace(finding, severity="warning") if finding.severity == "error" and not of_target else finding
+
+
+def _failure(error: AttnDeployError, telling: AttnDeployError) -> Finding:
     """An error as a finding, without the remedy that a finding has of its own."""
     finding = Finding(telling.rule or "baked-size", str(error), Place(), "error")
     return replace(finding, what=finding.what.replace(finding.remedy, "").strip())

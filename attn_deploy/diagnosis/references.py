@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from attn_deploy.diagnosis.checkpoints import Checkpoint, at_tensors, checkpoints
 from attn_deploy.graph.parts import Parts
 from attn_deploy.inputs.tensors import Arrays, TensorInput
+from attn_deploy.parity.given import GivenInputs
 from attn_deploy.parity.graphs import runnable_inputs
 from attn_deploy.runtimes.base import Runner, run_once
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
 if TYPE_CHECKING:
-    from attn_deploy.exporters.prepare import PreparedModel
+    from attn_deploy.exporters.prepared import PreparedModel
 
 Array = NDArray[Any]
 
@@ -67,14 +68,15 @@ class GraphReference:
     Args:
         parts: the graph.
         name: for reports.
+        given: shapes and samples of the user's, in place of what the graph is found to run at.
     """
 
-    def __init__(self, parts: Parts, name: str) -> None:
+    def __init__(self, parts: Parts, name: str, given: GivenInputs | None = None) -> None:
         self.name = name
         self._parts = parts
         self.runner: Runner = OnnxRuntimeRunner(parts.model.SerializeToString(), optimize=False)
         self.precise: Callable[[], Runner] | None = None
-        self.inputs, self.dynamic = runnable_inputs(parts.model, self.runner)
+        self.inputs, self.dynamic = runnable_inputs(parts.model, self.runner, given or GivenInputs())
         self.classes: Mapping[str, str] = {}
 
     def matched(self, candidate: Parts) -> tuple[tuple[Checkpoint, str], ...]:
@@ -124,14 +126,12 @@ class EagerModules:
     """
 
     def __init__(self, prepared: PreparedModel) -> None:
-        from attn_deploy.parity.reference import EagerReference
-
-        reference = EagerReference(prepared.original, prepared.outputs)
+        reference = prepared.reference
         self.name = "PyTorch in eager mode"
         self.runner: Runner = reference.runner
         self.precise: Callable[[], Runner] | None = reference.precise
         self.inputs, self.dynamic = prepared.inputs, prepared.dynamic
-        self._module = prepared.module
+        self._prepared = prepared
         self._outputs = prepared.outputs
         self.classes: Mapping[str, str] = {p: type(m).__name__ for p, m in prepared.module.named_modules() if p}
         self._counts: dict[str, int] | None = None
@@ -167,7 +167,7 @@ class EagerModules:
 
     def weights(self) -> Mapping[str, Array]:
         """Parameters and buffers."""
-        return {n: t.detach().cpu().numpy() for n, t in self._module.state_dict().items()}
+        return {n: t.detach().cpu().numpy() for n, t in self._prepared.module.state_dict().items()}
 
     def doubt(self, inputs: Arrays) -> float:
         """The largest difference at the outputs between the copy that was traced (fused, rewritten) and the model."""
@@ -188,10 +188,11 @@ class EagerModules:
 
             return hook
 
-        hooks = [self._module.get_submodule(m).register_forward_hook(keep(m)) for m in dict.fromkeys(modules)]
+        module = self._prepared.fresh_module()
+        hooks = [module.get_submodule(m).register_forward_hook(keep(m)) for m in dict.fromkeys(modules)]
         try:
             with torch.inference_mode():
-                self._module(*(torch.tensor(a) for a in inputs.values()))
+                module(*(torch.tensor(a) for a in inputs.values()))
         finally:
             for hook in hooks:
                 hook.remove()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,17 +11,21 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from attn_deploy.diagnosis.references import EagerModules, GraphReference, Reference
+from attn_deploy.diagnosis.request import DiagnosisRequest
 from attn_deploy.errors import AttnDeployError, InvalidRequestError
+from attn_deploy.files import scratch_folder
 from attn_deploy.graph.artifact import OnnxArtifact, describe, load_model, open_model
 from attn_deploy.graph.parts import Parts
 from attn_deploy.graph.precision import PRECISIONS as HALVES
 from attn_deploy.inputs.tensors import TensorInput
+from attn_deploy.parity.given import GivenInputs
+from attn_deploy.parity.reference import EagerReference
 from attn_deploy.resolve.names import parse_name
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from attn_deploy.exporters.prepare import PreparedModel
+    from attn_deploy.exporters.prepared import PreparedModel
 
 EAGER, RUNTIME = "eager", "onnxruntime"
 
@@ -65,18 +68,7 @@ def from_file(path: Path) -> Subject:
     return Subject(str(path), path.stem, path.parent, model, None, describe(model, path).record)
 
 
-def from_model(
-    model: str | nn.Module,
-    *,
-    inputs: Sequence[TensorInput] | None,
-    dynamic: Sequence[str] | None,
-    weights: Path | str | None,
-    arguments: Mapping[str, Any] | None,
-    opset: int | None,
-    exporter: str,
-    precision: str,
-    progress: Callable[[str], None],
-) -> Subject:
+def from_model(request: DiagnosisRequest) -> Subject:
     """The graph that an export would write, proven or not.
 
     Raises:
@@ -86,20 +78,33 @@ def from_model(
     from attn_deploy.exporters.pipeline import export_prepared
     from attn_deploy.exporters.prepare import prepare
 
-    number = ExportOptions.default_opset(precision if precision in HALVES else "fp32") if opset is None else opset
+    precision = request.precision or "fp32"
+    default = ExportOptions.default_opset(precision if precision in HALVES else "fp32")
     options = ExportOptions(
-        opset=number, exporter=exporter, dynamic=None if dynamic is None else tuple(dynamic), verify=False
+        opset=default if request.opset is None else request.opset,
+        exporter=request.exporter,
+        dynamic=None if request.dynamic is None else tuple(request.dynamic),
+        verify=False,
     )
-    progress("preparing the model")
+    request.progress("preparing the model")
+    model: Any = request.model
     prepared = prepare(
-        model, inputs=inputs, dynamic=dynamic, weights=weights, arguments=arguments, narrow=precision == "fp16"
+        model,
+        inputs=request.inputs,
+        samples=request.samples,
+        dynamic=request.dynamic,
+        weights=request.weights,
+        arguments=request.arguments,
+        narrow=precision == "fp16",
     )
-    with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
+    with scratch_folder() as folder:
         path = Path(folder) / "model.onnx"
-        record = export_prepared(prepared, path, options, progress=progress).record
-        made = load_model(path)
+        artifact = export_prepared(prepared, path, options, progress=request.progress)
+        graph = load_model(path)
+    kept = tuple(s for s in prepared.dynamic if s in artifact.record["dynamic"])
+    prepared = replace(prepared, dynamic=kept)
     stem = parse_name(model).stem if isinstance(model, str) else type(model).__name__.lower()
-    return Subject(prepared.label, stem, Path(), made, prepared, record)
+    return Subject(prepared.label, stem, Path(), graph, prepared, artifact.record)
 
 
 def reference_for(
@@ -109,6 +114,7 @@ def reference_for(
     converted: bool,
     inputs: Sequence[TensorInput] | None,
     weights: Path | str | None,
+    given: GivenInputs | None = None,
 ) -> Reference | None:
     """What a subject's numbers are compared with.
 
@@ -119,6 +125,7 @@ def reference_for(
         converted: whether the graph is converted to another precision here, so that it is a reference itself.
         inputs: of a model named by ``against``.
         weights: checkpoint of that model.
+        given: shapes and samples of the user's, for a graph as reference.
 
     Returns:
         The reference; None if nothing was named and nothing is known.
@@ -140,9 +147,9 @@ def reference_for(
                 f"{subject.label}: --against onnxruntime compares with the fp32 graph before its conversion, and nothing "
                 "is converted here: add --precision fp16 or bf16, or name the fp32 file with --against FILE.onnx."
             )
-        return GraphReference(Parts(subject.model), "the fp32 graph in ONNX Runtime")
+        return GraphReference(Parts(subject.model), "the fp32 graph in ONNX Runtime", given)
     if isinstance(against, (str, Path)) and Path(against).suffix == ".onnx":
-        made = GraphReference(Parts(load_model(Path(against))), str(against))
+        made = GraphReference(Parts(load_model(Path(against))), str(against), given)
         _check_inputs(subject, [i.name for i in made.inputs], str(against))
         return made
     if isinstance(against, (str, Path)) and str(against).lower() == EAGER:
@@ -184,13 +191,15 @@ def _eager(
             f"{len(prepared.inputs)}: it is another model."
         )
     if set(names) != {i.name for i in prepared.inputs}:
-        prepared.inputs = tuple(replace(i, name=n) for i, n in zip(prepared.inputs, names, strict=True))
+        renamed = tuple(replace(i, name=n) for i, n in zip(prepared.inputs, names, strict=True))
+        prepared = replace(prepared, inputs=renamed)
     symbols = {d.dim_param for v in subject.model.graph.input for d in v.type.tensor_type.shape.dim}
     if subject.record:
-        prepared.dynamic = tuple(d for d in prepared.dynamic if d in symbols)
+        prepared = replace(prepared, dynamic=tuple(d for d in prepared.dynamic if d in symbols))
     outputs = [o.name for o in subject.model.graph.output]
     if len(outputs) == len(prepared.outputs):
-        prepared.outputs = tuple(outputs)
+        reference = EagerReference(prepared.original, outputs)
+        prepared = replace(prepared, outputs=tuple(outputs), reference=reference)
     return EagerModules(prepared)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from attn_deploy.engine.profile import Profile
 from attn_deploy.engine.remedies import remedy_for
 from attn_deploy.engine.scopes import NodePlace, mentioned, module_of
 from attn_deploy.errors import AttnDeployError, InvalidRequestError, WorkerError
+from attn_deploy.files import scratch_folder
 from attn_deploy.graph.parts import Part, Parts
 from attn_deploy.inputs.samples import ramped
 from attn_deploy.isolate import run_isolated
@@ -185,7 +185,7 @@ class Laboratory:
         """Try a graph; None if it is taken."""
         self._progress(f"{self.target.name}, trial {len(self.trials) + 1}: {what}, {len(model.graph.node)} nodes")
         started = time.perf_counter()
-        with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
+        with scratch_folder() as folder:
             path = Path(folder) / "part.onnx"
             onnx.save(model, path)
             refusal: Refusal | None = None

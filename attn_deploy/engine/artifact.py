@@ -6,7 +6,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from attn_deploy.engine.network import EngineTensor, NetworkSummary
 from attn_deploy.engine.options import BuildOptions
 from attn_deploy.engine.profile import Profile
 from attn_deploy.errors import EngineMismatchError
-from attn_deploy.files import sha256_of, write_atomic
+from attn_deploy.files import sha256_of, typed, write_atomic
 
 SCHEMA_VERSION = 1
 _AMPERE = 80
@@ -121,21 +121,16 @@ class EngineArtifact:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], path: Path) -> EngineArtifact:
-        """The artifact that ``to_dict`` wrote, now lying at ``path``."""
-        derived = ("schema_version", "targets", "precision")
-        fields = {k: v for k, v in data.items() if k not in derived}
+        """The artifact that ``to_dict`` wrote, now lying at ``path``.
+
+        Raises:
+            InvalidRequestError: if a field is missing or of another type; the message names it.
+        """
+        sidecar = typed(data, _Sidecar)
+        values = {f.name: getattr(sidecar, f.name) for f in fields(_Sidecar)}
+        profiles = tuple(map(Profile.from_dict, sidecar.profiles))
         return cls(
-            **{
-                **fields,
-                "path": path,
-                "sidecar": sidecar_of(path),
-                "options": BuildOptions.from_dict(data["options"]),
-                "profiles": tuple(Profile.from_dict(p) for p in data["profiles"]),
-                "network": NetworkSummary.from_dict(data["network"]),
-                "onnx": Path(data["onnx"]),
-                "warnings": tuple(data["warnings"]),
-                "argv": tuple(data["argv"]),
-            }
+            **{**values, "path": path, "sidecar": sidecar_of(path), "profiles": profiles, "onnx": Path(sidecar.onnx)}
         )
 
     def check_loadable(self, flavor: str, version: str, target: str | None = None) -> None:
@@ -191,6 +186,31 @@ class EngineArtifact:
         return EngineMismatchError(f"{self.path} {why}. Build it again: {self.rebuild_command}")
 
 
+@dataclass(frozen=True, slots=True)
+class _Sidecar:
+    """The sidecar as it stands in a file."""
+
+    sha256: str
+    size: int
+    flavor: str
+    version: str
+    device: str | None
+    options: BuildOptions
+    profiles: tuple[Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]], ...]
+    network: NetworkSummary
+    onnx: str
+    onnx_sha256: str
+    request: Mapping[str, Any]
+    warnings: tuple[str, ...]
+    parse_seconds: float
+    build_seconds: float
+    created: str
+    argv: tuple[str, ...]
+    attn_deploy: str
+    reason: str
+    reused: bool = False
+
+
 def sidecar_of(engine: Path) -> Path:
     """Where the facts about an engine lie."""
     return engine.with_name(engine.name + ".json")
@@ -244,7 +264,7 @@ def read_engine(path: Path | str) -> EngineArtifact:
         checksum = data.pop("checksum")
         sound = checksum == _checksum(data) and data["schema_version"] == SCHEMA_VERSION
         artifact = EngineArtifact.from_dict(data, path) if sound else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise EngineMismatchError(f"{sidecar} cannot be read ({type(error).__name__}: {error}). {again}") from error
     if artifact is None:
         raise EngineMismatchError(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from attn_deploy.engine.progress import Event, Progress, ProgressTree
 from attn_deploy.engine.remedies import remedy_for
 from attn_deploy.engine.request import check_request, find_existing, load_gpu, why_built
 from attn_deploy.errors import EngineBuildError, InvalidRequestError, PrecisionError, WorkerError
-from attn_deploy.files import check_writable, sha256_of
+from attn_deploy.files import check_writable, scratch_folder, sha256_of
 from attn_deploy.graph.artifact import OnnxArtifact, TensorInfo, read_onnx
 from attn_deploy.isolate import run_isolated
 
@@ -111,7 +109,7 @@ def build(
         gpu.check_precision(onnx.metadata["precision"], str(onnx.path))
     ranges = make_profiles(onnx, profiles, batch=None if gpu is None else gpu.build.batch)
     existing = find_existing(target, force=force)
-    with _scratch_folder(target) as folder:
+    with scratch_folder(beside=target) as folder:
         plan = folder / target.name
         answer = _run_worker(
             onnx,
@@ -131,17 +129,6 @@ def build(
         write_sidecar(built, sidecar_of(plan))
         _put(plan, target)
     return built
-
-
-@contextlib.contextmanager
-def _scratch_folder(target: Path) -> Iterator[Path]:
-    """A folder on the engine's own disk, so that what is finished in it can be renamed into place."""
-    try:
-        scratch = tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent)
-    except OSError as error:
-        raise InvalidRequestError(f"{target} could not be written: {error.strerror or error}.") from error
-    with scratch as folder:
-        yield Path(folder)
 
 
 def _put(plan: Path, target: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from attn_deploy.files import typed
 from attn_deploy.graph.artifact import TensorInfo
 
 # TensorRT's names -> numpy's (and ml_dtypes'), so that a runtime can allocate buffers from them.
@@ -76,11 +77,7 @@ class NetworkSummary:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> NetworkSummary:
         """The summary that ``to_dict`` wrote."""
-        tensors = {
-            side: tuple(EngineTensor(t["name"], t["dtype"], tuple(t["shape"])) for t in data[side])
-            for side in ("inputs", "outputs")
-        }
-        return cls(**{**data, **tensors})
+        return typed(data, cls)
 
 
 def precision_word(compute: Mapping[str, int], layers: Mapping[str, int]) -> str:

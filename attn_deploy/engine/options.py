@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from attn_deploy.engine.flavors import Flavor
 from attn_deploy.errors import InvalidRequestError, NoDeviceError, PrecisionError
+from attn_deploy.files import typed
 from attn_deploy.machine.gpu import Gpu
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class BuildOptions:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> BuildOptions:
         """The options that ``to_dict`` wrote."""
-        return cls(**{**data, "targets": tuple(data["targets"])})
+        return typed(data, cls)
 
     def resolved(self, flavor: Flavor, gpu: Gpu | None, precision: str = "") -> BuildOptions:
         """These options as the flavor will meet them, targets filled in.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -9,8 +10,10 @@ import onnx
 
 from attn_deploy._version import __version__
 from attn_deploy.errors import DynamicAxisError, OpsetError
-from attn_deploy.exporters.prepare import PreparedModel
+from attn_deploy.exporters.forms import refuse_later_forms
+from attn_deploy.exporters.prepared import PreparedModel
 from attn_deploy.exporters.record import ExportRecord
+from attn_deploy.exporters.safe_softmax import drop_needless_guards_
 from attn_deploy.graph.artifact import check_model
 from attn_deploy.graph.evidence import Evidence, write_evidence
 from attn_deploy.graph.operators import refuse_foreign
@@ -22,7 +25,7 @@ def normalise(model: onnx.ModelProto, prepared: PreparedModel, opset: int) -> on
     """Name the interface and its axes, drop what tells of the machine, and check the whole.
 
     Raises:
-        OpsetError: if the graph has another opset than asked.
+        OpsetError: if the graph has another opset than the request, or uses forms of operators that it lacks.
         DynamicAxisError: if an axis declared dynamic is a number in the graph.
         GraphError: if the checker or the operator list refuses the graph.
     """
@@ -42,10 +45,12 @@ def normalise(model: onnx.ModelProto, prepared: PreparedModel, opset: int) -> on
         _keep_module_path_only(node)
     for value in model.graph.initializer:
         value.doc_string = ""
+    drop_needless_guards_(model)
     _name_axes(model.graph.input, [i.dims for i in prepared.inputs], prepared, "input")
     _name_axes(model.graph.output, list(prepared.output_dims), prepared, "output")
     refuse_foreign(model, prepared.label)
     check_model(model, f"{prepared.label}: the exported graph")
+    refuse_later_forms(model, opset, prepared.label)
     return model
 
 
@@ -76,6 +81,8 @@ def _name_axes(values: Any, dims_by_value: list[tuple[int | str, ...]], prepared
                 )
             if moves:
                 extent.dim_param = str(dim)
+            elif not is_number and kind == "output" and re.search(r"\bu\d+\b", extent.dim_param):
+                extent.dim_param = f"{value.name}_{axis}"  # its size depends on the values of an input
             elif not is_number:
                 extent.dim_value = int(dim) if isinstance(dim, int) else prepared.inputs[0].sizes[dim]
 

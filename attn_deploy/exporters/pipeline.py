@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,15 @@ from attn_deploy.errors import (
     ParityError,
     PrecisionError,
 )
+from attn_deploy.exporters.candidate import Candidate, made_record
 from attn_deploy.exporters.eager_checks import refuse_constant
 from attn_deploy.exporters.finish import normalise, stamp
 from attn_deploy.exporters.options import DYNAMO_MIN_OPSET, ExportOptions
-from attn_deploy.exporters.prepare import PreparedModel, prepare
-from attn_deploy.exporters.record import ExportRecord
+from attn_deploy.exporters.prepare import prepare, with_fewer_axes
+from attn_deploy.exporters.prepared import PreparedModel
+from attn_deploy.exporters.proof import prove_gates, proven, raise_if_failed
 from attn_deploy.exporters.refusal import most_telling
+from attn_deploy.exporters.serving import BEHIND, parse_serving, with_form
 from attn_deploy.exporters.translate import translate
 from attn_deploy.files import atomic_path, output_file
 from attn_deploy.graph.artifact import OnnxArtifact, load_model, read_onnx
@@ -37,10 +40,11 @@ from attn_deploy.graph.opset import convert_opset, standard_opset
 from attn_deploy.graph.simplify import Simplified, simplify_model
 from attn_deploy.inputs.samples import example_arrays, verification_sizes
 from attn_deploy.inputs.tensors import TensorInput
+from attn_deploy.inputs.user_samples import Sample
 from attn_deploy.parity.reference import EagerReference
 from attn_deploy.parity.report import ParityReport
 from attn_deploy.parity.tolerance import Tolerance
-from attn_deploy.parity.verify import compare, verify_against
+from attn_deploy.parity.verify import compare
 from attn_deploy.resolve.names import parse_name
 from attn_deploy.rules.rules import explain
 from attn_deploy.runtimes.base import Runner
@@ -49,21 +53,23 @@ from attn_deploy.runtimes.onnxruntime import import_onnxruntime
 Progress = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """A graph that passed every check, and how it came about."""
+def _silent(_: str) -> None:
+    """No progress is shown."""
 
-    exporter: str
-    simplified: Simplified
-    parity: ParityReport | None
-    opset_written: int
-    opset_rules: Mapping[str, int]
-    half: HalfModel | None = None
 
-    @property
-    def final(self) -> onnx.ModelProto:
-        """The graph to write."""
-        return self.half.model if self.half is not None else self.simplified.model
+# Causes that no choice of axes mends.
+_WHATEVER_MOVES = frozenset(
+    {
+        "data-dependent-branch",
+        "not-finite",
+        "complex-output",
+        "later-form",
+        "native-attention",
+        "fft",
+        "overlapping-write",
+    }
+)
+_LONGEST_REASON = 240
 
 
 def export(
@@ -81,9 +87,15 @@ def export(
     precision: str = "fp32",
     io: str = "fp32",
     weights: Path | str | None = None,
+    weights_key: str | None = None,
+    samples: Sequence[str | Path | Sample] | None = None,
     inputs: Sequence[TensorInput] | None = None,
     arguments: Mapping[str, Any] | None = None,
     force: bool = False,
+    preprocess: str | None = None,
+    postprocess: str | None = None,
+    input_names: Sequence[str] = (),
+    output_names: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> OnnxArtifact:
     """Export a model to ONNX, and prove the file.
@@ -94,7 +106,8 @@ def export(
             in half precision.
         opset: 13 to 25; the file holds exactly this. None: 20, or 22 for bf16.
         exporter: auto, dynamo or torchscript.
-        dynamic: axis symbols that move, such as ``("N", "H", "W")``; None for all that the model allows.
+        dynamic: axis symbols that must move, such as ``("N", "H", "W")``; None for the largest set that the model and
+            the exporters allow: the record names what stays, and why.
         simplify: simplify the graph.
         fuse: export the deployed form of the model.
         rewrite: replace, in a copy, calls that exporters are known to get wrong, such as adaptive pooling.
@@ -103,9 +116,15 @@ def export(
         precision: fp32, fp16 or bf16; in half precision softmax, norms, reductions and what leaves the range stay in fp32.
         io: in half precision, ``fp32`` keeps inputs and outputs in fp32, ``same`` converts them too.
         weights: a checkpoint for the model, ``.safetensors`` or one of PyTorch's.
+        weights_key: which of the state dicts in the checkpoint, such as ``model``; None for averaged weights, if any.
+        samples: the user's own inputs, which join the proof: ``FILE.npz``, ``name=VALUES``, or arrays by name.
         inputs: the inputs of a module, or of a user's model given by name.
         arguments: constructor arguments when ``model`` is a name.
         force: overwrite the file that is there whatever it holds; otherwise only one of this model in this precision.
+        preprocess: what the graph does to images first, as ``imagenet,uint8,nhwc`` (see `attn_deploy.exporters.pixels`).
+        postprocess: what it makes of the outputs, as ``softmax,topk=5`` (see `attn_deploy.exporters.answers`).
+        input_names: of the file; by default those of forward's parameters.
+        output_names: of the file.
         progress: called with a few words at each step.
 
     Returns:
@@ -132,13 +151,14 @@ def export(
     )
     stem = parse_name(model).stem if isinstance(model, str) else type(model).__name__.lower()
     word = "" if precision == "fp32" else f"-{precision}"
+    serving = parse_serving(preprocess, postprocess, input_names, output_names)
     target = output_file(path, Path(f"{stem}{word}.onnx"), (".onnx",))
     if not force:
         _refuse_other(target, model, precision)
     if verify:
         import_onnxruntime()
-    tell = progress or (lambda _: None)
-    tell("preparing the model")
+    progress = progress or _silent
+    progress("preparing the model")
     prepared = prepare(
         model,
         inputs=inputs,
@@ -146,10 +166,13 @@ def export(
         fuse=fuse,
         rewrite=rewrite,
         weights=weights,
+        weights_key=weights_key,
+        samples=samples,
         arguments=arguments,
         narrow=precision == "fp16",
+        serving=serving,
     )
-    return export_prepared(prepared, target, options, progress=tell)
+    return export_prepared(prepared, target, options, progress=progress)
 
 
 def _refuse_other(target: Path, model: str | nn.Module, precision: str) -> None:
@@ -180,11 +203,11 @@ def export_prepared(
     Raises:
         ExportError, ParityError, MissingDependencyError: as `export`.
     """
-    progress = progress or (lambda _: None)
+    progress = progress or _silent
     started = time.perf_counter()
-    candidate, reason = _first_good(prepared, options, progress)
+    prepared, candidate, reason = first_good(prepared, options, progress)
     final = candidate.final
-    record = _record(prepared, options, candidate, reason)
+    record = made_record(prepared, options, candidate, reason)
     stamp(final, record)
     progress("writing and reading back")
     with atomic_path(path) as temporary:
@@ -194,24 +217,61 @@ def export_prepared(
     return replace(artifact, path=path, record={**artifact.record, "seconds": round(time.perf_counter() - started, 3)})
 
 
-def _first_good(prepared: PreparedModel, options: ExportOptions, progress: Progress) -> tuple[_Candidate, str]:
-    """Try the exporters in order; what the first good one is, and why."""
-    if options.verify:
-        refuse_constant(
-            prepared.original, prepared.inputs, prepared.example(), prepared.example(seed=1), prepared.label
-        )
-    failures: list[tuple[str, AttnDeployError]] = []
-    order = options.exporter_order()
-    for name in order:
-        progress(f"exporting with {name}")
-        try:
-            candidate = _attempt(prepared, name, options, progress)
-        except (ExportError, GraphError, ParityError, PrecisionError) as error:
-            failures.append((name, error))
-            continue
-        return candidate, _reason(options, name, failures)
-    telling = most_telling(prepared, failures)
-    raise telling from telling.__cause__
+def first_good(
+    prepared: PreparedModel, options: ExportOptions, progress: Progress = _silent
+) -> tuple[PreparedModel, Candidate, str]:
+    """Try the exporters in order, and where nobody named the axes, with fewer of them; the first good graph, and why.
+
+    What is known to be wrong whichever axes move ends it.
+    """
+    if options.verify and not all(i.values for i in prepared.inputs):
+        module = prepared.fresh_module()
+        if prepared.serving.answers is not None:
+            module = with_form(module, "scores")
+        refuse_constant(module, prepared.inputs, prepared.example(), prepared.example(seed=1), prepared.label)
+    first: AttnDeployError | None = None
+    refusals: list[AttnDeployError] = []
+    for attempt in _with_fewer_and_fewer_axes(prepared, refusals):
+        failures: list[tuple[str, AttnDeployError]] = []
+        for name in options.exporter_order():
+            progress(f"exporting with {name}")
+            try:
+                candidate = _attempt(attempt, name, options, progress)
+            except (ExportError, GraphError, ParityError, PrecisionError) as error:
+                failures.append((name, error))
+                continue
+            return attempt, candidate, _reason(options, name, failures)
+        telling = most_telling(attempt, failures)
+        refusals.append(telling)
+        first = first or telling
+    if first is None:
+        raise ExportError(f"{prepared.label}: no exporter was tried.")
+    raise first from first.__cause__
+
+
+def _with_fewer_and_fewer_axes(prepared: PreparedModel, refusals: list[AttnDeployError]) -> Iterator[PreparedModel]:
+    """The model; and where the request leaves the axes open, again without those that an exporter cannot make move."""
+    yield prepared
+    if not prepared.flexible:
+        return
+    tried = {prepared.dynamic}
+    current = prepared
+    while current.dynamic and refusals[-1].rule not in _WHATEVER_MOVES:
+        text = str(refusals[-1]).removeprefix(f"{prepared.label}: ")
+        reason = re.split(r"(?<=[a-z)])\. |: the \w+ exporter failed|: torch\.export cannot", text)[0]
+        match = re.search(r"the axis ([\w, ]+) cannot be dynamic", text)
+        named = {s for s in current.dynamic if match and re.search(rf"\b{s}\b", match[1])}
+        choices = [tuple(s for s in current.dynamic if s not in named)] if named else []
+        batch = tuple(s for s in prepared.dynamic if s[0] == "N")
+        choices += [batch, tuple(s for s in prepared.dynamic if s not in batch), ()]
+        fewer = next((c for c in choices if c not in tried), None)
+        if fewer is None:
+            return
+        tried.add(fewer)
+        reason = reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]}..."
+        reasons = {s: reason for s in prepared.dynamic if s not in fewer}
+        current = with_fewer_axes(prepared, fewer, reasons)
+        yield current
 
 
 def _reason(options: ExportOptions, name: str, failures: list[tuple[str, AttnDeployError]]) -> str:
@@ -224,8 +284,9 @@ def _reason(options: ExportOptions, name: str, failures: list[tuple[str, AttnDep
     return f"writes opset {options.opset} itself; dynamo writes {DYNAMO_MIN_OPSET} and needs a conversion"
 
 
-def _attempt(prepared: PreparedModel, exporter: str, options: ExportOptions, progress: Progress) -> _Candidate:
-    raw = translate(prepared, exporter, options.opset, native_attention=options.native_attention).model
+def _attempt(prepared: PreparedModel, exporter: str, options: ExportOptions, progress: Progress) -> Candidate:
+    translation = translate(prepared, exporter, options.opset, native_attention=options.native_attention)
+    raw = translation.model
     source = standard_opset(raw)
     applied: Mapping[str, int] = {}
     if source != options.opset:
@@ -233,11 +294,11 @@ def _attempt(prepared: PreparedModel, exporter: str, options: ExportOptions, pro
         try:
             converted = convert_opset(raw, options.opset)
         except OpsetError as error:
-            known = explain(error)
-            remedy = f" {known.remedy}" if known is not None else ""
+            entry = explain(error)
+            remedy = f" {entry.remedy}" if entry is not None else ""
             raise OpsetError(
                 f"{prepared.label}: {exporter} writes opset {source}, and {error}{remedy}",
-                rule=known.id if known else None,
+                rule=entry.id if entry else None,
             ) from error
         raw, applied = converted.model, converted.applied
     raw = normalise(raw, prepared, options.opset)
@@ -246,90 +307,41 @@ def _attempt(prepared: PreparedModel, exporter: str, options: ExportOptions, pro
         progress("simplifying")
         kept = simplify_model(raw)
     if not options.verify:
-        return _Candidate(exporter, kept, None, source, applied)
+        return Candidate(exporter, kept, None, source, applied, translation.minimum)
     progress("verifying at shapes that were not traced")
-    report = _verify(prepared, kept.model)
+    report = proven(prepared, kept.model, translation.minimum)
     if not report.passed and kept.tool:
-        plain = _verify(prepared, raw)
+        plain = proven(prepared, raw, translation.minimum)
         if plain.passed:
             why = f"{kept.tool} changed the numbers (error {report.max_abs_error:.3g})"
             kept = Simplified(raw, "", kept.nodes_before, kept.nodes_before, why)
             report = plain
-    report.raise_if_failed(prepared.label)
+    raise_if_failed(prepared, report, translation)
+    if prepared.gates:
+        progress("verifying what is behind parameters that start at zero")
+        prove_gates(prepared, exporter, options)
+    candidate = Candidate(exporter, kept, report, source, applied, translation.minimum)
     if options.precision == "fp32":
-        return _Candidate(exporter, kept, report, source, applied)
+        return candidate
     progress(f"converting to {options.precision}")
     half = _typed(prepared, kept.model, options)
-    return _Candidate(exporter, kept, half.report, source, applied, half)
+    return replace(candidate, parity=half.report, half=half)
 
 
 def _typed(prepared: PreparedModel, model: onnx.ModelProto, options: ExportOptions) -> HalfModel:
     """The graph in half precision, compared with the model in eager mode as the fp32 graph was."""
-    reference = _reference(prepared)
+    reference, reading = prepared.reference, prepared.reading
+    if reading is not None:
+        reference = EagerReference(with_form(prepared.original, "behind"), (*prepared.outputs, BEHIND))
 
     def judge(candidate: Runner, tolerance: Tolerance) -> ParityReport:
-        return compare(reference.runner, candidate, prepared.inputs, prepared.dynamic, tolerance=tolerance)
+        return compare(
+            reference.runner, candidate, prepared.inputs, prepared.dynamic, tolerance=tolerance, reading=reading
+        )
 
     sizes = [{}, *verification_sizes(prepared.inputs, prepared.dynamic)[:2]]
     batches = [example_arrays(prepared.inputs, s) for s in sizes]
     return to_half(model, options.precision, io=options.io, batches=batches, judge=judge, owner=prepared.label)
-
-
-def _verify(prepared: PreparedModel, model: onnx.ModelProto) -> ParityReport:
-    return verify_against(_reference(prepared), model.SerializeToString(), prepared.inputs, prepared.dynamic)
-
-
-def _reference(prepared: PreparedModel) -> EagerReference:
-    if prepared.reference is None:
-        prepared.reference = EagerReference(prepared.original, prepared.outputs)
-    return prepared.reference
-
-
-def _record(prepared: PreparedModel, options: ExportOptions, candidate: _Candidate, reason: str) -> ExportRecord:
-    report = candidate.parity
-    parity = None if report is None else report.summary()
-    return ExportRecord(
-        model=prepared.label,
-        arguments=prepared.arguments,
-        exporter=candidate.exporter,
-        exporter_reason=reason,
-        opset_requested=options.opset,
-        opset=standard_opset(candidate.final),
-        opset_written=candidate.opset_written,
-        opset_rules=candidate.opset_rules,
-        native_attention=options.native_attention,
-        dynamic=prepared.dynamic,
-        inputs=tuple(f"{i.name} {i.dtype}[{', '.join(map(str, i.dims))}]" for i in prepared.inputs),
-        outputs=tuple(
-            f"{n}[{', '.join(map(str, d))}]" for n, d in zip(prepared.outputs, prepared.output_dims, strict=True)
-        ),
-        traced_shapes={i.name: i.shape() for i in prepared.inputs},
-        verified_shapes=tuple(report.untraced_shapes) if report is not None else (),
-        parity=parity,
-        multiple={s: n for s, n in prepared.inputs[0].multiple.items() if n > 1 and s in prepared.dynamic},
-        weights=prepared.weights,
-        called=prepared.called,
-        dropped=prepared.dropped,
-        fused=prepared.changes,
-        rewritten=prepared.rewritten,
-        simplifier=candidate.simplified.tool,
-        simplifier_reason=candidate.simplified.reason,
-        nodes_raw=candidate.simplified.nodes_before,
-        nodes=candidate.simplified.nodes_after,
-        versions=_versions(),
-        precision=options.precision,
-        typing=candidate.half.record if candidate.half is not None else None,
-    )
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for name in ("attn-deploy", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "onnxsim", "onnxslim"):
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def _agree(

@@ -1,4 +1,4 @@
-"""torch.export with strict dynamic dimensions.
+"""torch.export with dynamic dimensions, declared in one way after the other until the model can be traced.
 
 torch.onnx.export(dynamo=True) given a module rewrites dimensions that torch.export refuses ("fix: N = 2") and writes a
 static file without a word. So the program is made here, where such a refusal is an error.
@@ -6,72 +6,143 @@ static file without a word. So the program is made here, where such a refusal is
 
 from __future__ import annotations
 
-import ast
 import inspect
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.fx.experimental._config as symbolic_config
 from torch import nn
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 
 from attn_deploy.errors import DynamicAxisError, ExportError
-from attn_deploy.exporters.prepare import PreparedModel
+from attn_deploy.exporters.declarations import Declaration, declared_shapes
+from attn_deploy.exporters.guards import limits_of
+from attn_deploy.exporters.prepared import PreparedModel, TracedProgram
 from attn_deploy.exporters.quiet import quiet_torch
 from attn_deploy.exporters.refusal import refusal
-from attn_deploy.inputs.tensors import TensorInput, bounds
+from attn_deploy.exporters.size_arithmetic import make_divisions_exact_
+from attn_deploy.exporters.time_limit import OutOfTimeError, time_limit
 from attn_deploy.rules.location import Place, place_of_error
 from attn_deploy.rules.rules import explain, rule
 
+# Symbolic arithmetic on sizes grows without end in some models (a chain of SAME padding); the other exporter has none.
+TRACE_SECONDS = 60.0
+_ABOUT_SIZES = re.compile(
+    r"specified range|Constraints violated|inferred to be a constant|specializ|generated guard|marked as dynamic|"
+    r"Could not guard|data-dependent|symbolic|create Dim",
+    re.IGNORECASE,
+)
 
-def exported_program(prepared: PreparedModel) -> ExportedProgram:
+
+def exported_program(prepared: PreparedModel) -> TracedProgram:
     """The traced program with every dynamic axis symbolic; made once for a prepared model.
 
     Raises:
         DynamicAxisError: if torch.export finds that an axis must be constant.
-        ExportError: if the model depends on the values of its input, or cannot be traced.
+        ExportError: if the model depends on the values of its input, cannot be traced, or not within `TRACE_SECONDS`.
     """
-    if prepared.program is None:
-        prepared.program = _trace(prepared)
-    return prepared.program
+    if prepared.work.program is None:
+        prepared.work.program = _trace(prepared)
+    return prepared.work.program
 
 
-def _trace(prepared: PreparedModel) -> ExportedProgram:
-    """Trace with the least declared extents; where a guard needs more (a pooled map of at least 1), with larger ones."""
-    last: Exception | None = None
-    for floor in (1, 4, 16):
-        shapes = _by_parameter(prepared.module, _dynamic_shapes(prepared, floor))
+def _trace(prepared: PreparedModel) -> TracedProgram:
+    """Trace with named dimensions first, which torch checks; then with free ones, which the verification judges."""
+    first: Exception | None = None
+    failures: list[str] = []
+    for declaration in _declarations(prepared, failures):
+        shapes = _by_parameter(prepared.module, declared_shapes(prepared, declaration))
         try:
-            # Extents are taken as any number, 1 included: without this every "is it 1?" inside torch becomes a
-            # constraint.
-            with _any_extent(), quiet_torch(), prepared.traced():
-                return torch.export.export(prepared.module, prepared.example(), dynamic_shapes=shapes, strict=False)
+            program = _export(prepared, shapes, declaration)
+        except OutOfTimeError as error:
+            raise refusal(prepared.label, "endless-arithmetic", Place(), detail=str(error)) from error
         except Exception as error:
-            last = error
-            if "specified range" not in str(error):
+            failures.append(str(error))
+            first = first or error
+            if not prepared.dynamic or not _ABOUT_SIZES.search(str(error)):
                 break
-    raise _explained(prepared, last) from last
+            continue
+        least = _minimum(prepared, declaration)
+        if not declaration.named:
+            limits = limits_of(prepared, _symbolic_inputs(program))
+            if limits.broken:
+                failures.append(f"generated guard: {limits.broken}")
+                first = first or _on_size(prepared, limits.broken)
+                continue
+            least = {**least, **limits.minimum}
+        return TracedProgram(program, least)
+    raise _explained(prepared, first) from first
 
 
-def _any_extent() -> Any:
-    return symbolic_config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+def _on_size(prepared: PreparedModel, broken: str) -> DynamicAxisError:
+    axis = broken.partition(" ")[0]
+    entry = rule("branch-on-shape")
+    return DynamicAxisError(
+        f"{prepared.label}: the axis {axis} cannot be dynamic: {entry.explanation}: {broken}. {entry.remedy}",
+        rule=entry.id,
+    )
 
 
-def _dynamic_shapes(prepared: PreparedModel, floor: int) -> tuple[dict[int, Any], ...]:
-    roots: dict[str, Any] = {}
-    for given in prepared.inputs:
-        for symbol in given.symbols:
-            if symbol in prepared.dynamic and symbol not in roots:
-                roots[symbol] = _dim(symbol, given, floor)
-    shapes = []
-    for given in prepared.inputs:
-        axes = {}
-        for axis, dim in enumerate(given.dims):
-            if isinstance(dim, str) and prepared.moves(dim):
-                axes[axis] = _dim_expression(dim, roots, prepared.label)
-        shapes.append(axes)
-    return tuple(shapes)
+def _symbolic_inputs(program: ExportedProgram) -> list[torch.Tensor]:
+    names = set(program.graph_signature.user_inputs)
+    return [n.meta["val"] for n in program.graph.nodes if n.op == "placeholder" and n.name in names]
+
+
+def _export(prepared: PreparedModel, shapes: Any, declaration: Declaration) -> ExportedProgram:
+    # With gradients on, torch's attention with a mask comes out in a layout that its own decomposition cannot view.
+    with (
+        torch.no_grad(),
+        symbolic_config.patch(backed_size_oblivious=declaration.any_extent),  # type: ignore[attr-defined]
+        quiet_torch(),
+        prepared.traced(),
+        time_limit(TRACE_SECONDS, "tracing with torch.export"),
+    ):
+        program = torch.export.export(
+            prepared.traceable_module(), prepared.example(), dynamic_shapes=shapes, strict=False
+        )
+        make_divisions_exact_(program)
+        return program
+
+
+def _declarations(prepared: PreparedModel, failures: list[str]) -> Iterator[Declaration]:
+    """How sizes are declared, one after the other; what failed before says what is worth trying.
+
+    Extents are taken as any number, 1 included, at first: without this every "is it 1?" inside torch becomes a
+    constraint.
+    """
+    if prepared.free_sizes and prepared.dynamic:
+        yield Declaration(named=False)
+        yield Declaration(named=False, any_extent=False)
+        return
+    yield Declaration()
+    if not prepared.dynamic:
+        return
+    suggested = _suggested_minimum(prepared, failures[-1])
+    if suggested:
+        yield Declaration(minimum=suggested)
+    elif "specified range" in failures[-1]:
+        for floor in (4, 16, 33, 65):
+            yield Declaration(floor=floor)
+            if "specified range" not in failures[-1]:
+                break
+    yield Declaration(named=False)
+    yield Declaration(named=False, any_extent=False)
+
+
+def _suggested_minimum(prepared: PreparedModel, text: str) -> dict[str, int]:
+    """Least extents that torch asks for: ``H = Dim('H', min=33, max=8192)``, ``_H = Dim('_H', min=2)``."""
+    suggestions = re.findall(r"Dim\('(\w+)', min=(\d+)", text)
+    sizes = prepared.inputs[0].sizes
+    return {n: int(low) for n, low in suggestions if n in prepared.dynamic and int(low) <= sizes[n]}
+
+
+def _minimum(prepared: PreparedModel, declaration: Declaration) -> dict[str, int]:
+    """The least extents that a declaration claims, other than of the batch at 2, which is proven at 1 afterwards."""
+    sizes = prepared.inputs[0].sizes
+    least = {s: min(declaration.floor, sizes[s]) for s in prepared.dynamic if s[0] != "N" and declaration.floor > 1}
+    return {**least, **{s: n for s, n in declaration.minimum.items() if n > 2}}
 
 
 def _by_parameter(module: nn.Module, shapes: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -83,35 +154,9 @@ def _by_parameter(module: nn.Module, shapes: tuple[Any, ...]) -> tuple[Any, ...]
     return shapes
 
 
-def _dim(symbol: str, given: TensorInput, floor: int) -> Any:
-    low, high = bounds(symbol, given)
-    if symbol[0] != "N":
-        low = max(low, min(floor, given.sizes[symbol]))
-    step = given.multiple.get(symbol, 1)
-    root = Dim(symbol if step == 1 else f"{symbol}_by_{step}", min=-(-low // step), max=high // step)
-    return root if step == 1 else step * root
-
-
-def _dim_expression(expression: str, roots: dict[str, Any], label: str) -> Any:
-    def walk(node: ast.expr) -> Any:
-        if isinstance(node, ast.Constant):
-            return node.value
-        if isinstance(node, ast.Name) and node.id in roots:
-            return roots[node.id]
-        if isinstance(node, ast.BinOp):
-            left, right = walk(node.left), walk(node.right)
-            if isinstance(node.op, ast.Mult):
-                return right * left if isinstance(left, int) else left * right
-            if isinstance(node.op, ast.Add):
-                return right + left if isinstance(left, int) else left + right
-            if isinstance(node.op, ast.Sub):
-                return left - right
-        raise DynamicAxisError(f"{label}: the axis {expression!r} cannot be made dynamic: only k*n + c can.")
-
-    return walk(ast.parse(expression, mode="eval").body)
-
-
 def _explained(prepared: PreparedModel, error: Exception | None) -> ExportError:
+    if isinstance(error, ExportError):
+        return error
     text = " ".join(str(error).split())
     place = place_of_error(error, prepared.module) if error is not None else Place()
     entry = explain(text)
@@ -121,10 +166,10 @@ def _explained(prepared: PreparedModel, error: Exception | None) -> ExportError:
         reasons = re.findall(r"- (.+?)(?= - |$|Suggested|During|The error above|If you're using)", text)
         axes = ", ".join(s for s in prepared.dynamic if re.search(rf"\b{s}\b", text)) or ", ".join(prepared.dynamic)
         reason = (reasons[0].strip() if reasons else text)[:200].rstrip(". ")
-        known = entry if entry is not None else rule("baked-size")
-        remedy = "" if known.general else f" {known.remedy}"
+        cause = entry if entry is not None else rule("baked-size")
+        remedy = "" if cause.general else f" {cause.remedy}"
         return DynamicAxisError(
-            f"{prepared.label}: the axis {axes} cannot be dynamic: {reason}.{remedy}", rule=known.id
+            f"{prepared.label}: the axis {axes} cannot be dynamic: {reason}.{remedy}", rule=cause.id
         )
     failure = f"torch.export cannot trace the model: {type(error).__name__}: {text[:400]}{place.phrase}"
     if entry is not None and not entry.general:

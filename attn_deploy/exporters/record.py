@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 SCHEMA_VERSION = 1
@@ -21,6 +21,9 @@ class ExportRecord:
         native_attention: whether the operator Attention was asked for; otherwise products and a softmax are written.
         dynamic: symbols that move; ``inputs`` and ``outputs`` the interface as read back.
         multiple: what the extent of a symbol must be a multiple of; one that is not in it takes any.
+        minimum: the least extent of a symbol; one that is not in it takes any.
+        fixed: for each axis that does not move although nobody fixed it, the reason.
+        gates: parameters at zero, which hide what they multiply; the file was proven with other values in them too.
         traced_shapes: input shapes of the trace; ``verified_shapes`` the other shapes at which the file was compared.
         parity: maximal absolute error and tolerances, or None when verification was switched off.
         fused: what fusing did, as (module path, words).
@@ -28,6 +31,8 @@ class ExportRecord:
         weights: name and sha256 of the checkpoint that was loaded; empty if none was.
         simplifier: tool whose graph was kept, with node counts ``nodes_raw`` and ``nodes``; ``simplifier_reason`` why
             not.
+        preprocess: what the graph does to images, see `attn_deploy.exporters.pixels`; None for nothing.
+        postprocess: what it makes of the outputs, see `attn_deploy.exporters.answers`; None for nothing.
         called: what of the inputs goes to forward by position although it has a name; empty if nothing does.
         dropped: what among the outputs is no tensor, and not in the file: the types.
         versions: of the packages that made the file.
@@ -63,6 +68,11 @@ class ExportRecord:
     versions: Mapping[str, str]
     precision: str = "fp32"
     typing: Mapping[str, Any] | None = None
+    preprocess: Mapping[str, Any] | None = None
+    postprocess: Mapping[str, Any] | None = None
+    minimum: Mapping[str, int] = field(default_factory=dict)
+    fixed: Mapping[str, str] = field(default_factory=dict)
+    gates: tuple[str, ...] = ()
     called: str = ""
     dropped: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION

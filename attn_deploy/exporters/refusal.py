@@ -12,7 +12,7 @@ from attn_deploy.rules.location import Place
 from attn_deploy.rules.rules import Rule, explain, rule
 
 if TYPE_CHECKING:
-    from attn_deploy.exporters.prepare import PreparedModel
+    from attn_deploy.exporters.prepared import PreparedModel
 
 # What makes a size constant, or the numbers wrong, without an exporter saying so; the likeliest first.
 _SILENT_CAUSES = (

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from attn_deploy.errors import ExportError
+from attn_deploy.exporters.encoders import patch_encoders_
 from attn_deploy.exporters.safe_forms import SafeForms, Scope
+from attn_deploy.fusing.copying import copy_model
 from attn_deploy.parity.tolerance import TOLERANCES, Tolerance
 from attn_deploy.runtimes.eager import flatten_outputs
+
+_MANY_PADS = 2  # maps padded by computed amounts, one after the other, that torch still copes with
 
 
 @dataclass(frozen=True, slots=True)
 class Rewriting:
-    """The model to export, and what was changed in it: (module path, words) for each change, none for the model itself."""
+    """The model to export, and what was changed in it.
+
+    Attributes:
+        model: the copy, or the model itself if nothing was changed.
+        changes: (module path, words) for each change.
+        computed_pads: how often a map is padded, where amounts depend on its size.
+    """
 
     model: nn.Module
     changes: tuple[tuple[str, str], ...]
+    computed_pads: int = 0
 
 
 def rewrite(
@@ -40,41 +50,55 @@ def rewrite(
     Raises:
         ExportError: if the copy gives other numbers than the model.
     """
-    recorder = SafeForms(Scope(batch, space), model)
-    with torch.no_grad(), recorder:
-        model(*(t.clone() for t in examples[0]))
-    if recorder.scope.uneven and not space:  # known only at the end of the run: note them in another
-        recorder = SafeForms(recorder.scope, model)
-        with torch.no_grad(), recorder:
-            model(*(t.clone() for t in examples[0]))
-    if not recorder.changes:
-        return Rewriting(model, ())
-    changed = _redirected(model, recorder.scope)
+    recorder = _recorded(model, Scope(batch, space), examples[0])
+    differing = recorder.shifts or len(recorder.pads) > 2
+    other = _recorded(model, Scope(batch, space), examples[-1]) if differing else recorder
+    pads = len(recorder.pads) if recorder.pads != other.pads else 0
+    rolls = recorder.shifts != other.shifts
+    if rolls or (recorder.scope.uneven and not space):  # known only at the end of a run: note them in another
+        recorder = _recorded(model, replace(recorder.scope, rolls=rolls), examples[0])
+    encoder = copy_model(model, share_parameters=True)
+    encoders = patch_encoders_(encoder)
+    scope = replace(recorder.scope, pads=pads > _MANY_PADS)
+    if not recorder.changes and not encoders and not scope.pads:
+        return Rewriting(model, (), pads)
+    changed = _redirected(encoder, scope) if recorder.changes or scope.pads else encoder
     for example in examples:
         _compare(model, changed, example, label)
-    return Rewriting(changed, tuple(recorder.changes))
+    return Rewriting(changed, (*encoders, *recorder.changes), pads)
+
+
+def _recorded(model: nn.Module, scope: Scope, example: tuple[Tensor, ...]) -> SafeForms:
+    """What would be redirected in a run of a copy."""
+    twin = copy_model(model, share_parameters=True)
+    recorder = SafeForms(scope, twin)
+    with torch.no_grad(), recorder:
+        twin(*(t.clone() for t in example))
+    return recorder
 
 
 def _redirected(model: nn.Module, scope: Scope) -> nn.Module:
     """A copy whose forward runs under `SafeForms`; same class name, same module paths, same parameters."""
-    made = copy.deepcopy(model)
-    cls = type(made)
+    twin = copy_model(model, share_parameters=True)
+    cls = type(twin)
 
     @functools.wraps(cls.forward)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         with SafeForms(scope):
             return cls.forward(self, *args, **kwargs)
 
-    made.__class__ = type(
+    twin.__class__ = type(
         cls.__name__, (cls,), {"forward": forward, "__module__": cls.__module__, "__doc__": cls.__doc__}
     )
-    return made
+    return twin
 
 
 def _compare(model: nn.Module, changed: nn.Module, example: tuple[Tensor, ...], label: str) -> None:
     with torch.no_grad():
-        expected = flatten_outputs(model(*(t.clone() for t in example)))
-        got = flatten_outputs(changed(*(t.clone() for t in example)))
+        expected, got = (
+            flatten_outputs(copy_model(m, share_parameters=True)(*(t.clone() for t in example)))
+            for m in (model, changed)
+        )
     tolerance = TOLERANCES["float32"]
     for index, (right, result) in enumerate(zip(expected, got, strict=True)):
         if right.shape != result.shape or not _close(right, result, tolerance):

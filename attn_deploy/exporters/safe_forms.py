@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from attn_deploy import ops
+from attn_deploy.exporters.claims import rounded_up
 from attn_deploy.ops.fold import fold
 from attn_deploy.ops.per_sample_conv import grouped_by_batch
 from attn_deploy.rules.location import module_paths, place_here
@@ -30,11 +31,15 @@ class Scope:
         batch: N moves: attention modules and kernels of each sample's own bake it.
         space: another axis moves: pooling windows are baked.
         uneven: a pooled map does not divide into its bins; known after the recording run.
+        pads: maps are padded by amounts computed from their size; known after recording runs at two sizes.
+        rolls: torch.roll gets shifts that depend on a size; known after recording runs at two sizes.
     """
 
     batch: bool
     space: bool
     uneven: bool = False
+    rolls: bool = False
+    pads: bool = False
 
 
 class SafeForms(TorchFunctionMode):
@@ -50,23 +55,44 @@ class SafeForms(TorchFunctionMode):
         super().__init__()
         self.scope = scope
         self.changes: dict[tuple[str, str], None] = {}
+        self.shifts: list[Any] = []
+        self.pads: list[tuple[int, ...]] = []
+        self._padded: tuple[Tensor, tuple[Any, Any]] | None = None
         self._paths = None if model is None else module_paths(model)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         keywords = dict(kwargs or {})
+        if self._paths is not None and func is torch.roll:
+            self.shifts.append(keywords.get("shifts", args[1] if len(args) > 1 else None))
+        if self._paths is not None and getattr(func, "__name__", "") == "pad" and args[0].dim() == 4:
+            self.pads.append(tuple(keywords.get("pad", args[1] if len(args) > 1 else ())))
+        if self._paths is not None and _is_uneven(func, args, keywords):
+            self.scope = replace(self.scope, uneven=True)
+        if self.scope.pads and self._paths is None and torch.compiler.is_exporting():
+            return self._with_simple_size(func, args, keywords)
         form = _FORMS.get(func)
         if form is None:
             return func(*args, **keywords)
-        if self._paths is not None and _is_uneven(func, args, keywords):
-            self.scope = replace(self.scope, uneven=True)
         replacement = form(self.scope, *args, **keywords)
         if replacement is None:
             return func(*args, **keywords)
         result, words = replacement
         if self._paths is not None:
             self.changes[(place_here(self._paths).module, words)] = None
+        return result
+
+    def _with_simple_size(self, func: Callable[..., Any], args: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+        """A call while sizes are symbolic: what a convolution of a padded map gives has a size in simple terms."""
+        form = _FORMS.get(func)
+        replacement = None if form is None else form(self.scope, *args, **keywords)
+        result = func(*args, **keywords) if replacement is None else replacement[0]
+        if getattr(func, "__name__", "") == "pad" and args[0].dim() == 4:
+            self._padded = (result, (args[0].shape[2], args[0].shape[3]))
+        elif func is torch.conv2d and self._padded is not None and args[0] is self._padded[0]:
+            stride = _pair(keywords.get("stride", args[3] if len(args) > 3 else 1))
+            return rounded_up(result, self._padded[1], stride)
         return result
 
 
@@ -155,6 +181,19 @@ def _pair(value: Any) -> tuple[int, int]:
     return (value, value)
 
 
+def _roll(scope: Scope, input: Tensor, shifts: Any, dims: Any = None) -> _Made:
+    """A roll as two slices: exporters take the shift for a constant."""
+    if not scope.rolls or dims is None:
+        return None
+    pairs = zip(shifts, dims, strict=True) if isinstance(dims, (tuple, list)) else [(shifts, dims)]
+    rolled = input
+    for shift, dim in pairs:
+        extent = rolled.shape[dim]
+        start = (extent - shift) % extent
+        rolled = torch.cat((rolled.narrow(dim, start, extent - start), rolled.narrow(dim, 0, start)), dim)
+    return rolled, "a roll by a computed shift as two slices"
+
+
 _ATTENTION = inspect.signature(F.multi_head_attention_forward)
 
 
@@ -208,6 +247,7 @@ _FORMS: dict[Callable[..., Any], Callable[..., _Made]] = {
     F.adaptive_max_pool2d: _adaptive(True, 2),
     F.fold: _fold,
     torch.conv2d: _conv2d,
+    torch.roll: _roll,
     F.multi_head_attention_forward: _multi_head_attention,
 }
 _POOLS = {F.adaptive_avg_pool1d: 1, F.adaptive_avg_pool2d: 2, F.adaptive_max_pool1d: 1, F.adaptive_max_pool2d: 2}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -12,12 +12,16 @@ import torch
 
 from attn_deploy.errors import AttnDeployError, ExportError
 from attn_deploy.exporters import safe_forms
+from attn_deploy.exporters.claims import translations
+from attn_deploy.exporters.decisions import decision_on_values
+from attn_deploy.exporters.guards import decisions_on_sizes
 from attn_deploy.exporters.options import DECOMPOSED_MAX_OPSET, DYNAMO_MIN_OPSET, TORCHSCRIPT_MAX_OPSET
-from attn_deploy.exporters.prepare import PreparedModel
+from attn_deploy.exporters.prepared import PreparedModel, Remark, Translation
 from attn_deploy.exporters.program import exported_program
 from attn_deploy.exporters.quiet import quiet_torch
 from attn_deploy.exporters.refusal import refusal
 from attn_deploy.exporters.torchlib import shared_work
+from attn_deploy.files import scratch_folder
 from attn_deploy.ops import fold
 from attn_deploy.rules.finding import Finding
 from attn_deploy.rules.location import place_of_error, place_of_line
@@ -26,15 +30,6 @@ from attn_deploy.rules.rules import explain
 _TORCH = Path(torch.__file__).resolve().parent
 # Here channel counts are made numbers on purpose.
 _OWN = {Path(str(m.__file__)).resolve() for m in (safe_forms, fold)}
-
-
-@dataclass(frozen=True, slots=True)
-class Translation:
-    """A raw ONNX model and what its exporter remarked."""
-
-    model: onnx.ModelProto
-    exporter: str
-    notes: tuple[str, ...] = field(default=())
 
 
 def translate(prepared: PreparedModel, exporter: str, opset: int, *, native_attention: bool = False) -> Translation:
@@ -52,21 +47,21 @@ def translate(prepared: PreparedModel, exporter: str, opset: int, *, native_atte
         native = min(max(opset, DYNAMO_MIN_OPSET), highest)
     else:
         native = min(opset, TORCHSCRIPT_MAX_OPSET)
-    kept = prepared.translations.get(exporter)
-    if kept is None or kept[0] != native:
-        graph = _dynamo(prepared, native) if exporter == "dynamo" else _torchscript(prepared, native)
-        kept = prepared.translations[exporter] = (native, graph)
+    kept = prepared.work.translations.get(exporter)
+    if kept is None or kept.opset != native:
+        kept = _dynamo(prepared, native) if exporter == "dynamo" else _torchscript(prepared, native)
+        prepared.work.translations[exporter] = kept
     model = onnx.ModelProto()
-    model.CopyFrom(kept[1])  # what follows rewrites the graph in place
-    return Translation(model, exporter)
+    model.CopyFrom(kept.model)  # what follows rewrites the graph in place
+    return replace(kept, model=model)
 
 
-def _dynamo(prepared: PreparedModel, opset: int) -> onnx.ModelProto:
-    program = exported_program(prepared)
-    with quiet_torch(), shared_work(prepared.decomposed):
+def _dynamo(prepared: PreparedModel, opset: int) -> Translation:
+    traced = exported_program(prepared)
+    with torch.no_grad(), quiet_torch(), shared_work(prepared.work.decomposed):
         try:
             exported = torch.onnx.export(
-                program,
+                traced.program,
                 (),
                 dynamo=True,
                 opset_version=opset,
@@ -74,22 +69,24 @@ def _dynamo(prepared: PreparedModel, opset: int) -> onnx.ModelProto:
                 output_names=list(prepared.outputs),
                 optimize=True,
                 verbose=False,
+                custom_translation_table=translations(),
             )
         except Exception as error:
             raise _failed(prepared, "the torch.export exporter", error) from error
     if exported is None:
         raise ExportError(f"{prepared.label}: the torch.export exporter returned nothing.")
-    return exported.model_proto
+    return Translation(exported.model_proto, "dynamo", opset, traced.minimum)
 
 
-def _torchscript(prepared: PreparedModel, opset: int) -> onnx.ModelProto:
+def _torchscript(prepared: PreparedModel, opset: int) -> Translation:
     axes: dict[str, dict[int, str]] = {}
     for tensor in prepared.inputs:
         axes[tensor.name] = {a: str(d) for a, d in enumerate(tensor.dims) if prepared.moves(d)}
     for name, dims in zip(prepared.outputs, prepared.output_dims, strict=True):
         axes[name] = {a: d for a, d in enumerate(dims) if isinstance(d, str)}
     with (
-        tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder,
+        torch.no_grad(),
+        scratch_folder() as folder,
         quiet_torch(),
         prepared.traced(),
         warnings.catch_warnings(record=True) as caught,
@@ -98,7 +95,7 @@ def _torchscript(prepared: PreparedModel, opset: int) -> onnx.ModelProto:
         path = Path(folder, "model.onnx")
         try:
             torch.onnx.export(
-                prepared.module,
+                prepared.traceable_module(),
                 prepared.example(),
                 path,
                 dynamo=False,
@@ -111,16 +108,38 @@ def _torchscript(prepared: PreparedModel, opset: int) -> onnx.ModelProto:
         except Exception as error:
             raise _failed(prepared, "the TorchScript exporter", error) from error
         model = onnx.load(path)
-    frozen = _frozen_decision(prepared, caught)
-    if frozen is not None:
-        raise refusal(prepared.label, frozen.rule, frozen.place, detail=frozen.what)
-    return model
+    frozen = tuple(dict.fromkeys(_frozen(caught)))
+    decision = decision_on_values(prepared) if frozen else None
+    if decision is not None:
+        nearby = (f.what for f in prepared.findings if f.rule == decision.rule and f.place.line == decision.place.line)
+        words = "; ".join((next(nearby, ""), decision.what)).removeprefix("; ")
+        raise refusal(prepared.label, decision.rule, decision.place, detail=words)
+    return Translation(model, "torchscript", opset, _least_by_decisions(prepared, frozen), frozen)
 
 
-def _frozen_decision(prepared: PreparedModel, caught: list[warnings.WarningMessage]) -> Finding | None:
-    """The first TracerWarning on a line of the user's that means a wrong graph; those inside torch the parity check judges.
+def _least_by_decisions(prepared: PreparedModel, frozen: Sequence[Remark]) -> Mapping[str, int]:
+    """The least extents for which decisions that the trace made constants come out the same.
 
-    A tensor made from constants is one, and unpacking a tensor is harmless where its length is that of every run.
+    Raises:
+        ExportError: if one comes out differently at a size within the range, or nothing can be known of them.
+    """
+    decisions = [r for r in frozen if "boolean" in r.text]
+    if not decisions or not prepared.dynamic:
+        return {}
+    limits = decisions_on_sizes(prepared, [f"{Path(r.file).name}:{r.line}" for r in decisions])
+    if limits is not None and not limits.broken:
+        return limits.minimum
+    frozen_one = frozen_decision(prepared, decisions)
+    if frozen_one is None:
+        return {}
+    detail = frozen_one.what if limits is None else f"{frozen_one.what}; {limits.broken}"
+    raise refusal(prepared.label, frozen_one.rule, frozen_one.place, detail=detail)
+
+
+def _frozen(caught: list[warnings.WarningMessage]) -> Iterator[Remark]:
+    """What a TracerWarning on a line of the user's says was made a constant.
+
+    Many such constants are right: a channel count, a rank, a number from a buffer. The proof at other sizes judges.
     """
     tracer_warning = torch.jit.TracerWarning  # type: ignore[attr-defined]
     for w in caught:
@@ -128,22 +147,24 @@ def _frozen_decision(prepared: PreparedModel, caught: list[warnings.WarningMessa
         if not issubclass(w.category, tracer_warning) or _TORCH in file.parents or file in _OWN:
             continue
         text = str(w.message).split(". ")[0].split(" might cause")[0]
-        decision = _meaning(prepared, text, str(file), w.lineno)
-        if decision is not None:
-            return decision
+        if "registered as constants" not in text:
+            yield Remark(text, str(file), w.lineno)
+
+
+def frozen_decision(prepared: PreparedModel, remarks: Sequence[Remark]) -> Finding | None:
+    """The first remark of a tracer that can be why a file is wrong at another size."""
+    for remark in remarks:
+        nearby = [f for f in prepared.findings if (f.place.file, f.place.line) == (remark.file, remark.line)]
+        if "Iterating over a tensor" in remark.text:  # harmless where its length is that of every run
+            nearby = [f for f in nearby if f.rule == "loop-over-batch"]
+            if not nearby:
+                continue
+        if nearby:
+            return nearby[0]
+        identifier = "branch-on-shape" if "boolean" in remark.text else "number-from-shape"
+        place = place_of_line(prepared.module, remark.file, remark.line)
+        return Finding(identifier, f"tracing says: {remark.text}", place)
     return None
-
-
-def _meaning(prepared: PreparedModel, text: str, file: str, line: int) -> Finding | None:
-    if "registered as constants" in text:
-        return None
-    nearby = [f for f in prepared.findings if (f.place.file, f.place.line) == (file, line)]
-    if "Iterating over a tensor" in text:
-        return next((f for f in nearby if f.rule == "loop-over-batch"), None)
-    if nearby:
-        return nearby[0]
-    identifier = "branch-on-shape" if "boolean" in text else "number-from-shape"
-    return Finding(identifier, f"tracing says: {text}", place_of_line(prepared.module, file, line))
 
 
 def _failed(prepared: PreparedModel, which: str, error: Exception) -> AttnDeployError:

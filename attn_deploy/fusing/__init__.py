@@ -7,14 +7,13 @@ the code of `forward` by symbolic tracing, never from the order in which modules
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from attn_deploy.fusing.batchnorm import fold_batchnorms_
+from attn_deploy.fusing.copying import copy_model
 from attn_deploy.fusing.pools import chain_max_pools_
 from attn_deploy.fusing.sequences import fold_own_sequences_
 from attn_deploy.fusing.weights import bake_weights_
@@ -60,23 +59,13 @@ def fold_bn(model: nn.Module) -> nn.Module:
 
 
 def _rewritten(model: nn.Module, rewrites: tuple[Callable[[nn.Module], list[tuple[str, str]]], ...]) -> FuseResult:
-    model = _copy(model)
+    model = copy_model(model).eval()
     changes: list[tuple[str, str]] = []
     for rewrite in rewrites:
         changes += rewrite(model)
     sequences = fold_own_sequences_(model)
     folded, left = fold_batchnorms_(model)
     return FuseResult(model.eval(), (*changes, *sequences, *folded), tuple(left))
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    """A deep copy in eval mode, also of models that keep results of autograd as attributes (as weight_norm does)."""
-    memo: dict[int, object] = {}
-    for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, torch.Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
-    return copy.deepcopy(model, memo).eval()
 
 
 def _deploy_zoo_modules_(model: nn.Module) -> list[tuple[str, str]]:

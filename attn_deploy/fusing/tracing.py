@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-import copy
 import inspect
 import io
 import math
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from attn_deploy.fusing.copying import copy_model
 from attn_deploy.fusing.reach import reached_into
 
 _LAYERS = (nn.modules.batchnorm._BatchNorm, nn.modules.conv._ConvNd, nn.Linear, nn.Identity)
@@ -76,7 +76,7 @@ class Connections:
 
 def follow(model: nn.Module) -> Connections:
     """Trace a model, or as much of it as can be traced; the model is left alone, and so is the state of its code."""
-    scratch = copy.deepcopy(model, {id(p): p for p in model.parameters()})
+    scratch = copy_model(model, share_parameters=True)
     connections = Connections()
     places: dict[int, list[str]] = {}
     for path, module in scratch.named_modules(remove_duplicate=False):

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError, EncodeError
 
 from attn_deploy.errors import EvidenceError, FileWarning, GraphError, InvalidGraphError
 from attn_deploy.files import sha256_of
+from attn_deploy.graph.bounds import refuse_unbounded, refuse_undecodable
 from attn_deploy.graph.evidence import MISMATCH, Evidence, entries_of, read_evidence, seal_state
 from attn_deploy.graph.repair import constants_for_defaults, has_negative_size, repaired
 from attn_deploy.graph.soundness import check_sound
@@ -101,7 +102,7 @@ def load_model(path: Path, *, check_seal: bool = True) -> onnx.ModelProto:
 
     Raises:
         EvidenceError: if the metadata is damaged.
-        GraphError: if the file is missing, not ONNX, truncated or empty.
+        GraphError: if the file is missing, not ONNX, truncated or empty, or too large to be run.
     """
     if not path.is_file():
         raise GraphError(f"{path} not found: no such ONNX file.", exit_code=2)
@@ -121,6 +122,12 @@ def load_model(path: Path, *, check_seal: bool = True) -> onnx.ModelProto:
             f"{len(model.graph.node)} nodes). Export it again.",
             exit_code=2,
         )
+    refuse_undecodable(model, str(path))
+    refuse_unbounded(model, str(path))
+    try:
+        read_evidence(model)
+    except EvidenceError as error:
+        raise EvidenceError(f"{path}: {error}") from error
     if check_seal and seal_state(model) == "broken":
         warnings.warn(f"{path}: {MISMATCH}.", FileWarning, stacklevel=2)
     return model
@@ -171,7 +178,7 @@ def open_model(path: Path) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     plain = constants_for_defaults(model)
     try:
         if has_negative_size(plain):
-            raise GraphError(f"{path}: an input or output has a negative size.")
+            raise InvalidGraphError(f"{path} is not a valid ONNX model: an input or output has an axis of extent -1.")
         check_model(plain, str(path))
     except GraphError:
         fixed = repaired(plain)

@@ -75,7 +75,8 @@ def write_evidence(model: onnx.ModelProto, evidence: Evidence) -> None:
     entries: dict[str, str] = {}
     for name in _NAMES:
         value = getattr(evidence, name)
-        if value in ("", None, (), {}):
+        # Of an export, that there are no arguments or no moving axes is a fact; of other files nobody knows.
+        if value in ("", None) or (not value and not (evidence.model and name in ("arguments", "dynamic_axes"))):
             continue
         text = value if isinstance(value, str) else json.dumps(value, default=str)
         entries[METADATA_PREFIX + name] = text

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto, helper
 
-from attn_deploy.errors import InvalidRequestError
+from attn_deploy.errors import GraphError, InvalidRequestError
 
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 # These give their input on, in another form or order.
@@ -123,6 +123,23 @@ def with_scores(model: onnx.ModelProto, outputs: Mapping[str, Output]) -> tuple[
         copy.graph.node.append(helper.make_node("Identity", [scores], [extra[name]]))
         copy.graph.output.append(onnx.ValueInfoProto(name=extra[name]))
     return copy, extra
+
+
+def scores_graph(model: onnx.ModelProto, choice: str, name: str) -> onnx.ModelProto:
+    """A copy of a graph whose one output, called ``name``, is the scores that the output ``choice`` was made by.
+
+    Raises:
+        GraphError: if nothing in the graph makes such a choice.
+    """
+    scores = outputs_of(model)[choice].scores
+    if not scores:
+        raise GraphError(f"no scores were found behind the output {choice!r}, so it cannot be verified.")
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.graph.node.append(helper.make_node("Identity", [scores], [name]))
+    del copy.graph.output[:]
+    copy.graph.output.append(onnx.ValueInfoProto(name=name))
+    return copy
 
 
 def _choice(name: str, makers: Mapping[str, onnx.NodeProto]) -> Output:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ def constants_for_defaults(model: onnx.ModelProto) -> onnx.ModelProto:
 def repaired(model: onnx.ModelProto) -> Repaired:
     """Repair what is known to go wrong in files of other tools.
 
-    Negative sizes of axes become symbolic ones; nodes are sorted; GroupNormalization of opset 18 to 20, which the
+    Sizes of -1 become symbolic ones; nodes are sorted; GroupNormalization of opset 18 to 20, which the
     standard has withdrawn, is written with InstanceNormalization; declared shapes that contradict the graph are inferred
     anew.
     """
@@ -57,8 +58,8 @@ def repaired(model: onnx.ModelProto) -> Repaired:
 
 
 def has_negative_size(model: onnx.ModelProto) -> bool:
-    """Whether an axis of the interface has a size below 0, as some exporters write for an unknown one."""
-    return any(d.dim_value < 0 for v in _interface(model.graph) for d in v.type.tensor_type.shape.dim)
+    """Whether an axis of the interface has the size -1, as some exporters write for an unknown one."""
+    return any(d.dim_value == -1 for v in _interface(model.graph) for d in v.type.tensor_type.shape.dim)
 
 
 def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -75,10 +76,10 @@ def _negative_sizes(graph: onnx.GraphProto) -> list[str]:
     names = []
     for value in (*_interface(graph), *graph.value_info):
         for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_value < 0:
+            if dim.dim_value == -1:
                 dim.Clear()
                 names.append(value.name)
-    return [f"negative sizes of {', '.join(dict.fromkeys(names))} read as unknown"] if names else []
+    return [f"sizes of -1 in {', '.join(dict.fromkeys(names))} read as unknown"] if names else []
 
 
 def _unsorted(graph: onnx.GraphProto) -> list[str]:
@@ -87,16 +88,22 @@ def _unsorted(graph: onnx.GraphProto) -> list[str]:
     needs = [{makers[i] for i in _reads(n) if i in makers and makers[i] != k} for k, n in enumerate(graph.node)]
     if all(max(before, default=-1) < k for k, before in enumerate(needs)):
         return []
+    users: dict[int, list[int]] = {}
+    for k, before in enumerate(needs):
+        for maker in before:
+            users.setdefault(maker, []).append(k)
+    missing = [len(before) for before in needs]
+    ready = [k for k, count in enumerate(missing) if not count]
     order: list[int] = []
-    done: set[int] = set()
-    pending = list(range(len(needs)))
-    while pending:
-        ready = [k for k in pending if needs[k] <= done]
-        if not ready:
-            return []  # a circle, which no order repairs: the checker says so
-        order += ready
-        done.update(ready)
-        pending = [k for k in pending if k not in done]
+    while ready:
+        first = heapq.heappop(ready)  # of those that are free, the one that stood first
+        order.append(first)
+        for user in users.get(first, ()):
+            missing[user] -= 1
+            if not missing[user]:
+                heapq.heappush(ready, user)
+    if len(order) < len(needs):
+        return []  # a circle, which no order repairs: the checker says so
     nodes = [onnx.NodeProto.FromString(graph.node[k].SerializeToString()) for k in order]
     del graph.node[:]
     graph.node.extend(nodes)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import onnx
 
 from attn_deploy.errors import AttnDeployError, GraphError
+from attn_deploy.files import scratch_folder
 from attn_deploy.graph.artifact import check_model, load_model
 from attn_deploy.graph.shape_arithmetic import shorten_shape_arithmetic
 from attn_deploy.isolate import run_isolated
@@ -83,7 +83,7 @@ def _computing(model: onnx.ModelProto) -> int:
 
 
 def _run(model: onnx.ModelProto, tool: str, timeout: float) -> onnx.ModelProto:
-    with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
+    with scratch_folder() as folder:
         source, target = Path(folder, "in.onnx"), Path(folder, "out.onnx")
         source.write_bytes(model.SerializeToString())
         run_isolated(

@@ -22,7 +22,7 @@ def evaluate(expression: str | int, values: Mapping[str, Any]) -> int:
         ast.Sub: lambda a, b: a - b,
         ast.Mult: lambda a, b: a * b,
         ast.FloorDiv: lambda a, b: a // b,
-        ast.Pow: lambda a, b: int(a**b),
+        ast.Pow: _power,
     }
 
     def walk(node: ast.expr) -> int:
@@ -47,4 +47,17 @@ def evaluate(expression: str | int, values: Mapping[str, Any]) -> int:
             f"argument (known: {', '.join(values)}), and only + - * // ** are allowed."
         )
 
-    return walk(ast.parse(expression, mode="eval").body)
+    try:
+        return walk(ast.parse(expression, mode="eval").body)
+    except InvalidRequestError:
+        raise
+    except Exception as error:  # what is no expression, a division by zero, a thousand brackets
+        raise InvalidRequestError(
+            f"the shape expression {expression[:80]!r} cannot be evaluated: {error or type(error).__name__}."
+        ) from error
+
+
+def _power(base: int, exponent: int) -> int:
+    if not 0 <= exponent <= 64 or abs(base) > 1 << 16:
+        raise ValueError(f"{base} ** {exponent} is no extent of an axis")
+    return int(base**exponent)

@@ -1,9 +1,10 @@
-"""Test tensors: ramped values at traced and at untraced sizes. No torch here."""
+"""Test tensors: ramped values at traced and at untraced sizes, masks and indices with structure. No torch here."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,27 @@ from attn_deploy.inputs.expressions import evaluate
 from attn_deploy.inputs.tensors import Arrays, TensorInput, fit_size, symbols_of
 
 _LEVEL_REACH = 4  # an axis that is more times as long as its symbol is verified at smaller extents of the symbol
+PIXELS = 256  # the bound of a test tensor that is an image of 0 to 255
 _AT_A_TIME = 1 << 22  # values of a test tensor that are drawn at once
+_Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TestBatch:
+    """Inputs of one comparison.
+
+    Attributes:
+        sizes: the extents of the symbols that differ from the traced ones.
+        arrays: by input name.
+        extra: one more draw at a size that another batch has: a mask or an index with structure. It proves nothing where
+            the model itself gives NaN for it or refuses it, as many do for a mask that leaves nothing.
+    """
+
+    __test__ = False  # pytest takes the name for a test
+
+    sizes: Mapping[str, int]
+    arrays: Arrays
+    extra: bool = False
 
 
 def verification_sizes(inputs: Sequence[TensorInput], symbols: Sequence[str], count: int = 4) -> list[dict[str, int]]:
@@ -49,27 +70,82 @@ def _reach(symbol: str, dim: int | str) -> int:
     return max(1, two - one)
 
 
-def ramped(shape: tuple[int, ...], dtype: str = "float32", seed: int = 0, bound: int | None = None) -> NDArray[Any]:
+def verification_batches(
+    inputs: Sequence[TensorInput], symbols: Sequence[str], count: int = 4, seed: int = 0
+) -> list[TestBatch]:
+    """What a file and its model are compared on: the traced sizes, others, and for masks and indices each structure.
+
+    Where nothing moves, the traced sizes twice with different values.
+    """
+    other = verification_sizes(inputs, symbols, count) or [{}]
+    every: list[dict[str, int]] = [{}, *other]
+    batches = [TestBatch(s, example_arrays(inputs, s, seed + 17 * k)) for k, s in enumerate(every)]
+    draws = max((len(_draws(i)) for i in inputs), default=1)
+    for k in range(1, draws):
+        sizes = every[k % len(every)]
+        batches.append(TestBatch(sizes, example_arrays(inputs, sizes, seed + 17 * (len(every) + k), draw=k), True))
+    return [*batches, *_users_own(inputs, seed)]
+
+
+def _users_own(inputs: Sequence[TensorInput], seed: int) -> list[TestBatch]:
+    """The samples of the user exactly as they are, those inputs that have none at fitting sizes."""
+    batches = []
+    for k in range(max((len(i.values) for i in inputs), default=0)):
+        sizes: dict[str, int] = {}
+        for i in (i for i in inputs if k < len(i.values)):
+            sizes |= {d: n for d, n in zip(i.dims, i.values[k].shape, strict=True) if isinstance(d, str)}
+        sizes = {s: n for s, n in sizes.items() if s in inputs[0].sizes}
+        arrays = example_arrays(inputs, sizes, seed, draw=k)
+        if all(k >= len(i.values) or i.values[k].shape == arrays[i.name].shape for i in inputs):
+            batches.append(TestBatch(sizes, arrays))
+    return batches
+
+
+def example_arrays(
+    inputs: Sequence[TensorInput], sizes: Mapping[str, int] | None = None, seed: int = 0, *, draw: int = 0
+) -> Arrays:
+    """One test tensor for each input, at the traced sizes or at others.
+
+    Args:
+        inputs: the inputs.
+        sizes: extents of symbols, over the traced ones.
+        seed: of the values.
+        draw: which structure masks and indices have, and which of the user's values are taken; 0 is a random one.
+    """
+    arrays: Arrays = {}
+    for k, i in enumerate(inputs):
+        shape, draws = i.shape(sizes), _draws(i)
+        make = draws[(draw + k * (draw > 0)) % len(draws)]
+        arrays[i.name] = make(np.random.default_rng(seed + k), shape)
+    return arrays
+
+
+def ramped(shape: _Shape, dtype: str = "float32", seed: int = 0, bound: int | None = None) -> NDArray[Any]:
     """A test tensor: noise plus an offset for each channel plus ramps along the spatial axes.
 
     Zero-mean noise hides a baked pooling window, because every window's mean is near zero; with offsets and ramps each
     position and each channel has its own mean.
     """
-    rng = np.random.default_rng(seed)
+    return _ramps(np.random.default_rng(seed), shape, dtype, bound)
+
+
+def _ramps(rng: np.random.Generator, shape: _Shape, dtype: str, bound: int | None = None) -> NDArray[Any]:
     rows = max(1, _AT_A_TIME // max(1, math.prod(shape[1:])))
     if not shape or shape[0] <= rows:
         return _ramped(rng, shape, dtype, bound)
-    values = np.empty(
-        shape, dtype
-    )  # drawn in double precision, which of a whole large tensor takes five times its memory
+    # Drawn in double precision, which of a whole large tensor takes five times its memory.
+    values = np.empty(shape, dtype)
     for start in range(0, shape[0], rows):
         values[start : start + rows] = _ramped(rng, (min(rows, shape[0] - start), *shape[1:]), dtype, bound)
     return values
 
 
-def _ramped(rng: np.random.Generator, shape: tuple[int, ...], dtype: str, bound: int | None) -> NDArray[Any]:
+def _ramped(rng: np.random.Generator, shape: _Shape, dtype: str, bound: int | None) -> NDArray[Any]:
     if dtype == "bool":
         return rng.random(shape) < 0.5
+    if bound == PIXELS:  # an image: its mean differs from place to place and from channel to channel
+        image: NDArray[Any] = np.rint(128 + 32 * _ramped(rng, shape, "float64", None)).clip(0, PIXELS - 1)
+        return image.astype(dtype)
     if np.issubdtype(np.dtype(dtype), np.integer):
         return rng.integers(0, 8 if bound is None else bound, shape).astype(dtype)
     values = rng.standard_normal(shape)
@@ -80,6 +156,77 @@ def _ramped(rng: np.random.Generator, shape: tuple[int, ...], dtype: str, bound:
     return values.astype(dtype)
 
 
-def example_arrays(inputs: Sequence[TensorInput], sizes: Mapping[str, int] | None = None, seed: int = 0) -> Arrays:
-    """One ramped tensor for each input, at the traced sizes or at others."""
-    return {i.name: ramped(i.shape(sizes), i.dtype, seed + k, i.bound) for k, i in enumerate(inputs)}
+_Draw = Callable[[np.random.Generator, _Shape], NDArray[Any]]
+
+
+def _draws(tensor: TensorInput) -> tuple[_Draw, ...]:
+    """How the tensors of an input are drawn, the ordinary way first."""
+    if tensor.values:
+        return tuple(lambda _rng, shape, v=v: _tiled(v, shape) for v in tensor.values)
+
+    def ordinary(rng: np.random.Generator, shape: _Shape) -> NDArray[Any]:
+        return _ramps(rng, shape, tensor.dtype, tensor.bound)
+
+    if tensor.dtype == "bool":
+        return (ordinary, _right_padding, _left_padding, _causal, _nothing, _all, _single)
+    if np.issubdtype(np.dtype(tensor.dtype), np.integer) and tensor.dtype not in ("uint8", "int8"):
+        bound = 8 if tensor.bound is None else tensor.bound
+        return (ordinary, *(_of_type(d, tensor.dtype, bound) for d in (_sorted, _repeated, _counting)))
+    return (ordinary,)
+
+
+def _of_type(draw: _Draw, dtype: str, bound: int) -> _Draw:
+    return lambda rng, shape: (draw(rng, shape) % bound).astype(dtype)
+
+
+def _tiled(values: NDArray[Any], shape: _Shape) -> NDArray[Any]:
+    """The user's values at another shape: repeated or cut along each axis."""
+    for axis, extent in enumerate(shape):
+        values = np.take(values, np.arange(extent) % values.shape[axis], axis)
+    return np.ascontiguousarray(values)
+
+
+def _lengths(rng: np.random.Generator, shape: _Shape) -> NDArray[Any]:
+    """For each row of a mask how many places are kept: at least one, not the same for all."""
+    last = shape[-1] if shape else 1
+    return rng.integers(1, max(2, last), (*shape[:-1], 1))
+
+
+def _right_padding(rng: np.random.Generator, shape: _Shape) -> NDArray[Any]:
+    return np.broadcast_to(np.arange(shape[-1] if shape else 1) >= _lengths(rng, shape), shape or (1,)).reshape(shape)
+
+
+def _left_padding(rng: np.random.Generator, shape: _Shape) -> NDArray[Any]:
+    return np.ascontiguousarray(_right_padding(rng, shape)[..., ::-1]) if shape else _right_padding(rng, shape)
+
+
+def _causal(rng: np.random.Generator, shape: _Shape) -> NDArray[Any]:
+    if len(shape) < 2:
+        return _right_padding(rng, shape)
+    return np.ascontiguousarray(np.broadcast_to(np.triu(np.ones(shape[-2:], bool), 1), shape))
+
+
+def _nothing(rng: np.random.Generator, shape: _Shape) -> NDArray[Any]:
+    return np.zeros(shape, bool)
+
+
+def _all(rng: np.random.Generator, shape: _Shape) -> NDArray[Any]:
+    return np.ones(shape, bool)
+
+
+def _single(rng: np.random.Generator, shape: _Shape) -> NDArray[Any]:
+    mask = np.zeros(shape, bool)
+    mask[..., 0] = True
+    return mask
+
+
+def _sorted(rng: np.random.Generator, shape: _Shape) -> NDArray[Any]:
+    return np.sort(rng.integers(0, 8, shape), axis=-1) if shape else rng.integers(0, 8, shape)
+
+
+def _repeated(rng: np.random.Generator, shape: _Shape) -> NDArray[Any]:
+    return np.full(shape, int(rng.integers(0, 8)))
+
+
+def _counting(rng: np.random.Generator, shape: _Shape) -> NDArray[Any]:
+    return (np.arange(math.prod(shape)) % 8).reshape(shape)

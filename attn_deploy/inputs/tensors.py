@@ -6,7 +6,7 @@ import ast
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -34,7 +34,9 @@ class TensorInput:
         multiple: what the extent of a symbol must be a multiple of.
         named: whether the name was given; one without goes to forward by position.
         assumed: whether nobody said which axes move, so that those as long as an image may be tried to move with it.
-        bound: integers of test tensors are below this; None for what is usual.
+        bound: integers of test tensors are below this; None for what is usual. At 256 they are images, of any type.
+        values: the user's own values, each an array of the input's rank; test tensors are made of them (see
+            `attn_deploy.inputs.user_samples`).
     """
 
     name: str
@@ -46,6 +48,7 @@ class TensorInput:
     named: bool = True
     assumed: bool = False
     bound: int | None = None
+    values: tuple[NDArray[Any], ...] = field(default=(), compare=False)
 
     def shape(self, sizes: Mapping[str, int] | None = None) -> tuple[int, ...]:
         """The concrete shape at the traced sizes, or at others."""
@@ -67,7 +70,7 @@ def inputs_for_spec(spec: ModelSpec, settings: Mapping[str, Any]) -> tuple[Tenso
     """The concrete inputs of a registry entry under the given constructor arguments."""
     minimum = {k: evaluate(v, settings) for k, v in spec.minimum.items()}
     multiple = {k: evaluate(v, settings) for k, v in spec.multiple.items()}
-    sizes = {k: _fitted(int(v), minimum.get(k, 1), multiple.get(k, 1)) for k, v in spec.sizes.items()}
+    sizes = {k: _traced(int(v), minimum.get(k, 1), multiple.get(k, 1)) for k, v in spec.sizes.items()}
     inputs = []
     for entry in spec.inputs:
         count = _count(entry, settings)
@@ -167,8 +170,17 @@ def fit_size(value: int, symbol: str, tensor: TensorInput) -> int:
     return _fitted(value, tensor.minimum.get(symbol, 1), tensor.multiple.get(symbol, 1))
 
 
+def _traced(value: int, least: int, step: int) -> int:
+    return _fitted(max(value, 2 * step) if step > 1 else value, least, step)
+
+
 def _fitted(value: int, least: int, step: int) -> int:
     return -(-max(value, least) // step) * step
+
+
+def traced_size(value: int, symbol: str, entry: TensorInput) -> int:
+    """As `fit_size`, and at least two multiples: torch.export takes an extent of one window or cell for a constant."""
+    return _traced(value, entry.minimum.get(symbol, 1), entry.multiple.get(symbol, 1))
 
 
 def bounds(symbol: str, tensor: TensorInput) -> tuple[int, int]:

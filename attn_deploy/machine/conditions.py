@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from attn_deploy.isolate import available_memory as available_memory
 from attn_deploy.machine.environment import load_average
 from attn_deploy.machine.state import GpuState, MachineState
 
@@ -74,17 +75,6 @@ def forget_peak() -> None:
     """Let `peak_host_memory` begin anew, where the system can."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
-def available_memory() -> int | None:
-    """Bytes that can be had without swapping: of the machine, or of the container where that has less."""
-    match = re.search(r"^MemAvailable:\s*(\d+) kB", _read(Path("/proc/meminfo")), re.MULTILINE)
-    free = int(match[1]) * 1024 if match else None
-    most, used = (_read(Path("/sys/fs/cgroup") / f"memory.{n}").strip() for n in ("max", "current"))
-    if most.isdigit() and used.isdigit():
-        left = max(0, int(most) - int(used))
-        return left if free is None else min(free, left)
-    return free
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ is done for each cell.
 from __future__ import annotations
 
 import importlib.util
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,7 +29,9 @@ from attn_deploy.errors import (
 )
 from attn_deploy.exporters.options import ExportOptions
 from attn_deploy.exporters.pipeline import export_prepared
-from attn_deploy.exporters.prepare import PreparedModel, prepare
+from attn_deploy.exporters.prepare import prepare
+from attn_deploy.exporters.prepared import PreparedModel
+from attn_deploy.files import scratch_folder
 from attn_deploy.graph.artifact import OnnxArtifact, describe, load_model
 from attn_deploy.graph.operators import CONTROL_FLOW, all_nodes, unlisted_operators
 from attn_deploy.graph.simplify import SIMPLIFIER
@@ -40,6 +41,7 @@ from attn_deploy.matrix.cell import FAILED, PASSED, SKIPPED, Cell, CellId, Check
 from attn_deploy.matrix.options import MatrixOptions
 from attn_deploy.matrix.plan import in_registry
 from attn_deploy.resolve.names import parse_name
+from attn_deploy.rules.rules import explain
 
 DYNAMIC_AXES: Mapping[str, tuple[str, ...] | None] = {"none": (), "batch": ("N",), "all": None}
 _ENGINE_MODULES = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
@@ -73,7 +75,7 @@ def make_cell(cell: CellId, options: MatrixOptions, key: str = "", *, timeout: f
     checks: list[Check] = []
     facts: dict[str, Any] = {}
     kind, rule = "", None
-    with tempfile.TemporaryDirectory(prefix="attn-deploy-matrix-") as folder:
+    with scratch_folder() as folder:
         try:
             grey = _make(cell, options, Path(folder), checks, facts, timeout)
         except AttnDeployError as error:
@@ -147,7 +149,7 @@ def _prepare(cell: CellId, options: MatrixOptions) -> PreparedModel:
             foreign = not in_registry(parse_name(cell.model))
             inputs = parse_inputs(options.inputs) if options.inputs and foreign else None
             axes = DYNAMIC_AXES[cell.dynamic]
-            _prepared[key] = prepare(cell.model, inputs=inputs, dynamic=axes, narrow=narrow)
+            _prepared[key] = prepare(cell.model, inputs=inputs, dynamic=axes, narrow=narrow, strict=True)
         except AttnDeployError as error:
             _prepared[key] = error
     prepared = _prepared[key]
@@ -204,6 +206,12 @@ def _axes(cell: CellId, prepared: PreparedModel, artifact: OnnxArtifact) -> Chec
     for written, declared in zip(artifact.inputs, prepared.inputs, strict=True):
         for axis, (dim, symbol) in enumerate(zip(written.shape, declared.dims, strict=True)):
             if prepared.moves(symbol) != (not isinstance(dim, int)):
+                reason = artifact.record.get("fixed", {}).get(symbol, "")
+                cause = explain(reason) if reason else None
+                if reason and prepared.moves(symbol):
+                    raise DynamicAxisError(
+                        f"{cell.model}: {symbol} stays {dim}: {reason}", rule=cause.id if cause is not None else None
+                    )
                 raise DynamicAxisError(
                     f"{cell.model}: axis {axis} ({symbol}) of input {written.name!r} is {dim} in the file and was asked to "
                     + ("move." if prepared.moves(symbol) else "be fixed.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.matrix.diff import diff_records, left_out_text
 from attn_deploy.matrix.options import MatrixOptions, parse_models, parse_opsets, parse_shard
+from attn_deploy.matrix.plan import expand_models, in_registry
 from attn_deploy.matrix.record import MatrixRecord, read_record
 from attn_deploy.matrix.store import stored_request
+from attn_deploy.resolve.names import parse_name
 
 DEFAULT_FOLDER = Path("matrix-results")
 BASELINE = Path(__file__).resolve().parents[2] / "profiles" / "matrix.json"
@@ -82,6 +85,8 @@ def matrix_request(
     if inputs:
         changes["inputs"] = tuple(inputs)
     start = stored_request(resume)[0] if resume is not None else MatrixOptions()
+    if resume is not None and models is None:
+        _refuse_code(start.models, resume)
     asked_opsets = changes.get("opsets", ())
     if engine_opset is None and asked_opsets and start.engine_opset not in (None, *asked_opsets):
         changes["engine_opset"] = max(asked_opsets)
@@ -94,6 +99,21 @@ def matrix_request(
         baseline=_baseline(baseline) if fail_on == "regressions" else None,
         notes=() if resume is None else _changes(resume, start, options),
     )
+
+
+def _refuse_code(models: Sequence[str], folder: Path) -> None:
+    """A folder comes from anywhere, and what it says must not choose code to run."""
+    foreign = _foreign(models)
+    if foreign:
+        raise InvalidRequestError(
+            f"{folder} is a run of {', '.join(foreign)}, which is not of the registry; what a folder says must not choose "
+            f"code to run. If you trust it, name the models yourself: attn-deploy matrix --resume {folder} --models "
+            f"{shlex.quote(','.join(models))}."
+        )
+
+
+def _foreign(models: Sequence[str]) -> list[str]:
+    return [m for m in expand_models(models) if not in_registry(parse_name(m))]
 
 
 def _changes(folder: Path, before: MatrixOptions, now: MatrixOptions) -> tuple[str, ...]:
@@ -127,7 +147,10 @@ def _baseline(path: Path | None) -> MatrixRecord:
 def outcome(record: MatrixRecord, request: MatrixRequest) -> Outcome:
     """What the record means: 0 good, 1 red cells or regressions, 130 interrupted."""
     if record.interrupted:
-        return Outcome(INTERRUPTED, f"interrupted; continue with: attn-deploy matrix -o {request.folder} --resume")
+        words = ["attn-deploy", "matrix", "-o", str(request.folder), "--resume"]
+        if _foreign(request.options.models):
+            words += ["--models", ",".join(request.options.models)]
+        return Outcome(INTERRUPTED, f"interrupted; continue with: {shlex.join(words)}")
     if request.baseline is None:
         return Outcome(1 if record.failures else 0)
     comparison = diff_records(request.baseline, record, subset=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 JUMP = 3.0  # in powers of two: a factor of eight between the medians of two parts
 _CLEAN = 0.9  # the share of a part's channels that lies on its side of the middle
-_LEAST_SHARE = 25  # a part holds at least one channel in so many, so that a quiet class is not a part
+_LEAST = 4  # channels of a part of sixteen and more, a quarter of fewer: one quiet class is not a part
 _MOST = 8  # parts
 _MOST_CHANNELS = 4096
 _SMALLEST = 2.0**-40
@@ -100,7 +100,7 @@ def _scales(arrays: Sequence[NDArray[np.float64]], axis: int) -> NDArray[np.floa
 def _cuts(scales: NDArray[np.float64], start: int, stop: int) -> list[int]:
     """Where to cut a run of channels, and its parts again."""
     count = stop - start
-    least = max(1, count // _LEAST_SHARE)
+    least = max(1, min(_LEAST, (count + 1) // 4))
     run = scales[start:stop]
     if count < 2 or float(np.ptp(run)) < JUMP:
         return []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +14,7 @@ from numpy.typing import NDArray
 
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.inputs.tensors import Arrays
-
-_MEMORY = 1 << 34  # bytes of all arrays of a file, at most
+from attn_deploy.inputs.user_samples import load_arrays
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,55 +64,29 @@ def read_sample(model: onnx.ModelProto, path: Path) -> Arrays:
     Raises:
         InvalidRequestError: if the file cannot be read, an input is missing, or an array does not fit.
     """
-    inputs = _inputs(model)
-    arrays = load_arrays(path)
+    return fitted(model, load_arrays(path), path.name)
+
+
+def fitted(model: onnx.ModelProto, given: Mapping[str, NDArray[Any]], what: str) -> Arrays:
+    """Arrays as the inputs of a graph, checked and of its types; ``what`` is where they come from.
+
+    Raises:
+        InvalidRequestError: if an input is missing, or an array does not fit.
+    """
+    inputs, arrays = _inputs(model), dict(given)
     if len(inputs) == len(arrays) == 1:  # np.savez(path, array) calls it arr_0
         arrays = {next(iter(inputs)): next(iter(arrays.values()))}
     missing = [n for n in inputs if n not in arrays]
     if missing:
         raise InvalidRequestError(
-            f"{path} holds {', '.join(arrays) or 'no array'}, and the graph's input {missing[0]!r} is not among them: save one "
-            f"array for each input, as np.savez({path.name!r}, **{{{missing[0]!r}: array}})."
+            f"{what} holds {', '.join(arrays) or 'no array'}, and the graph's input {missing[0]!r} is not among them: save one "
+            f"array for each input, as np.savez('inputs.npz', **{{{missing[0]!r}: array}})."
         )
     sample = {}
     for name, value in inputs.items():
-        _check_shape(f"{path}: {name!r}", arrays[name].shape, value)
-        sample[name] = as_type(arrays[name], _numpy_type(value), f"{path}: {name!r}")
+        _check_shape(f"{what}: {name!r}", arrays[name].shape, value)
+        sample[name] = as_type(arrays[name], _numpy_type(value), f"{what}: {name!r}")
     return sample
-
-
-def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of an ``.npz``: numbers and booleans only.
-
-    Raises:
-        InvalidRequestError: naming the member that is something else, or why the file cannot be read.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(i.file_size for i in archive.infolist())
-        if size > _MEMORY:
-            raise InvalidRequestError(f"{path} unpacks to {size:,} bytes, more than the {_MEMORY:,} that are read.")
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except InvalidRequestError:
-        raise
-    except (
-        OSError,
-        ValueError,
-        AttributeError,
-        TypeError,
-        KeyError,
-        EOFError,
-        MemoryError,
-        zipfile.BadZipFile,
-    ) as error:
-        raise InvalidRequestError(f"{path} cannot be read as an .npz of arrays: {error}") from error
-    for name, array in arrays.items():
-        if array.dtype.kind not in "biuf":
-            raise InvalidRequestError(
-                f"{path}: {name!r} is {array.dtype} of shape {array.shape}; only numbers and booleans can be used."
-            )
-    return arrays
 
 
 def as_type(array: NDArray[Any], dtype: np.dtype[Any], what: str) -> NDArray[Any]:
@@ -125,11 +97,14 @@ def as_type(array: NDArray[Any], dtype: np.dtype[Any], what: str) -> NDArray[Any
     """
     if array.dtype == dtype:
         return np.ascontiguousarray(array)
-    if dtype.kind in "biu" and array.dtype.kind == "f":
-        raise InvalidRequestError(f"{what} is {array.dtype}, and the graph takes {dtype}; save it in that type.")
+    if (dtype.kind in "biu" and array.dtype.kind == "f") or (array.dtype.kind == "b") != (dtype.kind == "b"):
+        raise InvalidRequestError(
+            f"{what} is {array.dtype} of shape {array.shape}, and the graph takes {dtype}; save it in that type."
+        )
     with np.errstate(over="ignore"):
         typed: NDArray[Any] = np.ascontiguousarray(array.astype(dtype))
-    if dtype.kind in "biu" and not np.array_equal(typed, array):
+    finite = dtype.kind not in "f" or np.array_equal(np.isfinite(typed), np.isfinite(array))
+    if not finite or (dtype.kind in "biu" and not np.array_equal(typed, array)):
         raise InvalidRequestError(
             f"{what} is {array.dtype} with values that {dtype}, which the graph takes, cannot hold."
         )

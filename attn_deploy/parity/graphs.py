@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import onnx
@@ -13,7 +13,7 @@ from attn_deploy.errors import AttnDeployError, GraphError
 from attn_deploy.graph.heads import read_outputs
 from attn_deploy.graph.integers import integer_bounds
 from attn_deploy.inputs.expressions import evaluate
-from attn_deploy.inputs.samples import example_arrays, verification_sizes
+from attn_deploy.inputs.samples import PIXELS, example_arrays, verification_sizes
 from attn_deploy.inputs.tensors import Arrays, TensorInput, fit_size
 from attn_deploy.parity.given import GivenInputs
 from attn_deploy.parity.report import ParityReport
@@ -86,8 +86,14 @@ def graph_inputs(
     sizes = {s: fit_size(extent, s, probe) for s, extent in plain.items()}
     bounds = integer_bounds(model)
     return tuple(
-        TensorInput(name, tuple(dims), dtype, sizes, {}, steps, bound=bounds.get(name)) for name, dtype, dims in raw
+        TensorInput(name, tuple(dims), dtype, sizes, {}, steps, bound=bounds.get(name, _bound(dtype, dims)))
+        for name, dtype, dims in raw
     )
+
+
+def _bound(dtype: str, dims: Sequence[int | str]) -> int | None:
+    """Bytes in four axes are images."""
+    return PIXELS if dtype == "uint8" and len(dims) == 4 else None
 
 
 class _Symbols:

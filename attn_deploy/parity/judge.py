@@ -26,6 +26,8 @@ from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 # The root mean square of the error over that of the output. A product in 8 bits with a scale a channel adds about 1 %,
 # and a dozen of them in a row 4 %; beyond 10 % it is a layer whose values do not fit 256 steps.
 LARGEST_ERROR = 0.1
+_MOST_BYTES = 1 << 30  # of right outputs that are kept
+_FEW_ELEMENTS = 64 * 3 * 224 * 224  # of all inputs that a coarse judgement is made on
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ class Judge:
         owner: the model's name in messages.
 
     Attributes:
-        samples: how many there are.
+        samples: how many are judged on: those whose right outputs fit in a gigabyte.
         scores: the output that holds a score for each class; empty where none is known.
 
     Raises:
@@ -133,10 +135,18 @@ class Judge:
         owner: str = "the model",
     ) -> None:
         wider, self._reading = read_outputs(model)
-        runner = OnnxRuntimeRunner(wider.SerializeToString(), optimize=False)
-        self._batches, self._labels = batches, labels
-        self._right = [run_once(runner, batch) for batch in batches]
+        # Optimised, which moves fp32 by its own rounding only.
+        runner = OnnxRuntimeRunner(wider.SerializeToString(), optimize=True)
+        self._right: list[Arrays] = []
+        held = 0
+        for batch in batches:
+            self._right.append(run_once(runner, batch))
+            held += sum(a.nbytes for a in self._right[-1].values())
+            if held > _MOST_BYTES:  # maps of a thousand large images fit no memory; the first hundreds say enough
+                break
         runner.close()
+        batches = batches[: len(self._right)]
+        self._batches, self._labels = batches, None if labels is None else labels[: len(self._right)]
         self._behind = {n: [r.pop(extra) for r in self._right] for n, extra in self._reading.scores.items()}
         self._check(owner)
         self.samples = sum(len(next(iter(b.values()))) for b in batches)
@@ -170,7 +180,13 @@ class Judge:
     @property
     def few(self) -> int:
         """How many batches are enough for one layer's error."""
-        return min(8, len(self._batches))
+        return min(8, self.enough)
+
+    @property
+    def enough(self) -> int:
+        """How many batches are enough to choose among methods: all of small inputs, fewer of large ones."""
+        elements = sum(a.size for a in self._batches[0].values())
+        return max(1, min(len(self._batches), _FEW_ELEMENTS // max(1, elements)))
 
     def __call__(self, model: onnx.ModelProto, *, optimize: bool = False, batches: int | None = None) -> Judgement:
         """Judge a graph.

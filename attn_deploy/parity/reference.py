@@ -60,28 +60,71 @@ class RememberingRunner:
         self._runner.close()
 
 
-class EagerReference:
-    """A module in eager mode in float32, and in float64 where somebody asks.
+class FreshRunner:
+    """Runs a new copy of a module for each set of inputs, so that nothing it keeps of one run reaches another.
 
     Args:
-        module: the model; copied.
+        module: the model; never run itself.
+        output_names: names of the outputs in order.
+        precise: in float64.
+    """
+
+    def __init__(self, module: nn.Module, output_names: Sequence[str] | None = None, *, precise: bool = False) -> None:
+        self._module, self._names, self._precise = module, output_names, precise
+        self._current = self._fresh()
+
+    def _fresh(self) -> Runner:
+        import torch
+
+        from attn_deploy.fusing.copying import copy_model
+        from attn_deploy.runtimes.eager import EagerRunner
+
+        twin = copy_model(self._module, share_parameters=not self._precise)
+        dtype = torch.float64 if self._precise else torch.float32
+        return EagerRunner(twin, output_names=self._names, dtype=dtype, keep=False)
+
+    @property
+    def info(self) -> RuntimeInfo:
+        """What runs here."""
+        return self._current.info
+
+    def prepare(self, inputs: Arrays) -> None:
+        """Take ``inputs`` into a new copy."""
+        self._current = self._fresh()
+        self._current.prepare(inputs)
+
+    def enqueue(self) -> None:
+        """Run."""
+        self._current.enqueue()
+
+    def synchronize(self) -> None:
+        """Wait for the run."""
+        self._current.synchronize()
+
+    def outputs(self) -> Arrays:
+        """The results, by output name."""
+        return self._current.outputs()
+
+    def close(self) -> None:
+        """Free the copy."""
+        self._current.close()
+
+
+class EagerReference:
+    """A module in eager mode in float32, and in float64 where somebody asks; a new copy for each set of inputs.
+
+    Args:
+        module: the model, which no run may have changed; copied.
         output_names: names of the outputs in order.
     """
 
     def __init__(self, module: nn.Module, output_names: Sequence[str] | None = None) -> None:
-        from attn_deploy.runtimes.eager import EagerRunner
-
         self._module, self._names = module, output_names
-        self.runner: Runner = RememberingRunner(EagerRunner(module, output_names=output_names))
+        self.runner: Runner = RememberingRunner(FreshRunner(module, output_names))
         self._precise: Runner | None = None
 
     def precise(self) -> Runner:
         """The module in float64; made at the first call."""
         if self._precise is None:
-            import torch
-
-            from attn_deploy.runtimes.eager import EagerRunner
-
-            runner = EagerRunner(self._module, output_names=self._names, dtype=torch.float64)
-            self._precise = RememberingRunner(runner)
+            self._precise = RememberingRunner(FreshRunner(self._module, self._names, precise=True))
         return self._precise

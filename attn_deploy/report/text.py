@@ -90,7 +90,10 @@ def export_text(artifact: OnnxArtifact) -> str:
     parity = record["parity"]
 
     def _stepped(axis: str) -> str:
-        return f"{axis} (multiples of {record['multiple'][axis]})" if axis in record["multiple"] else axis
+        least = record.get("minimum", {}).get(axis)
+        limits = [f"multiples of {record['multiple'][axis]}"] if axis in record["multiple"] else []
+        limits += [f"at least {least}"] if least is not None else []
+        return f"{axis} ({', '.join(limits)})" if limits else axis
 
     rows = [
         ("file", f"{artifact.path} ({artifact.size:,} bytes)"),
@@ -103,6 +106,7 @@ def export_text(artifact: OnnxArtifact) -> str:
         ("outputs", "\n".join(map(str, artifact.outputs))),
         ("not exported", f"{', '.join(record['dropped'])} among the outputs" if record.get("dropped") else ""),
         ("dynamic axes", ", ".join(map(_stepped, artifact.dynamic_axes)) or "none"),
+        ("fixed axes", "\n".join(f"{s} {why}" for s, why in record.get("fixed", {}).items())),
         ("traced at", shapes_text([record["traced_shapes"]])),
         ("proven at", shapes_text(record["verified_shapes"]) or "not verified at other shapes"),
         (
@@ -113,6 +117,7 @@ def export_text(artifact: OnnxArtifact) -> str:
             f"(allowed: rtol {parity['rtol']:g}, atol {parity['atol']:g} * max(1, max|y|))",
         ),
         ("weights", _weights_text(record)),
+        ("gates", _gates_text(record.get("gates", ()))),
         ("rewritten", _changes_text(record["rewritten"])),
         ("fused", _changes_text(record["fused"])),
         (
@@ -131,6 +136,12 @@ def export_text(artifact: OnnxArtifact) -> str:
     return rows_text([(k, v) for k, v in rows if v])
 
 
+def _gates_text(gates: Sequence[str]) -> str:
+    if not gates:
+        return ""
+    return f"{', '.join(gates[:3])}{', ...' if len(gates) > 3 else ''}: at zero; also proven with other values in them"
+
+
 def file_words(file: Mapping[str, Any]) -> str:
     """What was profiled, in a few words."""
     if "library" in file:
@@ -138,10 +149,23 @@ def file_words(file: Mapping[str, Any]) -> str:
     return f"ONNX: opset {file['opset']}, {file['nodes']} nodes"
 
 
+# What a note on half precision holds; a file that was altered may lack some of it.
+_TYPING = (
+    "precision", "products", "kept", "kept_by_range", "onnxruntime", "overflow", "nodes_half", "nodes_fp32", "casts",
+    "weights_lost", "calibration",
+)  # fmt: skip
+
+
+def _note(artifact: OnnxArtifact, name: str, fields: Sequence[str]) -> dict[str, Any] | None:
+    """A note in the metadata; None where there is none, or it was damaged after it was written."""
+    note = json.loads(artifact.metadata[name]) if name in artifact.metadata else None
+    return note if isinstance(note, dict) and all(field in note for field in fields) else None
+
+
 def conversion_text(artifact: OnnxArtifact) -> str:
     """The evidence of a conversion to another opset, precision or both."""
-    moved = json.loads(artifact.metadata["conversion"]) if "conversion" in artifact.metadata else None
-    typing = json.loads(artifact.metadata["typing"]) if "typing" in artifact.metadata else None
+    moved = _note(artifact, "conversion", ("from", "rules", "shapes", "max_abs_error"))
+    typing = _note(artifact, "typing", (*_TYPING, "compared", "shapes", "max_abs_error"))
     opset = f"{artifact.opset}, read back from the file (IR version {artifact.ir_version})"
     rows = [("file", f"{artifact.path} ({artifact.size:,} bytes)")]
     if moved is not None:
@@ -222,13 +246,19 @@ def typing_rows(typing: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _weights_text(record: Mapping[str, Any]) -> str:
     """Where the numbers in the file come from; empty where the user's own code knows it."""
     if record["weights"]:
-        return f"{record['weights'][0]} (sha256 {record['weights'][1][:12]}...)"
-    name, arguments = parse_name(record["model"]), record["arguments"]
-    if name.file is not None or name.checkpoint is not None or arguments.get("pretrained") or arguments.get("weights"):
+        name, sha256, *rest = record["weights"]
+        return "; ".join([f"{name} (sha256 {sha256[:12]}...)", *rest])
+    parsed, arguments = parse_name(record["model"]), record["arguments"]
+    if (
+        parsed.file is not None
+        or parsed.checkpoint is not None
+        or arguments.get("pretrained")
+        or arguments.get("weights")
+    ):
         return ""
     text = "random (seed 0): for timing and tests; --weights FILE loads a checkpoint"
     if arguments.get("stem") == "cifar":
-        large = f"{name.base}:stem=imagenet,num_classes=1000"
+        large = f"{parsed.base}:stem=imagenet,num_classes=1000"
         text += (
             f"\n{arguments['num_classes']} classes and a stem for small images, as for CIFAR-10; for ImageNet: {large}"
         )

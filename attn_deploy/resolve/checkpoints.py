@@ -6,6 +6,7 @@ import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,57 +16,63 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from attn_deploy.errors import CheckpointError, InvalidRequestError
-from attn_deploy.files import sha256_of
+from attn_deploy.files import read_typed, sha256_of, typed
+from attn_deploy.resolve.insert import is_inserted
+from attn_deploy.resolve.state_dicts import choose_state, fit_names
 
-# What training scripts put around the weights, and in front of their names.
-WRAPPERS = (
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "model_state",
-    "net",
-    "network",
-    "params",
-    "ema_state_dict",
-    "weights",
-)
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 # The files of a training run.
 RECORD, WEIGHTS = "record.json", "model.safetensors"
 HEADER = "attn_deploy"  # key of our JSON in the header of model.safetensors
 
 
-def load_weights(model: nn.Module, path: Path | str, label: str) -> tuple[str, str]:
-    """Load a checkpoint into ``model`` in place; the file name and its sha256.
+def load_weights(model: nn.Module, path: Path | str, label: str, *, key: str | None = None) -> tuple[str, ...]:
+    """Load a checkpoint into ``model`` in place.
 
-    Wrappers such as ``{"state_dict": ...}`` and prefixes such as ``module.`` are understood. Nothing is executed: pickles
-    are read with ``weights_only=True``.
+    What training scripts write around the weights is understood (see `attn_deploy.resolve.state_dicts`). Nothing is
+    executed: pickles are read with ``weights_only=True``.
+
+    Args:
+        model: what is loaded into.
+        path: the checkpoint.
+        label: the model's name in messages.
+        key: which of several state dicts; None for averaged weights where there are some, else the model's own.
+
+    Returns:
+        The file's name and its sha256; where the file offers a choice also what of it was taken, in words.
 
     Raises:
         InvalidRequestError: if the file cannot be read or is no checkpoint, or a key or a shape does not fit.
     """
     path = Path(path)
-    state = _fitted(read_state_dict(path), set(model.state_dict()))
     expected = model.state_dict()
+    chosen = choose_state(read_checkpoint(path), path, key)
+    fitted = fit_names(chosen.state, set(expected))
+    state = fitted.state
     missing = [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]
+    if not any(map(is_inserted, state)):  # of the network before a module was put into it, which keeps its values
+        missing = [k for k in missing if not is_inserted(k)]
     unexpected = [k for k in state if k not in expected]
     if missing or unexpected:
-        raise InvalidRequestError(f"{label}: {path} does not fit: {_keys_told(missing, unexpected)}.")
+        raise InvalidRequestError(f"{label}: {path} does not fit: {_keys_summary(missing, unexpected)}{chosen.choice}.")
     for name, value in state.items():
+        reason = _unlike(value, expected[name])
+        if reason:
+            raise InvalidRequestError(f"{label}: {path} does not fit: {name!r} {reason}.")
         if value.shape != expected[name].shape:
             raise InvalidRequestError(
                 f"{label}: {path} does not fit: {name!r} has the shape {tuple(value.shape)}, the model's is "
                 f"{tuple(expected[name].shape)}. Give the constructor arguments that the checkpoint was trained with."
             )
     model.load_state_dict(state, strict=False)  # what may be absent are counters of training steps
-    return path.name, sha256_of(path)
+    notes = "; ".join(n for n in (chosen.note, fitted.note) if n)
+    return (path.name, sha256_of(path), notes) if notes else (path.name, sha256_of(path))
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a ``.safetensors`` file, or of a file that ``torch.save`` wrote, without wrappers.
+def read_checkpoint(path: Path) -> Any:
+    """What a ``.safetensors`` file holds, or a file that ``torch.save`` wrote.
 
     Raises:
-        InvalidRequestError: if the file cannot be read without executing code from it, or holds no tensors by name.
+        InvalidRequestError: if the file cannot be read without executing code from it.
     """
     if not path.is_file():
         raise InvalidRequestError(f"there is no checkpoint {str(path)!r}.")
@@ -75,7 +82,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         except SafetensorError as error:
             raise InvalidRequestError(f"{path} cannot be read as safetensors: {error}.") from error
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch each have errors of their own
         if not re.search("global|class|instance", str(error), re.IGNORECASE):
             raise InvalidRequestError(
@@ -87,40 +94,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             f"{path} cannot be read as weights: {first[:200]} A file that holds whole Python objects would have to be "
             "executed to be read: save model.state_dict(), best with safetensors.torch.save_file."
         ) from error
-    return _unwrapped(content, path)
 
 
-def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
-    for _ in range(3):
-        if isinstance(content, Mapping) and content and all(isinstance(v, Tensor) for v in content.values()):
-            return {str(k): v for k, v in content.items()}
-        inner = next(
-            (k for k in WRAPPERS if isinstance(content, Mapping) and isinstance(content.get(k), Mapping)), None
-        )
-        if inner is None:
-            break
-        content = content[inner]
-    holds = (
-        f"keys {', '.join(map(repr, list(content)[:6]))}" if isinstance(content, Mapping) else type(content).__name__
-    )
-    raise InvalidRequestError(
-        f"{path} holds no state dict ({holds}); expected tensors by name, alone or under {', '.join(WRAPPERS[:3])}."
-    )
-
-
-def _fitted(state: dict[str, Tensor], expected: set[str]) -> dict[str, Tensor]:
-    """Without the prefixes that all names share and the model's do not."""
-    for _ in range(3):
-        if set(state) & expected:
-            break
-        prefix = next((p for p in PREFIXES if all(k.startswith(p) for k in state)), None)
-        if prefix is None:
-            break
-        state = {k.removeprefix(prefix): v for k, v in state.items()}
-    return {k: v for k, v in state.items() if k in expected or not k.endswith("num_batches_tracked")}
-
-
-def _keys_told(missing: Sequence[str], unexpected: Sequence[str]) -> str:
+def _keys_summary(missing: Sequence[str], unexpected: Sequence[str]) -> str:
     parts = []
     if missing:
         parts.append(f"{len(missing)} tensors are missing ({_some(missing)})")
@@ -135,13 +111,63 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class TrainedHeader:
+    """What ``model.safetensors`` says of itself: the model, its arguments, and what its images were."""
+
+    model: str
+    arguments: Mapping[str, int | float | str | bool | None]
+    dataset: str
+    classes: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class _WeightsNote:
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class _RunNote:
+    weights: _WeightsNote | None = None
+
+
+def check_recorded_hash(file: Path) -> None:
+    """Compare the weights of a run with the hash in the ``record.json`` beside them, if there is one.
+
+    Raises:
+        CheckpointError: if they are not those that the run wrote, or the record cannot be read.
+    """
+    record = file.with_name(RECORD)
+    if not record.is_file():
+        return
+    try:
+        note = read_typed(record, _RunNote, "the record of a run").weights
+    except InvalidRequestError as error:
+        raise CheckpointError(str(error)) from error
+    if note is None or note.file != file.name:
+        return
+    if not file.is_file():
+        raise CheckpointError(f"there is no {file}, which {record} names: it was removed. Train the model again.")
+    digest = sha256_of(file)
+    if digest != note.sha256:
+        raise CheckpointError(
+            f"{file} is not the file that was trained: its sha256 is {digest[:12]}..., {record} has "
+            f"{note.sha256[:12]}.... Copy it again, or train the model again."
+        )
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], TrainedHeader]:
     """The tensors of a ``model.safetensors``, or of a run folder, and what its header says.
 
     Raises:
-        CheckpointError: if there is none, it is damaged, or it does not say of what model it is.
+        CheckpointError: if there is none, it is damaged, it is not what the run's record names, or it does not say of
+            what model it is.
     """
     file = path / WEIGHTS if path.is_dir() else path
+    check_recorded_hash(file)
     if not file.exists():
         hint = " (the run is not finished: train with --resume)" if (path / RECORD).exists() else ""
         raise CheckpointError(f"there is no {file}{hint}.")
@@ -155,7 +181,27 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(
             f"{file} does not say of what model it is; expected a file that `attn-deploy train` wrote."
         )
-    return tensors, json.loads(header)
+    try:
+        return tensors, typed(json.loads(header), TrainedHeader)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{file}: its header is damaged: {error} Expected a file that `attn-deploy train` wrote."
+        ) from error
+
+
+def _unlike(value: Tensor, expected: Tensor) -> str:
+    """Why a tensor cannot become another without a change of meaning; empty if it can."""
+    if value.layout != torch.strided or value.is_quantized or value.is_nested:
+        kind = "sparse" if value.layout != torch.strided else "quantized" if value.is_quantized else "nested"
+        return f"is a {kind} tensor, and the model's is a dense one of {expected.dtype}"
+    same = (
+        value.is_floating_point() == expected.is_floating_point()
+        and value.is_complex() == expected.is_complex()
+        and (value.dtype == torch.bool) == (expected.dtype == torch.bool)
+    )
+    return (
+        "" if same else f"is a tensor of {value.dtype} of shape {tuple(value.shape)}, the model's is {expected.dtype}"
+    )
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
@@ -166,6 +212,9 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], what: str) ->
     """
     own = module.state_dict()
     missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    unlike = next(((k, r) for k in own.keys() & tensors.keys() if (r := _unlike(tensors[k], own[k]))), None)
+    if unlike is not None:
+        raise CheckpointError(f"{what} belongs to another model: {unlike[0]} {unlike[1]}.")
     differing = [k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape]
     if missing or extra or differing:
         parts = []

@@ -15,11 +15,13 @@ from typing import Any
 from torch import nn
 
 from attn_deploy import registry
-from attn_deploy.errors import ExportError, InvalidRequestError
+from attn_deploy.errors import ExportError, InvalidRequestError, UnknownModelError, exit_error
 from attn_deploy.inputs.grammar import parse_inputs as parse_inputs
-from attn_deploy.inputs.tensors import TensorInput, fit_size, inputs_for_spec
+from attn_deploy.inputs.tensors import TensorInput, inputs_for_spec, traced_size
 from attn_deploy.registry import ModelSpec
 from attn_deploy.resolve.filler import ModuleFiller
+from attn_deploy.resolve.insert import insert
+from attn_deploy.resolve.instantiate import defaults, instantiate
 from attn_deploy.resolve.names import ModelName
 from attn_deploy.resolve.packages import from_package
 
@@ -58,10 +60,11 @@ def make_model(parsed: ModelName, arguments: Mapping[str, Any] | None = None) ->
     """
     chosen = {**parsed.arguments, **(arguments or {})}
     if parsed.file is not None:
-        module = _from_file(parsed, chosen)
+        module = _with_inserted(_from_file(parsed, chosen), parsed, None)
         return ResolvedModel(parsed, module, None, None, registry.DEFAULT_DYNAMIC, None, chosen)
     if parsed.package is not None:
         module, taken = from_package(parsed, chosen)
+        module = _with_inserted(module, parsed, taken)
         return ResolvedModel(parsed, module, taken, None, registry.DEFAULT_DYNAMIC, None, chosen)
     spec = registry.get(parsed.base)
     settings = {**spec.reference, **chosen}
@@ -77,10 +80,24 @@ def make_model(parsed: ModelName, arguments: Mapping[str, Any] | None = None) ->
         settings["slot"] = {"name": registry.get(parsed.slot).name, **parsed.slot_arguments}
         if parsed.stage is not None:
             settings["slot_stage"] = filled["slot_stage"] = parsed.stage
-    module = _instantiate(spec, filled, parsed.text)
-    inputs = inputs_for_spec(spec, {**_defaults(spec), **settings})
+    module = instantiate(spec, filled, parsed.text)
+    inputs = inputs_for_spec(spec, {**defaults(spec), **settings})
     model = ResolvedModel(parsed, module, inputs, spec.outputs, spec.dynamic, spec, settings)
     return model if filler is None else _with_slot(model, registry.get(filler.name), parsed.slot_arguments)
+
+
+def _with_inserted(module: nn.Module, parsed: ModelName, inputs: tuple[TensorInput, ...] | None) -> nn.Module:
+    """The network with what the name puts behind one of its modules: ``net.py:Net+eca@backbone.stage4``."""
+    if parsed.slot is None or parsed.stage is None:
+        return module
+    arguments = ",".join(f"{k}={v!r}" for k, v in parsed.slot_arguments.items())
+    text = f"{parsed.slot}:{arguments}" if arguments else parsed.slot
+    try:
+        return insert(module, {parsed.stage: text}, inputs=inputs).model
+    except UnknownModelError:
+        raise
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"{parsed.text}: {error}") from error
 
 
 def slot_factory(name: str, arguments: Mapping[str, Any]) -> ModuleFiller:
@@ -89,12 +106,12 @@ def slot_factory(name: str, arguments: Mapping[str, Any]) -> ModuleFiller:
     Raises:
         InvalidRequestError: if the module cannot stand in any slot; the message says why.
     """
-    return ModuleFiller(registry.get(name), arguments, _instantiate)
+    return ModuleFiller(registry.get(name), arguments, instantiate)
 
 
 def _with_slot(model: ResolvedModel, inner: ModelSpec, arguments: Mapping[str, Any]) -> ResolvedModel:
     """The model with the limits that the modules in its slots put on the sizes and the axes that may move."""
-    settings = {**_defaults(inner), **inner.reference, **arguments}
+    settings = {**defaults(inner), **inner.reference, **arguments}
     (limits,) = inputs_for_spec(inner, settings)
     (halving,) = inputs_for_spec(inner, {**settings, "stride": 2}) if "stride" in settings else (limits,)
     stride = int(getattr(model.module, "slot_stride", 1))
@@ -105,42 +122,8 @@ def _with_slot(model: ResolvedModel, inner: ModelSpec, arguments: Mapping[str, A
         return {s: max(n * by if (n := of.get(s, 1)) > 1 else 1 for by, of in sources) for s in tensor.symbols}
 
     inputs = tuple(replace(i, minimum=scaled("minimum", i), multiple=scaled("multiple", i)) for i in model.inputs or ())
-    fitted = tuple(replace(i, sizes={s: fit_size(n, s, i) for s, n in i.sizes.items()}) for i in inputs)
+    fitted = tuple(replace(i, sizes={s: traced_size(n, s, i) for s, n in i.sizes.items()}) for i in inputs)
     return replace(model, inputs=fitted, dynamic=tuple(d for d in model.dynamic if d in inner.dynamic))
-
-
-def _load(spec: ModelSpec) -> type[nn.Module]:
-    module, _, attribute = spec.target.partition(":")
-    target: Any = importlib.import_module(module)
-    for part in attribute.split("."):
-        target = getattr(target, part)
-    if not isinstance(target, type):
-        raise InvalidRequestError(f"{spec.name}: {spec.target} is not a class.")
-    return target
-
-
-def _defaults(spec: ModelSpec) -> dict[str, Any]:
-    return {p.name: p.default for p in _parameters(_load(spec))}
-
-
-def _parameters(cls: type) -> list[inspect.Parameter]:
-    return list(inspect.signature(cls).parameters.values())
-
-
-def _instantiate(spec: ModelSpec, settings: Mapping[str, Any], name: str) -> nn.Module:
-    cls = _load(spec)
-    allowed = [p.name for p in _parameters(cls)]
-    unknown = [k for k in settings if k not in allowed]
-    if unknown:
-        raise InvalidRequestError(
-            f"{name}: {spec.name!r} has no argument {unknown[0]!r}; it takes {', '.join(allowed) or 'none'}."
-        )
-    try:
-        return cls(**settings).eval()
-    except (ValueError, TypeError) as error:
-        if isinstance(error, InvalidRequestError):
-            raise
-        raise InvalidRequestError(f"{name}: {error}") from error
 
 
 def _from_file(parsed: ModelName, arguments: Mapping[str, Any]) -> nn.Module:
@@ -156,8 +139,10 @@ def _from_file(parsed: ModelName, arguments: Mapping[str, Any]) -> nn.Module:
     factory = getattr(loaded, parsed.base)
     try:
         module = factory(**arguments) if callable(factory) and not isinstance(factory, nn.Module) else factory
+    except SystemExit as error:
+        raise exit_error(error) from error
     except Exception as error:
-        raise ExportError(f"{parsed.text}: making the model failed: {_told(error, path)}", exit_code=2) from error
+        raise ExportError(f"{parsed.text}: making the model failed: {_summary(error, path)}", exit_code=2) from error
     if not isinstance(module, nn.Module):
         raise InvalidRequestError(f"{parsed.text}: expected a torch.nn.Module, got {type(module).__name__}.")
     return module.eval()
@@ -175,15 +160,18 @@ def _import_file(path: Path) -> types.ModuleType:
     sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
+    except SystemExit as error:
+        del sys.modules[name]
+        raise exit_error(error) from error
     except Exception as error:
         del sys.modules[name]
-        raise ExportError(f"importing {path} failed: {_told(error, path)}", exit_code=2) from error
+        raise ExportError(f"importing {path} failed: {_summary(error, path)}", exit_code=2) from error
     finally:
         sys.path.remove(folder)
     return module
 
 
-def _told(error: BaseException, path: Path) -> str:
+def _summary(error: BaseException, path: Path) -> str:
     """The error in one line, with the last line of the user's file that led to it."""
     import traceback
 

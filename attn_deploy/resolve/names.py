@@ -6,7 +6,9 @@ resnet18                        a backbone;  resnet18:stem=imagenet,num_classes=
 resnet18+se:reduction=8         a module in every slot of a backbone
 resnet18+cbam@layer3            in one stage
 path/to/net.py:MyNet            the user's own class or factory
-timm:resnet50:num_classes=10    a model of an installed package, made by the package's own factory
+timm:resnet50:num_classes=10    a model of an installed package, made by the package's own factory; likewise torchvision:,
+                                transformers:ViTModel (its default configuration, or config=DIR), smp:Unet, ultralytics:yolo11n
+timm:resnet50+cbam@layer3       in these and in files, a module behind the one at a path;  net.py:Net+eca:kernel_size=3@stage4.*
 runs/resnet18-se-digits-s0      a trained model: the folder of a run, or its model.safetensors
 """
 
@@ -14,13 +16,14 @@ from __future__ import annotations
 
 import ast
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from attn_deploy.errors import InvalidRequestError
+from attn_deploy.resolve.package_names import MODULES
 
-PACKAGES = ("timm", "torchvision")
+PACKAGES = tuple(MODULES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,8 @@ class ModelName:
     def stem(self) -> str:
         """The name as a file name, such as ``resnet18-cbam-layer3``."""
         text = self.base if self.file or self.checkpoint else self.text
+        if self.file and self.slot:
+            text = f"{self.base}-{self.slot}-{self.stage}"
         return re.sub(r"[^A-Za-z0-9_]+", "-", text).strip("-").lower()
 
 
@@ -69,6 +74,14 @@ def parse_name(text: str) -> ModelName:
         path = Path(text)
         base = path.parent.name if path.name == "model.safetensors" else path.stem if path.suffix else path.name
         return ModelName(text, base or "model", checkpoint=text)
+    behind = re.fullmatch(r"(?P<network>.+)\+(?P<module>[A-Za-z][\w-]*(?::[^@]+)?)@(?P<path>[\w.*]+)", text)
+    if behind and _is_network(behind["network"]):
+        network = parse_name(behind["network"])
+        slot, slot_arguments = _name_and_arguments(behind["module"], text)
+        return replace(network, text=text, slot=slot, slot_arguments=slot_arguments, stage=behind["path"])
+    nowhere = re.fullmatch(r"(?P<network>.+)\+[A-Za-z][\w-]*(?::.+)?", text)
+    if nowhere and _is_network(nowhere["network"]):
+        raise _malformed(text, "it does not say behind which module; write the module's path, as in +cbam@layer3")
     file = re.fullmatch(r"(?P<file>.+\.py):(?P<base>[A-Za-z_]\w*)(?::(?P<arguments>.+))?", text)
     if file:
         return ModelName(text, file["base"], _arguments(file["arguments"], text), file=file["file"])
@@ -93,6 +106,21 @@ def parse_name(text: str) -> ModelName:
         raise _malformed(text, f"{stage!r} is not a stage name, such as 'layer3'")
     slot, slot_arguments = _name_and_arguments(module, text)
     return ModelName(text, base, arguments, slot=slot, slot_arguments=slot_arguments, stage=stage)
+
+
+def _is_network(text: str) -> bool:
+    """Whether a name is of a user's file or of a package, whose modules have paths."""
+    packages = "|".join(PACKAGES)
+    return bool(re.fullmatch(rf".+\.py:[A-Za-z_]\w*(:.+)?|({packages}):\w[\w./-]*(:.+)?", text))
+
+
+def module_and_arguments(text: str) -> tuple[str, dict[str, Any]]:
+    """``coord_attention:reduction=16`` as the name of a module and its constructor arguments.
+
+    Raises:
+        InvalidRequestError: if the text does not follow the grammar.
+    """
+    return _name_and_arguments(text.strip(), text)
 
 
 def _name_and_arguments(part: str, text: str) -> tuple[str, dict[str, Any]]:

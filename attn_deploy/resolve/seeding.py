@@ -2,8 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
+
+_SMALLEST_OPEN = 1e-3  # a layer scale of 1e-6 hides its branch as well as a gate at zero does
+_ADDED = ("bias", "token", "embed", "pos", "query", "prompt", "mean", "beta")  # parts of names of what is added
+
+
+def gates_of(module: nn.Module) -> tuple[str, ...]:
+    """The parameters that hide what they multiply: constant, at or near zero, and not a bias or an embedding."""
+    closed = []
+    for name, parameter in module.named_parameters():
+        if not parameter.is_floating_point() or parameter.numel() == 0 or any(w in name.lower() for w in _ADDED):
+            continue
+        flat = parameter.detach().reshape(-1)
+        if float(flat[0].abs()) < _SMALLEST_OPEN and bool((flat == flat[0]).all()):
+            closed.append(name)
+    return tuple(closed)
+
+
+@torch.no_grad()
+def open_gates(module: nn.Module, names: Sequence[str], seed: int = 0) -> None:
+    """Give the gates of that name values of 0.1 to 0.3, in place."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in module.named_parameters():
+        if name in names:
+            parameter.copy_(0.1 + 0.2 * torch.rand(parameter.shape, generator=generator))
 
 
 @torch.no_grad()

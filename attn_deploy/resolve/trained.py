@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from attn_deploy.data import ImageSet
-from attn_deploy.errors import CheckpointError, InvalidRequestError
-from attn_deploy.resolve.checkpoints import load_tensors, read_weights
+from attn_deploy.errors import InvalidRequestError
+from attn_deploy.resolve.checkpoints import WEIGHTS, load_tensors, read_weights
 from attn_deploy.resolve.make import ResolvedModel, make_model
 from attn_deploy.resolve.names import ModelName, parse_name
 
@@ -47,27 +47,33 @@ class TrainedModel:
         return replace(images, mean=self.mean, std=self.std)
 
 
-def load_trained(name: ModelName) -> TrainedModel:
+def load_trained(name: ModelName, model: str | None = None) -> TrainedModel:
     """The trained model behind a checkpoint's name.
+
+    Args:
+        name: of the checkpoint.
+        model: the model that it was trained as, where that is the user's own file or of a package: a checkpoint comes
+            from anywhere, and what it says of itself must not choose code to run.
 
     Raises:
         CheckpointError: if there is no checkpoint, it is damaged, or its tensors are another model's.
-        InvalidRequestError: if the model it names cannot be made.
+        InvalidRequestError: if the model it names cannot be made, or is not the one that was given.
     """
     path = Path(str(name.checkpoint))
     tensors, header = read_weights(path)
-    try:
-        model, arguments = header["model"], header["arguments"]
-        classes, mean, std = tuple(header["classes"]), tuple(header["mean"]), tuple(header["std"])
-        dataset = header["dataset"]
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path}: its header lacks {error}; expected a file that `attn-deploy train` wrote."
-        ) from error
-    base = make_model(parse_name(model), arguments)
-    load_tensors(base.module, tensors, f"{path}, which says it is {model},")
-    resolved = replace(base, name=name, spec=None)
-    return TrainedModel(resolved, model, dataset, classes, mean, std)
+    parsed = parse_name(header.model)
+    if model is not None and parse_name(model).text != parsed.text:
+        raise InvalidRequestError(f"{path} was trained as {parsed.text}, not {model}; name {parsed.text}.")
+    if model is None and (parsed.file or parsed.package or parsed.checkpoint):
+        raise InvalidRequestError(
+            f"{path} says that its model is {parsed.text}, which is not of the registry; what a file says must not choose "
+            f"code to run. If you trust it, name the model yourself: attn-deploy evaluate {path} --model {parsed.text}, "
+            f"or attn-deploy export {parsed.text} --weights {path / WEIGHTS if path.is_dir() else path}."
+        )
+    made = make_model(parsed, header.arguments)
+    load_tensors(made.module, tensors, f"{path}, which says it is {header.model},")
+    resolved = replace(made, name=name, spec=None)
+    return TrainedModel(resolved, header.model, header.dataset, header.classes, header.mean, header.std)
 
 
 def _some(words: tuple[str, ...]) -> str:

@@ -117,6 +117,31 @@ ENTRIES: tuple[dict[str, Any], ...] = (
         "patterns": (r"keeps a tensor that it made",),
     },
     {
+        "id": "scripted-part",
+        "explanation": "a part of the model is TorchScript, which no exporter traces into",
+        "remedy": "Build it without torch.jit.script or torch.jit.trace; with PYTORCH_JIT=0 in the environment, torch.jit.script "
+        "returns the Python module.",
+        "patterns": (r"is TorchScript, which no exporter",),
+    },
+    {
+        "id": "too-large",
+        "explanation": "a file of more than 2 GiB cannot be written, which is the limit of protobuf",
+        "remedy": "Export the model in parts, or in half precision: model.half() before the export halves it.",
+        "patterns": (r"more than 2 GiB cannot be written",),
+    },
+    {
+        "id": "later-form",
+        "explanation": "an operator is used in a form that later opsets define",
+        "remedy": "Use the opset that the message names, or a later one.",
+        "patterns": (r"is not defined in opset \d+",),
+    },
+    {
+        "id": "endless-arithmetic",
+        "explanation": "the sizes in forward depend on the input's through arithmetic that torch.export does not finish",
+        "remedy": "Use --exporter torchscript, or fix the sizes, as in --dynamic N.",
+        "patterns": (r"took more than \d+ s of processor time and was ended",),
+    },
+    {
         "id": "random-in-forward",
         "explanation": "forward draws random numbers in eval mode, so there is nothing to verify a file against",
         "remedy": "Use nn.Dropout, or F.dropout with training=self.training, and draw noise outside of the model.",

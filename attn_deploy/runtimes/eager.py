@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from attn_deploy.errors import NoDeviceError
+from attn_deploy.fusing.copying import copy_model
 from attn_deploy.inputs.tensors import Arrays
 from attn_deploy.runtimes.base import RuntimeInfo
 
@@ -22,7 +23,7 @@ class EagerRunner:
         module: the model.
         output_names: names given to the outputs in order; by default y, or y0, y1, ...
         device: cpu or cuda.
-        dtype: element type of parameters and floating-point inputs.
+        dtype: element type of parameters and floating-point inputs; float32 leaves the types that the model has.
         threads: torch's intra-op threads while running; None leaves the process setting.
         tf32: whether fp32 products on a GPU may round their inputs to TF32; None leaves the process setting.
         cuda_graph: capture the forward pass at the first run on prepared inputs, and replay it from then on.
@@ -59,7 +60,9 @@ class EagerRunner:
             self._events = (_event(), _event())
             if tf32 is not None:
                 torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-        self._module = (copy.deepcopy(module) if keep else module).eval().to(self._device, dtype)
+        self._module = (copy_model(module) if keep else module).eval().to(self._device)
+        if dtype != torch.float32:
+            self._module = self._module.to(dtype)
         self._names = list(output_names) if output_names else None
         self._threads = threads
         self._inputs: list[Tensor] = []
@@ -92,7 +95,8 @@ class EagerRunner:
         tensors = []
         for array in inputs.values():
             tensor = torch.tensor(array, device=self._device)  # a copy: a model may change its input in place
-            tensors.append(tensor.to(self._dtype) if tensor.is_floating_point() else tensor)
+            cast = tensor.is_floating_point() and self._dtype != torch.float32
+            tensors.append(tensor.to(self._dtype) if cast else tensor)
         same = [(t.shape, t.dtype) for t in tensors] == [(t.shape, t.dtype) for t in self._inputs]
         if self._graph is not None and same:  # a captured graph reads from the addresses that it was captured with
             for kept, new in zip(self._inputs, tensors, strict=True):
@@ -187,7 +191,14 @@ def flatten_outputs(outputs: Any) -> list[Tensor]:
         return [t for v in outputs.values() for t in flatten_outputs(v)]
     if isinstance(outputs, (list, tuple)):
         return [t for v in outputs for t in flatten_outputs(v)]
-    return []
+    return [t for v in _fields(outputs).values() for t in flatten_outputs(v)]
+
+
+def _fields(outputs: Any) -> dict[str, Any]:
+    """The fields of a dataclass; nothing for anything else."""
+    if not dataclasses.is_dataclass(outputs) or isinstance(outputs, type):
+        return {}
+    return {f.name: getattr(outputs, f.name) for f in dataclasses.fields(outputs)}
 
 
 def dropped_outputs(outputs: Any) -> list[str]:
@@ -197,6 +208,8 @@ def dropped_outputs(outputs: Any) -> list[str]:
     if isinstance(outputs, (dict, list, tuple)):
         values = outputs.values() if isinstance(outputs, dict) else outputs
         return [t for v in values for t in dropped_outputs(v)]
+    if _fields(outputs):
+        return [t for v in _fields(outputs).values() for t in dropped_outputs(v)]
     return ["None" if outputs is None else type(outputs).__name__]
 
 
@@ -220,6 +233,8 @@ def _paths(outputs: Any) -> list[str]:
         if not any(isinstance(v, (dict, tuple, list)) for v in outputs):
             return [""] * len(flatten_outputs(outputs))
         named = [(str(i), v) for i, v in enumerate(outputs)]
+    elif _fields(outputs):
+        named = list(_fields(outputs).items())
     else:
         return []
     paths = []

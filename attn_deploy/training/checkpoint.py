@@ -23,7 +23,7 @@ from torch import Tensor
 
 from attn_deploy.errors import CheckpointError, InvalidRequestError
 from attn_deploy.files import atomic_path, make_folder, read_json, sha256_of, sweep, write_atomic
-from attn_deploy.resolve.checkpoints import HEADER, RECORD, WEIGHTS
+from attn_deploy.resolve.checkpoints import HEADER, RECORD, WEIGHTS, check_recorded_hash
 
 SCHEMA_VERSION = 1
 
@@ -129,13 +129,24 @@ class TrainingFolder:
                 f"{path} is damaged: its sha256 is {digest[:12]}..., the record has {named['sha256'][:12]}.... Train again "
                 "without --resume."
             )
-        return load_file(path)
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}. Train again without --resume.") from error
 
     def finish(self, weights: Mapping[str, Tensor], header: Mapping[str, Any]) -> FileNote:
         """Write the weights of the finished run; returns their file name and hash."""
         path = self.path / WEIGHTS
         _write_tensors(path, weights, {HEADER: json.dumps(header)})
         return {"file": WEIGHTS, "sha256": sha256_of(path)}
+
+    def check_weights(self) -> None:
+        """Compare the weights of the finished run with the record.
+
+        Raises:
+            CheckpointError: if they are gone, or are not those that the run wrote.
+        """
+        check_recorded_hash(self.path / WEIGHTS)
 
     def drop_state(self) -> None:
         """Remove the states, which nobody needs once the run is finished."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from attn_deploy.conversion.quantize import quantize_file
 from attn_deploy.data import ImageSet, load_dataset
 from attn_deploy.errors import CheckpointError, ExportError, InvalidRequestError
 from attn_deploy.exporters.pipeline import export
-from attn_deploy.files import read_json, sha256_of, typed, write_atomic
+from attn_deploy.files import read_typed, scratch_folder, sha256_of, write_atomic
 
 SCHEMA_VERSION = 1
 CALIBRATION_IMAGES = 512
@@ -63,7 +62,7 @@ def measure_deployed(
         CheckpointError: if the run is not finished.
         ExportError, ParityError: if the file is wrong.
     """
-    with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
+    with scratch_folder() as folder:
         path = Path(folder) / "model.onnx"
         progress(f"exporting {run.name}")
         export(str(run / "model.safetensors"), path)
@@ -127,13 +126,9 @@ def read_deployed(path: Path) -> tuple[Deployed, ...]:
     if not path.exists():
         return ()
     try:
-        data = read_json(path)
-        version = data.get("schema_version") if isinstance(data, dict) else None
-        if version != SCHEMA_VERSION:
-            raise CheckpointError(f"{path} has schema version {version}; remove it to measure again.")
-        return typed(data, _DeployedFile).files
+        return read_typed(path, _DeployedFile, "the measurements of a row", schema=SCHEMA_VERSION).files
     except InvalidRequestError as error:
-        raise CheckpointError(f"{path} cannot be read: {error} Remove it to measure again.") from error
+        raise CheckpointError(f"{error} Remove it to measure again.") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attn_deploy.errors import CheckpointError, InvalidRequestError
-from attn_deploy.files import read_json, typed
+from attn_deploy.files import read_typed
 from attn_deploy.training.recipe import Recipe
 
 SCHEMA_VERSION = 1
@@ -70,10 +70,6 @@ class TablePlan:
         """
         path = root / PLAN
         try:
-            data = read_json(path)
-            version = data.get("schema_version") if isinstance(data, dict) else None
-            if version != SCHEMA_VERSION:
-                raise CheckpointError(f"{path} has schema version {version}; this version reads {SCHEMA_VERSION}.")
-            return typed(data, cls)
+            return read_typed(path, cls, "the plan of a table", schema=SCHEMA_VERSION)
         except InvalidRequestError as error:
-            raise CheckpointError(f"{path} is not the plan of a table: {error}") from error
+            raise CheckpointError(str(error)) from error

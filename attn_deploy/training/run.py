@@ -118,6 +118,7 @@ def train(
     with folder.alone():
         earlier = _found(folder, record, resume)
         if earlier is not None and earlier.finished:
+            folder.check_weights()
             return earlier
         folder.clean()
         trainer = Trainer(

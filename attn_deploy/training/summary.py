@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from attn_deploy.accuracy.metrics import mean_and_spread
 from attn_deploy.errors import CheckpointError, InvalidRequestError
-from attn_deploy.files import read_json, typed
+from attn_deploy.files import read_typed
 from attn_deploy.training.checkpoint import TrainingFolder
 from attn_deploy.training.deployed import Deployed, read_deployed
 from attn_deploy.training.record import TrainingRecord
@@ -119,6 +119,7 @@ def _row(root: Path, plan: TablePlan, module: str, environments: dict[str, None]
         if (load := record.environment).busy and load.load_average is not None:
             loads.append(load.load_average)
         if record.finished:
+            folder.check_weights()
             finished.append(record)
         else:
             progress = f"seed {seed}: {len(record.history)} of {record.recipe.epochs} epochs"
@@ -152,9 +153,9 @@ def _marked(row: TableRow, on_front: bool) -> TableRow:
 
 def _reason(path: Path) -> str:
     try:
-        return typed(read_json(path), _Refusal).reason
+        return read_typed(path, _Refusal, "the reason of a row").reason
     except InvalidRequestError as error:
-        raise CheckpointError(f"{path} cannot be read: {error} Remove it to try the row again.") from error
+        raise CheckpointError(f"{error} Remove it to try the row again.") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,18 +68,6 @@ def choose_modules(words: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(chosen))
 
 
-def parse_shard(text: str) -> tuple[int, int]:
-    """``2/4`` as the second of four.
-
-    Raises:
-        InvalidRequestError: if it cannot be read.
-    """
-    part, _, whole = text.partition("/")
-    if not (part.isdigit() and whole.isdigit() and 1 <= int(part) <= int(whole)):
-        raise InvalidRequestError(f"--shard {text!r} cannot be read; write 1/4 for the first of four.")
-    return int(part), int(whole)
-
-
 def train_table(
     root: Path | str,
     plan: TablePlan,

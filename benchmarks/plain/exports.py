@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,8 @@ import torch
 from attn_deploy.errors import AttnDeployError, ExportError
 from attn_deploy.exporters.options import ExportOptions
 from attn_deploy.exporters.pipeline import export_prepared
-from attn_deploy.exporters.prepare import PreparedModel, prepare
+from attn_deploy.exporters.prepare import prepare
+from attn_deploy.exporters.prepared import PreparedModel
 from attn_deploy.exporters.quiet import quiet_torch
 from attn_deploy.graph.artifact import check_model
 from attn_deploy.inputs.tensors import TensorInput, dynamic_symbols
@@ -83,7 +84,7 @@ def export_pair(pair: Pair) -> tuple[Exported, Exported, str]:
 
 def _export_plain(pair: Pair, exporter: str, opset: int, dynamic: tuple[str, ...]) -> Exported:
     prepared = prepare(pair.plain, inputs=pair.inputs, dynamic=dynamic, fuse=False, rewrite=False)
-    prepared.outputs = pair.zoo.outputs or prepared.outputs
+    prepared = replace(prepared, outputs=pair.zoo.outputs or prepared.outputs)
     raw = _translate(prepared, exporter, opset)
     check_model(raw, f"{pair.name}, plain")
     simplified, valid = onnxsim.simplify(raw)

@@ -200,7 +200,7 @@ def test_what_is_no_classifier_of_the_images_is_told():
         ({"accuracy": AccuracyPlan(dataset="digits", images=0)}, "0 images were asked for"),
         ({"accuracy": "folder"}, "--data-dir path/to/images"),
         ({"accuracy": "cifar10", "data_dir": "/nonexistent"}, "no folder /nonexistent"),
-        ({"calibration": "/nonexistent"}, "calibration data '/nonexistent' not found"),
+        ({"calibration": "/nonexistent"}, "no calibration data '/nonexistent'"),
         ({"calibration": "cifar"}, "did you mean 'cifar10'"),
     ],
 )

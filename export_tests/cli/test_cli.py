@@ -197,10 +197,14 @@ BAD = {
         1,
         "Python decision on the values of a tensor",
     ),
-    "bound to its size": (["export", "models.py:BoundToItsSize", *OWN], 1, "--dynamic N"),
-    "loops over the batch": (["export", "models.py:LoopsOverTheBatch", *OWN], 1, "axis N cannot be dynamic"),
+    "bound to its size": (["export", "models.py:BoundToItsSize", *OWN, "--dynamic", "N,H,W"], 1, "--dynamic N"),
+    "loops over the batch": (
+        ["export", "models.py:LoopsOverTheBatch", *OWN, "--dynamic", "N,H,W"],
+        1,
+        "axis N cannot be dynamic",
+    ),
     "adaptive pooling": (
-        ["export", "models.py:AdaptivePool", *OWN, "--no-rewrite"],
+        ["export", "models.py:AdaptivePool", *OWN, "--no-rewrite", "--dynamic", "N,H,W"],
         1,
         "with the window of the traced",
     ),

@@ -125,6 +125,7 @@ def test_the_command_tells_of_the_overflow(overflowing: Path, tmp_path: Path) ->
         ("m = ReduceMean <axes = [2, 3]> (x) y = Sub (x, m)", "ReduceMean", {}),
         ("c = Exp (x) y = Sigmoid (c)", "Exp", {}),
         ("f = Floor ( x) i = Cast <to = 7> (f) g = Cast <to = 1> (i) y = Sub (x, g)", "Floor", {}),
+        ("f = Floor ( x) s = Sub ( x, f) y = Mul (s, x)", "Sub", {}),
         ("c = Constant <value_float = 1e-9> () a = Abs (x) y = Add (a, c)", "Add", {}),
         ("c = Constant <value_float = 1e5> () a = Min (x, c) y = Relu (a)", "Min", {}),
         ("s = Shape (x) f = Cast <to = 1> (s) m = ReduceMax <keepdims = 0> (f) y = Div (x, m)", "Div", {}),

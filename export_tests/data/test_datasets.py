@@ -366,7 +366,7 @@ def image_set(count=8, **changed):
 def test_sets_refuse_what_does_not_fit():
     with pytest.raises(DatasetError, match=r"expected uint8 images of shape \(N, 3, H, W\)"):
         image_set(images=np.zeros((8, 1, 4, 4), np.uint8))
-    with pytest.raises(DatasetError, match=r"8 images, and labels of shape \(7,\)"):
+    with pytest.raises(DatasetError, match=r"8 images, and labels of int64 of shape \(7,\)"):
         image_set(labels=np.zeros(7, np.int64))
     with pytest.raises(DatasetError, match="image 2 has the label -1; expected 0 to 1"):
         image_set(labels=np.array([0, 1, -1, 0, 0, 0, 0, 0]))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import zlib
 
 import onnx
 import pytest
 
 from attn_deploy.exporters.options import ExportOptions
 from attn_deploy.exporters.pipeline import export_prepared
-from attn_deploy.exporters.prepare import PreparedModel, prepare
+from attn_deploy.exporters.prepare import prepare
+from attn_deploy.exporters.prepared import PreparedModel
 from attn_deploy.graph.operators import CONTROL_FLOW, all_nodes, unlisted_operators
 from attn_deploy.resolve import catalog
 from attn_deploy.resolve.resolve import resolve
@@ -17,6 +19,10 @@ from export_tests.helpers import EXEMPLARS, randomize, tiered
 
 SPECS = catalog.import_all()
 every_model = pytest.mark.parametrize("spec", tiered(SPECS))
+# torch.export takes a second or more for each: the default tier takes a third of the zoo, the slow one all of it, as the
+# matrix does every night.
+THIRD = {s.name for s in SPECS if s.name in EXEMPLARS or zlib.crc32(s.name.encode()) % 3 == 0}
+a_third_by_default = pytest.mark.parametrize("spec", tiered(SPECS, default=THIRD))
 
 
 @functools.cache
@@ -43,7 +49,7 @@ def export_and_read_back(spec, tmp_path, opset, exporter, simplify):
     return artifact
 
 
-@every_model
+@a_third_by_default
 def test_torch_export_exporter(spec, tmp_path):
     artifact = export_and_read_back(spec, tmp_path, 18, "dynamo", simplify=spec.name in EXEMPLARS)
     assert artifact.nodes <= artifact.record["nodes_raw"]

@@ -26,6 +26,7 @@ class Row(NamedTuple):
     outputs: tuple[str, ...] = ("y",)
     rewritten: str = ""
     multiple: int = 0
+    fixed: str = ""
     inside: tuple[str, ...] = ("x",)
     rule: str = ""
     line: str = ""
@@ -36,16 +37,27 @@ ROWS = {
     "SE-ResNet by factory": Row("se_resnet.py:se_resnet_tiny:num_classes=3", ("1x3x64x48",)),
     "U-Net with scSE": Row("unet_scse.py:UNet", ("1x3x46x37",)),
     "Swin with padding": Row("swin_window.py:SwinStage", ("1x3x34x46",)),
-    "pads if H % p": Row("pad_if_needed.py:PadIfNeeded", rule="branch-on-shape", line="if H % self.p != 0", opset=18),
+    "pads if H % p": Row(
+        "pad_if_needed.py:PadIfNeeded",
+        dynamic=("N", "H", "W"),
+        rule="branch-on-shape",
+        line="if H % self.p != 0",
+        opset=18,
+    ),
+    "pads if H % p, axes left open": Row("pad_if_needed.py:PadIfNeeded", moves=("N",), fixed="HW", opset=18),
     "pads if H % p, fixed H and W": Row("pad_if_needed.py:PadIfNeeded", dynamic=("N",), moves=("N",), opset=18),
-    "for x in batch": Row("per_sample.py:PerSample", rule="loop-over-batch", line="for x in batch"),
+    "for x in batch": Row(
+        "per_sample.py:PerSample", dynamic=("N", "H", "W"), rule="loop-over-batch", line="for x in batch"
+    ),
+    "for x in batch, axes left open": Row("per_sample.py:PerSample", moves=("H", "W"), fixed="N"),
     "for x in batch, fixed batch": Row("per_sample.py:PerSample", ("2x3x16x12",), dynamic=("H", "W"), moves=("H", "W")),
     "FFT": Row("fft_mixer.py:GlobalFilter"),
     "FFT at an older opset": Row("fft_mixer.py:GlobalFilter", opset=13, rule="fft", line="line 18"),
     "F.fold": Row("fold_attention.py:FoldAttention", ("1x3x12x10",), rewritten="fold as a transposed convolution"),
     "MultiheadAttention": Row("mha.py:AttentionNeck", ("1x3x16x12",), rewritten="encoder.self_attn"),
     "ViT": Row("vit.py:ViT", ("1x3x32x32",), dynamic=("N",), moves=("N",)),
-    "ViT at other sizes": Row("vit.py:ViT", ("1x3x32x32",), rule="fixed-size", line="line 50"),
+    "ViT at other sizes": Row("vit.py:ViT", ("1x3x32x32",), dynamic=("N", "H", "W"), rule="fixed-size", line="line 50"),
+    "ViT, axes left open": Row("vit.py:ViT", ("1x3x32x32",), moves=("N",), fixed="HW"),
     "ViT with resized embedding": Row("vit.py:ResizableViT:depth=1", ("1x3x48x32",), opset=18),
     "YOLO neck with SPP": Row("yolo_neck.py:YoloNeck", ("1x3x64x96",), outputs=("y0", "y1"), multiple=8),
     "dict of outputs": Row("dict_output.py:Segmenter", outputs=("out", "aux")),
@@ -74,6 +86,8 @@ def test_exports_and_holds_at_other_sizes(name, tmp_path):
     assert row.rewritten in str(made.record["rewritten"])
     assert made.record["multiple"] == (dict.fromkeys("HW", row.multiple) if row.multiple else {})
     assert "Col2Im" not in made.operators
+    assert set(made.record["fixed"]) == set(row.fixed)
+    assert all(reason.startswith("stays ") for reason in made.record["fixed"].values())
 
 
 @pytest.mark.parametrize("name", [n for n, r in ROWS.items() if r.rule])

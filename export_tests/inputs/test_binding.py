@@ -13,7 +13,7 @@ from attn_deploy.bench.subject import make_subject
 from attn_deploy.diagnosis.lint import lint
 from attn_deploy.errors import AttnDeployError, DynamicAxisError, InvalidRequestError
 from attn_deploy.exporters.pipeline import export
-from attn_deploy.exporters.prepare import _bound, prepare
+from attn_deploy.exporters.prepare import prepare
 from attn_deploy.inputs.binding import bind_inputs
 from attn_deploy.inputs.grammar import parse_inputs
 from attn_deploy.inputs.tensors import tied_to_maps
@@ -85,10 +85,10 @@ def test_names_of_which_only_some_are_parameters_are_refused():
         prepare(Optional(), inputs=parse_inputs(["1x3x8x9", "x:1x3x8x9"]))
 
 
-def test_names_of_which_none_is_a_parameter_go_by_position_and_that_is_told(tmp_path):
+def test_names_of_which_none_is_a_parameter_go_by_position_and_the_record_says_so(tmp_path):
     made = export(Swapped(), tmp_path / "m.onnx", inputs=parse_inputs(["p:1x3x8x9", "q:1x8x9"]), simplify=False)
     assert "p as image, q as mask" in made.record["called"]
-    assert "no name is a parameter of forward(image, mask)" in " ".join(export_text(made).split())
+    assert "no input name matches a parameter of forward(image, mask)" in " ".join(export_text(made).split())
 
 
 def call(forward, *texts):
@@ -192,7 +192,7 @@ def test_an_extent_of_1_stays():
 
 def test_sizes_that_were_changed_for_the_trace_are_told():
     with pytest.raises(DynamicAxisError) as caught:
-        prepare(OneImage(), inputs=parse_inputs(["1x3x8x9"]))
+        prepare(OneImage(), inputs=parse_inputs(["1x3x8x9"]), dynamic=("N", "H", "W"))
     assert "x 2x3x8x9" in str(caught.value)
     assert "runs at the given size" in str(caught.value)
     assert "--dynamic H,W" in str(caught.value)
@@ -204,8 +204,9 @@ class SixtyFour(nn.Module):
 
 
 def test_the_remedy_names_axes_that_do_move(tmp_path):
+    inputs = parse_inputs(["1x3x8x9"])
     with pytest.raises(AttnDeployError, match="--dynamic H,W") as caught:
-        export(SixtyFour(), tmp_path / "m.onnx", inputs=parse_inputs(["1x3x8x9"]), exporter="dynamo")
+        export(SixtyFour(), tmp_path / "m.onnx", inputs=inputs, exporter="dynamo", dynamic=("N", "H", "W"))
     assert "--dynamic N" not in str(caught.value)
 
 
@@ -225,7 +226,7 @@ def test_every_entry_takes_the_inputs_that_a_profile_gives(name):
     """A symbol may stand alone in another input only: 2*H in one, H in the other."""
     subject = make_subject(name)
     given = subject.at(3, None)
-    _, taken, _ = _bound(subject.model, given)
+    taken = bind_inputs(subject.model.module, given, name, expected=subject.model.inputs).inputs
     assert [i.shape() for i in taken] == [i.shape() for i in given]
 
 

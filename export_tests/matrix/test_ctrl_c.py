@@ -104,7 +104,8 @@ def test_what_is_done_is_kept_and_nothing_lives_on(start, tmp_path):
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=20)
     assert process.returncode == 130, said
-    assert "interrupted; continue with: attn-deploy matrix --resume run" in said
+    models = "--resume run --models net.py:Awaits,net.py:Good"
+    assert f"interrupted; continue with: attn-deploy matrix {models}\n" in said
     assert "Traceback" not in said
     record = json.loads((folder / "record.json").read_text())
     assert record["interrupted"]
@@ -113,7 +114,8 @@ def test_what_is_done_is_kept_and_nothing_lives_on(start, tmp_path):
     assert ends(lambda: any(map(is_running, workers)))
     assert ends(lambda: is_alive(note)), "what a cell started is ended with it"
     (tmp_path / "go").touch()
-    again = start("--resume", "run", "--jobs", "1")
+    assert start("--resume", "run").wait(60) == 2, "what a folder says does not choose code to run"
+    again = start(*models.split(), "--jobs", "1")
     assert again.wait(90) == 0
     record = json.loads((folder / "record.json").read_text())
     assert (record["counts"]["passed"], record["reused"], record["interrupted"]) == (4, 2, False)

@@ -37,6 +37,7 @@ FP16_ERROR: dict[str, tuple[float, str]] = {
         "the choice of regions is a step: where two are nearly as close, fp16 takes the other",
     ),
     "ia_block": (5e-2, "a softmax over sums of 374 products: logits in the hundreds, of which fp16 keeps a unit"),
+    "scconv_recon_sru": (1e-1, "a gate that jumps at 0: a value within rounding of it changes by half of itself"),
 }
 
 

@@ -14,6 +14,7 @@ from attn_deploy.exporters.pipeline import export
 from attn_deploy.files import sha256_of
 from attn_deploy.inputs.grammar import parse_inputs
 from attn_deploy.resolve.checkpoints import load_weights
+from attn_deploy.resolve.resolve import create
 from export_tests.exporters.test_user_models import FOLDER
 from export_tests.exporters.user_models.se_resnet import SEResNet
 
@@ -126,3 +127,68 @@ def test_a_zoo_module_keeps_the_weights_of_its_checkpoint(tmp_path):
     save_file(state, tmp_path / "w.safetensors")
     prepared = prepare("eca", weights=tmp_path / "w.safetensors")
     assert all(torch.equal(v, state[k]) for k, v in prepared.original.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore:.*quantized tensor:UserWarning")
+@pytest.mark.parametrize("kind", ["complex", "bool", "integer", "quantized", "sparse"])
+def test_weights_of_another_kind_are_refused_and_not_converted(kind, tmp_path):
+    module = create("se")
+    state = module.state_dict()
+    name = next(k for k, v in state.items() if v.is_floating_point())
+    value = state[name]
+    others = {
+        "complex": lambda: value.to(torch.complex64),
+        "bool": lambda: value > 0,
+        "integer": lambda: value.to(torch.int64),
+        "quantized": lambda: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8),
+        "sparse": lambda: value.to_sparse(),
+    }
+    path = tmp_path / "weights.pt"
+    torch.save({**state, name: others[kind]()}, path)
+    with pytest.raises(InvalidRequestError, match=r"does not fit|cannot be read as weights"):
+        load_weights(module, path, "se")
+    assert torch.equal(module.state_dict()[name], value)
+
+
+def averaged(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {k: v * 2 if v.is_floating_point() else v for k, v in state.items()}
+
+
+CHOICES = {
+    "params_ema": lambda s: {"params": s, "params_ema": averaged(s)},
+    "state_dict_ema": lambda s: {"state_dict_ema": averaged(s), "state_dict": s, "optimizer": {"lr": 0.1}},
+    "model_ema": lambda s: {"model": s, "model_ema": averaged(s)},
+    "ema.module": lambda s: {"model": s, "ema": {"module": averaged(s), "updates": 7}},
+}
+
+
+@pytest.mark.parametrize("form", CHOICES)
+def test_averaged_weights_are_preferred_and_the_choice_is_recorded(form, trained, tmp_path):
+    path = tmp_path / "w.pth"
+    torch.save(CHOICES[form](trained), path)
+    model = network()
+    note = load_weights(model, path, "m")[2]
+    assert torch.equal(model[0].weight, 2 * trained["0.weight"])
+    assert f"{form!r} (averaged weights; also there: " in note
+    raw = next(k for k in CHOICES[form](trained) if "ema" not in k and k != "optimizer")
+    assert raw in load_weights(model, path, "m", key=raw)[2]
+    assert torch.equal(model[0].weight, trained["0.weight"])
+    with pytest.raises(InvalidRequestError, match=f"--weights-key can be .*{raw}"):
+        load_weights(model, path, "m", key="teacher")
+
+
+def test_other_tensors_around_the_model(trained, tmp_path):
+    lightning = {f"model.{k}": v for k, v in trained.items()} | {"criterion.weight": torch.ones(3)}
+    torch.save({"state_dict": lightning, "epoch": 3}, tmp_path / "lightning.ckpt")
+    swa = {f"module.{k}": v for k, v in trained.items()} | {"n_averaged": torch.tensor(4)}
+    torch.save(swa, tmp_path / "swa.pth")
+    counted = trained | {"total_ops": torch.zeros(1), "0.total_params": torch.zeros(1)}
+    torch.save(counted, tmp_path / "thop.pth")
+    both = {f"model.{k}": v for k, v in trained.items()} | {f"model_ema.{k}": v for k, v in averaged(trained).items()}
+    torch.save(both, tmp_path / "both.pth")
+    factors = {"lightning.ckpt": 1, "swa.pth": 1, "thop.pth": 1, "both.pth": 2}
+    for name, factor in factors.items():
+        model = network()
+        loaded = load_weights(model, tmp_path / name, "m")
+        assert torch.equal(model[0].weight, factor * trained["0.weight"]), name
+        assert ("criterion.weight" in str(loaded)) == (name == "lightning.ckpt")

@@ -113,8 +113,10 @@ def test_inputs_share_symbols_where_sizes_are_equal():
     assert mask.dtype == "bool"
     same = parse_inputs(["a:2x3x16x16", "b:2x3x16x16"])
     assert same[0].dims == same[1].dims == ("N", 3, "H", "W")
-    with pytest.raises(InvalidRequestError, match="batch sizes"):
-        parse_inputs(["a:1x3x16x16", "b:2x3x16x16"])
+    tokens, patches, named = parse_inputs(["tokens:1x10x8", "patches:16x6", "more:P=4x6"])
+    assert (tokens.dims, patches.dims, named.dims) == (("N", 10, 8), (16, 6), ("P", 6))
+    _, low = parse_inputs(["high:1x3x16x24", "low:1x8x2*Hx2*W"])
+    assert (low.dims, low.shape()) == (("N", 8, "2*H", "2*W"), (1, 8, 32, 48))
     with pytest.raises(InvalidRequestError, match="two inputs are called 'a'"):
         parse_inputs(["a:1x3x16x16", "a:1x3x16x16"])
 

@@ -75,3 +75,77 @@ def test_models_of_packages(package, name):
         resolve(f"{package}:{name}x")
     with pytest.raises(InvalidRequestError, match="refuses"):
         resolve(f"{package}:{name}:no_such_argument=1")
+
+
+FAKES = {
+    "transformers": """
+from torch import nn
+__version__ = "9"
+class TinyConfig:
+    def __init__(self, width=4, image_size=24):
+        self.width, self.image_size, self.num_channels = width, image_size, 3
+    @classmethod
+    def from_pretrained(cls, folder, local_files_only, **settings):
+        assert local_files_only
+        return cls(width=6, **settings)
+class TinyModel(nn.Module):
+    config_class = TinyConfig
+    main_input_name = "pixel_values"
+    def __init__(self, config):
+        super().__init__()
+        self.config, self.conv = config, nn.Conv2d(3, config.width, 1)
+    def forward(self, pixel_values):
+        return {"last_hidden_state": self.conv(pixel_values)}
+""",
+    "segmentation_models_pytorch": """
+from torch import nn
+__version__ = "9"
+class Unet(nn.Module):
+    def __init__(self, encoder_name="resnet34", encoder_weights="imagenet", classes=1):
+        super().__init__()
+        assert encoder_weights is None, "nothing is downloaded"
+        self.conv = nn.Conv2d(3, classes, 1)
+    def forward(self, x):
+        return self.conv(x)
+""",
+    "ultralytics": """
+from torch import nn
+class YOLO:
+    def __init__(self, file):
+        assert file == "yolo11n.yaml"
+        self.model = nn.Conv2d(3, 4, 1)
+""",
+}
+
+
+@pytest.fixture
+def fakes(tmp_path, monkeypatch):
+    for package, text in FAKES.items():
+        (tmp_path / f"{package}.py").write_text(text)
+        monkeypatch.delitem(sys.modules, package, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("text", "shape", "channels"),
+    [
+        ("transformers:TinyModel", (1, 3, 24, 24), 4),
+        ("transformers:TinyModel:width=5,image_size=16", (1, 3, 16, 16), 5),
+        ("smp:Unet:classes=7", (1, 3, 256, 256), 7),
+        ("ultralytics:yolo11n", (1, 3, 640, 640), 4),
+    ],
+)
+def test_names_of_other_packages(text, shape, channels, fakes):
+    model = resolve(text)
+    assert [i.shape() for i in model.inputs] == [shape]
+    assert next(model.module.parameters()).shape[0] == channels
+
+
+def test_a_configuration_of_a_folder(fakes):
+    assert resolve(f"transformers:TinyModel:config={fakes}").module.config.width == 6
+    with pytest.raises(InvalidRequestError, match=r"no folder 'gone' with a config\.json"):
+        resolve("transformers:TinyModel:config=gone")
+    with pytest.raises(UnknownModelError, match="did you mean 'TinyModel'"):
+        resolve("transformers:TinyModels")

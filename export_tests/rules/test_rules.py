@@ -22,9 +22,10 @@ from export_tests.exporters.test_user_models import FOLDER, ROWS
 from export_tests.exporters.user_models import broken
 
 INPUTS = parse_inputs(["1x3x16x12"])
-SCRIPT = {"exporter": "torchscript", "opset": 17, "simplify": False}
+ALL = ("N", "H", "W")
+SCRIPT = {"exporter": "torchscript", "opset": 17, "simplify": False, "dynamic": ALL}
 AS_WRITTEN = {**SCRIPT, "rewrite": False}
-TRACED = {"exporter": "dynamo", "opset": 18, "simplify": False}
+TRACED = {"exporter": "dynamo", "opset": 18, "simplify": False, "dynamic": ALL}
 
 # Rule -> model, options of the export, and a line of the model's source that the message names.
 PROVOKED = {
@@ -54,6 +55,7 @@ PROVOKED = {
     "eager-failure": (broken.MismatchedLayers, SCRIPT, "(fc, broken.py, line"),
 }
 ELSEWHERE = {"hard-coded-device", "native-attention", "data-dependent-size", "unsupported-by-target", "wrong-numbers"}
+ELSEWHERE |= {"later-form", "scripted-part", "endless-arithmetic", "too-large"}  # in test_kinds.py
 
 
 def test_every_rule_is_provoked_and_says_what_to_do():
@@ -135,10 +137,14 @@ def test_lint_has_no_errors_for_what_exports(name):
 
 
 def test_lint_with_inputs_finds_what_the_trace_refuses():
-    report = lint(f"{FOLDER}/pad_if_needed.py:PadIfNeeded", inputs=parse_inputs(["1x3x30x22"]))
+    name, inputs = f"{FOLDER}/pad_if_needed.py:PadIfNeeded", parse_inputs(["1x3x30x22"])
+    report = lint(name, inputs=inputs, dynamic=("N", "H", "W"))
     [finding] = report.findings
     assert (finding.rule, finding.severity, finding.place.line) == ("branch-on-shape", "error", 17)
     assert Path(finding.place.file).name == "pad_if_needed.py"
+    left_open = lint(name, inputs=inputs)
+    assert left_open.passed, "an export with the axes left open makes N move"
+    assert {"branch-on-shape", "fixed-size"} == {f.rule for f in left_open.findings}
 
 
 def test_lint_tells_what_a_run_does_inside_of_modules():
@@ -165,7 +171,7 @@ def test_a_loop_over_something_else_is_no_loop_over_the_batch():
 
 def test_lint_command(tmp_path):
     name = f"{FOLDER}/per_sample.py:PerSample"
-    done = run("lint", name, "--input", "1x3x8x8", "--json")
+    done = run("lint", name, "--input", "1x3x8x8", "--dynamic", "N,H,W", "--json")
     assert done.exit_code == 1
     report = json.loads(done.stdout)
     assert report["passed"] is False

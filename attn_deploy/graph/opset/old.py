@@ -6,7 +6,6 @@ same is for the caller to verify.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import onnx
 from onnx import version_converter
 
 from attn_deploy.errors import GraphError, OpsetError
+from attn_deploy.files import scratch_folder
 from attn_deploy.graph.artifact import check_model, load_model, serialised
 from attn_deploy.graph.opset.conversion import IR_VERSIONS, MIN_OPSET, standard_opset
 from attn_deploy.isolate import run_isolated
@@ -37,7 +37,7 @@ def raise_old_opset(model: onnx.ModelProto) -> onnx.ModelProto:
             f"the model's opset is {source}; opsets {OLDEST} and above can be read. Export the model again.",
             exit_code=2,
         )
-    with tempfile.TemporaryDirectory(prefix="attn-deploy-") as folder:
+    with scratch_folder() as folder:
         before, after = Path(folder, "in.onnx"), Path(folder, "out.onnx")
         before.write_bytes(serialised(model))
         run_isolated(

@@ -83,7 +83,7 @@ def make_plan(
         ranges: magnitudes by tensor name; None leaves the rule of the range out.
         margin: how far from the end of the range a magnitude must stay.
         careful: keep in fp32 also what feeds an exponential or a comparison, through two products (1), what feeds a sigmoid
-            too (2), and through any number of products (3).
+            too (2), and through any number of products (3); from 1 on, also the product that predicts a position.
         keep: patterns of names of nodes, modules or operators that stay in fp32, as ``head.*`` or ``Softmax``.
 
     Raises:
@@ -100,7 +100,7 @@ def make_plan(
             _keep(plan, node, reason)
         if ranges is not None:
             _by_range(plan, node, ranges, margin)
-    _before_indices(plan, nodes)
+    _before_indices(plan, nodes, careful)
     if careful:
         _before_decisions(plan, nodes, careful)
     _between(plan, nodes)
@@ -227,11 +227,17 @@ def _by_range(plan: PrecisionPlan, node: ir.Node, ranges: Mapping[str, Range], m
         )
 
 
-def _before_indices(plan: PrecisionPlan, nodes: Iterable[ir.Node]) -> None:
+def _before_indices(plan: PrecisionPlan, nodes: Iterable[ir.Node], careful: int) -> None:
+    """What becomes a position, through cheap nodes and, if careful, through the product that predicts it."""
     seeds = [n for n in nodes if n.op_type == "Cast" and _is_integer(n.outputs[0]) and any(_floats(n.inputs))]
-    seeds += [n for n in nodes if n.op_type in ("Floor", "Ceil", "Round")]
-    for node in _ancestors(seeds, lambda n: n.op_type in rules.CHEAP):
+    whole = [n for n in nodes if n.op_type in ("Floor", "Ceil", "Round")]
+    seeds += whole
+    admitted = rules.CHEAP | rules.PRODUCTS if careful else rules.CHEAP
+    for node in _ancestors(seeds, lambda n: n.op_type in admitted, products=min(careful, 1)):
         _keep(plan, node, rules.INDEX)
+    for node in nodes:
+        if node.op_type == "Sub" and any(v.producer() in whole for v in _floats(node.inputs)):
+            _keep(plan, node, rules.FRACTION)
 
 
 def _before_decisions(plan: PrecisionPlan, nodes: Iterable[ir.Node], careful: int) -> None:

@@ -42,9 +42,9 @@ _REASONS = {operator: rule.reason for rule in RULES for operator in rule.operato
 
 # Between two nodes that stay in fp32 these stay too: rounding there would undo what keeping the two is for.
 CHEAP = frozenset(
-    """Abs Add And Cast Ceil Clip Concat Cos Div Equal Erf Expand Flatten Floor Gather GatherElements GatherND Greater
-    GreaterOrEqual Identity LeakyRelu Less LessOrEqual Max Mean Min Mod Mul Neg Not Pad Relu Reshape Sigmoid Sign Sin
-    Slice Split Squeeze Sub Sum Tanh Tile Transpose Unsqueeze Where""".split()  # noqa: SIM905 - a list, one name a line
+    """Abs Add And Cast Ceil Clip Concat Cos DepthToSpace Div Equal Erf Expand Flatten Floor Gather GatherElements
+    GatherND Greater GreaterOrEqual Identity LeakyRelu Less LessOrEqual Max Mean Min Mod Mul Neg Not Pad Relu
+    Reshape Sigmoid Sign Sin Slice Split Squeeze Sub Sum Tanh Tile Transpose Unsqueeze Where""".split()  # noqa: SIM905 - a list, one name a line
 )
 # These read a tensor of any element type and give none of it on.
 INDIFFERENT = frozenset({"Shape", "Size", "Cast", "IsNaN", "IsInf", "NonZero"})
@@ -59,13 +59,17 @@ DECISIVE = frozenset(
 DECIDES = "feeds an exponential or a comparison: its error is not a rounding behind that"
 TAKES_SIZE = "takes a size or a position: those pass the range, or the digits, of a half type in larger maps"
 INDEX = "becomes an index: a rounded position is another element"
+FRACTION = "takes the whole part off: the fraction is a small difference of what would be rounded first"
 BETWEEN = "between nodes in fp32"
 BY_NAME = "named with --keep"
 NO_HALF_FORM = "the standard has no such form of the operator"
 
 
 # What TensorRT-RTX 1.7 refuses to build, by half type.
-_REFUSED = {("bf16", "ConvTranspose"): "kernel: TensorRT-RTX has none of this operator in bf16"}
+_REFUSED = {
+    ("bf16", operator): "kernel: TensorRT-RTX has none of this operator in bf16"
+    for operator in ("ConvTranspose", "HardSwish")
+}
 
 
 def reason_to_keep(operator: str, half: str) -> str:

@@ -25,14 +25,21 @@ def observed_tensors(model: ir.Model, layers: Sequence[Layer]) -> tuple[str, ...
     return tuple(names)
 
 
-def probes(model: onnx.ModelProto, names: Sequence[str]) -> Iterator[tuple[onnx.ModelProto, tuple[str, ...]]]:
+def probes(
+    model: onnx.ModelProto, names: Sequence[str], at_once: int = AT_ONCE
+) -> Iterator[tuple[onnx.ModelProto, tuple[str, ...]]]:
     """Copies of a graph, each giving a group of tensors under names of its own.
+
+    Args:
+        model: the graph.
+        names: of the tensors.
+        at_once: how many tensors are outputs at the same time.
 
     Yields:
         The graph, and the tensors in the order of its outputs.
     """
-    for start in range(0, len(names), AT_ONCE):
-        group = tuple(names[start : start + AT_ONCE])
+    for start in range(0, len(names), at_once):
+        group = tuple(names[start : start + at_once])
         working = ir.from_proto(model)
         values = {str(v.name): v for v in working.graph.inputs}
         values |= {str(v.name): v for n in working.graph for v in n.outputs if v.name}

@@ -64,6 +64,8 @@ class DCNv3(Fusible, nn.Module):
 
     grid: Tensor
 
+    distance_weights = ("offset.weight",)
+
     def __init__(
         self,
         channels: int,

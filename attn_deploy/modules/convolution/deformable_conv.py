@@ -61,6 +61,8 @@ class DeformableConv2d(nn.Module):
             unknown.
     """
 
+    distance_weights = ("conv_offset.weight",)
+
     def __init__(
         self,
         in_channels: int,

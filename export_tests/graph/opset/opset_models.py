@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attn_deploy.exporters.prepare import PreparedModel, prepare
+from attn_deploy.exporters.prepare import prepare
+from attn_deploy.exporters.prepared import PreparedModel
 from attn_deploy.exporters.translate import translate
 from attn_deploy.resolve.resolve import parse_inputs
 from export_tests.helpers import randomize

@@ -1,0 +1,50 @@
+"""Which layers of a quantized graph cause its error: many are judged together, few by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from attn_deploy.graph.quantize import Layer
+from attn_deploy.parity.judge import LARGEST_ERROR
+
+SINGLY = 8  # layers, up to which each is judged by itself
+QUIET = LARGEST_ERROR / 5  # of a group of layers that is not to blame
+MOST_JUDGEMENTS = 40
+
+
+def sensitivities(
+    layers: Sequence[Layer],
+    error: Callable[[Sequence[Layer]], float],
+    *,
+    by_halves: bool,
+    progress: Callable[[str], None],
+) -> list[tuple[Layer, float]]:
+    """The error of each layer alone, largest first.
+
+    Args:
+        layers: those that can be quantized.
+        error: of the outputs with some layers quantized and no other.
+        by_halves: judge halves together and look only into those with an error; the layers of a quiet group share its
+            error. Otherwise, and for few layers, each is judged by itself.
+        progress: called with how far it is.
+    """
+    pending: list[Sequence[Layer]] = [(y,) for y in layers]
+    if by_halves and len(layers) > SINGLY:
+        pending = _halves(layers)
+    alone: list[tuple[Layer, float]] = []
+    judgements = 0
+    while pending:
+        group = pending.pop(0)
+        progress(f"sensitivity of layers: {len(alone)} of {len(layers)}")
+        together = error(group)
+        judgements += 1
+        if len(group) == 1 or together <= QUIET or (by_halves and judgements >= MOST_JUDGEMENTS):
+            alone += [(y, together / len(group)) for y in group]
+        else:
+            pending += _halves(group)
+    return sorted(alone, key=lambda pair: -pair[1])
+
+
+def _halves(group: Sequence[Layer]) -> list[Sequence[Layer]]:
+    middle = len(group) // 2
+    return [group[:middle], group[middle:]]

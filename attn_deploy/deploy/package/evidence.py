@@ -1,0 +1,142 @@
+"""The proof of a package on one page, in Markdown and HTML, from its manifest alone."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Row = tuple[str, ...]
+
+
+def evidence_markdown(manifest: Mapping[str, Any]) -> str:
+    """The page in Markdown."""
+    parts = [f"# {manifest['name']}: evidence", ""]
+    for title, head, rows in _sections(manifest):
+        if not rows:
+            continue
+        parts += [f"## {title}", "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+        parts += [f"| {' | '.join(_cell(c) for c in row)} |" for row in rows] + [""]
+    return "\n".join(parts)
+
+
+def evidence_html(manifest: Mapping[str, Any]) -> str:
+    """The page in HTML, without anything from outside it."""
+    body = []
+    for title, head, rows in _sections(manifest):
+        if not rows:
+            continue
+        cells = "".join(f"<th>{html.escape(h)}</th>" for h in head)
+        lines = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in rows)
+        body.append(f"<h2>{html.escape(title)}</h2><table><tr>{cells}</tr>{lines}</table>")
+    name = html.escape(str(manifest["name"]))
+    style = (
+        "body{font:15px system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}table{border-collapse:collapse}"
+        "td,th{border:1px solid #bbb;padding:.3rem .6rem;text-align:left;overflow-wrap:anywhere}"
+    )
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}: evidence</title><style>{style}</style>'
+        f"<h1>{name}: evidence</h1>{''.join(body)}</html>\n"
+    )
+
+
+def _sections(manifest: Mapping[str, Any]) -> list[tuple[str, Row, list[Row]]]:
+    record = manifest["record"]
+    return [
+        ("Model", ("what", "value"), _model(manifest, record)),
+        ("Proof", ("what", "value"), _proof(manifest, record)),
+        ("Steps", ("step", "facts"), [_step(s) for s in manifest["history"]]),
+        ("Latency", ("row", "median ms", "95 % interval", "status"), [tuple(r) for r in manifest["latency"]]),
+        ("Accuracy", ("runtime", "data", "top-1", "images"), [tuple(r) for r in manifest["accuracy"]]),
+        (
+            "Engines",
+            ("file", "library", "targets", "precision"),
+            [(e["file"], f"{e['flavor']} {e['version']}", ", ".join(e["targets"]), e["precision"]) for e in manifest["engines"]],
+        ),
+        (
+            "Files",
+            ("file", "bytes", "SHA-256"),
+            [(n, f"{f['size']:,}", f["sha256"]) for n, f in manifest["files"].items()],
+        ),
+    ]  # fmt: skip
+
+
+def _model(manifest: Mapping[str, Any], record: Mapping[str, Any]) -> list[Row]:
+    rows: list[Row] = [("source", str(record.get("model") or "an ONNX file of others"))]
+    if record.get("arguments"):
+        rows.append(("arguments", _plain(record["arguments"])))
+    if record.get("weights"):
+        rows.append(("weights", " ".join(record["weights"])))
+    for kind in ("inputs", "outputs"):
+        rows += [(kind[:-1], f"{t['name']} {t['dtype']}[{', '.join(map(str, t['shape']))}]") for t in manifest[kind]]
+    rows += [("opset", str(manifest["opset"])), ("precision", manifest["precision"])]
+    for kind in ("preprocess", "postprocess"):
+        if manifest[kind]:
+            rows.append((kind, _plain({k: v for k, v in manifest[kind].items() if v not in ("", None, 0)})))
+    return rows
+
+
+def _proof(manifest: Mapping[str, Any], record: Mapping[str, Any]) -> list[Row]:
+    rows: list[Row] = [
+        ("golden outputs", f"{manifest['golden']} cases, from {manifest['reference']}; proven in {manifest['runtime']}")
+    ]
+    parity = record.get("parity") or {}
+    rows.append(("parity", _parity(parity) if parity else "none in the file: nothing is known of how it was made"))
+    for shapes in record.get("verified_shapes") or ():
+        rows.append(("untraced shape", ", ".join(f"{n} {'x'.join(map(str, s))}" for n, s in shapes.items())))
+    if manifest["versions"]:
+        rows.append(("made with", ", ".join(f"{k} {v}" for k, v in manifest["versions"].items())))
+    return rows
+
+
+def _parity(parity: Mapping[str, Any]) -> str:
+    """The comparison that a file was accepted by; that of 8 bits has other numbers than that of floating point."""
+    if not {"max_abs_error", "rtol", "atol", "cases", "candidate", "reference"} <= set(parity):
+        return _plain(parity)
+    return (
+        f"largest error {parity['max_abs_error']:.3g} over {parity['cases']} cases, {parity['candidate']} against "
+        f"{parity['reference']}; allowed rtol {parity['rtol']:g}, atol {parity['atol']:g}"
+    )
+
+
+def _step(step: Mapping[str, Any]) -> Row:
+    facts = {k: v for k, v in step.items() if k not in ("step", "version")}
+    return (str(step.get("step", "")), _plain(facts))
+
+
+def _plain(facts: Mapping[str, Any]) -> str:
+    text = ", ".join(f"{k} {v}" for k, v in facts.items())
+    return text if len(text) <= 400 else text[:397] + "..."
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def latency_rows(profile: Mapping[str, Any] | None) -> Sequence[Sequence[str]]:
+    """Rows of the page from the JSON of a profile."""
+    rows = []
+    for row in (profile or {}).get("rows", ()):
+        size = row.get("size")
+        words = [row["runtime"], row["precision"], f"b{row['batch']}", *(["x".join(map(str, size))] if size else [])]
+        summary = row.get("summary") or {}
+        median = summary.get("p50_ms")
+        bounds = summary.get("median_interval_ms") or {}
+        low, high = bounds.get("low"), bounds.get("high")
+        interval = f"{low:.3f} to {high:.3f}" if low is not None and high is not None else ""
+        rows.append([" ".join(words), f"{median:.3f}" if median is not None else "", interval, row["status"]])
+    return rows
+
+
+def accuracy_rows(results: Sequence[Mapping[str, Any]]) -> Sequence[Sequence[str]]:
+    """Rows of the page from the JSON of accuracy results."""
+    rows = []
+    for result in results:
+        info, data = result.get("info") or {}, result.get("dataset") or {}
+        right = sum(a == b for a, b in zip(result["labels"], result["predictions"], strict=True))
+        count = len(result["labels"])
+        words = f"{info.get('runtime', '')} {info.get('precision', '')}".strip()
+        rows.append(
+            [words, f"{data.get('name', '')} {data.get('split', '')}".strip(), f"{right / count:.2%}", str(count)]
+        )
+    return rows

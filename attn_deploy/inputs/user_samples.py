@@ -1,0 +1,131 @@
+"""``--sample``: the user's own inputs, which join the proof. No torch here."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attn_deploy.errors import InvalidRequestError
+from attn_deploy.inputs.tensors import TensorInput
+
+Sample = Mapping[str, NDArray[Any]]
+_MEMORY = 1 << 34  # bytes of all arrays of a file, at most
+
+
+def parse_samples(texts: Sequence[str | Path | Sample] | None) -> tuple[Sample, ...]:
+    """The samples that ``--sample`` options describe: ``FILE.npz`` with arrays by input name, or ``name=VALUES``.
+
+    VALUES are numbers separated by commas, or nested lists as in JSON: ``orig_size=60,90``, ``mask=[[true,false]]``.
+
+    Raises:
+        InvalidRequestError: if one cannot be read.
+    """
+    return tuple(_read(t) for t in texts or ())
+
+
+def _read(text: str | Path | Sample) -> Sample:
+    if isinstance(text, Mapping):
+        return {n: np.asarray(v) for n, v in text.items()}
+    if isinstance(text, Path) or text.endswith(".npz"):
+        return load_arrays(Path(text))
+    match = re.fullmatch(r"\s*([A-Za-z_][\w.]*)\s*=\s*(.+)", text, re.DOTALL)
+    if match is None:
+        raise InvalidRequestError(
+            f"--sample {text!r} is neither a file FILE.npz nor name=VALUES, as in --sample orig_size=60,90."
+        )
+    values = match[2].strip()
+    try:
+        return {match[1]: np.asarray(json.loads(values if values.startswith("[") else f"[{values}]"))}
+    except ValueError as error:
+        raise InvalidRequestError(
+            f"--sample {text!r}: {values!r} is no list of numbers; write 60,90 or [[true, false]]."
+        ) from error
+
+
+def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an ``.npz``: numbers and booleans only.
+
+    Raises:
+        InvalidRequestError: naming the member that is something else, or why the file cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(i.file_size for i in archive.infolist())
+        if size > _MEMORY:
+            raise InvalidRequestError(f"{path} unpacks to {size:,} bytes, more than the {_MEMORY:,} that are read.")
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except InvalidRequestError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        AttributeError,
+        TypeError,
+        KeyError,
+        EOFError,
+        MemoryError,
+        zipfile.BadZipFile,
+    ) as error:
+        raise InvalidRequestError(f"{path} cannot be read as an .npz of arrays: {error}") from error
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biuf":
+            raise InvalidRequestError(
+                f"{path}: {name!r} is {array.dtype} of shape {array.shape}; only numbers and booleans can be used."
+            )
+    return arrays
+
+
+def with_samples(inputs: Sequence[TensorInput], samples: Sequence[Sample], owner: str) -> tuple[TensorInput, ...]:
+    """The inputs with the user's values.
+
+    Args:
+        inputs: the inputs of a model.
+        samples: each with values of one or more inputs.
+        owner: the model's name in messages.
+
+    Raises:
+        InvalidRequestError: if a sample names no input, or has another rank, type or fixed extent than the input.
+    """
+    if not samples:
+        return tuple(inputs)
+    by_name = {i.name: i for i in inputs}
+    values: dict[str, list[NDArray[Any]]] = {n: [] for n in by_name}
+    for sample in samples:
+        for name, array in sample.items():
+            only = next(iter(by_name)) if len(by_name) == len(sample) == 1 else name
+            if only not in by_name:
+                raise InvalidRequestError(
+                    f"{owner}: the sample has values for {name!r}, and the inputs are {', '.join(by_name)}."
+                )
+            values[only].append(_fitting(by_name[only], array, owner))
+    return tuple(replace(i, values=tuple(values[i.name])) for i in inputs)
+
+
+def _fitting(tensor: TensorInput, array: NDArray[Any], owner: str) -> NDArray[Any]:
+    if array.ndim != len(tensor.dims) or array.size == 0:
+        raise InvalidRequestError(
+            f"{owner}: the sample of {tensor.name!r} has the shape {array.shape}; the input is "
+            f"({', '.join(map(str, tensor.dims))})."
+        )
+    differing = [n for n, d in zip(array.shape, tensor.dims, strict=True) if isinstance(d, int) and d != n]
+    if differing:
+        raise InvalidRequestError(
+            f"{owner}: the sample of {tensor.name!r} has the shape {array.shape}; the input is "
+            f"({', '.join(map(str, tensor.dims))}), and only axes with a name may differ."
+        )
+    kind = np.dtype(tensor.dtype)
+    cast = array.astype(kind)
+    if kind.kind in "iub" and not np.array_equal(cast, array):
+        raise InvalidRequestError(
+            f"{owner}: the sample of {tensor.name!r} holds values that are not {tensor.dtype}: {array.reshape(-1)[:4]}."
+        )
+    return cast

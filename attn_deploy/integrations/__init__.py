@@ -1,0 +1,1 @@
+"""The zoo in the registries of other people's training frameworks."""

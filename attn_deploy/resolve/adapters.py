@@ -1,0 +1,146 @@
+"""How each package makes its models without their published weights, and of what size its images are."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from attn_deploy.errors import InvalidRequestError
+from attn_deploy.resolve.package_names import MODULES
+
+_USUAL_SIDE = 256  # of images, where a package does not say
+_DETECTOR_SIDE = 640
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """One package.
+
+    Attributes:
+        package: the name in the grammar.
+        install: what pip is given.
+        names: the names of all its models, given the library; an empty one where they cannot be listed.
+        make: the model of a name and arguments.
+        input: the ``--input`` of a model; empty where only the user can say.
+    """
+
+    package: str
+    install: str
+    names: Callable[[Any], Sequence[str]]
+    make: Callable[[Any, str, Mapping[str, Any]], Any]
+    input: Callable[[Any, str, nn.Module], str]
+
+    @property
+    def module(self) -> str:
+        """The name that is imported."""
+        return MODULES[self.package]
+
+
+def _make_timm(library: Any, name: str, settings: Mapping[str, Any]) -> Any:
+    return library.create_model(name, **settings)
+
+
+def _timm_input(library: Any, name: str, model: nn.Module) -> str:
+    size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
+    return f"1x{'x'.join(map(str, size))}" if size else ""
+
+
+def _torchvision_models(library: Any) -> Any:
+    return importlib.import_module("torchvision.models")
+
+
+def _make_torchvision(library: Any, name: str, settings: Mapping[str, Any]) -> Any:
+    models = _torchvision_models(library)
+    options = dict(settings)
+    # Detectors and segmenters download a trained backbone unless an argument forbids it.
+    if "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters:
+        options.setdefault("weights_backbone", None)
+    return models.get_model(name, **options)
+
+
+def _torchvision_input(library: Any, name: str, model: nn.Module) -> str:
+    """The size of the images that the published weights of a classifier were made for."""
+    try:
+        crop = _torchvision_models(library).get_model_weights(name).DEFAULT.transforms().crop_size
+    except (AttributeError, ValueError):
+        return ""
+    return f"1x3x{crop[0]}x{crop[-1]}"
+
+
+def _transformers_names(library: Any) -> list[str]:
+    """Its classes of models: those that say which class their configuration is of."""
+    return [n for n in dir(library) if "For" in n or n.endswith(("Model", "Backbone"))]
+
+
+def _make_transformers(library: Any, name: str, settings: Mapping[str, Any]) -> Any:
+    """The class with its default configuration, or with that of a folder: ``config=DIR``."""
+    cls = getattr(library, name)
+    kind = getattr(cls, "config_class", None)
+    if kind is None:
+        raise InvalidRequestError(f"transformers:{name} has no configuration class; name a model, such as ViTModel.")
+    options = dict(settings)
+    folder = options.pop("config", None)
+    if folder is not None and not Path(str(folder)).is_dir():
+        raise InvalidRequestError(f"transformers:{name}: there is no folder {str(folder)!r} with a config.json.")
+    config = kind(**options) if folder is None else kind.from_pretrained(folder, local_files_only=True, **options)
+    return cls(config)
+
+
+def _transformers_input(library: Any, name: str, model: nn.Module) -> str:
+    config: Any = model.config
+    size = getattr(config, "image_size", None)
+    if getattr(model, "main_input_name", "pixel_values") != "pixel_values":
+        return ""
+    sides = (size, size) if isinstance(size, int) else tuple(size) if size else (_USUAL_SIDE, _USUAL_SIDE)
+    return f"pixel_values:1x{getattr(config, 'num_channels', 3)}x{sides[0]}x{sides[-1]}"
+
+
+def _smp_names(library: Any) -> list[str]:
+    return [
+        n for n in dir(library) if isinstance(getattr(library, n), type) and issubclass(getattr(library, n), nn.Module)
+    ]
+
+
+def _make_smp(library: Any, name: str, settings: Mapping[str, Any]) -> Any:
+    return getattr(library, name)(**{"encoder_weights": None, **settings})
+
+
+def _make_ultralytics(library: Any, name: str, settings: Mapping[str, Any]) -> Any:
+    """The network of the YAML file of that name; without its post-processing."""
+    return library.YOLO(f"{name}.yaml", **settings).model
+
+
+ADAPTERS = {
+    a.package: a
+    for a in (
+        Adapter("timm", "timm", lambda library: library.list_models(), _make_timm, _timm_input),
+        Adapter(
+            "torchvision",
+            "torchvision",
+            lambda library: _torchvision_models(library).list_models(),
+            _make_torchvision,
+            _torchvision_input,
+        ),
+        Adapter("transformers", "transformers", _transformers_names, _make_transformers, _transformers_input),
+        Adapter(
+            "smp",
+            "segmentation-models-pytorch",
+            _smp_names,
+            _make_smp,
+            lambda library, name, model: f"1x3x{_USUAL_SIDE}x{_USUAL_SIDE}",
+        ),
+        Adapter(
+            "ultralytics",
+            "ultralytics",
+            lambda library: (),
+            _make_ultralytics,
+            lambda library, name, model: f"images:1x3x{_DETECTOR_SIDE}x{_DETECTOR_SIDE}",
+        ),
+    )
+}

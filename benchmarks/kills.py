@@ -1,0 +1,228 @@
+"""Commands that are killed at a random moment: what was there stays, nothing lives on, and the next run ends the same.
+
+    python benchmarks/kills.py [--count 60] [--seed 0] [--only export|convert|train|matrix|profile]
+
+Each kill starts a command over an older output, ends it with SIGKILL, SIGTERM or SIGINT at a moment drawn from the time
+that it takes, and then checks: the old output is intact or the new one is whole; nothing is half-written; no process of
+it lives on after 2 seconds; the next run (with --resume where there is one) ends with 0 and as a run that nobody killed
+does; and no temporary file is left after it. The exit code is 1 if any of that does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+CHECKS = ("output", "orphans", "next run", "same end", "temporary files")
+NET = """
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.head = nn.Linear(8, 10)
+    def forward(self, x):
+        return self.head(self.conv(x).relu().mean((2, 3)))
+"""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A command, how it is run again after a kill, and what it makes."""
+
+    first: tuple[str, ...]
+    again: tuple[str, ...]
+    output: str
+
+    def result(self, folder: Path) -> str:
+        """What must be the same after a kill as without one; empty where there is nothing whole."""
+        path = folder / self.output
+        if not path.exists():
+            return ""
+        if path.name == "record.json":  # a matrix or a profile: what was found, and not when
+            data = json.loads(path.read_text())
+            rows = data.get("cells") or [[r["runtime"], r["batch"], r["status"]] for r in data["rows"]]
+            return json.dumps(
+                [[c["model"], c["opset"], c["checks"][0][:2]] if isinstance(c, dict) else c for c in rows]
+            )
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+PROFILE = ("--runtimes", "eager,ort-cpu", "--seconds", "0.1", "--batch", "1,2", "--threads", "1", "--save", "run")
+MATRIX = ("--models", "se,eca", "--opsets", "17,18", "--exporters", "torchscript", "--runtimes", "ort", "--jobs", "1")
+TRAIN = ("train", "net.py:Net", "--dataset", "digits", "--epochs", "2", "--threads", "1", "-o", "run")
+SCENARIOS = {
+    "export": Scenario(("export", "eca", "-o", "m.onnx"), ("export", "eca", "-o", "m.onnx"), "m.onnx"),
+    "convert": Scenario(
+        ("convert", "source.onnx", "--precision", "fp16", "-o", "m.onnx"),
+        ("convert", "source.onnx", "--precision", "fp16", "-o", "m.onnx"),
+        "m.onnx",
+    ),
+    "train": Scenario(TRAIN, (*TRAIN, "--resume"), "run/model.safetensors"),
+    "matrix": Scenario(
+        ("matrix", *MATRIX, "-o", "run"), ("matrix", "--resume", "run", "--jobs", "1"), "run/record.json"
+    ),
+    "profile": Scenario(("profile", "se", *PROFILE), ("profile", "se", *PROFILE, "--resume"), "run/record.json"),
+}
+OLD = b"the old output"
+
+
+def start(words: tuple[str, ...], folder: Path) -> subprocess.Popen[bytes]:
+    """The command as a process of its own, with a folder of its own for temporary files."""
+    temporary = folder / "tmp"
+    temporary.mkdir(exist_ok=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "attn_deploy", *words],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def family(pid: int) -> set[int]:
+    """The descendants of a process."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            children.setdefault(int(stat.read_text().rpartition(")")[2].split()[1]), []).append(int(stat.parent.name))
+    members: set[int] = set()
+    left = [pid]
+    while left:
+        new = children.get(left.pop(), [])
+        members |= set(new)
+        left += new
+    return members
+
+
+def lives(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def prepare(name: str, source: bytes) -> Path:
+    """A folder with the inputs of a scenario and an older output."""
+    folder = Path(tempfile.mkdtemp(prefix="kills-"))
+    (folder / "net.py").write_text(NET)
+    (folder / "source.onnx").write_bytes(source)
+    if SCENARIOS[name].output == "m.onnx":
+        (folder / "m.onnx").write_bytes(OLD)
+    return folder
+
+
+def whole(name: str, source: bytes) -> tuple[float, str]:
+    """How long a scenario takes, and what it ends with."""
+    folder = prepare(name, source)
+    began = time.monotonic()
+    process = start(SCENARIOS[name].first, folder)
+    _, said = process.communicate()
+    if process.returncode not in (0, 1):
+        raise SystemExit(f"{name} does not run: {said.decode()[-500:]}")
+    result = SCENARIOS[name].result(folder)
+    shutil.rmtree(folder)
+    return time.monotonic() - began, result
+
+
+def kill(name: str, source: bytes, seconds: float, expected: str, chance: random.Random) -> dict[str, str]:
+    """One kill; the checks that did not hold, with what was there."""
+    scenario, faults = SCENARIOS[name], {}
+    folder = prepare(name, source)
+    kind = chance.choice(SIGNALS)
+    process = start(scenario.first, folder)
+    time.sleep(chance.random() * seconds)
+    members = family(process.pid)
+    process.send_signal(kind)
+    said = process.communicate()[1].decode(errors="replace")
+    end = time.monotonic() + 2
+    while any(map(lives, members)) and time.monotonic() < end:
+        time.sleep(0.02)
+    alive = [pid for pid in members if lives(pid)]
+    if alive:
+        faults["orphans"] = f"{len(alive)} after 2 s"
+        for pid in alive:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+    if "Traceback" in said:
+        faults["output"] = said[-300:]
+    if scenario.output == "m.onnx":
+        content = (folder / "m.onnx").read_bytes()
+        if content != OLD and scenario.result(folder) != expected:
+            faults["output"] = f"{len(content)} bytes that are neither the old nor the new output"
+    odd = [str(p.relative_to(folder)) for p in folder.rglob("*") if p.suffix == ".json" and not readable(p)]
+    if odd:
+        faults["output"] = f"half-written: {odd}"
+    words = scenario.again
+    if not any((folder / "run" / n).exists() for n in ("record.json", "options.json", "plan.json")):
+        words = scenario.first  # killed before there was a run
+    again = start(words, folder)
+    said = again.communicate()[1].decode(errors="replace")
+    if again.returncode not in (0, 1):
+        faults["next run"] = f"exit {again.returncode}: {said.strip()[-300:]}"
+    elif scenario.result(folder) != expected:
+        faults["same end"] = "another result than without the kill"
+    left = [str(p.relative_to(folder)) for p in folder.rglob(".attn-deploy-*")]
+    left += [str(p) for p in (folder / "tmp").iterdir() if "attn-deploy" in p.name]
+    if left:
+        faults["temporary files"] = ", ".join(left[:3])
+    shutil.rmtree(folder)
+    return {check: f"{kind.name}: {text}" for check, text in faults.items()}
+
+
+def readable(path: Path) -> bool:
+    """Whether a JSON file is whole."""
+    try:
+        json.loads(path.read_text())
+    except ValueError:
+        return False
+    return True
+
+
+def main() -> int:
+    """Run the kills and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=list(SCENARIOS))
+    options = parser.parse_args()
+    chance = random.Random(options.seed)
+    folder = prepare("export", b"")
+    start(("export", "resnet8", "-o", "source.onnx"), folder).communicate()
+    source = (folder / "source.onnx").read_bytes()
+    shutil.rmtree(folder)
+    names = [options.only] if options.only else list(SCENARIOS)
+    bases = {name: whole(name, source) for name in names}
+    table: dict[str, collections.Counter[str]] = {name: collections.Counter() for name in names}
+    for number in range(options.count):
+        name = names[number % len(names)]
+        table[name]["kills"] += 1
+        for check, text in kill(name, source, *bases[name], chance).items():
+            table[name][check] += 1
+            print(f"{name}, kill {number}: {check}: {text}", flush=True)
+    print(f"\n{'':10}{'kills':>8}{'seconds':>9}" + "".join(f"{c:>17}" for c in CHECKS))
+    for name, counts in table.items():
+        faults = "".join(f"{counts[c]:>17}" for c in CHECKS)
+        print(f"{name:10}{counts['kills']:>8}{bases[name][0]:>9.1f}{faults}")
+    return 1 if any(counts[c] for counts in table.values() for c in CHECKS) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,244 @@
+"""Small models, each of a kind that a tracker reports."""
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class KeepsMargin(nn.Module):
+    """The first size decides the padding of all."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 2, stride=2)
+        self.margin = None
+
+    def forward(self, x):
+        if self.margin is None:
+            self.margin = nn.ZeroPad2d([0, x.shape[3] % 2, 0, x.shape[2] % 2])
+        return self.conv(self.margin(x))
+
+
+class KeepsGrid(nn.Module):
+    """A grid is made again when the size changes: what is kept decides nothing."""
+
+    size = None
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, stride=2, padding=1)
+        self.grid = torch.empty(0)
+
+    def forward(self, x):
+        y = self.conv(x)
+        if self.size != y.shape:
+            rows, columns = torch.arange(y.shape[2]) + 0.5, torch.arange(y.shape[3]) + 0.5
+            self.grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
+            self.size = y.shape
+        return torch.cat((y[:, :2] * 0.1 + self.grid, y[:, 2:]), 1)
+
+
+class PooledEncoder(nn.Module):
+    """The mean over all tokens, so that what stands at padded ones counts."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, tokens, padding):
+        return self.head(self.encoder(tokens, src_key_padding_mask=padding).mean(1))
+
+
+class ClosedGate(nn.Module):
+    """Behind a gate at zero, a slice that is written from an overlapping slice, which no graph gets right."""
+
+    def __init__(self, wrong=True):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(1))
+        self.wrong = wrong
+
+    def forward(self, x):
+        y = x.clone()
+        if self.wrong:
+            y[:, :, 1:] = y[:, :, :-1]
+        return x + self.gamma * y.tanh()
+
+
+class Volume(nn.Module):
+    """Samples a volume, which GridSample does from opset 20 on."""
+
+    def __init__(self):
+        super().__init__()
+        self.flow = nn.Conv3d(2, 3, 3, padding=1)
+
+    def forward(self, volume):
+        return F.grid_sample(volume, self.flow(volume).permute(0, 2, 3, 4, 1).tanh(), align_corners=True)
+
+
+class Resized(nn.Module):
+    """The second input is the size of the result."""
+
+    def __init__(self):
+        super().__init__()
+        self.up = nn.ConvTranspose2d(3, 2, 2, 2)
+
+    def forward(self, maps, size):
+        height, width = size.to(torch.int64)
+        return F.interpolate(self.up(maps), size=(height, width), mode="bilinear", align_corners=False)
+
+
+class RoundedUp(nn.Module):
+    """Padding to the size rounded up, in both spellings."""
+
+    def __init__(self, spelling=0):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, stride=2)
+        self.spelling = spelling
+
+    def forward(self, x):
+        h, w = x.shape[2:]
+        up_h, up_w = (-(h // -2), -(w // -2)) if self.spelling else (-(-h // 2), -(-w // 2))
+        return self.conv(F.pad(x, [0, (up_w - 1) * 2 + 3 - w, 0, (up_h - 1) * 2 + 3 - h]))
+
+
+class OldNorm(nn.Module):
+    """The old weight_norm keeps a tensor with its history."""
+
+    def __init__(self):
+        super().__init__()
+        with warnings.catch_warnings():  # torch calls it deprecated, and models still have it
+            warnings.simplefilter("ignore")
+            self.conv = nn.utils.weight_norm(nn.Conv2d(3, 4, 3, padding=1))
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+class Hooked(nn.Module):
+    """A hook that closes over the model keeps a map for forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 1))
+        self.kept = {}
+        self.body[1].register_forward_hook(lambda module, inputs, output: self.kept.update(low=output))
+
+    def forward(self, x):
+        y = self.body(x)
+        return self.kept["low"] + y
+
+
+class HalfPart(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Conv2d(3, 4, 3, padding=1).half()
+
+    def forward(self, x):
+        return self.body(x.half()).float()
+
+
+class ScriptedPart(nn.Module):
+    def __init__(self):
+        super().__init__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.body = torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 1)))
+
+    def forward(self, x):
+        return self.body(x)
+
+
+class ChecksChannels(nn.Module):
+    """Checks that hold at every size, and an LSTM, which leaves the TorchScript exporter only."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.LSTM(3, 4, bidirectional=True, batch_first=True)
+        self.register_buffer("keep", torch.tensor([5.0]))
+
+    def forward(self, x):
+        if x.dim() != 4 or x.shape[1] != 3:
+            raise ValueError("an image with 3 channels")
+        y = x.mean(2).transpose(1, 2)
+        assert y.shape[2] == 3
+        return self.rnn(y)[0][:, :, : int(self.keep[0])]
+
+
+class Shifted(nn.Module):
+    """A roll by half of a window whose size is computed."""
+
+    def forward(self, x):
+        h, w = x.shape[2] // 2, x.shape[3] // 2
+        return torch.roll(x, shifts=(-h // 2, w // 2), dims=(2, 3)) * 2
+
+
+@dataclass
+class Result:
+    scores: torch.Tensor
+    boxes: torch.Tensor
+
+
+class Structured(nn.Module):
+    """A dict with a list in it comes in, a dataclass goes out."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, batch, scale=None):
+        y = self.conv(batch["image"]) + batch["maps"][0] - batch["maps"][1]
+        return Result(scores=y if scale is None else y * scale, boxes=y.mean((2, 3)))
+
+
+class FreeWindow(nn.Module):
+    """Takes multiples of 7 only, and no map below the traced one."""
+
+    def forward(self, x):
+        n, c, h, w = x.shape
+        windows = x.view(n, c, h // 7, 7, w // 7, 7).mean((3, 5))
+        return windows.softmax(-1)
+
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
+
+    def forward(self, tokens):
+        return self.attention(tokens)
+
+
+class Attention(nn.Module):
+    """Attention over tokens, with a mask or without."""
+
+    def __init__(self, masked=False):
+        super().__init__()
+        self.qkv = nn.Linear(8, 24)
+        self.bias = nn.Parameter(torch.randn(1, 2, 7, 7)) if masked else None
+
+    def forward(self, tokens):
+        n, length, _ = tokens.shape
+        q, k, v = (t.reshape(n, length, 2, 4).transpose(1, 2) for t in self.qkv(tokens).chunk(3, -1))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias).transpose(1, 2).flatten(2)
+
+
+class SamePadding(nn.Module):
+    """Padding computed from the size in a chain, as networks that came from TensorFlow have it."""
+
+    def __init__(self):
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(3 if i == 0 else 4, 4, 3, stride=2) for i in range(4))
+
+    def forward(self, x):
+        for conv in self.convs:
+            pads = []
+            for extent in x.shape[2:]:
+                total = max((-(extent // -2) - 1) * 2 + 3 - extent, 0)
+                pads = [total // 2, total - total // 2, *pads]
+            x = conv(F.pad(x, pads)).relu()
+        return x.mean((2, 3))
