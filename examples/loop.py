@@ -1,4 +1,4 @@
-"""A model that cannot be exported as it is: it loops over the batch."""
+"""A model whose file has a fixed batch: it loops over it."""
 
 from __future__ import annotations
 
