@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
-_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "\\|", "`": "&#96;", "[": "\\[", "]": "\\]"}
+_ENTITIES = {"<": "&lt;", "|": "\\|", "`": "&#96;", "[": "\\[", "]": "\\]"}
 _TABLE = str.maketrans(_ENTITIES)
 
 
@@ -16,3 +17,8 @@ def inline(text: str) -> str:
 def row(cells: Iterable[str]) -> str:
     """A line of a table from texts."""
     return f"| {' | '.join(inline(c) for c in cells)} |"
+
+
+def name(text: str) -> str:
+    """A name as code, where nothing in it could end the code."""
+    return f"`{text}`" if re.fullmatch(r"[\w+@:=.,/()-]+", text) else inline(text)
