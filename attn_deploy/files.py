@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,6 +63,32 @@ def check_writable(path: Path) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise InvalidRequestError(f"the output folder {str(folder)!r} cannot be written: {reason}.") from error
+
+
+def output_file(path: Path | str | None, default: Path, suffixes: Sequence[str]) -> Path:
+    """Where a command writes its file, checked early, before minutes of work end at it.
+
+    Args:
+        path: as the user wrote it; None for the default. A folder that exists, or a text that ends in ``/``, gets the
+            default's name inside.
+        default: the path where none is named.
+        suffixes: how the name may end, such as ``(".onnx",)``.
+
+    Raises:
+        InvalidRequestError: if the name ends otherwise, or the folder cannot be written.
+    """
+    target = default if path is None else Path(path)
+    if path is not None and (str(path).endswith(("/", os.sep)) or target.is_dir()):
+        make_folder(target)
+        target = target / default.name
+    elif path is not None and target.suffix.lower() not in suffixes:
+        ends = f"ends in {target.suffix!r}" if target.suffix else "has no ending"
+        raise InvalidRequestError(
+            f"the output {str(path)!r} {ends}, and the file is {' or '.join(suffixes)}: name {target.stem}{suffixes[0]}, "
+            f"or a folder as {target.stem}/."
+        )
+    check_writable(target)
+    return target
 
 
 def make_folder(path: Path) -> None:

@@ -258,8 +258,12 @@ def get(name: str) -> ModelSpec:
 def suggest(name: str) -> str:
     """The text that names the closest registry names: ``"; did you mean 'se', 'sse'?"`` or ``"."``."""
     words = {word: spec.name for spec in _specs().values() for word in (spec.name, *spec.aliases)}
-    close = difflib.get_close_matches(name.lower(), words, n=5, cutoff=0.55)
-    names = list(dict.fromkeys(words[c] for c in close))[:3]
+    key = _key(name)
+    begun = sorted(w for w in words if len(key) > 2 and _key(w).startswith(key))
+    close = difflib.get_close_matches(name.lower(), words, n=5, cutoff=0.55) if len(begun) < 2 else []
+    order = begun + close
+    backbones = [w for w in order if _specs()[words[w]].family == "backbone"]  # whole models before parts of them
+    names = list(dict.fromkeys(words[w] for w in (*backbones, *order)))[:3]
     return f"; did you mean {', '.join(repr(n) for n in names)}?" if names else "."
 
 

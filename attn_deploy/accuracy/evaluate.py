@@ -17,11 +17,14 @@ from attn_deploy.data.imageset import Split
 from attn_deploy.errors import CheckpointError, GraphError, InvalidRequestError
 from attn_deploy.files import scratch_folder
 from attn_deploy.machine.environment import command_line, describe_environment, usable_cores
+from attn_deploy.parity.files import precision_of
 from attn_deploy.runtimes.base import Runner
 from attn_deploy.runtimes.table import RUNTIMES, choose_runtimes, import_torch
 from attn_deploy.runtimes.work import Work
 
 if TYPE_CHECKING:
+    from attn_deploy.inputs.tensors import TensorInput
+    from attn_deploy.resolve.make import ResolvedModel
     from attn_deploy.resolve.trained import TrainedModel
 
 Progress = Callable[[str], None]
@@ -36,6 +39,7 @@ class _Job:
     input_name: str
     dtype: str = "float32"
     fixed_batch: int | None = None
+    precision: str = "fp32"  # of the work, not of the inputs
     served: Served = PLAIN
 
 
@@ -51,13 +55,16 @@ def evaluate(
     data_dir: Path | str | None = None,
     threads: int | None = None,
     batch: int = BATCH,
+    weights: Path | str | None = None,
+    inputs: Sequence[TensorInput] | None = None,
     progress: Progress | None = None,
 ) -> tuple[AccuracyResult, ...]:
     """Test a trained classifier on a data set, in one or several runtimes on the same images.
 
     Args:
         model: a run folder or ``model.safetensors`` of `attn_deploy.train`, an ``.onnx`` file or an ``.engine`` file. A
-            checkpoint is exported (and the file proven) for runtimes that run files; files need no torch.
+            checkpoint is exported (and the file proven) for runtimes that run files; files need no torch. Also a model by
+            name, such as ``net.py:MyNet``, with its ``weights``.
         trained_as: the model of a checkpoint, where that is a file of yours or of a package: ``net.py:MyNet``.
         dataset: cifar10, digits or folder; by default what the checkpoint was trained on.
         runtimes: names in `attn_deploy.runtimes.table`; by default eager for a checkpoint, ort-cpu for an ONNX file.
@@ -68,6 +75,8 @@ def evaluate(
         data_dir: see `attn_deploy.data.load_dataset`.
         threads: within an operator; by default the usable cores.
         batch: images at a time.
+        weights: a checkpoint for a model by name.
+        inputs: the input of a model of the user's own, for runtimes that run files.
         progress: called with a few words.
 
     Returns:
@@ -83,7 +92,7 @@ def evaluate(
     """
     report = progress or (lambda _: None)
     cores = threads or usable_cores()
-    subject = _subject(model, trained_as)
+    subject = _subject(model, weights, inputs, trained_as)
     names = tuple(runtimes) if runtimes is not None else _default_runtimes(subject)
     if not isinstance(subject, Path) or subject.suffix != ".engine":
         choose_runtimes(names)
@@ -110,6 +119,7 @@ def evaluate(
                     served=job.served,
                     progress=report,
                 )
+            result = replace(result, info=replace(result.info, precision=job.precision))
             compared = before or (results[0] if results else None)
             agreement = result.compared_with(compared) if compared is not None else None
             environment = json.loads(
@@ -120,9 +130,46 @@ def evaluate(
     return tuple(results)
 
 
-def _subject(model: str | Path, trained_as: str | None = None) -> TrainedModel | Path:
-    """The file, or the trained model behind the name."""
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """A model by name; nobody knows what it was trained on, and images are normalised as their data set says."""
+
+    resolved: ResolvedModel
+    name: str
+    weights: Path | str | None
+    inputs: Sequence[TensorInput] | None
+    dataset: str | None = None
+
+    def prepared(self, images: ImageSet) -> ImageSet:
+        """The images as they are."""
+        return images
+
+
+def _named(model: str, weights: Path | str | None, inputs: Sequence[TensorInput] | None) -> _Named:
+    from attn_deploy.resolve.checkpoints import load_weights
+    from attn_deploy.resolve.resolve import resolve_seeded
+
+    resolved = resolve_seeded(model, fresh=weights is None)
+    if weights is not None:
+        load_weights(resolved.module, weights, model)
+    elif resolved.spec is not None:
+        raise InvalidRequestError(
+            f"{model} has random weights, whose accuracy says nothing: give a checkpoint with --weights, or the folder of a "
+            "training run."
+        )
+    return _Named(resolved, model, weights, inputs)
+
+
+def _subject(
+    model: str | Path,
+    weights: Path | str | None,
+    inputs: Sequence[TensorInput] | None,
+    trained_as: str | None = None,
+) -> TrainedModel | _Named | Path:
+    """The file, or the model behind the name."""
     path = Path(model)
+    if weights is not None and (path.exists() or path.suffix.lower() in (".onnx", ".engine")):
+        raise InvalidRequestError(f"{model} holds its weights; leave --weights out, or name the model.")
     if path.suffix.lower() in (".onnx", ".engine"):
         if trained_as is not None:
             raise InvalidRequestError(f"{path} holds its model; --model belongs to the folder of a training run.")
@@ -133,12 +180,14 @@ def _subject(model: str | Path, trained_as: str | None = None) -> TrainedModel |
     from attn_deploy.resolve.names import parse_name
     from attn_deploy.resolve.trained import load_trained
 
-    if not path.exists():
+    if not path.exists() and (path.suffix == ".safetensors" or (len(path.parts) > 1 and ".py:" not in path.name)):
         raise CheckpointError(
             f"there is no {path}; expected the folder of a training run, a .safetensors, .onnx or .engine file.",
             exit_code=2,
         )
     name = parse_name(str(model))
+    if not path.exists():
+        return _named(str(model), weights, inputs)
     if name.checkpoint is None:
         raise CheckpointError(
             f"{path} is neither the folder of a training run nor a .safetensors, .onnx or .engine file.", exit_code=2
@@ -146,7 +195,7 @@ def _subject(model: str | Path, trained_as: str | None = None) -> TrainedModel |
     return load_trained(name, trained_as)
 
 
-def _default_runtimes(subject: TrainedModel | Path) -> tuple[str, ...]:
+def _default_runtimes(subject: TrainedModel | _Named | Path) -> tuple[str, ...]:
     if not isinstance(subject, Path):
         return ("eager",)
     return ("tensorrt",) if subject.suffix == ".engine" else ("ort-cpu",)
@@ -183,7 +232,7 @@ def _reference(
 
 @contextlib.contextmanager
 def _opened(
-    subject: TrainedModel | Path, runtime: str, folder: Path, threads: int, batch: int, progress: Progress
+    subject: TrainedModel | _Named | Path, runtime: str, folder: Path, threads: int, batch: int, progress: Progress
 ) -> Iterator[_Job]:
     job = _job(subject, runtime, folder, threads, batch, progress)
     try:
@@ -193,7 +242,7 @@ def _opened(
 
 
 def _job(
-    subject: TrainedModel | Path, runtime: str, folder: Path, threads: int, batch: int, progress: Progress
+    subject: TrainedModel | _Named | Path, runtime: str, folder: Path, threads: int, batch: int, progress: Progress
 ) -> _Job:
     if isinstance(subject, Path):
         if subject.suffix == ".engine":
@@ -212,7 +261,8 @@ def _job(
     path = folder / "model.onnx"
     if not path.exists():
         progress(f"exporting {subject.name}")
-        export(subject.resolved.name.text, path)
+        weights, inputs = (subject.weights, subject.inputs) if isinstance(subject, _Named) else (None, None)
+        export(subject.resolved.name.text, path, weights=weights, inputs=inputs)
     return _file_job(path, runtime, threads)
 
 
@@ -239,7 +289,7 @@ def _file_job(path: Path, runtime: str, threads: int) -> _Job:
         )
     runner = RUNTIMES[runtime].make(Work(None, path, None, threads))
     count = taken.shape[0]
-    return _Job(runner, taken.name, dtype, count if isinstance(count, int) else None, served)
+    return _Job(runner, taken.name, dtype, count if isinstance(count, int) else None, precision_of(path), served)
 
 
 def _engine_job(path: Path, batch: int) -> _Job:
@@ -252,4 +302,4 @@ def _engine_job(path: Path, batch: int) -> _Job:
         raise InvalidRequestError(
             f"{path}: its input {taken} takes bytes, and an engine does not say of which colours; evaluate its ONNX file."
         )
-    return _Job(runner, taken.name, taken.dtype, size)
+    return _Job(runner, taken.name, taken.dtype, size, runner.artifact.precision)

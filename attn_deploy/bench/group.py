@@ -339,7 +339,11 @@ def _with_speedup(row: ProfileRow, baseline: ProfileRow | None, options: BenchOp
     if row.latency is None or baseline is None or baseline.latency is None or row.key == baseline.key:
         return row
     comparison = statistics.compare_rounds(
-        baseline.latency.rounds, row.latency.rounds, confidence=options.confidence, seed=options.seed
+        baseline.latency.rounds,
+        row.latency.rounds,
+        confidence=options.confidence,
+        seed=options.seed,
+        noisy=bool(row.noise or baseline.noise),
     )
     return replace(row, speedup=comparison)
 

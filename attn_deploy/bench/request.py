@@ -123,7 +123,7 @@ class ProfileRequest:
 
     def __post_init__(self) -> None:
         if self.resume and self.save is None:
-            raise InvalidRequestError("to resume a run, give its folder: --save DIR (in Python: save=...).")
+            raise InvalidRequestError("to resume a run, give its folder: -o DIR (in Python: save=...).")
         if self.chosen_executor not in EXECUTORS:
             raise InvalidRequestError(
                 f"the executor {self.executor!r} is unknown; use {', '.join(EXECUTORS)}, or --executor ray for a cluster "
@@ -197,12 +197,12 @@ def _engine_runtimes(path: Path, runtimes: Sequence[str] | None, precisions: Seq
     engine = read_engine(path)
     if runtimes is not None and set(runtimes) != {engine.flavor}:
         raise InvalidRequestError(
-            f"{path} is an engine of {engine.flavor}, and {', '.join(runtimes)} cannot run it; leave out --runtimes, or "
+            f"{path} is an engine of {engine.flavor}, and {', '.join(runtimes)} cannot run it; leave out --runtime, or "
             f"profile the file that it was built from, {engine.onnx}."
         )
     if precisions is not None:
         raise InvalidRequestError(
-            f"{path} is an engine in {engine.precision}, which cannot change; leave out --precisions."
+            f"{path} is an engine in {engine.precision}, which cannot change; leave out --precision."
         )
     RUNTIMES[engine.flavor].prerequisite()
     return (engine.flavor,)

@@ -41,9 +41,10 @@ class Comparison:
 
     Attributes:
         speedup: baseline time over candidate time, the median over the rounds; above 1 the candidate is faster.
-        interval: where that median lies, at the interval's confidence.
+        interval: where that median lies, at the interval's confidence, widened until the ratio of the medians of all
+            samples, which tables show beside it, is inside.
         verdict: faster or slower when the whole interval lies beyond ``1 + margin`` or below ``1 / (1 + margin)``; no
-            difference when it does not; undecided with fewer than `MIN_ROUNDS` rounds.
+            difference when it does not; undecided with fewer than `MIN_ROUNDS` rounds, or where either side is noisy.
         rounds: how many rounds both ran in.
     """
 
@@ -145,19 +146,23 @@ def compare_rounds(
     margin: float = 0.01,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    noisy: bool = False,
 ) -> Comparison:
     """Is the candidate faster than the baseline?
 
     Round ``i`` of both ran one after the other, so what disturbed one disturbed the other too and cancels in the ratio
-    of their medians. The answer is the median of those ratios, with a bootstrap over rounds.
+    of their medians. The answer is the median of those ratios, with a bootstrap over rounds. Where the ratio of the
+    medians of all samples disagrees, as on a machine with two speeds, the interval reaches that far too, and less is
+    decided.
 
     Args:
         baseline: samples of the baseline by round.
-        candidate: samples of the candidate by round; rounds beyond the shorter of both are left out.
+        candidate: samples of the candidate by round; the interval leaves out rounds beyond the shorter of both.
         confidence: of the interval.
         margin: differences up to this fraction count as none; two sessions of one model differ by memory layout.
         resamples: of the bootstrap.
         seed: of the bootstrap.
+        noisy: the median of either side is doubtful, so that nothing is decided.
 
     Raises:
         InvalidRequestError: if no round is common to both, or the confidence is not between 0 and 1.
@@ -174,9 +179,10 @@ def compare_rounds(
     rng = np.random.default_rng(seed)
     drawn = np.median(logs[rng.integers(0, len(logs), (resamples, len(logs)))], axis=1)
     bounds = _interval(drawn, confidence)  # of the logarithms, so that swapping the sides inverts it exactly
-    interval = Interval(math.exp(bounds.low), math.exp(bounds.high), confidence)
+    whole = math.log(percentile(pooled(baseline), 50) / percentile(pooled(candidate), 50))
+    interval = Interval(math.exp(min(bounds.low, whole)), math.exp(max(bounds.high, whole)), confidence)
     verdict: Verdict = "no difference"
-    if len(pairs) < MIN_ROUNDS:
+    if len(pairs) < MIN_ROUNDS or noisy:
         verdict = "undecided"
     elif interval.low > 1 + margin:
         verdict = "faster"

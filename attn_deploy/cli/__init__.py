@@ -21,6 +21,7 @@ from attn_deploy.cli.diagnose import diagnose
 from attn_deploy.cli.doctor import doctor
 from attn_deploy.cli.evaluate import evaluate
 from attn_deploy.cli.export import export
+from attn_deploy.cli.guesses import Guessing, MatrixGroup
 from attn_deploy.cli.info import info
 from attn_deploy.cli.inspect import inspect
 from attn_deploy.cli.lint import lint
@@ -40,6 +41,7 @@ from attn_deploy.cli.verify import verify
 
 app = typer.Typer(
     name="attn-deploy",
+    cls=Guessing,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -56,7 +58,7 @@ def _version(value: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
     memory_limit: Annotated[
@@ -120,7 +122,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
 for _name, _command in _COMMANDS.items():
     app.command(_name)(guard.guarded(_command))
 
-_matrix = typer.Typer(rich_markup_mode=None)
+_matrix = typer.Typer(cls=MatrixGroup, rich_markup_mode=None)
 _matrix.callback(invoke_without_command=True)(guard.guarded(matrix))
 _matrix.command("merge")(guard.guarded(merge))
 _matrix.command("diff")(guard.guarded(diff))

@@ -25,7 +25,8 @@ def build(
         ),
     ],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Engine file. Default: the ONNX file's name with .engine.")
+        str | None,
+        typer.Option("-o", "--output", metavar="PATH", help="Engine file. Default: the ONNX file's name with .engine."),
     ] = None,
     precision: Annotated[
         str | None,
@@ -43,7 +44,11 @@ def build(
         list[str] | None, typer.Option(help="Rename an input or output of a file, as OLD=NEW; repeatable.")
     ] = None,
     shape: Annotated[
-        list[str] | None, typer.Option("--input", help="With --precision: NAME:1x3x224x224 to compare at; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--input",
+            help="Of a model of your own: 1x3x224x224; of a file, with --precision, to compare at; repeatable.",
+        ),
     ] = None,
     sample: Annotated[
         list[Path] | None, typer.Option(help="With --precision: an .npz with real inputs to compare on; repeatable.")
@@ -77,6 +82,9 @@ def build(
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds until the build is ended.")] = 7200.0,
     force: Annotated[bool, typer.Option("--force", help="Build even if the engine is up to date.")] = False,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="Checkpoint for a model by name: .safetensors, .pth or .pt.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
 ) -> None:
     """Build a TensorRT engine, and a JSON file beside it that says what it is.
@@ -92,8 +100,12 @@ def build(
       attn-deploy build model.onnx --profile x:1x3x32x32,8x3x32x32,32x3x32x32
       attn-deploy build model.onnx --device rtx4090 --precision int8 --calibration images/
       attn-deploy build resnet18+se --precision fp16
+      attn-deploy build net.py:MyNet --input 1x3x224x224 --weights net.safetensors
       attn-deploy build ghostmodule --json
     """
+    from attn_deploy.resolve.wanted import check_model
+
+    check_model(model, files=(".onnx",))
     from attn_deploy.deploy.build import build_model
     from attn_deploy.deploy.prepare import parse_fix, parse_rename
     from attn_deploy.report.engine import engine_text
@@ -108,6 +120,7 @@ def build(
             rename=parse_rename(rename or ()),
             inputs=shape or (),
             samples=sample or (),
+            weights=weights,
             progress=progress,
             on_progress=on_progress,
             profiles=profile or (),

@@ -37,9 +37,12 @@ def convert(
         typer.Option(help="An .npz with real inputs, an array for each, to measure and compare on; repeatable."),
     ] = None,
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            "-o", "--output", help="File to write. Default: NAME-opsetK.onnx or NAME-fp16.onnx beside the model."
+            "-o",
+            "--output",
+            metavar="PATH",
+            help="File to write. Default: NAME-opsetK.onnx or NAME-fp16.onnx beside the model.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,

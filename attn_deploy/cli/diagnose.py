@@ -28,8 +28,10 @@ def diagnose(
         typer.Option(help="What is right: eager, onnxruntime (the fp32 graph), FILE.onnx, or a model in PyTorch."),
     ] = None,
     output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="File for the smallest failing part. Default: NAME-failing.onnx."),
+        str | None,
+        typer.Option(
+            "-o", "--output", metavar="PATH", help="File for the smallest failing part. Default: NAME-failing.onnx."
+        ),
     ] = None,
     build: Annotated[bool, typer.Option("--build/--no-build", help="Ask what the target refuses.")] = True,
     numbers: Annotated[bool, typer.Option("--numbers/--no-numbers", help="Ask where numbers go wrong.")] = True,
@@ -74,6 +76,9 @@ def diagnose(
       attn-deploy diagnose model.onnx --no-numbers
       attn-deploy diagnose model-int8.onnx --against model.onnx
     """
+    from attn_deploy.resolve.wanted import check_model
+
+    check_model(model, files=(".onnx",))
     from attn_deploy.diagnosis.diagnose import diagnose as find
     from attn_deploy.inputs.grammar import parse_axes, parse_inputs
     from attn_deploy.report.diagnose import diagnosis_text

@@ -13,7 +13,10 @@ from attn_deploy.cli.streams import output_aside
 
 def evaluate(
     model: Annotated[
-        str, typer.Argument(help="The folder of a training run, its model.safetensors, .onnx or .engine.")
+        str,
+        typer.Argument(
+            help="The folder of a training run, its model.safetensors, .onnx or .engine; or a model, with --weights."
+        ),
     ],
     trained_as: Annotated[
         str | None,
@@ -33,7 +36,15 @@ def evaluate(
     data_dir: Annotated[Path | None, typer.Option(help="Where the images are.")] = None,
     batch: Annotated[int, typer.Option(help="Images at a time.")] = 100,
     threads: Annotated[int | None, typer.Option(help="Of the CPU.")] = None,
-    save: Annotated[Path | None, typer.Option(help="Write the first result, every answer in it, as JSON.")] = None,
+    save: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write the first result, every answer in it, as JSON.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="Checkpoint for a model by name: .safetensors, .pth or .pt.")
+    ] = None,
+    shape: Annotated[
+        list[str] | None, typer.Option("--input", help="Of a model of your own, for ort-cpu: 1x3x224x224.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results on standard output.")] = False,
 ) -> None:
     """Test a trained classifier: top-1, top-5, classes, and whether runtimes give the same answers.
@@ -43,11 +54,13 @@ def evaluate(
       attn-deploy evaluate runs/resnet8-se-digits-s0 --runtime eager,ort-cpu
       attn-deploy evaluate model.onnx --dataset cifar10 --reference runs/resnet8-cifar10-s0
       attn-deploy evaluate model.engine --dataset cifar10
+      attn-deploy evaluate net.py:MyNet --weights net.safetensors --dataset cifar10
     """
     from attn_deploy.accuracy.evaluate import evaluate as evaluate_model
     from attn_deploy.cli.parse import parse_words
     from attn_deploy.data import require_split
     from attn_deploy.files import check_writable
+    from attn_deploy.inputs.grammar import parse_inputs
     from attn_deploy.report.console import print_result, status
 
     if save is not None:
@@ -64,6 +77,8 @@ def evaluate(
             data_dir=data_dir,
             threads=threads,
             batch=batch,
+            weights=weights,
+            inputs=parse_inputs(shape) if shape else None,
             progress=progress,
         )
     if save is not None:

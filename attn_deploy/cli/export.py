@@ -19,7 +19,13 @@ def export(
         typer.Argument(help="A model: ghostmodule, resnet18+se, path/net.py:MyNet ...", autocompletion=complete_model),
     ],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="File to write. Default: NAME.onnx in this folder.")
+        str | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="PATH",
+            help="File to write. Or a folder. Default: NAME.onnx, or NAME-fp16.onnx in half precision.",
+        ),
     ] = None,
     opset: Annotated[
         int | None, typer.Option(help="13 to 25; the file holds exactly this. Default: 20, or 22 for bf16.")
@@ -83,6 +89,9 @@ def export(
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare with PyTorch at shapes that were not traced.")
     ] = True,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite the file that is there, whatever it holds.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
 ) -> None:
     """Export a model to ONNX, and prove the file: opset, dynamic axes and numbers are read back from it.
@@ -100,12 +109,17 @@ def export(
       attn-deploy export fusion.py:Net --input image:1x3x64x64 --input mask:1xHxW:bool --input text:1xL=77x64
       attn-deploy export decoder.py:Net --input maps:1x8x16x16 --input size:2 --sample size=60,90
     """
-    from attn_deploy.exporters.pipeline import export as export_model
+    from attn_deploy.resolve.wanted import check_model
+
+    check_model(model)
     from attn_deploy.inputs.grammar import parse_axes, parse_inputs
     from attn_deploy.report.console import status
     from attn_deploy.report.text import export_text
 
     with output_aside(), status() as progress:
+        progress("importing torch")  # takes seconds, in which nobody should wonder
+        from attn_deploy.exporters.pipeline import export as export_model
+
         artifact = export_model(
             model,
             output,
@@ -122,6 +136,7 @@ def export(
             weights_key=weights_key,
             samples=sample,
             verify=verify,
+            force=force,
             inputs=parse_inputs(shape) if shape else None,
             preprocess=preprocess,
             postprocess=postprocess,

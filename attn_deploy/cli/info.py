@@ -12,7 +12,10 @@ from attn_deploy.cli.completion import complete_model
 
 
 def info(
-    name: Annotated[str, typer.Argument(help="Registry name or alias.", autocompletion=complete_model)],
+    name: Annotated[
+        str,
+        typer.Argument(help="Registry name or alias, or resnet18+se for both parts.", autocompletion=complete_model),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print every field as JSON.")] = False,
 ) -> None:
     """Show what is known of a model: paper, source, arguments, size, dynamic axes, limits.
@@ -20,13 +23,17 @@ def info(
     \b
     Examples:
       attn-deploy info ghostmodule
+      attn-deploy info resnet18+se
       attn-deploy info non-local --json
     """
     from attn_deploy.registry import get
     from attn_deploy.report.text import model_text
+    from attn_deploy.resolve.wanted import parts_of
 
-    spec = get(name)
+    specs = [get(part) for part in parts_of(name)]
     if as_json:
-        typer.echo(json.dumps(spec.to_dict(), indent=1, ensure_ascii=False))
-    else:
-        typer.echo(model_text(spec, shutil.get_terminal_size((120, 24)).columns))
+        data = [s.to_dict() for s in specs]
+        typer.echo(json.dumps(data[0] if len(data) == 1 else data, indent=1, ensure_ascii=False))
+        return
+    width = shutil.get_terminal_size((120, 24)).columns
+    typer.echo("\n\n".join(model_text(s, width) for s in specs))

@@ -39,6 +39,9 @@ def lint(
       attn-deploy lint net.py:MyNet --opset 17 --target tensorrt-rtx
       attn-deploy lint net.py:MyNet --input 1x3x224x224 --json
     """
+    from attn_deploy.resolve.wanted import check_model
+
+    check_model(model)
     from attn_deploy.diagnosis.lint import lint as lint_model
     from attn_deploy.inputs.grammar import parse_axes, parse_inputs
     from attn_deploy.report.lint import lint_text

@@ -16,11 +16,13 @@ def matrix(
         str | None, typer.Option(help="Names, patterns, family:NAME, resnet18+*; separated by commas. All by default.")
     ] = None,
     opsets: Annotated[str | None, typer.Option(help="As 13-22, or 13,17,20. 13-22 by default.")] = None,
-    exporters: Annotated[str | None, typer.Option(help="dynamo, torchscript; both by default.")] = None,
+    exporters: Annotated[str | None, typer.Option("--exporter", help="dynamo, torchscript; both by default.")] = None,
     dynamic: Annotated[str | None, typer.Option(help="none, batch, all; all by default.")] = None,
-    precisions: Annotated[str | None, typer.Option(help="fp32, fp16, bf16, int8; fp32 by default.")] = None,
+    precisions: Annotated[
+        str | None, typer.Option("--precision", help="fp32, fp16, bf16, int8; fp32 by default.")
+    ] = None,
     runtimes: Annotated[
-        str | None, typer.Option(help="ort, tensorrt-rtx, tensorrt; ort,tensorrt-rtx by default.")
+        str | None, typer.Option("--runtime", help="ort, tensorrt-rtx, tensorrt; ort,tensorrt-rtx by default.")
     ] = None,
     engine_opset: Annotated[
         str | None, typer.Option(help="Opset whose files are built into engines, or all; 20 by default.")
@@ -31,7 +33,7 @@ def matrix(
     jobs: Annotated[int | None, typer.Option(help="Worker processes; the usable cores by default.")] = None,
     shard: Annotated[str | None, typer.Option(help="2/4 makes the second of four parts; --resume keeps it.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the run.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder of -o.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds for one cell.")] = 600.0,
     executor: Annotated[str, typer.Option(help="processes, inline or ray.")] = "processes",
     fail_on: Annotated[str, typer.Option(help="any: a red cell; regressions: one that --baseline has not.")] = "any",
@@ -49,14 +51,15 @@ def matrix(
     Examples:
       attn-deploy matrix --models 'family:fusion,resnet18+*' --opsets 13,17,20
       attn-deploy matrix --models ghostmodule --dynamic none,batch,all
-      attn-deploy matrix --resume matrix-results
+      attn-deploy matrix ghostmodule se --opsets 17
+      attn-deploy matrix -o matrix-results --resume
       attn-deploy matrix --shard 2/4 -o part2
       attn-deploy matrix merge part1 part2 part3 part4 -o matrix-results
       attn-deploy matrix diff old/record.json matrix-results
     """
     if context.invoked_subcommand is not None:
         return
-    from attn_deploy.matrix.request import matrix_request, outcome
+    from attn_deploy.matrix.request import DEFAULT_FOLDER, matrix_request, outcome
     from attn_deploy.matrix.run import run_matrix
     from attn_deploy.report.console import print_result
     from attn_deploy.report.matrix.files import write_reports
@@ -72,8 +75,8 @@ def matrix(
         engine_opset=engine_opset,
         inputs=shape,
         shard=shard,
-        output=output,
-        resume=resume,
+        output=None if resume else output,
+        resume=(output or DEFAULT_FOLDER) if resume else None,
         fail_on=fail_on,
         baseline=baseline,
     )

@@ -24,12 +24,13 @@ def profile(
     runtimes: Annotated[
         list[str] | None,
         typer.Option(
+            "--runtime",
             help="eager, compile, ort-cpu, openvino, ort-cuda, ort-tensorrt-rtx, tensorrt, tensorrt-rtx, separated by commas; "
-            "eager,ort-cpu by default."
+            "eager,ort-cpu by default.",
         ),
     ] = None,
     precisions: Annotated[
-        list[str] | None, typer.Option(help="fp32, fp16, bf16, int8; the model as it is by default.")
+        list[str] | None, typer.Option("--precision", help="fp32, fp16, bf16, int8; the model as it is by default.")
     ] = None,
     batch: Annotated[list[str] | None, typer.Option(help="Batch sizes, separated by commas; 1 by default.")] = None,
     size: Annotated[
@@ -42,7 +43,7 @@ def profile(
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads in every runtime; the usable cores by default.")] = None,
     torch_device: Annotated[
-        str, typer.Option(help="Where eager and compile run: cpu, cuda, or auto: the GPU if there is one.")
+        str, typer.Option("--on", help="Where eager and compile run: cpu, cuda, or auto: the GPU if there is one.")
     ] = "auto",
     tf32: Annotated[bool, typer.Option("--tf32/--no-tf32", help="Let fp32 products round to TF32 on GPUs.")] = False,
     seconds: Annotated[float, typer.Option(help="Timed seconds of each row, at least.")] = 1.0,
@@ -64,11 +65,13 @@ def profile(
     ] = None,
     confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
     seed: Annotated[int, typer.Option(help="Of inputs, order and intervals.")] = 0,
-    save: Annotated[Path | None, typer.Option(help="Folder of the run; or a .json file for the record alone.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder of --save.")] = False,
+    save: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder of the run; or a .json file for the record alone.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder of -o.")] = False,
     executor: Annotated[
         str | None,
-        typer.Option(help="inline, processes (rows in processes of their own; default with --save DIR), or ray."),
+        typer.Option(help="inline, processes (rows in processes of their own; default with -o DIR), or ray."),
     ] = None,
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure peak memory, with processes.")] = True,
     layers: Annotated[
@@ -79,18 +82,18 @@ def profile(
 ) -> None:
     """Time a model in several runtimes with one clock, and check that they compute the same.
 
-    With --save DIR each row runs in processes of its own: a crash, a hang or a lack of memory costs that row, peak
+    With -o DIR each row runs in processes of its own: a crash, a hang or a lack of memory costs that row, peak
     memory is measured, Ctrl-C keeps what is done and --resume goes on. Exits with 1 when a row has no valid number; the
     table says why.
 
     \b
     Examples:
       attn-deploy profile ghostmodule --batch 1,8
-      attn-deploy profile resnet18+se --size 32x32,224x224 --threads 4 --save se
-      attn-deploy profile resnet18+se --runtimes eager,compile,ort-cpu --precisions fp32,int8 --save se --resume
-      attn-deploy profile runs/resnet8-se-digits-s0 --dataset digits --precisions fp32,fp16
-      attn-deploy profile resnet18+se --batch 1,8,64 --executor ray --save fleet
-      attn-deploy profile net.py:MyNet --input 1x3x224x224 --runtimes eager,ort-cpu
+      attn-deploy profile resnet18+se --size 32x32,224x224 --threads 4 -o se
+      attn-deploy profile resnet18+se --runtime eager,compile,ort-cpu --precision fp32,int8 -o se --resume
+      attn-deploy profile runs/resnet8-se-digits-s0 --dataset digits --precision fp32,fp16
+      attn-deploy profile resnet18+se --batch 1,8,64 --executor ray -o fleet
+      attn-deploy profile net.py:MyNet --input 1x3x224x224 --runtime eager,ort-cpu
       attn-deploy profile resnet18+se --layers
       attn-deploy profile model.onnx --input 1x3x224x224 --json
     """
@@ -100,12 +103,14 @@ def profile(
     from attn_deploy.cli.parse import parse_dynamic, parse_integers, parse_sizes, parse_switch, parse_words
     from attn_deploy.errors import InvalidRequestError
     from attn_deploy.inputs.grammar import parse_inputs
+    from attn_deploy.resolve.wanted import check_model
 
+    check_model(model, files=(".onnx", ".engine"))
     alone = save if save is not None and save.suffix == ".json" else None
     request = ProfileRequest(
         model=model,
-        runtimes=parse_words(",".join(runtimes), "--runtimes") if runtimes else None,
-        precisions=parse_words(",".join(precisions), "--precisions") if precisions else None,
+        runtimes=parse_words(",".join(runtimes), "--runtime") if runtimes else None,
+        precisions=parse_words(",".join(precisions), "--precision") if precisions else None,
         batch=parse_integers(",".join(batch), "--batch") if batch else None,
         size=parse_sizes(",".join(size)) if size else None,
         cuda_graph=parse_switch(cuda_graph, "--cuda-graph"),
@@ -164,7 +169,7 @@ def _here(request: ProfileRequest, alone: Path | None, *, layers: bool, as_json:
     if layers and not record.unfinished:
         _show_layers(request, as_json=as_json)
     if record.unfinished:
-        typer.echo(f"stopped; what is done is kept. Continue with --save {request.save} --resume.", err=True)
+        typer.echo(f"stopped; what is done is kept. Continue with -o {request.save} --resume.", err=True)
         raise typer.Exit(130)
     raise typer.Exit(0 if record.passed else 1)
 
@@ -197,9 +202,7 @@ def _on_a_cluster(request: ProfileRequest, *, as_json: bool) -> None:
     from attn_deploy.report.profile.text import known_text
 
     if request.save is None:
-        raise InvalidRequestError(
-            "--executor ray measures on several machines; give a folder for them with --save DIR."
-        )
+        raise InvalidRequestError("--executor ray measures on several machines; give a folder for them with -o DIR.")
     save = Path(request.save)
     with output_aside(), status() as progress:
         fleet = profile_fleet(
@@ -221,6 +224,6 @@ def _on_a_cluster(request: ProfileRequest, *, as_json: bool) -> None:
         typer.echo(f"{kind}: {why}", err=True)
     if fleet.stopped:
         left = ", ".join(fleet.stopped)
-        typer.echo(f"stopped; {left} is still to be made. Go on with --save {save} --resume.", err=True)
+        typer.echo(f"stopped; {left} is still to be made. Go on with -o {save} --resume.", err=True)
         raise typer.Exit(130)
     raise typer.Exit(0 if fleet.passed else 1)

@@ -7,6 +7,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from attn_deploy.cli.streams import terminal_width
+
 
 def profiles(
     device: Annotated[str | None, typer.Option(help="What it was measured on, as h100; all by default.")] = None,
@@ -53,7 +55,7 @@ def _of_checkout(device: str | None, model: str | None, output: Path | None, as_
     elif as_json:
         typer.echo(profile_json(report), nl=False)
     else:
-        typer.echo(known_text(report))
+        typer.echo(known_text(report, terminal_width()))
 
 
 def _of_package(device: str | None, model: str | None, output: Path | None, as_json: bool) -> None:
@@ -72,7 +74,7 @@ def _of_package(device: str | None, model: str | None, output: Path | None, as_j
         if as_json:
             typer.echo(digest_json(digest), nl=False)
         _nothing()
-    typer.echo(digest_json(digest), nl=False) if as_json else typer.echo(digest_text(digest))
+    typer.echo(digest_json(digest), nl=False) if as_json else typer.echo(digest_text(digest, terminal_width()))
 
 
 def _nothing() -> NoReturn:

@@ -87,8 +87,11 @@ def quantize(
         list[str] | None, typer.Option(help="Leave these nodes, modules or operator types in float; repeatable.")
     ] = None,
     output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="File to write. Default: NAME-int8.onnx beside the model."),
+        str | None,
+        typer.Option("-o", "--output", metavar="PATH", help="File to write. Default: NAME-int8.onnx beside the model."),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="Checkpoint for a model by name: .safetensors, .pth or .pt.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
 ) -> None:
@@ -105,8 +108,12 @@ def quantize(
       attn-deploy quantize runs/resnet8-se-digits-s0 --keep-accuracy 0.5
       attn-deploy quantize model.onnx --calibration samples.npz --method entropy -o small.onnx
       attn-deploy quantize model.onnx --target cpu --calibration images/ --exclude 'head*' --exclude Softmax
+      attn-deploy quantize net.py:MyNet --input 1x3x224x224 --calibration images/
       attn-deploy quantize model-fp16.onnx --calibration cifar10 --precision fp8
     """
+    from attn_deploy.resolve.wanted import check_model
+
+    check_model(model, files=(".onnx",))
     from attn_deploy.deploy.quantize import quantize as quantize_model
     from attn_deploy.report.console import status
     from attn_deploy.report.quantization import quantization_text
@@ -134,6 +141,7 @@ def quantize(
             format=written,
             only=only or (),
             exclude=exclude or (),
+            weights=weights,
             progress=progress,
         )
     typer.echo(json.dumps(artifact.to_dict(), indent=1) if as_json else quantization_text(artifact))

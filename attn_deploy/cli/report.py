@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from attn_deploy.cli.streams import terminal_width
+
 
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Folders or files of saved profiles, of one machine or many.")],
@@ -46,4 +48,4 @@ def report(
     if as_json:
         typer.echo(profile_json(summary), nl=False)
     elif not output:
-        typer.echo(known_text(summary))
+        typer.echo(known_text(summary, terminal_width()))

@@ -14,7 +14,9 @@ from attn_deploy.cli.parse import parse_size, preprocess_options
 def run(
     model: Annotated[Path, typer.Argument(help="An ONNX file.")],
     data: Annotated[Path, typer.Option(help="An .npz with an array for each input, an image, or a folder of images.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The .npz to write, an array for each output.")],
+    output: Annotated[
+        str, typer.Option("-o", "--output", metavar="PATH", help="The .npz to write, an array for each output.")
+    ],
     size: Annotated[str | None, typer.Option(help="Of images, where the graph takes any: 224, or 480x640.")] = None,
     preset: Annotated[
         str | None, typer.Option(help="How images are prepared: imagenet, 0..1, -1..1, 0..255 or cifar10.")

@@ -12,7 +12,10 @@ import typer
 def simplify(
     model: Annotated[Path, typer.Argument(help="An ONNX file.")],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="File to write. Default: NAME-simple.onnx beside the model.")
+        str | None,
+        typer.Option(
+            "-o", "--output", metavar="PATH", help="File to write. Default: NAME-simple.onnx beside the model."
+        ),
     ] = None,
     shape: Annotated[
         list[str] | None, typer.Option("--input", help="NAME:1x3x224x224 of an input, to compare at; repeatable.")
@@ -32,6 +35,5 @@ def simplify(
     from attn_deploy.conversion.convert import simplify as simplify_file
     from attn_deploy.report.text import simplified_text
 
-    target = output or model.with_name(f"{model.stem}-simple.onnx")
-    artifact = simplify_file(model, target, inputs=shape or (), samples=sample or ())
+    artifact = simplify_file(model, output, inputs=shape or (), samples=sample or ())
     typer.echo(json.dumps(artifact.to_dict(), indent=1) if as_json else simplified_text(artifact))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator
@@ -12,6 +13,11 @@ from typing import Any, TextIO
 import typer
 
 from attn_deploy.errors import FileWarning
+
+
+def terminal_width() -> int:
+    """Columns of the terminal, or of ``COLUMNS``; a pipe has room for everything."""
+    return shutil.get_terminal_size((10_000, 24)).columns
 
 
 def output_aside() -> AbstractContextManager[Any]:

@@ -26,7 +26,7 @@ def train(
     rate: Annotated[float | None, typer.Option(help="Peak learning rate, for a batch of 128.")] = None,
     cutout: Annotated[int | None, typer.Option(help="Side of a blanked square, in pixels.")] = None,
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")] = None,
+    device: Annotated[str | None, typer.Option("--on", help="cpu or cuda. Default: cuda where there is one.")] = None,
     amp: Annotated[bool | None, typer.Option("--amp/--no-amp", help="bfloat16; on CUDA by default.")] = None,
     compiled: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
     threads: Annotated[int | None, typer.Option(help="Of the CPU.")] = None,
@@ -45,6 +45,9 @@ def train(
       attn-deploy train resnet18+cbam@layer3 --dataset cifar10 --epochs 30 --seed 1
       attn-deploy train resnet20 --dataset folder --data-dir pictures --resume
     """
+    from attn_deploy.resolve.wanted import check_model
+
+    check_model(model)
     from attn_deploy.report.accuracy import training_text
     from attn_deploy.report.console import step_bar
     from attn_deploy.training.recipe import recipe_for

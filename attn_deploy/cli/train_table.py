@@ -31,7 +31,7 @@ def train_table(
     only_report: Annotated[
         bool, typer.Option("--only-report", help="Run nothing; write the pages of what is there.")
     ] = False,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")] = None,
+    device: Annotated[str | None, typer.Option("--on", help="cpu or cuda. Default: cuda where there is one.")] = None,
     threads: Annotated[int | None, typer.Option(help="Of the CPU.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the images are.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary on standard output.")] = False,

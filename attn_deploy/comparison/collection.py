@@ -109,9 +109,7 @@ def _files(path: Path) -> list[Path]:
         return records
     others = [p for p in sorted(path.rglob("*.json")) if p.name != LAYERS_NAME and is_profile(read_json(p))]
     if not others:
-        raise InvalidRequestError(
-            f"{path} holds no profile record; save one with attn-deploy profile NAME --save {path}."
-        )
+        raise InvalidRequestError(f"{path} holds no profile record; save one with attn-deploy profile NAME -o {path}.")
     return others
 
 

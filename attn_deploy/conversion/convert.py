@@ -11,7 +11,7 @@ import onnx
 from attn_deploy.conversion.calibration import CalibrationData, load_calibration
 from attn_deploy.conversion.half import note_typing, to_half
 from attn_deploy.errors import GraphError, InvalidRequestError, OpsetError
-from attn_deploy.files import atomic_path, check_writable, write_atomic
+from attn_deploy.files import atomic_path, output_file, write_atomic
 from attn_deploy.graph.artifact import OnnxArtifact, load_model, open_model, read_onnx
 from attn_deploy.graph.evidence import Evidence, read_evidence, write_evidence
 from attn_deploy.graph.heads import read_outputs
@@ -36,7 +36,7 @@ _RUNNABLE_DOMAINS = ("ai.onnx", "com.microsoft", "com.ms")
 
 def simplify(
     artifact: OnnxArtifact | Path | str,
-    path: Path | str,
+    path: Path | str | None = None,
     *,
     inputs: Sequence[str] = (),
     samples: Sequence[Path | str] = (),
@@ -45,7 +45,7 @@ def simplify(
 
     Args:
         artifact: the file, or its artifact.
-        path: the file to write.
+        path: the file to write; by default ``<name>-simple.onnx`` beside the source.
         inputs: shapes to compare at, as ``NAME:1x3x64x64``.
         samples: ``.npz`` files with real inputs to compare on, an array for each input.
 
@@ -55,8 +55,7 @@ def simplify(
         MissingDependencyError: if onnxruntime is not installed.
     """
     source = artifact.path if isinstance(artifact, OnnxArtifact) else Path(artifact)
-    target = Path(path)
-    check_writable(target)
+    target = output_file(path, source.with_name(f"{source.stem}-simple.onnx"), (".onnx",))
     model, _ = open_model(source)
     simplified = simplify_model(model)
     if not simplified.tool:
@@ -120,8 +119,7 @@ def convert(
         )
     source = artifact.path if isinstance(artifact, OnnxArtifact) else Path(artifact)
     words = [f"opset{opset}"] * (opset is not None) + [precision] * (precision is not None)
-    target = Path(path) if path is not None else source.with_name("-".join([source.stem, *map(str, words)]) + ".onnx")
-    check_writable(target)
+    target = output_file(path, source.with_name("-".join([source.stem, *map(str, words)]) + ".onnx"), (".onnx",))
     import_onnxruntime()
     model, _ = open_model(source)
     if precision is None and opset == standard_opset(model):

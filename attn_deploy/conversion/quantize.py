@@ -15,7 +15,7 @@ from attn_deploy.conversion.preprocess import Preprocess, PreprocessOptions
 from attn_deploy.conversion.quantizer import Progress, Quantizer
 from attn_deploy.data import ImageSet
 from attn_deploy.errors import GraphError, InvalidRequestError, OpsetError, PrecisionError
-from attn_deploy.files import atomic_path, check_writable
+from attn_deploy.files import atomic_path, output_file
 from attn_deploy.graph.artifact import OnnxArtifact, open_model, read_onnx
 from attn_deploy.graph.opset import standard_opset
 from attn_deploy.graph.quantize import METHODS, QuantFormat, QuantOptions, quant_format
@@ -101,8 +101,7 @@ def quantize_file(
     form.check()
     report = progress or (lambda _: None)
     source = source.path if isinstance(source, OnnxArtifact) else Path(source)
-    target = Path(path) if path is not None else source.with_name(f"{source.stem}-{kind.word}.onnx")
-    check_writable(target)
+    target = output_file(path, source.with_name(f"{source.stem}-{kind.word}.onnx"), (".onnx",))
     import_onnxruntime()
     model, _ = open_model(source)
     given = given_inputs(model, inputs, [Path(s) for s in samples])

@@ -12,6 +12,7 @@ from attn_deploy.engine.builder import build
 from attn_deploy.engine.options import BuildSettings, RequestSettings
 from attn_deploy.engine.request import check_request
 from attn_deploy.errors import InvalidRequestError, PrecisionError
+from attn_deploy.files import output_file
 from attn_deploy.graph.artifact import OnnxArtifact, read_onnx
 from attn_deploy.machine.devices import PRECISIONS, load_device
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _HALF, _QUANTIZED = ("fp16", "bf16"), ("int8", "fp8")
+ENDINGS = (".engine", ".plan", ".trt")
 
 
 def build_model(
@@ -31,6 +33,7 @@ def build_model(
     rename: Mapping[str, str] | None = None,
     inputs: Sequence[str] = (),
     samples: Sequence[Path | str] = (),
+    weights: Path | str | None = None,
     progress: Callable[[str], None] | None = None,
     **options: Unpack[BuildSettings],
 ) -> EngineArtifact:
@@ -45,8 +48,10 @@ def build_model(
         calibration: for int8 and fp8 what ranges are measured on, see `attn_deploy.quantize`; for fp16 an ``.npz``.
         fix: extents of axes of a file, by symbol or as ``images[2]``, see `attn_deploy.deploy.prepare`.
         rename: new names of inputs and outputs of a file.
-        inputs: with ``precision``, shapes to compare at, as ``NAME:1x3x64x64``.
+        inputs: of a model by name, those of its export, as ``1x3x224x224``; of a file, with ``precision``, shapes to compare
+            at, as ``NAME:1x3x64x64``.
         samples: with ``precision``, ``.npz`` files with real inputs to measure and compare on.
+        weights: a checkpoint for a model by name.
         progress: called with a few words at each step before the build.
         options: those of `attn_deploy.build`.
 
@@ -55,6 +60,10 @@ def build_model(
         InvalidRequestError: if an option cannot be used.
         AttnDeployError: what `attn_deploy.export`, `convert`, `quantize` and `build` raise.
     """
+    if path is not None:
+        name = Path(str(model)).stem if _is_file(str(model)) else _stem_of(str(model))
+        word = "" if precision in (None, "fp32") else f"-{precision}"
+        path = output_file(path, Path(f"{name}{word}.engine"), ENDINGS)
     early = {k: v for k, v in options.items() if k in RequestSettings.__annotations__}
     check_request(path, **cast("RequestSettings", early))  # an export may take a minute: so first
     if precision is not None:
@@ -73,9 +82,20 @@ def build_model(
         source = str(ready)
     elif fix or rename:
         raise InvalidRequestError("--fix and --rename are for ONNX files: export the model first, then build the file.")
-    feeds = {"inputs": inputs, "samples": samples}
-    graph = _graph(source, onnx, precision, calibration, feeds, progress or (lambda _: None))
+    if weights is not None and _is_file(str(model)):
+        raise InvalidRequestError(f"{model} holds its weights; leave --weights out, or name the model.")
+    feeds: dict[str, Any] = {"inputs": inputs, "samples": samples}
+    if not _is_file(str(model)):
+        feeds["weights"] = weights
+    force = options.get("force", False)
+    graph = _graph(source, onnx, precision, calibration, feeds, progress or (lambda _: None), force=force)
     return build(graph, target, **options)
+
+
+def _stem_of(model: str) -> str:
+    from attn_deploy.resolve.names import parse_name
+
+    return parse_name(model).stem
 
 
 def _check_precision(precision: str, device: str | None) -> None:
@@ -93,22 +113,27 @@ def _graph(
     calibration: Path | str | None,
     feeds: Mapping[str, Any],
     progress: Callable[[str], None],
+    *,
+    force: bool,
 ) -> OnnxArtifact | Path:
     if _is_file(model):
         return _typed(Path(model), target, precision, calibration, feeds, progress)
     if precision in _QUANTIZED:
         from attn_deploy.deploy.quantize import quantize
 
-        return quantize(model, target, precision=precision, calibration=calibration, target="gpu", progress=progress)
-    from attn_deploy.exporters.pipeline import export
-    from attn_deploy.resolve.names import parse_name
-
-    if precision not in _HALF:
-        return export(model, target, progress=progress)
-    if calibration is None:
-        return export(
-            model, target or Path(f"{parse_name(model).stem}-{precision}.onnx"), precision=precision, progress=progress
+        return quantize(
+            model, target, precision=precision, calibration=calibration, target="gpu", progress=progress, **feeds
         )
+    from attn_deploy.exporters.pipeline import export
+    from attn_deploy.inputs.grammar import parse_inputs
+
+    if feeds.get("samples"):
+        raise InvalidRequestError("--sample is for ONNX files, and for int8 and fp8: export the model first.")
+    feeds = {"inputs": parse_inputs(feeds["inputs"]) if feeds["inputs"] else None, "weights": feeds["weights"]}
+    if precision not in _HALF:
+        return export(model, target, force=force, progress=progress, **feeds)
+    if calibration is None:
+        return export(model, target, precision=precision, force=force, progress=progress, **feeds)
     raise InvalidRequestError(
         f"--calibration with --precision {precision} is for ONNX files: export {model!r} first, then build the file."
     )

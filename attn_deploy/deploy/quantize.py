@@ -13,7 +13,8 @@ from attn_deploy.conversion.preprocess import Preprocess, PreprocessOptions, raw
 from attn_deploy.conversion.quantize import check_options, quantize_file
 from attn_deploy.conversion.quantizer import Progress
 from attn_deploy.data import ImageSet, load_dataset
-from attn_deploy.files import check_writable, scratch_folder
+from attn_deploy.errors import InvalidRequestError
+from attn_deploy.files import output_file, scratch_folder
 from attn_deploy.graph.artifact import OnnxArtifact, load_model
 from attn_deploy.graph.evidence import read_evidence
 from attn_deploy.graph.quantize import QuantOptions, quant_format
@@ -43,6 +44,7 @@ def quantize(
     only: Sequence[str] = (),
     exclude: Sequence[str] = (),
     owner: str | None = None,
+    weights: Path | str | None = None,
     progress: Progress | None = None,
 ) -> OnnxArtifact:
     """As `attn_deploy.conversion.quantize.quantize_file`, from a file or from a model's name, which is exported first.
@@ -59,7 +61,7 @@ def quantize(
         seed: as `quantize_file`.
         preprocess: as `quantize_file`; by default what the model's package or record says of it.
         scores: as `quantize_file`.
-        inputs: as `quantize_file`.
+        inputs: as `quantize_file`; of a model by name they are those of its export, as ``1x3x224x224``.
         samples: as `quantize_file`.
         target: ``cpu`` or ``gpu``: what will run the file. None: GPUs for fp8, for files in fp16 and on machines with a
             GPU, else CPUs.
@@ -72,6 +74,7 @@ def quantize(
         progress: as `quantize_file`.
         calibration: what ranges are measured on, see `attn_deploy.conversion.calibration.load_calibration`. By default
             what a trained model was trained on, else ramped noise, which says little of real images.
+        weights: a checkpoint for a model by name.
         owner: how messages name the model; as it was named here where None.
 
     Returns:
@@ -96,21 +99,30 @@ def quantize(
         "progress": progress,
     }
     if isinstance(model, OnnxArtifact) or _is_file(model):
+        if weights is not None:
+            raise InvalidRequestError(f"{model} holds its weights; leave --weights out, or name the model.")
         path_of = model.path if isinstance(model, OnnxArtifact) else Path(model)
         usual = _of_file(path_of) if calibration is not None else None
         return quantize_file(model, path, calibration=calibration, owner=owner, usual=usual, **options)
     from attn_deploy.exporters.pipeline import export  # torch, which files do without
+    from attn_deploy.inputs.grammar import parse_inputs
     from attn_deploy.resolve.names import parse_name
 
     form = quant_format(precision)
     check_options(method, keep_accuracy)
     name = parse_name(str(model))
-    destination = Path(path) if path is not None else Path(f"{name.stem}-{form.word}.onnx")
-    check_writable(destination)
+    destination = output_file(path, Path(f"{name.stem}-{form.word}.onnx"), (".onnx",))
     with scratch_folder() as folder:
         if progress is not None:
             progress(f"exporting {model}")
-        source = export(str(model), Path(folder) / "model.onnx", progress=progress).path
+        source = export(
+            str(model),
+            Path(folder) / "model.onnx",
+            inputs=parse_inputs(inputs) if inputs else None,
+            weights=weights,
+            progress=progress,
+        ).path
+        options["inputs"] = ()
         if calibration is None and name.checkpoint is not None:
             from attn_deploy.resolve.trained import load_trained
 

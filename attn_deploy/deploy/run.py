@@ -15,7 +15,7 @@ from attn_deploy.conversion.calibration import NO_OPTIONS, read_calibration
 from attn_deploy.conversion.images import assumed_preprocess, image_batches
 from attn_deploy.conversion.preprocess import Preprocess, PreprocessOptions, raw_images
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.files import check_writable, write_atomic
+from attn_deploy.files import output_file, write_atomic
 from attn_deploy.graph.artifact import open_model
 from attn_deploy.graph.evidence import read_evidence
 from attn_deploy.inputs.tensors import Arrays
@@ -68,7 +68,7 @@ def run_file(
     """
     path, source = Path(path), Path(data)
     if output is not None:
-        check_writable(Path(output))
+        output = output_file(output, path.with_name(f"{path.stem}-outputs.npz"), (".npz",))
     model, _ = open_model(path)
     runner = OnnxRuntimeRunner(path)
     prepared = ""

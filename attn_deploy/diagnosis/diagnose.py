@@ -33,7 +33,7 @@ from attn_deploy.diagnosis.trials import (
 )
 from attn_deploy.engine.profile import GivenProfile, Profile, make_profiles
 from attn_deploy.errors import GraphError, InvalidRequestError, ParityError
-from attn_deploy.files import atomic_path, check_writable, scratch_folder, write_atomic
+from attn_deploy.files import atomic_path, output_file, scratch_folder, write_atomic
 from attn_deploy.graph.artifact import OnnxArtifact, read_onnx
 from attn_deploy.graph.parts import Part, Parts, checked
 from attn_deploy.inputs.tensors import Arrays, TensorInput
@@ -186,8 +186,7 @@ def answer(request: DiagnosisRequest) -> Diagnosis:
 def _examined(request: DiagnosisRequest) -> _Question:
     """The graph, converted where that is asked for, and what it is compared with."""
     subject = _subject(request)
-    written = Path(request.output) if request.output is not None else subject.folder / f"{subject.stem}-failing.onnx"
-    check_writable(written)
+    written = output_file(request.output, subject.folder / f"{subject.stem}-failing.onnx", (".onnx",))
     precision = request.precision
     convert = precision not in (None, precision_of(subject.model))
     reference = None

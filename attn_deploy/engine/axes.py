@@ -18,6 +18,8 @@ Extents = tuple[int, int, int]
 
 BATCH: Extents = (1, 8, 32)
 _SPATIAL: Extents = (32, 224, 448)
+_CIFAR: Extents = (32, 32, 224)  # a stem of stride 1
+_DETECTOR: Extents = (320, 640, 1280)
 _OTHER: Extents = (1, 64, 512)
 
 
@@ -51,12 +53,37 @@ def extents_of(dim: int | str, table: Mapping[str, Extents]) -> Extents:
 def usual_extents(onnx: OnnxArtifact, batch: Extents = BATCH) -> dict[str, Extents]:
     """Extents of every symbol of the inputs: around the sizes that the exporter ran, or what such axes usually are."""
     table: dict[str, Extents] = {}
-    ran = _sizes_ran(onnx)
+    ran, images = _sizes_ran(onnx), image_extents(onnx)
+    steps = onnx.record.get("multiple") or {}
     for tensor in onnx.inputs:
         for axis, dim in enumerate(named_axes(tensor)):
             for symbol in symbols_of(dim):
                 table.setdefault(symbol, _usual(symbol, axis, len(tensor.shape), ran.get(symbol, []), batch))
+    if images is not None:
+        for symbol in table:
+            if symbol[0] in "HW":
+                step = int(steps.get(symbol, 1))
+                low, best, high = (-(-extent // step) * step for extent in images)
+                table[symbol] = low, best, high
     return table
+
+
+def image_extents(onnx: OnnxArtifact) -> Extents | None:
+    """Heights and widths that the images of a backbone of this program have; None for anything else.
+
+    A backbone is traced at odd sizes on purpose, and nobody runs it at those.
+    """
+    arguments = onnx.record.get("arguments")
+    spatial = len(onnx.inputs) == 1 and len(onnx.inputs[0].shape) == 4
+    if not spatial or onnx.inputs[0].shape[1] != 3 or not isinstance(arguments, Mapping):
+        return None
+    if ".py:" in str(onnx.record.get("model", "")) or "num_classes" not in arguments:
+        return None
+    if "decode" in arguments:
+        return _DETECTOR
+    if arguments.get("stem") == "imagenet":
+        return _SPATIAL
+    return _CIFAR if "stem" in arguments or "blocks" in arguments else None
 
 
 # What axes that are no batch may be, the likeliest first: images, features of a sequence, samples of a sound.

@@ -16,7 +16,7 @@ from attn_deploy.engine.fingerprint import onnx_sha256
 from attn_deploy.engine.logger import LOG
 from attn_deploy.engine.network import NetworkSummary
 from attn_deploy.engine.options import BuildOptions
-from attn_deploy.engine.profile import GivenProfile, Profile, make_profiles
+from attn_deploy.engine.profile import GivenProfile, Profile, make_profiles, unusual_sizes
 from attn_deploy.engine.progress import Event, Progress, ProgressTree
 from attn_deploy.engine.remedies import remedy_for
 from attn_deploy.engine.request import check_request, find_existing, load_gpu, why_built
@@ -97,6 +97,8 @@ def build(
     )
     onnx = _current(artifact)
     target = onnx.path.with_suffix(".engine") if path is None else Path(path)
+    if target.is_dir():
+        target = target / onnx.path.with_suffix(".engine").name
     if target.absolute() == onnx.path.absolute():
         raise InvalidRequestError(
             f"the engine {target} would overwrite the ONNX file that it is made from; name another."
@@ -122,6 +124,7 @@ def build(
         if "summary" not in answer and existing.engine is not None:
             return replace(existing.engine, reused=True, reason="the same ONNX file, options and library")
         built = _artifact(target, plan, onnx, answer, options, ranges, why_built(existing, answer["request"]))
+        built = replace(built, warnings=(*unusual_sizes(onnx, ranges), *built.warnings))
         _check_claim(onnx, built)
         write_sidecar(built, sidecar_of(plan))
         _put(plan, target)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from attn_deploy.engine.axes import BATCH, Extents, extents_of, fitting_extents, named_axes, symbols_of
+from attn_deploy.engine.axes import BATCH, Extents, extents_of, fitting_extents, image_extents, named_axes, symbols_of
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.graph.artifact import OnnxArtifact, TensorInfo
 
@@ -83,6 +83,20 @@ def make_profiles(
         return (Profile(_ranges(dynamic, fitting_extents(onnx, batch or BATCH))),) if dynamic else ()
     profiles = tuple(_complete(onnx, draft, dynamic) for draft in drafts)
     return profiles if dynamic else ()
+
+
+def unusual_sizes(onnx: OnnxArtifact, profiles: Sequence[Profile]) -> tuple[str, ...]:
+    """A warning where no profile of a backbone has the size that its images usually are."""
+    usual = image_extents(onnx)
+    if usual is None or not profiles:
+        return ()
+    ranges = [r for p in profiles for r in p.ranges if len(r.optimum) == 4]
+    if any(a <= usual[1] <= b for r in ranges for a, b in zip(r.minimum[2:3], r.maximum[2:3], strict=True)):
+        return ()
+    return (
+        f"no profile has {usual[1]}x{usual[1]}, the usual size of {onnx.record.get('model')}: the engine refuses such images "
+        f"({'; '.join(map(str, profiles))}).",
+    )
 
 
 def _complete(onnx: OnnxArtifact, draft: Draft, dynamic: Sequence[TensorInfo]) -> Profile:

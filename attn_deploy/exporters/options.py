@@ -65,6 +65,7 @@ class ExportOptions:
             )
         if self.exporter not in EXPORTERS:
             raise InvalidRequestError(f"exporter {self.exporter!r} is unknown: choose {', '.join(EXPORTERS)}.")
+        _refuse_quantized(self.precision)
         if self.precision != "fp32":
             from attn_deploy.graph.precision.types import (
                 half_type,  # needs onnx_ir, and a device without it asks for opsets
@@ -98,6 +99,7 @@ class ExportOptions:
         """The opset of a file for which none was asked: the least, from the usual one up, that has the precision."""
         if precision == "fp32":
             return DEFAULT_OPSET
+        _refuse_quantized(precision)
         from attn_deploy.graph.precision.types import half_type
 
         return max(DEFAULT_OPSET, half_type(precision).first_opset)
@@ -110,3 +112,11 @@ class ExportOptions:
         if self.opset > TORCHSCRIPT_LAST_OPSET:
             return native[:1]
         return native if self.opset >= DYNAMO_MIN_OPSET else native[::-1]
+
+
+def _refuse_quantized(precision: str) -> None:
+    if precision in ("int8", "fp8"):
+        raise InvalidRequestError(
+            f"export writes fp32, fp16 or bf16, and {precision} needs ranges that are measured on data: attn-deploy quantize "
+            f"MODEL --precision {precision} exports the model and quantizes it."
+        )

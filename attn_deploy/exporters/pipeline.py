@@ -18,6 +18,7 @@ from attn_deploy.errors import (
     DynamicAxisError,
     ExportError,
     GraphError,
+    InvalidRequestError,
     OpsetError,
     ParityError,
     PrecisionError,
@@ -32,8 +33,9 @@ from attn_deploy.exporters.proof import prove_gates, proven, raise_if_failed
 from attn_deploy.exporters.refusal import most_telling
 from attn_deploy.exporters.serving import BEHIND, parse_serving, with_form
 from attn_deploy.exporters.translate import translate
-from attn_deploy.files import atomic_path, check_writable
+from attn_deploy.files import atomic_path, output_file
 from attn_deploy.graph.artifact import OnnxArtifact, load_model, read_onnx
+from attn_deploy.graph.evidence import read_evidence
 from attn_deploy.graph.opset import convert_opset, standard_opset
 from attn_deploy.graph.simplify import Simplified, simplify_model
 from attn_deploy.inputs.samples import example_arrays, verification_sizes
@@ -43,6 +45,7 @@ from attn_deploy.parity.reference import EagerReference
 from attn_deploy.parity.report import ParityReport
 from attn_deploy.parity.tolerance import Tolerance
 from attn_deploy.parity.verify import compare
+from attn_deploy.resolve.names import parse_name
 from attn_deploy.rules.rules import explain
 from attn_deploy.runtimes.base import Runner
 from attn_deploy.runtimes.onnxruntime import import_onnxruntime
@@ -88,6 +91,7 @@ def export(
     samples: Sequence[str | Path | Sample] | None = None,
     inputs: Sequence[TensorInput] | None = None,
     arguments: Mapping[str, Any] | None = None,
+    force: bool = False,
     preprocess: str | None = None,
     postprocess: str | None = None,
     input_names: Sequence[str] = (),
@@ -98,7 +102,8 @@ def export(
 
     Args:
         model: a name (see `attn_deploy.resolve.names`) or a module.
-        path: the file to write; by default ``<name>.onnx`` in the current folder.
+        path: the file to write, or a folder for it; by default ``<name>.onnx`` in the current folder, ``<name>-fp16.onnx``
+            in half precision.
         opset: 13 to 25; the file holds exactly this. None: 20, or 22 for bf16.
         exporter: auto, dynamo or torchscript.
         dynamic: axis symbols that must move, such as ``("N", "H", "W")``; None for the largest set that the model and
@@ -115,6 +120,7 @@ def export(
         samples: the user's own inputs, which join the proof: ``FILE.npz``, ``name=VALUES``, or arrays by name.
         inputs: the inputs of a module, or of a user's model given by name.
         arguments: constructor arguments when ``model`` is a name.
+        force: overwrite the file that is there whatever it holds; otherwise only one of this model in this precision.
         preprocess: what the graph does to images first, as ``imagenet,uint8,nhwc`` (see `attn_deploy.exporters.pixels`).
         postprocess: what it makes of the outputs, as ``softmax,topk=5`` (see `attn_deploy.exporters.answers`).
         input_names: of the file; by default those of forward's parameters.
@@ -125,7 +131,7 @@ def export(
         What was read back from the finished file, with the record of its making.
 
     Raises:
-        InvalidRequestError: if the request cannot be used.
+        InvalidRequestError: if the request cannot be used, or the file there holds something else.
         ExportError: if no exporter gives a correct file (OpsetError, DynamicAxisError for those causes).
         ParityError: if a file was made and its numbers are wrong.
         PrecisionError: if the precision cannot be had; the message names the module.
@@ -143,13 +149,12 @@ def export(
         precision=precision,
         io=io,
     )
-    if isinstance(model, str) and path is None:
-        from attn_deploy.resolve.names import parse_name
-
-        path = Path(f"{parse_name(model).stem}.onnx")
+    stem = parse_name(model).stem if isinstance(model, str) else type(model).__name__.lower()
+    word = "" if precision == "fp32" else f"-{precision}"
     serving = parse_serving(preprocess, postprocess, input_names, output_names)
-    target = Path(path) if path is not None else Path(f"{type(model).__name__.lower()}.onnx")
-    check_writable(target)
+    target = output_file(path, Path(f"{stem}{word}.onnx"), (".onnx",))
+    if not force:
+        _refuse_other(target, model, precision)
     if verify:
         import_onnxruntime()
     progress = progress or _silent
@@ -168,6 +173,26 @@ def export(
         serving=serving,
     )
     return export_prepared(prepared, target, options, progress=progress)
+
+
+def _refuse_other(target: Path, model: str | nn.Module, precision: str) -> None:
+    """Refuse to overwrite a file that is not of this model in this precision."""
+    if not target.exists():
+        return
+    label = parse_name(model).text if isinstance(model, str) else type(model).__name__
+    try:
+        evidence = read_evidence(load_model(target, check_seal=False))
+    except GraphError:
+        holds = "is no ONNX file that can be read"
+    else:
+        if evidence is not None and (evidence.model, evidence.precision or "fp32") == (label, precision):
+            return
+        holds = "was not made by export"
+        if evidence is not None and evidence.model:
+            holds = f"holds {evidence.model} in {evidence.precision or 'fp32'}"
+    raise InvalidRequestError(
+        f"{target} exists and {holds}; {label} in {precision} would overwrite it. Name another file with -o, or add --force."
+    )
 
 
 def export_prepared(

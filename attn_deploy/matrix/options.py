@@ -46,18 +46,18 @@ class MatrixOptions:
     inputs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _among("--exporters", self.exporters, EXPORTERS)
+        _among("--exporter", self.exporters, EXPORTERS)
         _among("--dynamic", self.dynamic, DYNAMIC)
-        _among("--precisions", self.precisions, PRECISIONS)
-        _among("--runtimes", self.runtimes, RUNTIMES)
+        _among("--precision", self.precisions, PRECISIONS)
+        _among("--runtime", self.runtimes, RUNTIMES)
         if not self.models:
             raise InvalidRequestError("--models names no model; leave it out for all of them.")
         _among("--opsets", self.opsets, tuple(range(FIRST_OPSET, LAST_OPSET + 1)))
         _check_engine_opset(self.engine_opset, self.opsets)
         if "ort" not in self.runtimes:
             raise InvalidRequestError(
-                f"--runtimes {','.join(self.runtimes)} leaves out ort, and without it no number is compared with "
-                "PyTorch; use --runtimes ort,tensorrt-rtx."
+                f"--runtime {','.join(self.runtimes)} leaves out ort, and without it no number is compared with "
+                "PyTorch; use --runtime ort,tensorrt-rtx."
             )
 
     @property

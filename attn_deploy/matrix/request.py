@@ -147,7 +147,7 @@ def _baseline(path: Path | None) -> MatrixRecord:
 def outcome(record: MatrixRecord, request: MatrixRequest) -> Outcome:
     """What the record means: 0 good, 1 red cells or regressions, 130 interrupted."""
     if record.interrupted:
-        words = ["attn-deploy", "matrix", "--resume", str(request.folder)]
+        words = ["attn-deploy", "matrix", "-o", str(request.folder), "--resume"]
         if _foreign(request.options.models):
             words += ["--models", ",".join(request.options.models)]
         return Outcome(INTERRUPTED, f"interrupted; continue with: {shlex.join(words)}")

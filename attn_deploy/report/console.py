@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ _COLUMNS = (
 def print_result(render: Callable[[int], RenderableType]) -> None:
     """Print what ``render`` makes for the width of standard output."""
     console = Console()
-    width = console.width if console.is_terminal else WIDTH_OF_FILES
+    width = console.width if console.is_terminal or "COLUMNS" in os.environ else WIDTH_OF_FILES
     Console(width=width, highlight=False).print(render(width))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attn_deploy.registry import ModelSpec
+from attn_deploy.resolve.names import parse_name
 
 if TYPE_CHECKING:
     from attn_deploy.graph.artifact import OnnxArtifact
@@ -115,7 +116,7 @@ def export_text(artifact: OnnxArtifact) -> str:
             else f"{parity['max_abs_error']:.3g} against {_reference(record)} over {parity['cases']} shapes "
             f"(allowed: rtol {parity['rtol']:g}, atol {parity['atol']:g} * max(1, max|y|))",
         ),
-        ("weights", _weights_text(record["weights"])),
+        ("weights", _weights_text(record)),
         ("gates", _gates_text(record.get("gates", ()))),
         ("rewritten", _changes_text(record["rewritten"])),
         ("fused", _changes_text(record["fused"])),
@@ -133,12 +134,6 @@ def export_text(artifact: OnnxArtifact) -> str:
         ("sha256", artifact.sha256),
     ]
     return rows_text([(k, v) for k, v in rows if v])
-
-
-def _weights_text(weights: Sequence[str]) -> str:
-    if not weights:
-        return ""
-    return "; ".join([f"{weights[0]} (sha256 {weights[1][:12]}...)", *weights[2:]])
 
 
 def _gates_text(gates: Sequence[str]) -> str:
@@ -246,6 +241,28 @@ def typing_rows(typing: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("ranges from", typing["calibration"]["data"]),
         ("ONNX Runtime", f"error {ran['max_abs_error']:.3g}" if ran["ran"] else f"not run: {ran['reason']}"),
     ]
+
+
+def _weights_text(record: Mapping[str, Any]) -> str:
+    """Where the numbers in the file come from; empty where the user's own code knows it."""
+    if record["weights"]:
+        name, sha256, *rest = record["weights"]
+        return "; ".join([f"{name} (sha256 {sha256[:12]}...)", *rest])
+    parsed, arguments = parse_name(record["model"]), record["arguments"]
+    if (
+        parsed.file is not None
+        or parsed.checkpoint is not None
+        or arguments.get("pretrained")
+        or arguments.get("weights")
+    ):
+        return ""
+    text = "random (seed 0): for timing and tests; --weights FILE loads a checkpoint"
+    if arguments.get("stem") == "cifar":
+        large = f"{parsed.base}:stem=imagenet,num_classes=1000"
+        text += (
+            f"\n{arguments['num_classes']} classes and a stem for small images, as for CIFAR-10; for ImageNet: {large}"
+        )
+    return text
 
 
 def _reference(record: Mapping[str, Any]) -> str:

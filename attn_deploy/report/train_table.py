@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import html
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from attn_deploy.files import write_atomic
+from attn_deploy.report.markdown import inline
+from attn_deploy.report.page import NOTHING, Html, html, joined, page
 from attn_deploy.training.deployed import Deployed
 from attn_deploy.training.summary import TableRow, TableSummary
 
@@ -35,14 +37,14 @@ def write_pages(summary: TableSummary, folder: Path) -> None:
 
 def table_markdown(summary: TableSummary) -> str:
     """The table with its caption."""
-    lines = [f"# {_title(summary)}", "", *caption(summary), ""]
+    lines = [f"# {inline(_title(summary))}", "", *map(inline, caption(summary)), ""]
     lines.append(f"| {' | '.join(COLUMNS)} |")
     lines.append(f"|{'|'.join(['---'] + ['---:'] * (len(COLUMNS) - 1))}|")
-    lines += [f"| {' | '.join(cells(row))} |" for row in summary.rows]
+    lines += [f"| {' | '.join(map(inline, cells(r)))} |" for r in summary.rows]
     reasons = [r for r in summary.rows if r.reason]
     if reasons:
         lines += ["", "No number, and why:", ""]
-        lines += [f"- `{r.model}`: {r.reason}" for r in reasons]
+        lines += [f"- {inline(r.model)}: {inline(r.reason or '')}" for r in reasons]
     return "\n".join(lines) + "\n"
 
 
@@ -91,31 +93,40 @@ def cells(row: TableRow) -> list[str]:
 
 def table_html(summary: TableSummary) -> str:
     """One page without scripts or anything from elsewhere."""
-    head = "".join(f"<th>{html.escape(c)}</th>" for c in COLUMNS)
-    body = "\n".join(
-        f'<tr class="{"front" if row.on_front else ""}">'
-        + "".join(f"<td>{html.escape(c.strip('*'))}</td>" for c in cells(row))
-        + "</tr>"
-        for row in summary.rows
+    plain = next((r.mean for r in summary.rows if r.module == "none"), None)
+    heads = [*COLUMNS[:2], *["against plain"] * (plain is not None), *COLUMNS[2:]]
+    kinds = [Html(' class="word"'), *[NOTHING] * (len(heads) - 1)]
+    head = joined(html("<th{}>{}</th>", k, c) for k, c in zip(kinds, heads, strict=True))
+    lines = []
+    for row in summary.rows:
+        shown = [row.module, *cells(row)[1:]]
+        if plain is not None:
+            shown.insert(2, "" if row.mean is None else f"{100 * (row.mean - plain):+.2f} points")
+        line = joined(html("<td{}>{}</td>", k, c) for k, c in zip(kinds, shown, strict=True))
+        lines.append(html("<tr{}>{}</tr>", Html(' class="front"') if row.on_front else NOTHING, line))
+    notes = joined(html('<p class="soft">{}</p>', line.replace("**", "")) for line in caption(summary))
+    reasons = joined(html("<li><b>{}</b> {}</li>", r.model, r.reason) for r in summary.rows if r.reason)
+    refused = html('<h2>No number, and why</h2><ul class="reasons">{}</ul>', reasons) if reasons else NOTHING
+    drawing = chart(summary.rows)
+    card = '<figure class="card"><figcaption>Accuracy against latency</figcaption>{}</figure>'
+    title = _title(summary)
+    body = html(
+        '<h1>{}</h1>{}{}<div class="sheet"><table><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>{}',
+        title,
+        notes,
+        html(card, drawing) if drawing else NOTHING,
+        head,
+        joined(lines, "\n"),
+        refused,
     )
-    notes = "".join(f"<p>{html.escape(line.replace('**', ''))}</p>" for line in caption(summary))
-    reasons = "".join(
-        f"<li><code>{html.escape(r.model)}</code>: {html.escape(r.reason)}</li>" for r in summary.rows if r.reason
-    )
-    refused = f"<h2>No number, and why</h2><ul>{reasons}</ul>" if reasons else ""
-    title = html.escape(_title(summary))
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style></head>'
-        f"<body><h1>{title}</h1>{notes}{chart(summary.rows)}"
-        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{refused}</body></html>\n"
-    )
+    return page(title, body)
 
 
-def chart(rows: Sequence[TableRow]) -> str:
+def chart(rows: Sequence[TableRow]) -> Html:
     """Accuracy against fp32 latency as SVG, with the front as a line; nothing where fewer than two rows have both."""
     points = [(r.fp32.p50_ms, 100 * r.mean, r) for r in rows if r.fp32 is not None and r.mean is not None]
     if len(points) < 2:
-        return ""
+        return NOTHING
     x_low, x_high = _range([p[0] for p in points], floor=0.0)
     y_low, y_high = _range([p[1] for p in points], floor=0.0, ceiling=100.0)
 
@@ -124,28 +135,33 @@ def chart(rows: Sequence[TableRow]) -> str:
         down = TOP + (y_high - y) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
         return round(across, 1), round(down, 1)
 
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="accuracy against latency">']
+    parts = []
     for k in range(5):
         x, y = x_low + k / 4 * (x_high - x_low), y_low + k / 4 * (y_high - y_low)
         (across, _), (_, down) = place(x, y_low), place(x_low, y)
-        parts.append(f'<line class="grid" x1="{LEFT}" y1="{down}" x2="{WIDTH - RIGHT}" y2="{down}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{down + 4}" text-anchor="end">{y:.1f}</text>')
-        parts.append(f'<text x="{across}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{x:.2f}</text>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">fp32 latency, ms (p50)</text>')
-    parts.append(
-        f'<text x="14" y="{HEIGHT / 2}" transform="rotate(-90 14 {HEIGHT / 2})" text-anchor="middle">top-1, %</text>'
-    )
+        parts.append(html('<line class="grid" x1="{}" y1="{}" x2="{}" y2="{}"/>', LEFT, down, WIDTH - RIGHT, down))
+        label = _tick(y, y_high - y_low)
+        parts.append(html('<text x="{}" y="{}" text-anchor="end">{}</text>', LEFT - 6, down + 4, label))
+        label, below = _tick(x, x_high - x_low), HEIGHT - BOTTOM + 18
+        parts.append(html('<text x="{}" y="{}" text-anchor="middle">{}</text>', across, below, label))
+    middle, half = (LEFT + WIDTH - RIGHT) / 2, HEIGHT / 2
+    parts.append(html('<text x="{}" y="{}" text-anchor="middle">fp32 latency, ms (p50)</text>', middle, HEIGHT - 8))
+    parts.append(html('<text x="14" y="{0}" transform="rotate(-90 14 {0})" text-anchor="middle">top-1, %</text>', half))
     front = sorted((p for p in points if p[2].on_front), key=lambda p: (p[0], p[1]))
     line = " ".join(f"{a},{b}" for a, b in (place(x, y) for x, y, _ in front))
-    parts.append(f'<polyline class="line" points="{line}"/>')
+    parts.append(html('<polyline class="line" points="{}"/>', line))
     for x, y, row in points:
         across, down = place(x, y)
         kind = "dot front" if row.on_front else "dot"
-        label = html.escape(row.module)
-        parts.append(f'<circle class="{kind}" cx="{across}" cy="{down}" r="4"><title>{label}</title></circle>')
-        parts.append(f'<text x="{across + 7}" y="{down + 4}">{label}</text>')
-    return "".join(parts) + "</svg>"
+        dot = '<circle class="{}" cx="{}" cy="{}" r="4"><title>{}</title></circle><text x="{}" y="{}">{}</text>'
+        parts.append(html(dot, kind, across, down, row.module, across + 7, down + 4, row.module))
+    drawing = '<svg class="drawn" viewBox="0 0 {} {}" role="img" aria-label="accuracy against latency">{}</svg>'
+    return html(drawing, WIDTH, HEIGHT, joined(parts))
+
+
+def _tick(value: float, span: float) -> str:
+    """A number with as many digits as tell it from the next tick."""
+    return f"{value:.{max(0, 2 - math.floor(math.log10(span)))}f}"
 
 
 def _range(values: Sequence[float], floor: float, ceiling: float = float("inf")) -> tuple[float, float]:
@@ -168,15 +184,3 @@ def _duration(seconds: float | None) -> str:
     if seconds is None:
         return NOT_MEASURED
     return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
-
-
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#222;background:#fff}
-table{border-collapse:collapse;margin:1.5rem 0;font-variant-numeric:tabular-nums}
-th,td{padding:.3rem .7rem;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}
-th:first-child,td:first-child{text-align:left}
-tr.front td{font-weight:600}
-svg{max-width:48rem;width:100%;font-size:11px}
-.grid{stroke:#eee}.line{fill:none;stroke:#1a6;stroke-width:1.5}.dot{fill:#888}.dot.front{fill:#1a6}
-@media(prefers-color-scheme:dark){body{color:#ddd;background:#161616}th,td{border-color:#333}.grid{stroke:#333}text{fill:#ccc}}
-"""

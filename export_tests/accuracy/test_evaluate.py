@@ -25,8 +25,11 @@ from attn_deploy.accuracy.metrics import (
 from attn_deploy.accuracy.predict import run_dataset
 from attn_deploy.accuracy.result import AccuracyResult
 from attn_deploy.cli import app
+from attn_deploy.conversion.convert import convert
 from attn_deploy.data import load_dataset
+from attn_deploy.deploy.quantize import quantize
 from attn_deploy.errors import CheckpointError, EngineMismatchError, GraphError, InvalidRequestError, ParityError
+from attn_deploy.graph.artifact import read_onnx
 from attn_deploy.inputs.grammar import parse_inputs
 from attn_deploy.runtimes.eager import EagerRunner
 from attn_deploy.training.recipe import recipe_for
@@ -135,6 +138,19 @@ def test_a_file_of_one_batch_size(trained, tmp_path):
     attn_deploy.export(str(trained), path, dynamic=(), inputs=parse_inputs(["image:7x3x32x32"]))
     found = attn_deploy.evaluate(path, dataset="digits", images=30, reference=trained)[0]
     assert (found.count, found.agreement.same) == (30, 30)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_the_precision_is_that_of_the_graph_and_not_of_its_inputs(exported, tmp_path, precision):
+    target = tmp_path / f"{precision}.onnx"
+    if precision == "int8":
+        quantize(exported, target, calibration="digits", images=64, method="minmax")
+    else:
+        convert(exported, target, precision=precision)
+    assert read_onnx(target).inputs[0].dtype == "float"
+    results = attn_deploy.evaluate(target, dataset="digits", images=50)
+    assert [r.info.precision for r in results] == [precision]
+    assert [r.info.precision for r in attn_deploy.evaluate(exported, dataset="digits", images=50)] == ["fp32"]
 
 
 def test_disagreement_is_seen(trained, results):

@@ -173,3 +173,30 @@ def test_percentiles_that_samples_cannot_resolve():
     few = LatencyResult(((1.0,) * 20,), 1, 0.0, 10, 0.1, True)
     assert few.resolves(90)
     assert not few.resolves(99)
+
+
+def test_the_interval_contains_the_ratio_of_the_medians_that_are_shown():
+    rng = np.random.default_rng(11)
+    for _ in range(40):
+        a, b = (rng.lognormal(0, 0.4, (20, 8)) * rng.choice([1.0, 2.5], (20, 1)) for _ in range(2))
+        outcome = compare_rounds(a, b, resamples=50)
+        shown = percentile(pooled(a), 50) / percentile(pooled(b), 50)
+        assert outcome.interval.low <= min(shown, outcome.speedup) * (1 + 1e-9)
+        assert outcome.interval.high >= max(shown, outcome.speedup) * (1 - 1e-9)
+
+
+def test_a_machine_with_two_speeds_shows_both_and_decides_less():
+    """Round for round both are as fast; the medians of all samples say twice as fast, and neither is hidden."""
+    levels = [1.0] * 10 + [2.0] * 11
+    baseline = [[level] * 12 for level in levels]
+    candidate = [[level] * (30 if level == 1 else 12) for level in levels]
+    outcome = compare_rounds(baseline, candidate)
+    assert outcome.speedup == 1
+    assert (outcome.interval.low, outcome.interval.high) == pytest.approx((1, 2))
+    assert outcome.verdict == "no difference"
+
+
+def test_a_noisy_row_is_never_a_verdict():
+    fast, slow = [[1e6] * 20] * 20, [[1548e6] * 20] * 20
+    assert compare_rounds(slow, fast).verdict == "faster"
+    assert compare_rounds(slow, fast, noisy=True).verdict == "undecided"

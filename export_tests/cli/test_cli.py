@@ -181,7 +181,7 @@ BAD = {
     "unknown exporter": (["export", "se", "--exporter", "fx"], 2, "exporter 'fx' is unknown"),
     "unknown axis": (["export", "se", "--dynamic", "Q"], 2, "axis 'Q' cannot be dynamic; those that can are N, H, W"),
     "missing folder": (["export", "se", "-o", "no/such/m.onnx"], 2, "folder 'no/such' does not exist"),
-    "output is a folder": (["export", "se", "-o", "."], 2, "is a folder"),
+    "output of another kind": (["export", "se", "-o", "m.txt"], 2, "ends in '.txt'"),
     "missing file": (["export", "nothing.py:Net"], 2, "there is no file 'nothing.py'"),
     "missing class": (["export", "models.py:Net"], 2, "defines no 'Net'; its model classes are MyBlock"),
     "no class": (["export", "models.py"], 2, "names a file but no class"),

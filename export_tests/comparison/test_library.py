@@ -100,3 +100,14 @@ def test_a_damaged_digest_is_refused_by_name(tmp_path, text):
     with pytest.raises(InvalidRequestError, match=re.escape(str(path))):
         digest.read_digest(path)
     assert digest.read_digest(tmp_path / "none.json").rows == ()
+
+
+def test_the_interval_of_every_speed_up_contains_the_ratio_of_the_medians_beside_it():
+    rows = digest.read_digest().rows
+    medians = {(r.model, r.machine, r.batch, r.size): r.p50_ms for r in rows if r.runtime == "eager"}
+    compared = [r for r in rows if r.speedup is not None]
+    assert len(compared) > 600
+    for one in compared:
+        ratio = medians[one.model, one.machine, one.batch, one.size] / one.p50_ms
+        assert one.speedup_low <= ratio * 1.01, one
+        assert one.speedup_high >= ratio * 0.99, one

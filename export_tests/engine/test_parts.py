@@ -10,7 +10,7 @@ import pytest
 
 from attn_deploy.engine.network import precision_word
 from attn_deploy.engine.options import BuildOptions, parse_size, parse_targets
-from attn_deploy.engine.profile import Profile, make_profiles
+from attn_deploy.engine.profile import Profile, make_profiles, unusual_sizes
 from attn_deploy.engine.progress import ProgressTree
 from attn_deploy.engine.scopes import NodePlace, mentioned, module_of
 from attn_deploy.errors import InvalidRequestError
@@ -51,6 +51,28 @@ def test_ranges_are_derived_around_the_sizes_that_were_proven(tmp_path):
     onnx = graph(tmp_path / "net.onnx", {"x": ["N", 3, "H", "W"]}, record)
     # H moved in steps of 8 wherever it ran, and never below 24
     assert texts(make_profiles(onnx)) == ["x:1x3x24x15,8x3x40x20,32x3x80x40"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "multiple", "expected", "usual"),
+    [
+        ({"num_classes": 10, "stem": "cifar"}, {}, "32x3x224x224", 32),
+        ({"num_classes": 1000, "stem": "imagenet"}, {}, "32x3x448x448", 224),
+        ({"num_classes": 10, "blocks": 3}, {}, "32x3x224x224", 32),
+        ({"num_classes": 80, "decode": True}, {"H": 32, "W": 32}, "32x3x1280x1280", 640),
+        ({"channels": 3}, {}, "32x3x70x52", None),
+    ],
+)
+def test_a_backbone_gets_the_sizes_of_its_images_and_not_of_its_trace(arguments, multiple, expected, usual, tmp_path):
+    record = {"model": "net", "arguments": arguments, "multiple": multiple, "traced_shapes": {"image": [2, 3, 35, 26]}}
+    onnx = graph(tmp_path / "net.onnx", {"image": ["N", 3, "H", "W"]}, record)
+    profiles = make_profiles(onnx)
+    assert texts(profiles)[0].endswith(expected)
+    assert not unusual_sizes(onnx, profiles)
+    given = make_profiles(onnx, "image:1x3x480x480,1x3x480x480,1x3x480x480")
+    warned = unusual_sizes(onnx, given)
+    assert bool(warned) is (usual is not None)
+    assert not usual or f"{usual}x{usual}" in warned[0]
 
 
 def test_given_profiles_are_grouped_and_completed(tmp_path):

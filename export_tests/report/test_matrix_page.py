@@ -14,6 +14,7 @@ from PIL import Image
 
 from attn_deploy.report.matrix.html import matrix_html
 from export_tests.matrix.matrix_records import green, mixed_record, record
+from export_tests.report.pages import with_script
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 in_a_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed: apt-get install chromium")
@@ -81,7 +82,7 @@ document.body.append(Object.assign(document.createElement("pre"), {id: "seen", t
 
 @in_a_browser
 def test_filters_and_hovering(tmp_path):
-    dom = chromium(tmp_path, matrix_html(mixed_record()).replace("</body>", USE), "--dump-dom")
+    dom = chromium(tmp_path, with_script(matrix_html(mixed_record()), USE), "--dump-dom")
     seen = json.loads(html.unescape(re.search(r'<pre id="seen">(.*?)</pre>', dom, re.DOTALL)[1]))
     assert seen[:4] == ["1 of 2 models", "2 of 2 models", "0 of 2 models", "2 of 2 models"]
     assert seen[4:7] == ["2 of 2 models", "1 of 2 models", "2 of 2 models"], "both have red cells, one has a grey one"

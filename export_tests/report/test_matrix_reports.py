@@ -345,7 +345,7 @@ def test_what_a_record_means_for_the_exit_code(mixed, tmp_path):
     assert outcome(record(green("se", "dynamo", 13)), matrix_request()).exit_code == 0
     stopped = outcome(replace(mixed, interrupted=True), matrix_request(output=tmp_path / "run"))
     assert stopped.exit_code == 130
-    assert f"--resume {tmp_path / 'run'}" in stopped.words
+    assert f"-o {tmp_path / 'run'} --resume" in stopped.words
     mixed.write(tmp_path / "record.json")
     request = matrix_request(fail_on="regressions", baseline=tmp_path / "record.json")
     assert outcome(mixed, request).exit_code == 0, "red before, red now"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -11,63 +9,77 @@ from attn_deploy.matrix.cell import FAILED, PASSED, SKIPPED, Cell, CellId
 from attn_deploy.matrix.record import MatrixRecord
 from attn_deploy.matrix.summary import cell_groups, models_of, unmade_checks
 from attn_deploy.report.matrix.tables import environment_line
+from attn_deploy.report.page import NOTHING, Html, html, joined, page
 
-_PAGE = Path(__file__).with_name("page.html")
+_BODY = Path(__file__).with_name("body.html")
+_SCRIPT = Path(__file__).with_name("page.js")
 _WORDS = {PASSED: "passed", FAILED: "failed", SKIPPED: "not applicable"}
 
 
 def matrix_html(record: MatrixRecord) -> str:
     """The page; a cell of it has the address ``#cell-N`` with N its number in the record."""
     groups = _groups(record)
-    options = "".join(f'<option value="{i}">{escape(_title(g, record))}</option>' for i, g in enumerate(groups))
-    page = _PAGE.read_text(encoding="utf-8")
-    for mark, text in (
-        ("<!--HEAD-->", _head(record)),
-        ("<!--COLUMNS-->", options),
-        ("<!--GRID-->", _grid(record, groups)),
-        ("<!--FOOT-->", _foot(record)),
-        ("<!--DATA-->", _data(record)),
-    ):
-        page = page.replace(mark, text, 1)
-    return page
+    options = joined(html('<option value="{}">{}</option>', i, _title(g, record)) for i, g in enumerate(groups))
+    reasons = joined([_reasons("Red cells", record.failures, FAILED), _reasons("Grey cells", record.skipped, SKIPPED)])
+    body = html(
+        _BODY.read_text(encoding="utf-8"),
+        head=_head(record),
+        columns=options,
+        grid=_grid(record, groups),
+        reasons=reasons,
+        foot=_foot(record),
+    )
+    return page(
+        "Compatibility matrix",
+        body,
+        kind="matrix",
+        after=Html('<aside id="detail" role="status" hidden></aside>\n'),
+        data={"data": _data(record)},
+        scripts=[_SCRIPT.read_text(encoding="utf-8")],
+    )
 
 
-def _head(record: MatrixRecord) -> str:
+def _head(record: MatrixRecord) -> Html:
     counts, total = record.counts, max(1, len(record.cells))
     models, groups = len(models_of(record)), len(_groups(record))
-    tiles = "".join(
-        f'<div class="tile {status}{"" if counts[status] else " none"}"><b>{counts[status]:,}</b>{_WORDS[status]}</div>'
-        for status in (PASSED, FAILED, SKIPPED)
+    statuses = (PASSED, FAILED, SKIPPED)
+    tiles = joined(
+        html('<div class="tile {}{}"><b>{:,}</b>{}</div>', s, "" if counts[s] else " none", counts[s], _WORDS[s])
+        for s in statuses
     )
-    bar = "".join(
-        f'<i class="{status}" style="width:{100 * counts[status] / total:.3f}%"></i>'
-        for status in (PASSED, FAILED, SKIPPED)
-    )
+    bar = joined(html('<i class="{}" style="width:{:.3f}%"></i>', s, 100 * counts[s] / total) for s in statuses)
     state = " The run was interrupted: cells are missing." if record.interrupted else ""
     if record.lacks:
-        state += f" Not whole, without {escape('; '.join(record.lacks))}."
-    return (
-        f"<h1>Compatibility matrix</h1>\n"
-        f'<div class="soft">{len(record.cells):,} cells: {models} models, {groups} exporter settings. Every file was read '
-        "back, checked and compared with PyTorch in ONNX Runtime at sizes that were not traced."
-        f"{state}</div>\n"
-        f'<div class="tiles">{tiles}</div><div class="bar">{bar}</div>\n'
-        f"{_reasons('Red cells', record.failures, FAILED)}{_reasons('Grey cells', record.skipped, SKIPPED)}"
+        state += f" Not whole, without {'; '.join(record.lacks)}."
+    return html(
+        '<h1>Compatibility matrix</h1>\n<div class="soft">{:,} cells: {} models, {} exporter settings. Every file was read '
+        "back, checked and compared with PyTorch in ONNX Runtime at sizes that were not traced.{}</div>\n"
+        '<div class="tiles">{}</div><div class="bar">{}</div>\n',
+        len(record.cells),
+        models,
+        groups,
+        state,
+        tiles,
+        bar,
     )
 
 
-def _reasons(title: str, cells: list[Cell], status: str) -> str:
+def _reasons(title: str, cells: list[Cell], status: str) -> Html:
     if not cells:
-        return ""
-    items = []
-    for f in cell_groups(cells):
-        check = f'<span class="tag {status}">{escape(f.check)}</span> ' if f.check else ""
-        rule = f' <span class="tag">rule {escape(f.rule)}</span>' if f.rule else ""
-        items.append(
-            f'<li class="{status}"><b class="model">{escape(f.model)}</b> <span class="where">{escape(f.where)}</span> '
-            f"{check}{rule}<br>{escape(f.reason)}</li>"
+        return NOTHING
+    items = [
+        html(
+            '<li class="{}"><b class="model">{}</b> <span class="where">{}</span> {}{}<br>{}</li>',
+            status,
+            f.model,
+            f.where,
+            html('<span class="tag {}">{}</span> ', status, f.check) if f.check else NOTHING,
+            html(' <span class="tag">rule {}</span>', f.rule) if f.rule else NOTHING,
+            f.reason,
         )
-    return f'<h2>{title}</h2>\n<ul class="reasons">{"".join(items)}</ul>\n'
+        for f in cell_groups(cells)
+    ]
+    return html('<h2>{}</h2>\n<ul class="reasons">{}</ul>\n', title, joined(items))
 
 
 def _groups(record: MatrixRecord) -> list[tuple[str, str, str]]:
@@ -85,12 +97,14 @@ def _title(group: tuple[str, str, str], record: MatrixRecord) -> str:
     return " · ".join(words)
 
 
-def _grid(record: MatrixRecord, groups: list[tuple[str, str, str]]) -> str:
+def _grid(record: MatrixRecord, groups: list[tuple[str, str, str]]) -> Html:
     opsets = {g: sorted({c.id.opset for c in record.cells if _group(c) == g}) for g in groups}
-    first = "".join(
-        f'<th colspan="{len(opsets[g])}" data-g="{i}">{escape(_title(g, record))}</th>' for i, g in enumerate(groups)
+    first = joined(
+        html('<th colspan="{}" data-g="{}">{}</th>', len(opsets[g]), i, _title(g, record)) for i, g in enumerate(groups)
     )
-    second = "".join(f'<th data-g="{i}"{_edge(opsets[g], n)}>{n}</th>' for i, g in enumerate(groups) for n in opsets[g])
+    second = joined(
+        html('<th data-g="{}"{}>{}</th>', i, _edge(opsets[g], n), n) for i, g in enumerate(groups) for n in opsets[g]
+    )
     numbers = {c.id: i for i, c in enumerate(record.cells)}
     lines = []
     for model in models_of(record):
@@ -99,12 +113,15 @@ def _grid(record: MatrixRecord, groups: list[tuple[str, str, str]]) -> str:
             for opset in opsets[group]:
                 number = numbers.get(CellId(model, group[0], opset, group[1], group[2]))
                 edge = _edge(opsets[group], opset)
-                entries.append(f'<td data-g="{i}"{edge}>{_button(record, number)}</td>')
-        name = escape(model)
-        lines.append(f'<tr data-model="{name.lower()}"><th class="name model">{name}</th>{"".join(entries)}</tr>')
-    return (
-        f'<div class="sheet"><table id="grid"><thead><tr><th class="name"></th>{first}</tr>'
-        f'<tr><th class="name soft">opset</th>{second}</tr></thead>\n<tbody>\n{chr(10).join(lines)}\n</tbody></table></div>'
+                entries.append(html('<td data-g="{}"{}>{}</td>', i, edge, _button(record, number)))
+        line = '<tr data-model="{}"><th class="name model">{}</th>{}</tr>'
+        lines.append(html(line, model.lower(), model, joined(entries)))
+    return html(
+        '<div class="sheet"><table id="grid"><thead><tr><th class="name"></th>{}</tr>'
+        '<tr><th class="name soft">opset</th>{}</tr></thead>\n<tbody>\n{}\n</tbody></table></div>',
+        first,
+        second,
+        joined(lines, "\n"),
     )
 
 
@@ -112,31 +129,34 @@ def _group(cell: Cell) -> tuple[str, str, str]:
     return (cell.id.exporter, cell.id.dynamic, cell.id.precision)
 
 
-def _edge(opsets: list[int], opset: int) -> str:
+def _edge(opsets: list[int], opset: int) -> Html:
     kinds = (["first"] if opset == opsets[0] else []) + (["last"] if opset == opsets[-1] else [])
-    return f' class="{" ".join(kinds)}"' if kinds else ""
+    return html(' class="{}"', " ".join(kinds)) if kinds else NOTHING
 
 
-def _button(record: MatrixRecord, number: int | None) -> str:
+def _button(record: MatrixRecord, number: int | None) -> Html:
     if number is None:
-        return ""
+        return NOTHING
     cell = record.cells[number]
     engine = cell.check("engine")
     extra = " engine" if cell.status == PASSED and engine is not None and engine.status == PASSED else ""
-    label = escape(f"{cell.id}: {_WORDS[cell.status]}")
-    return f'<button type="button" id="c{number}" class="{cell.status}{extra}" aria-label="{label}"></button>'
+    return html(
+        '<button type="button" id="c{}" class="{}{}" aria-label="{}"></button>',
+        number,
+        cell.status,
+        extra,
+        f"{cell.id}: {_WORDS[cell.status]}",
+    )
 
 
-def _foot(record: MatrixRecord) -> str:
+def _foot(record: MatrixRecord) -> Html:
     lines = [
-        f"{escape(check)} was not made in {count} cells: {escape(reason)}"
-        for (check, reason), count in unmade_checks(record).items()
+        f"{check} was not made in {count} cells: {reason}" for (check, reason), count in unmade_checks(record).items()
     ]
-    lines.append(escape(environment_line(record)))
-    return "".join(f'<p class="soft">{line}</p>' for line in lines)
+    return joined(html('<p class="soft">{}</p>', line) for line in (*lines, environment_line(record)))
 
 
-def _data(record: MatrixRecord) -> str:
+def _data(record: MatrixRecord) -> dict[str, Any]:
     """The evidence; a text that many cells share stands there once."""
     texts: dict[str, int] = {}
 
@@ -153,5 +173,4 @@ def _data(record: MatrixRecord) -> str:
         if cell.status != SKIPPED:
             entry["checks"] = [[c.name, c.status, number(c.detail)] for c in cell.checks]
         cells.append(entry)
-    text = json.dumps({"texts": list(texts), "cells": cells}, separators=(",", ":"))
-    return text.replace("<", "\\u003c")  # no text can end the script element
+    return {"texts": list(texts), "cells": cells}

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 from attn_deploy.matrix.cell import CHECKS, FAILED, PASSED, SKIPPED, Cell
 from attn_deploy.matrix.record import MatrixRecord
 from attn_deploy.matrix.summary import cell_groups, exporters_of, models_of, opsets_of, ranges, tally, unmade_checks
+from attn_deploy.report.markdown import inline, name, row
 
 _MARKS = {PASSED: "pass", FAILED: "**fail**", SKIPPED: "n/a"}
 
@@ -77,9 +78,9 @@ def matrix_junit(record: MatrixRecord) -> str:
 
 
 def _test_case(suite: ElementTree.Element, cell: Cell) -> None:
-    name = f"{cell.id.model}[{cell.id.exporter}-{cell.id.opset}-{cell.id.dynamic}-{cell.id.precision}]"
+    title = f"{cell.id.model}[{cell.id.exporter}-{cell.id.opset}-{cell.id.dynamic}-{cell.id.precision}]"
     case = ElementTree.SubElement(
-        suite, "testcase", classname=f"matrix.{cell.id.exporter}", name=name, time=f"{cell.seconds:.3f}"
+        suite, "testcase", classname=f"matrix.{cell.id.exporter}", name=title, time=f"{cell.seconds:.3f}"
     )
     if cell.status == FAILED:
         reason = _printable(cell.reason)
@@ -116,11 +117,11 @@ def matrix_markdown(record: MatrixRecord) -> str:
         f"{counts[SKIPPED]} not applicable. "
         f"{record.seconds / 60:.1f} minutes with {record.jobs} jobs, {record.reused} cells taken over.",
         "",
-        environment_line(record),
+        inline(environment_line(record)),
         "",
     ]
     if record.lacks:
-        lines += [f"Not whole, without {'; '.join(record.lacks)}.", ""]
+        lines += [inline(f"Not whole, without {'; '.join(record.lacks)}."), ""]
     lines += _by_opset(record) + _reasons(record) + _by_model(record)
     return "\n".join(lines) + "\n"
 
@@ -147,12 +148,12 @@ def _reasons(record: MatrixRecord) -> list[str]:
             continue
         lines += [f"## {title}", "", "| model | where | check | reason | rule |", "|---|---|---|---|---|"]
         for f in cell_groups(cells):
-            lines.append(f"| `{f.model}` | {f.where} | {f.check} | {_inline(f.reason)} | {f.rule or ''} |")
+            lines.append(f"| {name(f.model)} {row((f.where, f.check, f.reason, f.rule or ''))}")
         lines.append("")
     unmade = unmade_checks(record)
     if unmade:
         lines += ["## Checks that were not made", ""]
-        lines += [f"- {check}, in {count} cells: {_inline(reason)}" for (check, reason), count in unmade.items()]
+        lines += [f"- {inline(f'{check}, in {count} cells: {reason}')}" for (check, reason), count in unmade.items()]
         lines.append("")
     return lines
 
@@ -176,9 +177,5 @@ def _by_model(record: MatrixRecord) -> list[str]:
         engines = {check.status for c in cells for check in c.checks if check.name == "engine"}
         engine = ", ".join(_MARKS[s] for s in (FAILED, SKIPPED, PASSED) if s in engines)
         error = f"{max(errors):.1e}" if errors else ""
-        lines.append(f"| `{model}` | {' | '.join(entries)} | {engine} | {error} |")
+        lines.append(f"| {name(model)} | {' | '.join(entries)} | {engine} | {error} |")
     return lines
-
-
-def _inline(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")

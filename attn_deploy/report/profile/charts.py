@@ -248,12 +248,55 @@ def light(entries: Sequence[Entry]) -> Figure | None:
         # Room for the words behind the longest bar.
         "xaxis": {
             "title": {"text": "% of the speed of light"},
-            "range": [0, max(100.0, *shares) * 1.75],
-            "tickvals": [0, 50, 100],
+            "range": [0, max(shares) * 1.75],
         },
         "yaxis": {"autorange": "reversed", "automargin": True, "type": "category"},
     }
     return {"data": [trace], "layout": layout, "height": MARGIN + ROW * len(named)}
+
+
+def medians(entries: Sequence[Entry], confidence: float, seed: int) -> Figure | None:
+    """The median of each row as a bar with its number and its interval; logarithmic where they differ much."""
+    timed = [(e.row, e.row.latency) for e in entries if e.row.latency is not None]
+    if not timed:
+        return None
+    values = [latency.p50_ms for _, latency in timed]
+    bounds = [latency.median_interval_ms(confidence, seed) for _, latency in timed]
+    trace = {
+        "type": "bar",
+        "orientation": "h",
+        "x": values,
+        "y": [row.key for row, _ in timed],
+        "text": [f"{milliseconds(v)} ms" for v in values],
+        "textposition": "outside",
+        "cliponaxis": False,
+        "hovertext": [
+            f"{row.key}: {milliseconds(v)} ms ({milliseconds(b.low)} - {milliseconds(b.high)})"
+            for (row, _), v, b in zip(timed, values, bounds, strict=True)
+        ],
+        "hoverinfo": "text",
+        "error_x": {
+            "type": "data",
+            "symmetric": False,
+            "array": [max(0.0, b.high - v) for v, b in zip(values, bounds, strict=True)],
+            "arrayminus": [max(0.0, v - b.low) for v, b in zip(values, bounds, strict=True)],
+            "thickness": 1.2,
+            "width": 3,
+        },
+        "marker": {"color": [color(row.runtime) for row, _ in timed]},
+        "width": 0.6,
+        "showlegend": False,
+    }
+    across: dict[str, Any] = {
+        "title": {"text": "milliseconds (median)"},
+        "range": [0, max(b.high for b in bounds) * 1.3],
+    }
+    if max(values) > LOG_FROM * min(values):
+        low, high = min(values) / 2, max(b.high for b in bounds) * 3
+        across = {"title": {"text": "milliseconds (median), logarithmic"}, "type": "log", **log_ticks(low, high)}
+        across["range"] = [math.log10(low), math.log10(high)]
+    layout = {"xaxis": across, "yaxis": {"autorange": "reversed", "automargin": True, "type": "category"}}
+    return {"data": [trace], "layout": layout, "height": MARGIN + ROW * len(timed)}
 
 
 def layers(report: LayerReport) -> Figure:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from attn_deploy.bench.layers import LayerReport
 from attn_deploy.bench.record import ProfileRecord
 from attn_deploy.comparison.overview import Overview
-from attn_deploy.errors import MissingDependencyError
+from attn_deploy.report.page import NOTHING, Html, html, joined, page
 from attn_deploy.report.profile import charts
 from attn_deploy.report.profile import overview_charts as wide
 from attn_deploy.report.profile.caption import machine
@@ -18,11 +16,12 @@ from attn_deploy.report.profile.conditions import COLD, cold_rows, conditions_te
 from attn_deploy.report.profile.machines import side_by_side
 from attn_deploy.report.profile.models import FEW, reasons
 from attn_deploy.report.profile.models_html import curves, models_table
+from attn_deploy.report.profile.plotly_script import plotly_script as plotly_script
 from attn_deploy.report.profile.rows import cell_text, first_of, flat_rows, grouped, milliseconds, used
 from attn_deploy.report.profile.tables import TITLES
 from attn_deploy.report.text import file_words
 
-_PAGE = Path(__file__).with_name("page.html")
+_SCRIPT = Path(__file__).with_name("page.js")
 _COLUMNS = (
     "model", "machine", "runtime", "precision", "batch", "size", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "items_per_second",
     "device_p50_ms", "end_to_end_p50_ms", "speedup", "top1", "agreement", "mcnemar_p", "floor_ms", "floor_multiple", "bound",
@@ -53,62 +52,47 @@ def profile_html(report: Overview) -> str:
     """
     figures: dict[str, charts.Figure] = {}
     whole = _whole(report, figures)
-    sections = "".join(_section(report, index, figures) for index in range(len(report.runs)))
-    page = _PAGE.read_text(encoding="utf-8")
-    data = json.dumps(figures, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    for mark, text in (
-        ("<!--HEAD-->", _head(report)),
-        ("<!--WHOLE-->", whole),
-        ("<!--RUNS-->", sections),
-        ("<!--TABLE-->", _every(report)),
-        ("<!--DATA-->", data),
-        ("<!--PLOTLY-->", plotly_script()),
-    ):
-        page = page.replace(mark, text, 1)
-    return page
+    sections = joined(_section(report, index, figures) for index in range(len(report.runs)))
+    every = _every(report)
+    parts = [_head(report), whole, *([sections, every] if report.many else [every, sections])]
+    return page(
+        "Profiles",
+        joined(parts, "\n"),
+        data={"figures": figures},
+        scripts=[plotly_script(), _SCRIPT.read_text("utf-8")],
+    )
 
 
-def plotly_script() -> str:
-    """The text of plotly.js.
-
-    Raises:
-        MissingDependencyError: if plotly is not installed.
-    """
-    try:
-        from plotly.offline import get_plotlyjs
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            "plotly is not installed; the charts of the HTML page need it: pip install 'attn-deploy[report]'. "
-            "Markdown, CSV and JSON need nothing."
-        ) from error
-    return str(get_plotlyjs()).replace("</script", "<\\/script")
-
-
-def _head(report: Overview) -> str:
+def _head(report: Overview) -> Html:
     models = list(dict.fromkeys(r.record.name for r in report.runs))
     machines = list(dict.fromkeys(r.machine for r in report.runs))
     counts = {s: sum(e.row.status == s for e in report.entries) for s in ("ok", "invalid", "failed")}
     title = models[0] if len(models) == 1 else f"{len(models)} models"
-    tiles = "".join(
-        f'<div class="tile {status}{"" if count else " none"}"><b>{count:,}</b>{words}</div>'
+    tiles = joined(
+        html('<div class="tile {}{}"><b>{:,}</b>{}</div>', status, "" if count else " none", count, words)
         for (status, count), words in zip(
             counts.items(), ("rows with a number", "results refused", "did not run"), strict=True
         )
     )
     where = machines[0] if len(machines) == 1 else f"{len(machines)} machines"
-    choice = ""
+    choice = NOTHING
     if len(report.runs) > 1:
-        options = "".join(f'<option value="{i}">{escape(r.label)}</option>' for i, r in enumerate(report.runs))
-        choice = f'<label class="choose">Show <select id="run"><option value="">all</option>{options}</select></label>'
-    return (
-        f"<h1>{escape(title)}: what it costs where it runs</h1>"
-        f'<div class="soft">On {escape(where)}. One clock for every runtime, timed in turn; a row whose outputs differ '
-        f'from eager\'s has no number.</div><div class="tiles">{tiles}</div>{choice}'
+        options = joined(html('<option value="{}">{}</option>', i, r.label) for i, r in enumerate(report.runs))
+        choice = html(
+            '<label class="choose">Show <select id="run"><option value="">all</option>{}</select></label>', options
+        )
+    return html(
+        '<h1>{}: what it costs where it runs</h1><div class="soft">On {}. One clock for every runtime, timed in turn; a row '
+        'whose outputs differ from eager\'s has no number.</div><div class="tiles">{}</div>{}',
+        title,
+        where,
+        tiles,
+        choice,
     )
 
 
-def _whole(report: Overview, figures: dict[str, charts.Figure]) -> str:
-    parts = []
+def _whole(report: Overview, figures: dict[str, charts.Figure]) -> Html:
+    parts: list[Html] = []
     several = len({r.machine for r in report.runs}) > 1
     if report.means:
         parts.append(_means(report, several))
@@ -123,34 +107,36 @@ def _whole(report: Overview, figures: dict[str, charts.Figure]) -> str:
             _chart(f"curves-{b}", curves(report, b), f"Speed-ups in order, batch {b}", figures, note)
             for b in sorted(batches)
         ]
-        parts.append(f'<div class="cards">{"".join(drawn)}</div>')
+        parts.append(html('<div class="cards">{}</div>', joined(drawn)))
         parts.append(models_table(report))
         parts.append(_listed(reasons(report), [], folded=True))
     else:
         parts.append(_chart("speedups", wide.speedups(report), "Speed-up of each model", figures, note))
-    text = "".join(parts)
-    return f'<section class="whole">{text}</section>' if text else ""
+    text = joined(parts)
+    return html('<section class="whole">{}</section>', text) if text else NOTHING
 
 
-def _beside(report: Overview) -> str:
+def _beside(report: Overview) -> Html:
     beside = None if report.many else side_by_side(report)
     if beside is None:
-        return ""
+        return NOTHING
     heads, lines = beside
-    kinds = [' class="word"' if h in ("model", "row") else "" for h in heads]
-    head = "".join(f"<th{k}>{escape(h)}</th>" for k, h in zip(kinds, heads, strict=True))
-    body = "".join(
-        "<tr>" + "".join(f"<td{k}>{escape(c)}</td>" for k, c in zip(kinds, line, strict=True)) + "</tr>"
+    kinds = [Html(' class="word"') if h in ("model", "row") else NOTHING for h in heads]
+    head = joined(html("<th{}>{}</th>", k, h) for k, h in zip(kinds, heads, strict=True))
+    body = joined(
+        html("<tr>{}</tr>", joined(html("<td{}>{}</td>", k, c) for k, c in zip(kinds, line, strict=True)))
         for line in lines
     )
-    return (
+    return html(
         '<figure class="card"><figcaption>Side by side</figcaption><p class="soft">Medians, and in brackets how many times as '
         'fast as the machine\'s own baseline.</p><div class="sheet tall"><table id="beside"><thead><tr>'
-        f"{head}</tr></thead><tbody>{body}</tbody></table></div></figure>"
+        "{}</tr></thead><tbody>{}</tbody></table></div></figure>",
+        head,
+        body,
     )
 
 
-def _means(report: Overview, several: bool) -> str:
+def _means(report: Overview, several: bool) -> Html:
     sizes = any(m.size for m in report.means)
     heads = ["machine"] * several + ["runtime", "precision", "batch"] + ["size"] * sizes
     heads += ["geometric mean", "95 % interval", "models", "faster", "slower"]
@@ -161,20 +147,22 @@ def _means(report: Overview, several: bool) -> str:
         cells += [f"{mean.mean:.2f}x {mean.baseline}"]
         cells += [f"{mean.interval.low:.2f} - {mean.interval.high:.2f}" if mean.interval else FEW]
         cells += [str(mean.models), str(mean.faster), str(mean.slower)]
-        row = "".join(f"<td{_kind(h)}>{escape(c)}</td>" for h, c in zip(heads, cells, strict=True))
-        lines.append(f'<tr data-mean="{mean.mean!r}">{row}</tr>')
-    head = "".join(f"<th{_kind(h)}>{h}</th>" for h in heads)
-    return (
+        row = joined(html("<td{}>{}</td>", _kind(h), c) for h, c in zip(heads, cells, strict=True))
+        lines.append(html('<tr data-mean="{!r}">{}</tr>', mean.mean, row))
+    head = joined(html("<th{}>{}</th>", _kind(h), h) for h in heads)
+    return html(
         '<figure class="card"><figcaption>Over all models</figcaption><div class="sheet"><table id="means"><thead><tr>'
-        f"{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div></figure>"
+        "{}</tr></thead><tbody>{}</tbody></table></div></figure>",
+        head,
+        joined(lines),
     )
 
 
-def _section(report: Overview, index: int, figures: dict[str, charts.Figure]) -> str:
+def _section(report: Overview, index: int, figures: dict[str, charts.Figure]) -> Html:
     run, entries = report.runs[index], report.of(index)
     baseline = run.record.baseline
-    head = f"<h2>{escape(run.label)}</h2>" if len(report.runs) > 1 else ""
-    head += _answer(report, index)
+    head = html("<h2>{}</h2>", run.label) if len(report.runs) > 1 else NOTHING
+    head = joined([head, _answer(report, index)])
     without = [(first_of(n), f"{status}: {why}") for n, status, why in grouped((e.row.key, e.row) for e in entries)]
     listed = _listed(without, [(e.row.key, e.row.noise) for e in entries if e.row.noise])
     devices = ", ".join(dict.fromkeys(e.limit.device for e in entries if e.limit is not None))
@@ -210,55 +198,71 @@ def _section(report: Overview, index: int, figures: dict[str, charts.Figure]) ->
             "Medians of the rounds, in which every row had its turn: level lines are a quiet machine.",
         ),
     )
-    cards = "".join(_chart(f"{name}-{index}", figure, title, figures, note) for name, figure, title, note in drawn)
-    flames = "".join(_layers(f"layers-{index}-{n}", report, figures) for n, report in enumerate(run.layers))
+    settings = run.record.options
+    medians = _chart(
+        f"medians-{index}",
+        charts.medians(entries, settings.confidence, settings.seed),
+        "Median latency",
+        figures,
+        f"With its {settings.confidence:.0%} interval; shorter is better.",
+    )
+    cards = joined(_chart(f"{name}-{index}", figure, title, figures, note) for name, figure, title, note in drawn)
+    flames = joined(_layers(f"layers-{index}-{n}", report, figures) for n, report in enumerate(run.layers))
     hidden = " hidden" if len(report.runs) > 1 else ""
-    compared = f"Speed-ups are against {escape(baseline)}." if baseline else ""
-    return (
-        f'<section class="run" data-run="{index}"{hidden}>{head}{listed}<p class="soft">{box if boxes else ""}</p>'
-        f'<div class="cards">{cards}{_cold(run.record)}</div>{flames}'
-        f"<details><summary>Machine, software and settings</summary>{_environment(report, index)}<p>{compared}</p>"
-        f"</details></section>"
+    compared = f"Speed-ups are against {baseline}." if baseline else ""
+    return html(
+        '<section class="run" data-run="{index}"{hidden}>{head}{listed}{medians}<p class="soft">{box}</p>'
+        '<div class="cards">{cards}{cold}</div>{flames}<details><summary>Machine, software and settings</summary>'
+        "{environment}<p>{compared}</p></details></section>",
+        index=index,
+        hidden=hidden,
+        head=head,
+        listed=listed,
+        medians=medians,
+        box=box if boxes else "",
+        cards=cards,
+        cold=_cold(run.record),
+        flames=flames,
+        environment=_environment(report, index),
+        compared=compared,
     )
 
 
-def _listed(without: list[tuple[str, str]], noisy: list[tuple[str, str]], *, folded: bool = False) -> str:
+def _listed(without: list[tuple[str, str]], noisy: list[tuple[str, str]], *, folded: bool = False) -> Html:
     """Rows without a number, one line for each reason, and behind a click those whose number is doubtful."""
-    items = "".join(f"<li><b>{escape(who)}</b> {escape(why)}</li>" for who, why in without)
-    text = f'<ul class="reasons">{items}</ul>' if items else ""
+    items = joined(html("<li><b>{}</b> {}</li>", who, why) for who, why in without)
+    text = html('<ul class="reasons">{}</ul>', items) if items else NOTHING
     if text and folded:
-        text = f"<details><summary>Why rows have no number: {len(without)} reasons</summary>{text}</details>"
-    if noisy:
-        doubts = "".join(f'<li class="noisy"><b>{escape(who)}</b> {escape(why)}</li>' for who, why in noisy)
-        count = f"{len(noisy)} row{'s' * (len(noisy) != 1)}"
-        text += f"<details><summary>{count} with a doubtful median</summary>"
-        text += f'<ul class="reasons">{doubts}</ul></details>'
-    return text
+        title = f"Why rows have no number: {len(without)} reasons"
+        text = html("<details><summary>{}</summary>{}</details>", title, text)
+    if not noisy:
+        return text
+    doubts = joined(html('<li class="noisy"><b>{}</b> {}</li>', who, why) for who, why in noisy)
+    title = f"{len(noisy)} row{'s' * (len(noisy) != 1)} with a doubtful median"
+    return html('{}<details><summary>{}</summary><ul class="reasons">{}</ul></details>', text, title, doubts)
 
 
-def _every(report: Overview) -> str:
+def _every(report: Overview) -> Html:
     """The table of all rows; folded where there are many, and in its place when a run is chosen."""
-    filtering = (
+    filtering = Html(
         '<input type="search" id="search" placeholder="filter: ort int8 b8" aria-label="filter the rows">'
         '<span class="soft" id="shown"></span>'
     )
     if report.many:
-        return (
-            f'<details id="every"><summary>Every number</summary><div class="controls">{filtering}</div>{_table(report)}'
-            "</details>"
-        )
-    return f'<div class="controls"><h2>Every number</h2>{filtering}</div>{_table(report)}'
+        folded = '<details id="every"><summary>Every number</summary><div class="controls">{}</div>{}</details>'
+        return html(folded, filtering, _table(report))
+    return html('<div class="controls"><h2>Every number</h2>{}</div>{}', filtering, _table(report))
 
 
-def _answer(report: Overview, index: int) -> str:
+def _answer(report: Overview, index: int) -> Html:
     """The fastest row of the first shape, in a sentence."""
     rows = [e.row for e in report.of(index) if e.row.latency is not None]
     if not rows:
-        return "<p>No row has a number.</p>"
+        return Html("<p>No row has a number.</p>")
     first = [r for r in rows if (r.batch, r.size) == (rows[0].batch, rows[0].size)]
     best = min(first, key=lambda r: r.latency.p50_ms if r.latency else float("inf"))
     if best.latency is None:
-        return ""
+        return NOTHING
     text = f"Fastest at batch {best.batch}: {best.runtime} {best.precision}, {milliseconds(best.latency.p50_ms)} ms"
     if best.speedup is not None:
         s = best.speedup
@@ -266,43 +270,52 @@ def _answer(report: Overview, index: int) -> str:
             f", {s.speedup:.2f} times as fast as {report.runs[index].record.baseline} "
             f"({s.interval.low:.2f} - {s.interval.high:.2f}: {s.verdict})"
         )
-    return f'<p class="answer">{escape(text)}.</p>'
+    return html('<p class="answer">{}.</p>', text)
 
 
-def _cold(record: ProfileRecord) -> str:
+def _cold(record: ProfileRecord) -> Html:
     """What happens once, for each runtime and precision."""
     rows = cold_rows(record)
     keys = [k for k in COLD if any(getattr(r.cold, k) is not None for r in rows)]
     if not rows:
-        return ""
-    lines = ""
+        return NOTHING
+    lines = []
     for row in rows:
         times = [getattr(row.cold, k) for k in keys]
-        cells = "".join(f"<td{_value(t)}>{'' if t is None else f'{1e3 * t:,.0f}'}</td>" for t in times)
-        lines += f'<tr><td class="word">{escape(f"{row.runtime} {row.precision}")}</td>{cells}</tr>'
-    heads = "".join(f"<th>{COLD[k]} ms</th>" for k in keys)
-    return (
+        cells = joined(html("<td{}>{}</td>", _value(t), "" if t is None else f"{1e3 * t:,.0f}") for t in times)
+        lines.append(html('<tr><td class="word">{} {}</td>{}</tr>', row.runtime, row.precision, cells))
+    heads = joined(html("<th>{} ms</th>", COLD[k]) for k in keys)
+    return html(
         '<figure class="card"><figcaption>Cold start</figcaption><p class="soft">What happens once, at the first shape.</p>'
-        f'<div class="sheet"><table class="cold"><thead><tr><th class="word"></th>{heads}</tr></thead><tbody>{lines}</tbody>'
-        "</table></div></figure>"
+        '<div class="sheet"><table class="cold"><thead><tr><th class="word"></th>{}</tr></thead><tbody>{}</tbody>'
+        "</table></div></figure>",
+        heads,
+        joined(lines),
     )
 
 
-def _layers(name: str, report: LayerReport, figures: dict[str, charts.Figure]) -> str:
+def _layers(name: str, report: LayerReport, figures: dict[str, charts.Figure]) -> Html:
     shapes = ", ".join("x".join(map(str, s)) for s in report.shapes.values())
     title = f"Where the microseconds go: {report.runtime} {report.precision}, {shapes}"
     note = (
         f"{report.source}, {report.runs} runs. Nodes take {report.total_us:,.0f} us of {report.whole_us:,.0f}; the module is "
         f"known for {100 * report.known_share:.0f} % of that. Click a module to see inside."
     )
-    rows = "".join(
-        f'<tr><td class="word">{escape(x.module or "(the model itself)")}</td><td class="word">{escape(x.operator)}</td>'
-        f'<td data-v="{x.microseconds!r}">{x.microseconds:,.1f}</td><td>{100 * x.microseconds / report.total_us:.1f} %</td></tr>'
+    rows = joined(
+        html(
+            '<tr><td class="word">{}</td><td class="word">{}</td><td data-v="{!r}">{:,.1f}</td><td>{:.1f} %</td></tr>',
+            x.module or "(the model itself)",
+            x.operator,
+            x.microseconds,
+            x.microseconds,
+            100 * x.microseconds / report.total_us,
+        )
         for x in report.slowest(_SLOWEST)
     )
-    table = (
+    table = html(
         '<div class="sheet"><table class="layers"><thead><tr><th class="word">module</th><th class="word">operator</th>'
-        f"<th>us</th><th>share</th></tr></thead><tbody>{rows}</tbody></table></div>"
+        "<th>us</th><th>share</th></tr></thead><tbody>{}</tbody></table></div>",
+        rows,
     )
     return _chart(name, charts.layers(report), title, figures, note, table)
 
@@ -313,43 +326,49 @@ def _chart(
     title: str,
     figures: dict[str, charts.Figure],
     note: str = "",
-    below: str = "",
-) -> str:
+    below: Html = NOTHING,
+) -> Html:
     if figure is None:
-        return ""
+        return NOTHING
     figures[name] = figure
-    words = f'<p class="soft">{escape(note)}</p>' if note else ""
-    return (
-        f'<figure class="card"><figcaption>{escape(title)}</figcaption>{words}'
-        f'<div class="chart" id="{name}" style="height:{figure["height"]}px"></div>{below}</figure>'
+    words = html('<p class="soft">{}</p>', note) if note else NOTHING
+    return html(
+        '<figure class="card"><figcaption>{}</figcaption>{}<div class="chart" id="{}" style="height:{}px"></div>{}</figure>',
+        title,
+        words,
+        name,
+        figure["height"],
+        below,
     )
 
 
-def _table(report: Overview) -> str:
+def _table(report: Overview) -> Html:
     rows = flat_rows(report)
     timed = [(e, r) for e, r in zip(report.entries, rows, strict=True) if r["status"] == "ok"]
     columns = used([r for _, r in timed], _COLUMNS)
     for column in ("model", "machine"):
         if len({r[column] for r in rows}) == 1 and column in columns:
             columns.remove(column)
-    heads = "".join(f'<th{_kind(c)}><button type="button">{escape(_HEADS[c])}</button></th>' for c in columns)
+    heads = joined(html('<th{}><button type="button">{}</button></th>', _kind(c), _HEADS[c]) for c in columns)
     lines = []
     for entry, row in timed:
-        cells = "".join(f"<td{_kind(c)}{_value(row[c])}>{escape(cell_text(c, row))}</td>" for c in columns)
-        mark = ' class="front"' if entry.on_front else ""
-        lines.append(f'<tr data-run="{entry.run}" data-key="{escape(entry.row.key)}"{mark}>{cells}</tr>')
-    return f'<div class="sheet"><table id="rows"><thead><tr>{heads}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+        cells = joined(html("<td{}{}>{}</td>", _kind(c), _value(row[c]), cell_text(c, row)) for c in columns)
+        mark = Html(' class="front"') if entry.on_front else NOTHING
+        lines.append(html('<tr data-run="{}" data-key="{}"{}>{}</tr>', entry.run, entry.row.key, mark, cells))
+    table = '<div class="sheet"><table id="rows"><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>'
+    return html(table, heads, joined(lines))
 
 
-def _kind(column: str) -> str:
-    return ' class="word"' if column in _WORDS else ""
+def _kind(column: str) -> Html:
+    return Html(' class="word"') if column in _WORDS else NOTHING
 
 
-def _value(value: Any) -> str:
-    return f' data-v="{value!r}"' if isinstance(value, (int, float)) and not isinstance(value, bool) else ""
+def _value(value: Any) -> Html:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return html(' data-v="{!r}"', value) if number else NOTHING
 
 
-def _environment(report: Overview, index: int) -> str:
+def _environment(report: Overview, index: int) -> Html:
     run = report.runs[index]
     record, environment = run.record, run.record.environment
     load = " to ".join(f"{v:g}" for v in (environment.load_average, record.load_after) if v is not None)
@@ -369,4 +388,4 @@ def _environment(report: Overview, index: int) -> str:
         ("when", record.created),
         ("record", run.path.name),
     )
-    return "<dl>" + "".join(f"<dt>{k}</dt><dd>{escape(v)}</dd>" for k, v in facts if v) + "</dl>"
+    return html("<dl>{}</dl>", joined(html("<dt>{}</dt><dd>{}</dd>", k, v) for k, v in facts if v))

@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import Any
 
 from attn_deploy.comparison.overview import Overview
+from attn_deploy.report.page import NOTHING, Html, html, joined
 from attn_deploy.report.profile.charts import Figure, color, dash, log_ticks
 from attn_deploy.report.profile.models import Cell, ModelLine, Series, columns, head, model_lines
 from attn_deploy.report.profile.overview_charts import EVEN
 
 
-def models_table(report: Overview) -> str:
+def models_table(report: Overview) -> Html:
     """Each model on a line: the time of its baseline, and the speed-up of everything else with its interval."""
     lines = model_lines(report)
     series = columns(lines)
     several, sizes = len(report.machines) > 1, len({line.size for line in lines}) > 1
     words = ["model"] + ["machine"] * several + ["size"] * sizes
-    above = f'<th colspan="{len(words)}"></th>'
+    above = [html('<th colspan="{}"></th>', len(words))]
     for batch in dict.fromkeys(s.batch for s in series):
-        above += f'<th class="group" colspan="{sum(s.batch == batch for s in series)}">batch {batch}</th>'
-    heads = "".join(f'<th class="word"><button type="button">{w}</button></th>' for w in words)
+        count = sum(s.batch == batch for s in series)
+        above.append(html('<th class="group" colspan="{}">batch {}</th>', count, batch))
+    heads = [html('<th class="word"><button type="button">{}</button></th>', w) for w in words]
     firsts = {next(s for s in series if s.batch == b) for b in {s.batch for s in series}}
-    heads += "".join(
-        f'<th{_edge(s, firsts)}><button type="button">{escape(head(s, lines))}</button></th>' for s in series
-    )
-    body = "".join(_line(line, series, firsts, several=several, sizes=sizes) for line in lines)
-    return (
+    heads += [html('<th{}><button type="button">{}</button></th>', _edge(s, firsts), head(s, lines)) for s in series]
+    body = joined(_line(line, series, firsts, several=several, sizes=sizes) for line in lines)
+    return html(
         '<figure class="card"><figcaption>Each model</figcaption><p class="soft">Click a heading to sort, a model to see its '
         'details. Speed-ups with their intervals; green is faster beyond doubt, red slower.</p><p><input type="search" '
         'id="wanted" placeholder="filter models: se eca" aria-label="filter the models"> <span class="soft" id="listed">'
-        f'</span></p><div class="sheet tall"><table id="models"><thead><tr>{above}</tr><tr>{heads}</tr></thead><tbody>{body}'
-        "</tbody></table></div></figure>"
+        '</span></p><div class="sheet tall"><table id="models"><thead><tr>{}</tr><tr>{}</tr></thead><tbody>{}'
+        "</tbody></table></div></figure>",
+        joined(above),
+        joined(heads),
+        body,
     )
 
 
@@ -86,28 +88,29 @@ def curves(report: Overview, batch: int) -> Figure | None:
     return {"data": traces, "layout": layout, "height": 360}
 
 
-def _line(line: ModelLine, series: list[Series], firsts: set[Series], *, several: bool, sizes: bool) -> str:
+def _line(line: ModelLine, series: list[Series], firsts: set[Series], *, several: bool, sizes: bool) -> Html:
     words = [line.machine] * several + [line.size] * sizes
-    cells = f'<td class="word"><button type="button" class="open">{escape(line.model)}</button></td>'
-    cells += "".join(f'<td class="word">{escape(w)}</td>' for w in words)
+    cells = [html('<td class="word"><button type="button" class="open">{}</button></td>', line.model)]
+    cells += [html('<td class="word">{}</td>', w) for w in words]
     for one in series:
         cell = line.cells.get(one)
-        kept = f' data-v="{cell.value!r}"' if cell is not None and cell.value is not None else ""
-        cells += f"<td{_edge(one, firsts, cell)}{kept}>{_shown(cell)}</td>"
-    return f'<tr data-run="{line.run}">{cells}</tr>'
+        kept = html(' data-v="{!r}"', cell.value) if cell is not None and cell.value is not None else NOTHING
+        cells.append(html("<td{}{}>{}</td>", _edge(one, firsts, cell), kept, _shown(cell)))
+    return html('<tr data-run="{}">{}</tr>', line.run, joined(cells))
 
 
-def _shown(cell: Cell | None) -> str:
+def _shown(cell: Cell | None) -> Html:
     if cell is None:
-        return ""
-    text = escape(cell.text)
-    return text if cell.speedup is None else f'{text} <span class="soft">{cell.low:.2f}-{cell.high:.2f}</span>'
+        return NOTHING
+    if cell.speedup is None:
+        return html("{}", cell.text)
+    return html('{} <span class="soft">{:.2f}-{:.2f}</span>', cell.text, cell.low, cell.high)
 
 
-def _edge(series: Series, firsts: set[Series], cell: Cell | None = None) -> str:
+def _edge(series: Series, firsts: set[Series], cell: Cell | None = None) -> Html:
     """The classes of a cell: the first of a batch has a rule, and a verdict its colour."""
     names = ["edge"] * (series in firsts)
     if cell is not None:
         names += [cell.status] * (cell.status != "ok")
         names += [cell.verdict] * (cell.verdict in ("faster", "slower"))
-    return f' class="{" ".join(names)}"' if names else ""
+    return html(' class="{}"', " ".join(names)) if names else NOTHING

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from attn_deploy.comparison.overview import Overview
+from attn_deploy.report.markdown import inline, row
 from attn_deploy.report.profile.caption import machine
 from attn_deploy.report.profile.conditions import conditions_text
 from attn_deploy.report.profile.models import FEW, ModelLine, model_lines, reasons, table
@@ -24,7 +25,7 @@ def models_markdown(report: Overview) -> str:
     several = len(report.machines) > 1
     lines = [f"# Profiles of {len({r.record.name for r in report.runs})} models", ""]
     baselines = ", ".join(dict.fromkeys(r.record.baseline for r in report.runs if r.record.baseline))
-    lines += [f"Speed-ups are against {baselines}: above 1 is faster.", ""] if baselines else []
+    lines += [f"Speed-ups are against {inline(baselines)}: above 1 is faster.", ""] if baselines else []
     if report.means:
         names = ["machine"] * several + ["runtime", "precision", "batch"]
         names += ["geometric mean", "95 % interval", "models", "faster", "slower"]
@@ -41,15 +42,15 @@ def models_markdown(report: Overview) -> str:
     made = model_lines(report)
     for name in report.machines:
         mine = [line for line in made if line.machine == name]
-        lines += [f"## Each model{f' on {name}' if several else ''}", "", *_table(mine), ""]
+        lines += [f"## Each model{f' on {inline(name)}' if several else ''}", "", *_table(mine), ""]
     lines += _reasons(report)
     lines += ["<details><summary>Every row</summary>", "", *_every(report), "", "</details>", ""]
     for name in report.machines:
         records = [r.record for r in report.runs if r.machine == name]
         dates = sorted(r.created for r in records)
         clocks = conditions_text(*records)
-        lines += [clocks, ""] if clocks else []
-        lines += [f"{machine(records[0].environment)}. {dates[0]} to {dates[-1]}", ""]
+        lines += [inline(clocks), ""] if clocks else []
+        lines += [inline(f"{machine(records[0].environment)}. {dates[0]} to {dates[-1]}"), ""]
     return "\n".join(lines)
 
 
@@ -60,8 +61,12 @@ def _table(lines: list[ModelLine]) -> list[str]:
 
 
 def _reasons(report: Overview) -> list[str]:
-    listed = [f"- {who}: {' '.join(why.split())}" for who, why in reasons(report)]
-    noisy = [f"- {report.runs[e.run].record.name}: {e.row.key}: {e.row.noise}" for e in report.entries if e.row.noise]
+    listed = [f"- {inline(f'{who}: {why}')}" for who, why in reasons(report)]
+    noisy = [
+        f"- {inline(f'{report.runs[e.run].record.name}: {e.row.key}: {e.row.noise}')}"
+        for e in report.entries
+        if e.row.noise
+    ]
     lines = ["## Without a number", "", *listed, ""] if listed else []
     if noisy:
         lines += [f"<details><summary>{len(noisy)} doubtful medians</summary>", "", *noisy, "", "</details>", ""]
@@ -77,4 +82,4 @@ def _every(report: Overview) -> list[str]:
 
 
 def _rows(cells: Iterable[Iterable[str]]) -> list[str]:
-    return ["| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in cells]
+    return [row(line) for line in cells]

@@ -8,6 +8,7 @@ import json
 from dataclasses import asdict
 
 from attn_deploy.comparison.overview import Overview
+from attn_deploy.report.markdown import inline, row
 from attn_deploy.report.profile.caption import machine
 from attn_deploy.report.profile.conditions import cold_text, conditions_text
 from attn_deploy.report.profile.machines import side_by_side
@@ -42,8 +43,8 @@ def profile_csv(report: Overview) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(COLUMNS), lineterminator="\n")
     writer.writeheader()
-    for row in flat_rows(report, intervals=True):
-        writer.writerow({k: "" if v is None else v for k, v in row.items()})
+    for values in flat_rows(report, intervals=True):
+        writer.writerow({k: "" if v is None else v for k, v in values.items()})
     return text.getvalue()
 
 
@@ -67,7 +68,7 @@ def profile_markdown(report: Overview) -> str:
     several = len({r.machine for r in report.runs}) > 1
     lines = ["# Profiles", ""]
     if report.means:
-        lines += [*(f"- {mean_text(m, several)}." for m in report.means), ""]
+        lines += [*(f"- {inline(mean_text(m, several))}." for m in report.means), ""]
     beside = side_by_side(report)
     if beside is not None:
         heads, cells = beside
@@ -77,12 +78,11 @@ def profile_markdown(report: Overview) -> str:
             "Medians, and in brackets how many times as fast as the machine's own baseline.",
             "",
         ]
-        lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-        lines += [*("| " + " | ".join(line) + " |" for line in cells), ""]
+        lines += [row(heads), "|" + "---|" * len(heads), *map(row, cells), ""]
     rows = flat_rows(report)
     for index, run in enumerate(report.runs):
         mine = [r for r, e in zip(rows, report.entries, strict=True) if e.run == index]
-        lines += [f"## {run.label}", ""]
+        lines += [f"## {inline(run.label)}", ""]
         timed = [r for r in mine if r["status"] == "ok"]
         columns = used(timed, TABLE)
         if timed:
@@ -90,15 +90,15 @@ def profile_markdown(report: Overview) -> str:
                 f"against {run.record.baseline}" if c == "speedup" and run.record.baseline else TITLES[c]
                 for c in columns
             ]
-            lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(columns)]
-            lines += ["| " + " | ".join(cell_text(c, r) for c in columns) + " |" for r in timed]
+            lines += [row(heads), "|" + "---|" * len(columns)]
+            lines += [row(cell_text(c, r) for c in columns) for r in timed]
             lines.append("")
         without = grouped((e.row.key, e.row) for e in report.of(index))
-        lines += [f"- {first_of(names)}: {status}: {reason}" for names, status, reason in without]
-        lines += [f"- {e.row.key}: noisy: {e.row.noise}" for e in report.of(index) if e.row.noise]
+        lines += [f"- {inline(f'{first_of(names)}: {status}: {reason}')}" for names, status, reason in without]
+        lines += [f"- {inline(f'{e.row.key}: noisy: {e.row.noise}')}" for e in report.of(index) if e.row.noise]
         if lines[-1]:
             lines.append("")
         for told_once in (cold_text(run.record), conditions_text(run.record)):
-            lines += [told_once, ""] if told_once else []
-        lines += [f"{machine(run.record.environment)}. {run.record.created}", ""]
+            lines += [inline(told_once), ""] if told_once else []
+        lines += [inline(f"{machine(run.record.environment)}. {run.record.created}"), ""]
     return "\n".join(lines)

@@ -13,6 +13,7 @@ from attn_deploy.comparison.overview import MANY, MeanSpeedup, Overview
 from attn_deploy.report.profile.models import ModelLine, digest_lines, model_lines, reasons, table
 from attn_deploy.report.profile.rows import cell_text, flat_rows, mean_text, used
 
+WIDE = 10_000  # columns: nothing is left out
 KNOWN = (
     "machine", "model", "runtime", "precision", "batch", "size", "p50_ms", "p95_ms", "p99_ms", "items_per_second",
     "speedup", "verdict", "top1", "floor_multiple", "bound",
@@ -51,23 +52,30 @@ def diff_text(diff: ProfileDiff) -> str:
     return "\n".join(lines)
 
 
-def known_text(report: Overview) -> str:
+# What a narrow terminal does without, the first first.
+_EXPENDABLE = ("bound", "floor_multiple", "p95_ms", "items_per_second", "p99_ms", "top1", "verdict")
+
+
+def known_text(report: Overview, width: int = WIDE) -> str:
     """A table of the rows that have a number, columns that are the same everywhere named once above it.
 
-    Of many runs there is a line for each model instead: its times, and the speed-ups of the rest.
+    Of many runs there is a line for each model instead: its times, and the speed-ups of the rest. Columns that do not fit
+    into ``width`` are left out, and named below the table.
     """
     if report.many:
         why = [f"{who}: {reason}" for who, reason in reasons(report)]
-        return _models_text(model_lines(report), why, report.means, "Every row: --json, or -o with .html, .md or .csv.")
-    return _rows_text(flat_rows(report), report.means)
+        return _models_text(
+            model_lines(report), why, report.means, "Every row: --json, or -o with .html, .md or .csv.", width
+        )
+    return _rows_text(flat_rows(report), report.means, width)
 
 
-def digest_text(digest: Digest) -> str:
+def digest_text(digest: Digest, width: int = WIDE) -> str:
     """The same of the digest that comes with an installed package."""
     lines = digest_lines(digest.rows)
     if len({(line.model, line.machine) for line in lines}) > MANY:
-        return _models_text(lines, [], digest.means, "Every row: --json.")
-    return _rows_text([asdict(row) for row in digest.rows], digest.means)
+        return _models_text(lines, [], digest.means, "Every row: --json.", width)
+    return _rows_text([asdict(row) for row in digest.rows], digest.means, width)
 
 
 def digest_json(digest: Digest) -> str:
@@ -76,8 +84,8 @@ def digest_json(digest: Digest) -> str:
     return json.dumps({"schema_version": 1, "kind": "profile digest", "rows": rows, "means": means}, indent=1) + "\n"
 
 
-def _rows_text(rows: Sequence[Mapping[str, Any]], means: Sequence[MeanSpeedup]) -> str:
-    rows = [r for r in rows if r["status"] == "ok"]
+def _rows_text(rows: Sequence[Mapping[str, Any]], means: Sequence[MeanSpeedup], width: int) -> str:
+    rows = [_told_apart(r) for r in rows if r["status"] == "ok"]
     if not rows:
         return "No row has a number."
     columns = used(rows, KNOWN)
@@ -86,15 +94,20 @@ def _rows_text(rows: Sequence[Mapping[str, Any]], means: Sequence[MeanSpeedup]) 
     heads = [TITLES.get(c, c) for c in columns]
     cells = [[cell_text(c, r) for c in columns] for r in rows]
     lines = [f"{c}: {rows[0][c]}" for c in constant]
-    lines += _lined(heads, cells, [c in NUMBERS for c in columns])
+    ranks = [_EXPENDABLE.index(c) if c in _EXPENDABLE else None for c in columns]
+    lines += _lined(heads, cells, [c in NUMBERS for c in columns], ranks, width)
     return "\n".join(lines + _means(means))
 
 
-def _models_text(lines: Sequence[ModelLine], why: Sequence[str], means: Sequence[MeanSpeedup], more: str) -> str:
+def _models_text(
+    lines: Sequence[ModelLine], why: Sequence[str], means: Sequence[MeanSpeedup], more: str, width: int
+) -> str:
     text: list[str] = []
     for name in dict.fromkeys(line.machine for line in lines):
         heads, cells = table([line for line in lines if line.machine == name])
-        text += [f"machine: {name}", *_lined(heads, cells, [h not in ("model", "size") for h in heads])]
+        ranks = [None if n < 3 else len(heads) - n for n in range(len(heads))]
+        right = [h not in ("model", "size") for h in heads]
+        text += [f"machine: {name}", *_lined(heads, cells, right, ranks, width)]
     text += ["", *why] if why else []
     return "\n".join([*text, *_means(means), more])
 
@@ -104,9 +117,34 @@ def _means(means: Sequence[MeanSpeedup]) -> list[str]:
     return [""] * bool(means) + [mean_text(m, several) + "." for m in means]
 
 
-def _lined(heads: list[str], cells: list[list[str]], right: list[bool]) -> list[str]:
-    """A table whose columns are as wide as what stands in them."""
+def _told_apart(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row with its runtime in words that tell a captured graph from launches one by one."""
+    return {**row, "runtime": f"{row['runtime']} graph"} if row.get("cuda_graph") else row
+
+
+def _lined(
+    heads: list[str], cells: list[list[str]], right: list[bool], ranks: Sequence[int | None], width: int
+) -> list[str]:
+    """A table whose columns are as wide as what stands in them.
+
+    Args:
+        heads: the titles.
+        cells: the texts, a list for each line.
+        right: which columns are of numbers.
+        ranks: of the columns that a narrow terminal does without, the least first; None for those that stay.
+        width: of the terminal.
+    """
     widths = [max(len(h), *(len(line[i]) for line in cells)) for i, h in enumerate(heads)]
+    order = sorted((r, i) for i, r in enumerate(ranks) if r is not None)
+    left_out: list[int] = []
+    while order and sum(w + 2 for i, w in enumerate(widths) if i not in left_out) - 2 > width:
+        left_out.append(order.pop(0)[1])
+    if left_out:
+        names = ", ".join(heads[i] for i in sorted(left_out))
+        kept = [i for i in range(len(heads)) if i not in left_out]
+        heads, cells = [heads[i] for i in kept], [[line[i] for i in kept] for line in cells]
+        table = _lined(heads, cells, [right[i] for i in kept], [None] * len(kept), width)
+        return [*table, f"left out at {width} columns: {names}"]
 
     def line(values: list[str]) -> str:
         columns = zip(values, widths, right, strict=True)
