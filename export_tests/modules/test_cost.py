@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -34,9 +35,14 @@ def test_a_plain_formulation_is_the_same_maths_on_the_same_weights(name):
     check_modules_agree(make_pair(name, CASES[name].at((64, 24, 24))))
 
 
+# Entries whose usual formulation is not restated in benchmarks/plain yet: a new one has to be, or to be named there.
+WITHOUT_PLAIN_FORM = set(json.loads(Path(__file__).with_name("without_plain_form.json").read_text(encoding="utf-8")))
+
+
 def test_every_attention_mechanism_has_a_plain_formulation():
     attention = {s.name for s in catalog.import_all() if s.family == "attention"}
-    assert attention <= {case.model or name for name, case in CASES.items()}
+    restated = {case.model or name for name, case in CASES.items()}
+    assert attention - restated == WITHOUT_PLAIN_FORM
 
 
 class SquareMaps(TorchDispatchMode):
