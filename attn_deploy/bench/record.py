@@ -134,9 +134,12 @@ class ProfileRecord:
         """Read a record that `write` wrote.
 
         Raises:
-            InvalidRequestError: if there is no such file, or it is not a profile record.
+            InvalidRequestError: if there is no such file, or it is not a profile record; the message names the file.
         """
         data = read_json(Path(path))
         if not isinstance(data, dict):
             raise InvalidRequestError(f"{path} is not a profile record: it holds a {type(data).__name__}.")
-        return cls.from_dict(data)
+        try:
+            return cls.from_dict(data)
+        except InvalidRequestError as error:
+            raise InvalidRequestError(f"{path} cannot be read as a profile record: {error}") from error

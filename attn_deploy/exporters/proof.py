@@ -9,7 +9,7 @@ import onnx
 import torch
 from torch import nn
 
-from attn_deploy.errors import ExportError, ParityError
+from attn_deploy.errors import DynamicAxisError, ExportError, ParityError
 from attn_deploy.exporters.options import ExportOptions
 from attn_deploy.exporters.prepare import deployed
 from attn_deploy.exporters.prepared import PreparedModel, Translation
@@ -25,6 +25,8 @@ from attn_deploy.parity.tolerance import TOLERANCES, Tolerance
 from attn_deploy.parity.verify import verify_against
 from attn_deploy.resolve.seeding import open_gates
 
+# What is frozen under these is a value, not a size.
+_OF_VALUES = ("data-dependent-branch", "number-from-tensor")
 _NARROW = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
 
@@ -72,7 +74,8 @@ def raise_if_failed(prepared: PreparedModel, report: ParityReport, translation: 
     """Raise for a comparison that failed, with what the tracer said of the user's code as the cause if it said anything.
 
     Raises:
-        ExportError: of the rule that the tracer's remark falls under.
+        DynamicAxisError: of the rule that the tracer's remark falls under, if the graph is right at the traced size alone.
+        ExportError: of that rule, if it is wrong there too, or the cause is a value.
         ParityError: otherwise.
     """
     try:
@@ -84,7 +87,11 @@ def raise_if_failed(prepared: PreparedModel, report: ParityReport, translation: 
         if frozen is None:
             raise
         detail = f"{frozen.what}; {str(error).removeprefix(f'{prepared.label}: ')}"
-        raise refusal(prepared.label, frozen.rule, frozen.place, detail=detail) from error
+        said = refusal(prepared.label, frozen.rule, frozen.place, detail=detail)
+        traced = [c.passed for c in report.cases if c.traced]
+        if traced and all(traced) and frozen.rule not in _OF_VALUES:
+            raise DynamicAxisError(str(said), rule=said.rule) from error
+        raise said from error
 
 
 def prove_gates(prepared: PreparedModel, exporter: str, options: ExportOptions) -> None:

@@ -107,7 +107,7 @@ def _refuse_code(models: Sequence[str], folder: Path) -> None:
     if foreign:
         raise InvalidRequestError(
             f"{folder} is a run of {', '.join(foreign)}, which is not of the registry; what a folder says must not choose "
-            f"code to run. If you trust it, name the models yourself: attn-deploy matrix --resume {folder} --models "
+            f"code to run. If you trust it, name the models yourself: attn-deploy matrix -o {folder} --resume --models "
             f"{shlex.quote(','.join(models))}."
         )
 

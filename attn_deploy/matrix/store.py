@@ -39,7 +39,7 @@ class MatrixFolder:
         if not resume and (begun or (self._cells.is_file() and self._cells.stat().st_size)):
             raise InvalidRequestError(
                 f"{str(path)!r} already holds a matrix run; "
-                + (f"continue it with --resume {path}, or choose" if begun else "its options are missing, so choose")
+                + (f"continue it with -o {path} --resume, or choose" if begun else "its options are missing, so choose")
                 + " another --output."
             )
         make_folder(path)

@@ -11,8 +11,8 @@ STEPS: Mapping[str, tuple[str, ...]] = {
     "export": ("output", "json"),
     "quantize": ("output", "json"),
     "build": ("output", "json"),
-    "profile": ("save", "resume", "json", "onnx"),
-    "evaluate": ("save", "json"),
+    "profile": ("output", "resume", "json", "onnx"),
+    "evaluate": ("output", "json"),
     "package": ("output", "json", "profile", "accuracy", "reference"),
 }
 

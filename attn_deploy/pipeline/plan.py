@@ -127,6 +127,8 @@ class _Planner:
                 self._add(name, (model, "--output", str(artifact), *words), artifact, table)
             elif name == "quantize":
                 target = folder / f"model-{table.get('precision', 'int8')}.onnx"
+                if "target" not in table and self._makes_engines():
+                    words += ["--target", "gpu"]  # engines take no other form, whatever this machine is
                 self._add(name, (str(artifact), "--output", str(target), *words), target, table)
                 artifact = target
             elif name == "build":
@@ -135,13 +137,16 @@ class _Planner:
                 self._add(f"build-{label}", (str(artifact), "--output", str(target), *words), target, table, last=False)
             elif name == "profile":
                 target = folder / "profile"
-                self._add(name, (str(artifact), "--save", str(target), *words), target, table, last=False)
+                self._add(name, (str(artifact), "--output", str(target), *words), target, table, last=False)
             elif name == "evaluate":
                 target = folder / "evaluate.json"
-                self._add(name, (str(artifact), "--save", str(target), *words), target, table, last=False)
+                self._add(name, (str(artifact), "--output", str(target), *words), target, table, last=False)
             else:
                 package = self._package(artifact, source, table, words)
         return Plan(tuple(self._steps), package, artifact, folder)
+
+    def _makes_engines(self) -> bool:
+        return any(n == "build" or (n == "package" and {"device", "target"} & set(t)) for n, t in self._settings.steps)
 
     def _package(self, artifact: Path, source: Path, table: Mapping[str, Any], words: Sequence[str]) -> Step:
         target = self._folder / "package"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -103,25 +106,45 @@ def _run(step: Step, folder: Path, cwd: Path, progress: Progress) -> None:
     progress(f"{step.name}: attn-deploy {' '.join(argv)}")
     source = str(Path(__file__).resolve().parents[2])  # the same attn-deploy, wherever the file lies
     paths = os.pathsep.join(p for p in (source, os.environ.get("PYTHONPATH")) if p)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "attn_deploy", *argv],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": paths},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process: subprocess.Popen[str] | None = None
     try:
+        with _signals_waiting():
+            process = subprocess.Popen(
+                [sys.executable, "-m", "attn_deploy", *argv],
+                cwd=cwd,
+                env={**os.environ, "PYTHONPATH": paths},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
         _, errors = process.communicate()
     except KeyboardInterrupt:
-        process.terminate()
-        process.wait()
+        if process is not None:
+            process.terminate()
+            process.communicate()
         raise
     if process.returncode != 0:
         lines = [line for line in errors.strip().splitlines() if line.strip()]
         reason = lines[-1].removeprefix("error: ") if lines else f"it ended with {process.returncode}"
         raise AttnDeployError(f"the step {step.name} failed: {reason}", exit_code=process.returncode)
     note(folder, step, finished=True)
+
+
+@contextlib.contextmanager
+def _signals_waiting() -> Iterator[None]:
+    """Ctrl-C is answered after the block: a step that is cut off from who starts it would go on alone."""
+    if threading.current_thread() is not threading.main_thread():  # which no signal interrupts
+        yield
+        return
+    came: list[int] = []
+    before = {n: signal.signal(n, lambda number, _: came.append(number)) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    if came:
+        signal.raise_signal(came[0])
 
 
 def _remove(path: Path) -> None:

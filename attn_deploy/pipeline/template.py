@@ -23,7 +23,7 @@ output = "deployed"
 # device = "rtx4090"
 
 [profile]
-runtimes = "ort-cpu"
+runtime = "ort-cpu"
 
 # Accuracy on a data set that the model was trained for:
 # [evaluate]

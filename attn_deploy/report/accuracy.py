@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Group, RenderableType
+from rich.box import HEAVY_HEAD
+from rich.console import Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -14,6 +15,8 @@ from attn_deploy.report.text import rows_text
 
 if TYPE_CHECKING:
     from attn_deploy.training.record import TrainingRecord
+
+_ROOM = 110  # columns that the table takes with its lines; on fewer it goes without them, so that no number is broken
 
 
 def training_text(record: TrainingRecord) -> str:
@@ -48,9 +51,18 @@ def training_text(record: TrainingRecord) -> str:
 def accuracy_report(results: Sequence[AccuracyResult], width: int = 160) -> RenderableType:
     """Results of one model in several runtimes, on the same images."""
     first = results[0]
-    table = Table(title=Text(first.model, style="bold"), title_justify="left", header_style="bold")
+    narrow = width < _ROOM
+    table = Table(
+        title=Text(first.model, style="bold"),
+        title_justify="left",
+        header_style="bold",
+        box=None if narrow else HEAVY_HEAD,
+        padding=(0, 1, 0, 0) if narrow else (0, 1),
+        pad_edge=not narrow,
+    )
     for title in ("runtime", "precision", "top-1", "right", "top-5", "images/s", "same answers", "McNemar p"):
-        table.add_column(title, justify="left" if title in ("runtime", "precision") else "right")
+        justify: JustifyMethod = "left" if title in ("runtime", "precision") else "right"
+        table.add_column(title, justify=justify, no_wrap=title != "McNemar p")
     for result in results:
         agreement = result.agreement
         table.add_row(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attn_deploy.files import write_atomic
-from attn_deploy.report.markdown import inline
+from attn_deploy.report.markdown import inline, name
 from attn_deploy.report.page import NOTHING, Html, html, joined, page
 from attn_deploy.training.deployed import Deployed
 from attn_deploy.training.summary import TableRow, TableSummary
@@ -44,7 +44,7 @@ def table_markdown(summary: TableSummary) -> str:
     reasons = [r for r in summary.rows if r.reason]
     if reasons:
         lines += ["", "No number, and why:", ""]
-        lines += [f"- {inline(r.model)}: {inline(r.reason or '')}" for r in reasons]
+        lines += [f"- {name(r.model)}: {inline(r.reason or '')}" for r in reasons]
     return "\n".join(lines) + "\n"
 
 
@@ -71,14 +71,14 @@ def caption(summary: TableSummary) -> list[str]:
 
 def cells(row: TableRow) -> list[str]:
     """A row of the table as Markdown."""
-    name = f"**{row.module}**" if row.on_front else row.module
+    module = f"**{row.module}**" if row.on_front else row.module
     if row.mean is None:
         state = "does not fit" if row.reason else f"{NOT_MEASURED} ({row.progress})" if row.progress else NOT_MEASURED
-        return [name, state, *[NOT_MEASURED] * (len(COLUMNS) - 2)]
+        return [module, state, *[NOT_MEASURED] * (len(COLUMNS) - 2)]
     spread = "" if row.spread is None else f" ± {100 * row.spread:.2f}"
     seeds = f" (n={len(row.top1)})" if len(row.top1) > 1 else ""
     return [
-        name,
+        module,
         f"{100 * row.mean:.2f} %{spread}{seeds}",
         f"{row.parameters:,}",
         f"{row.macs / 1e6:.1f} M" if row.macs is not None else NOT_MEASURED,

@@ -138,7 +138,7 @@ def _arguments(text: str | None, whole: str) -> dict[str, Any]:
         key, equals, value = item.partition("=")
         if not equals or not key.strip().isidentifier():
             package = re.fullmatch(r"([A-Za-z]\w*):[\w./-]+", whole)
-            known = " and ".join(PACKAGES)
+            known = f"{', '.join(PACKAGES[:-1])} and {PACKAGES[-1]}"
             hint = (
                 f"; if {package[1]!r} is a package, its models are not known, those of {known} are" if package else ""
             )

@@ -169,8 +169,12 @@ def test_disagreement_is_seen(trained, results):
 
 
 def test_what_cannot_be_tested(trained, exported, tmp_path):
-    with pytest.raises(CheckpointError, match="expected the folder of a training run"):
+    with pytest.raises(
+        InvalidRequestError, match=r"resnet8 has random weights.*--weights, or the folder of a training run"
+    ):
         attn_deploy.evaluate("resnet8")
+    with pytest.raises(CheckpointError, match="expected the folder of a training run"):
+        attn_deploy.evaluate(tmp_path / "resnet8-digits-s0")
     with pytest.raises(GraphError, match="there is no file"):
         attn_deploy.evaluate(tmp_path / "none.onnx", dataset="digits")
     with pytest.raises(InvalidRequestError, match="name the data set: --dataset cifar10"):
@@ -206,7 +210,9 @@ def test_a_run_that_is_not_finished(tmp_path):
 
 def test_the_command_line(trained, tmp_path):
     saved = tmp_path / "result.json"
-    done = CliRunner().invoke(app, ["evaluate", str(trained), "--runtime", "eager,ort-cpu", "--save", str(saved)])
+    done = CliRunner().invoke(
+        app, ["evaluate", str(trained), "--runtime", "eager,ort-cpu", "-o", str(saved)], env={"COLUMNS": "80"}
+    )
     assert done.exit_code == 0, done.output
     result = AccuracyResult.read(saved)
     assert f"{result.correct:,} of 360" in done.stdout

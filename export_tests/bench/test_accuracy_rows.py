@@ -200,7 +200,10 @@ def test_what_is_no_classifier_of_the_images_is_told():
         ({"accuracy": AccuracyPlan(dataset="digits", images=0)}, "0 images were asked for"),
         ({"accuracy": "folder"}, "--data-dir path/to/images"),
         ({"accuracy": "cifar10", "data_dir": "/nonexistent"}, "no folder /nonexistent"),
-        ({"calibration": "/nonexistent"}, "no calibration data '/nonexistent'"),
+        (
+            {"calibration": "/nonexistent"},
+            r"calibration data '/nonexistent' not found\. Give cifar10, digits, a folder",
+        ),
         ({"calibration": "cifar"}, "did you mean 'cifar10'"),
     ],
 )

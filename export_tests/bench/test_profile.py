@@ -150,7 +150,7 @@ def test_a_model_of_a_file_has_the_same_name_in_every_folder(tmp_path):
         ("no json", "not JSON"),
         ("[]", "holds a list"),
         ('{"schema_version": 99}', "schema version 99"),
-        ('{"schema_version": 1}', "not a profile record"),
+        ('{"schema_version": 1}', r"x\.json cannot be read as a profile record: name is missing"),
     ],
 )
 def test_other_files_are_no_records(tmp_path, text, message):
@@ -459,7 +459,7 @@ def app():
 
 def test_the_command_prints_the_record_and_nothing_else(app, folder, tmp_path):
     arguments = [str(folder / "right.onnx"), "--input", "1x3x16x16", "--seconds", "0.05", "--threads", "1"]
-    done = CliRunner().invoke(app, [*arguments, "--json", "--save", str(tmp_path / "r.json")])
+    done = CliRunner().invoke(app, [*arguments, "--json", "-o", str(tmp_path / "r.json")])
     assert done.exit_code == 0, done.output
     assert ProfileRecord.from_dict(json.loads(done.stdout)) == ProfileRecord.read(tmp_path / "r.json")
     shown = CliRunner().invoke(app, arguments)
@@ -473,7 +473,7 @@ def test_the_command_puts_rows_against_the_device_that_is_named(app, folder, tmp
     own.write_text((DEVICES / "rtx4090.toml").read_text().replace('"rtx4090"', '"mine"'))
     for number, (device, name) in enumerate({"RTX 4090": "rtx4090", str(own): "mine"}.items()):
         save = tmp_path / f"{number}.json"
-        done = CliRunner().invoke(app, [*arguments, "--device", device, "--save", str(save)])
+        done = CliRunner().invoke(app, [*arguments, "--device", device, "-o", str(save)])
         assert done.exit_code == 0, done.output
         assert f"The floor is the least time that {name} needs" in done.stdout
         (entry,) = overview(read_runs([save])).entries
@@ -485,7 +485,7 @@ def test_the_command_puts_rows_against_the_device_that_is_named(app, folder, tmp
 def test_the_command_joins_repeated_options_and_tells_each_shape(app, folder, tmp_path):
     arguments = [str(folder / "right.onnx"), "--input", "1x3x16x16", "--seconds", "0.01", "--threads", "1"]
     saved = tmp_path / "r.json"
-    again = ["--batch", "1", "--batch", "2,3", "--confidence", "0.9", "--save", str(saved)]
+    again = ["--batch", "1", "--batch", "2,3", "--confidence", "0.9", "-o", str(saved)]
     done = CliRunner().invoke(app, [*arguments, *again])
     assert done.exit_code == 0, done.output
     record = ProfileRecord.read(saved)
@@ -501,8 +501,8 @@ def test_the_command_joins_repeated_options_and_tells_each_shape(app, folder, tm
     ("options", "message"),
     [
         (["--executor", "foo"], "use inline, processes, or --executor ray"),
-        (["--resume"], "--save DIR"),
-        (["--executor", "ray", "--layers", "--save", "x"], "leave one of them out"),
+        (["--resume"], "give its folder: -o DIR"),
+        (["--executor", "ray", "--layers", "-o", "x"], "leave one of them out"),
         (["--confidence", "95"], "confidence is 95"),
     ],
 )
@@ -536,8 +536,8 @@ def test_the_command_fails_with_an_invalid_row(app, folder, tmp_path):
     [
         ("--batch", "1,x", "whole number"),
         ("--size", "12by3", "--size 224x224"),
-        ("--runtimes", ",", "separated by commas"),
-        ("--save", "/nowhere/r.json", "does not exist"),
+        ("--runtime", ",", "separated by commas"),
+        ("--output", "/nowhere/r.json", "does not exist"),
     ],
 )
 def test_the_command_refuses_what_it_cannot_read(app, folder, option, value, message):

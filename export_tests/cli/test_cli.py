@@ -350,7 +350,8 @@ def test_what_a_model_prints_is_not_in_the_record(folder, command):
 def test_an_unknown_package_is_told_from_a_malformed_argument(folder):
     done = run("export", "hugging:resnet18")
     assert done.exit_code == 2
-    assert "'hugging' is a package, its models are not known, those of timm and torchvision are" in done.stderr
+    known = "those of timm, torchvision, transformers, smp and ultralytics are"
+    assert f"'hugging' is a package, its models are not known, {known}" in done.stderr
 
 
 def test_a_damaged_checkpoint_is_told_in_words(folder):

@@ -31,7 +31,7 @@ def entries() -> list:
 def test_an_entry_in_int8(name, tmp_path):
     artifact = export_prepared(prepare(name), tmp_path / "net.onnx", ExportOptions(exporter="torchscript"))
     try:
-        small = quantize(artifact, tmp_path / "net-int8.onnx")
+        small = quantize(artifact, tmp_path / "net-int8.onnx", target="gpu")
     except NothingToConvertError:
         # What products it has multiply two activations, or patterns of averages that are no weights.
         model = load_model(artifact.path)

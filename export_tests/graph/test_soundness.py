@@ -64,17 +64,17 @@ def test_every_command_refuses(tmp_path, change, words):
     model, path = sound(), tmp_path / "net.onnx"
     change(model)
     path.write_bytes(model.SerializeToString())
-    out = tmp_path / "out"
+    out = tmp_path / "out.onnx"
     for step in (
         lambda: convert(path, out, opset=18),
         lambda: convert(path, out, precision="fp16"),
         lambda: quantize(path, out),
-        lambda: build(path, out),
+        lambda: build(path, out.with_suffix(".engine")),
         lambda: inspect(path),
     ):
         with pytest.raises(GraphError, match=words):
             step()
-    assert not out.exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
     run = CliRunner().invoke(app, ["build", str(path)])
     assert (run.exit_code, run.stderr.count("\n")) == (1, 1)
 

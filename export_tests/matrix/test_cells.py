@@ -15,7 +15,7 @@ from onnx import numpy_helper
 import attn_deploy
 from attn_deploy.engine import builder
 from attn_deploy.errors import EngineBuildError, InvalidRequestError
-from attn_deploy.exporters import pipeline, translate
+from attn_deploy.exporters import pipeline, torchlib, translate
 from attn_deploy.exporters.prepare import prepare
 from attn_deploy.matrix import keys, making
 from attn_deploy.matrix.drive import LANE
@@ -54,7 +54,7 @@ def test_the_files_are_those_that_export_gives(exporter, tmp_path):
 
 BROKEN = [
     ("BakedBatch", "torchscript", "axes", "loop-over-batch", "goes over the samples of the batch in Python"),
-    ("BakedBatch", "dynamo", "axes", "baked-size", "goes over the samples of the batch|cannot be dynamic"),
+    ("BakedBatch", "dynamo", "axes", "loop-over-batch", "axis N cannot be dynamic.*goes over the samples of the batch"),
     ("BakedSize", "torchscript", "axes", "number-from-shape", "the traced size is frozen into the graph"),
     ("TrainModeDropout", "torchscript", "export", "random-in-forward", "draws random numbers in eval mode"),
     ("NanWeights", "torchscript", "parity", "not-finite", "NaN or infinite"),
@@ -72,6 +72,7 @@ def test_a_broken_model_is_a_red_cell_with_its_reason_and_rule(net, exporter, ch
 
 def test_what_the_exporter_makes_once_gives_the_same_graph(monkeypatch):
     """Its table of functions and the decomposed program are used again at opset 22; without that the bytes are equal."""
+    monkeypatch.setattr(torchlib, "_tables", {})  # an operator registered since another test is in the newer ones alone
     kept = prepare("hswish")
     translate.translate(kept, "dynamo", 18)
     (decomposed,) = kept.work.decomposed.values()

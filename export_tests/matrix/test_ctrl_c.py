@@ -91,7 +91,7 @@ def ends(holds):
     return not holds()
 
 
-OPTIONS = ("--opsets", "13,17", "--exporters", "torchscript", "--runtimes", "ort", "--input", "2x4x9x12")
+OPTIONS = ("--opsets", "13,17", "--exporter", "torchscript", "--runtime", "ort", "--input", "2x4x9x12")
 
 
 def test_what_is_done_is_kept_and_nothing_lives_on(start, tmp_path):
@@ -104,7 +104,7 @@ def test_what_is_done_is_kept_and_nothing_lives_on(start, tmp_path):
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=20)
     assert process.returncode == 130, said
-    models = "--resume run --models net.py:Awaits,net.py:Good"
+    models = "-o run --resume --models net.py:Awaits,net.py:Good"
     assert f"interrupted; continue with: attn-deploy matrix {models}\n" in said
     assert "Traceback" not in said
     record = json.loads((folder / "record.json").read_text())
@@ -114,7 +114,7 @@ def test_what_is_done_is_kept_and_nothing_lives_on(start, tmp_path):
     assert ends(lambda: any(map(is_running, workers)))
     assert ends(lambda: is_alive(note)), "what a cell started is ended with it"
     (tmp_path / "go").touch()
-    assert start("--resume", "run").wait(60) == 2, "what a folder says does not choose code to run"
+    assert start("-o", "run", "--resume").wait(60) == 2, "what a folder says does not choose code to run"
     again = start(*models.split(), "--jobs", "1")
     assert again.wait(90) == 0
     record = json.loads((folder / "record.json").read_text())
@@ -128,7 +128,7 @@ def test_in_the_first_second_while_workers_start(start, tmp_path):
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=20)
     assert process.returncode == 130, said
-    assert "--resume run" in said
+    assert "interrupted; continue with: attn-deploy matrix -o run --resume --models net.py:Good,net.py:Awaits\n" in said
     assert "Traceback" not in said
     assert json.loads((tmp_path / "run" / "record.json").read_text())["cells"] == []
     assert ends(lambda: any(map(is_running, workers)))

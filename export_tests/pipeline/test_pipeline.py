@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import shutil
 import signal
@@ -51,7 +52,7 @@ exporter = "torchscript"
 preprocess = "0..1,uint8"
 
 [profile]
-runtimes = "ort-cpu"
+runtime = "ort-cpu"
 seconds = 0.01
 executor = "inline"
 memory = false
@@ -178,6 +179,23 @@ def test_ctrl_c_keeps_what_is_finished(again):
     assert set(dict(rerun(again).steps)) == {"export", "profile", "evaluate", "package"}
 
 
+def test_ctrl_c_while_a_step_starts_leaves_no_step_behind(again, monkeypatch):
+    started = []
+
+    class Interrupted(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            started.append(self)
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        rerun(again, FILE.replace("seconds = 0.01", "seconds = 60"))
+    assert [p.returncode is not None for p in started] == [True]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def test_plan_and_init(tmp_path):
     runner = CliRunner()
     path = tmp_path / "deploy.toml"
@@ -192,6 +210,22 @@ def test_plan_and_init(tmp_path):
     ]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["deploy.toml"]
     assert runner.invoke(app, ["deploy", str(path), "--init", "resnet18"]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("tables", "target"),
+    [
+        ({}, []),
+        ({"build": [{}]}, ["gpu"]),
+        ({"package": {"device": "rtx4090"}}, ["gpu"]),
+        ({"package": {"for": ["python"]}}, []),
+        ({"build": [{}], "quantize": {"target": "cpu"}}, ["cpu"]),
+    ],
+)
+def test_what_becomes_an_engine_is_quantized_for_gpus(tmp_path, tables, target):
+    data = {"model": "a.onnx", "quantize": {}, **tables}
+    argv = make_plan(checked(data, tmp_path, "deploy.toml", COMMANDS), COMMANDS).steps[0].argv
+    assert [word for flag, word in itertools.pairwise(argv) if flag == "--target"] == target
 
 
 @pytest.mark.parametrize("model", ["resnet18+se", "net.py:Net", "a/model.onnx"])

@@ -259,9 +259,9 @@ def test_matrix_on_the_command_line(tmp_path):
     options = [
         "--opsets",
         "17",
-        "--exporters",
+        "--exporter",
         "torchscript",
-        "--runtimes",
+        "--runtime",
         "ort",
         "--executor",
         "inline",
@@ -280,39 +280,44 @@ def test_matrix_on_the_command_line(tmp_path):
         "matrix.html",
         "cells.jsonl",
     }
-    again = command("--resume", folder)
+    again = command("-o", folder, "--resume")
     assert again.exit_code == 0
-    assert "1 taken over" in again.stdout
-    assert command("--models", "hswish", "-o", folder).exit_code == 2
+    assert "1 taken over" in " ".join(again.stdout.split()), "in a narrow terminal the line is broken"
+    old = command("--resume", folder, "--json")
+    assert (old.exit_code, json.loads(old.stdout)["reused"]) == (0, 1), "the old spelling"
+    assert f"note: write matrix -o {folder} --resume now" in old.stderr
+    taken = command("--models", "hswish", "-o", folder)
+    assert taken.exit_code == 2
+    assert f"continue it with -o {folder} --resume" in taken.stderr
     assert command("--models", "hswis").exit_code == 2
-    assert command("--resume", tmp_path / "nothing").exit_code == 2
-    worse = command("--resume", folder, "--fail-on", "regressions", "--baseline", folder)
+    assert command("-o", tmp_path / "nothing", "--resume").exit_code == 2
+    worse = command("-o", folder, "--resume", "--fail-on", "regressions", "--baseline", folder)
     assert worse.exit_code == 0
     assert "no regression" in worse.stderr
 
 
 def test_a_folder_stays_its_shard_and_tells_what_it_is_asked_beside(tmp_path):
-    given = ["--opsets", "17", "--exporters", "torchscript", "--runtimes", "ort", "--executor", "inline"]
+    given = ["--opsets", "17", "--exporter", "torchscript", "--runtime", "ort", "--executor", "inline"]
     folder = tmp_path / "part"
     assert command("--models", "hswish,mish", *given, "--shard", "1/2", "-o", folder).exit_code == 0
-    again = command("--resume", folder)
+    again = command("-o", folder, "--resume")
     assert again.exit_code == 0, again.output
     record = read_record(folder)
     assert (record.shard, len(record.cells), record.reused) == ((1, 2), 1, 1)
     assert "goes on with" not in again.stderr
-    assert command("--resume", folder, "--shard", "1/2").exit_code == 0
-    other = command("--resume", folder, "--shard", "2/2")
+    assert command("-o", folder, "--resume", "--shard", "1/2").exit_code == 0
+    other = command("-o", folder, "--resume", "--shard", "2/2")
     assert other.exit_code == 2
     assert "holds shard 1/2 of its matrix and cannot be resumed as 2/2" in other.stderr
-    changed = command("--resume", folder, "--opsets", "17,18", "--executor", "inline")
+    changed = command("-o", folder, "--resume", "--opsets", "17,18", "--executor", "inline")
     assert changed.exit_code == 0, changed.output
     assert "is resumed with other options than before; its record has their cells: opsets 17 -> 17,18" in changed.stderr
     (folder / "options.json").write_text('{"models": ["se"], "of_another_version": 1}')
-    unread = command("--resume", folder)
+    unread = command("-o", folder, "--resume")
     assert unread.exit_code == 2
     assert "options.json holds no options that this version reads" in unread.stderr
     (folder / "options.json").unlink()
-    assert "holds no matrix run to resume" in command("--resume", folder).stderr
+    assert "holds no matrix run to resume" in command("-o", folder, "--resume").stderr
 
 
 @pytest.mark.parametrize("wrong", [{"engine_opset": "99"}, {"engine_opset": "12"}, {"engine_opset": "19"}])

@@ -191,7 +191,8 @@ def test_the_page_needs_nothing_from_elsewhere(one):
     assert len(own) < 120_000
     assert not re.findall(r"""(?:src|href)\s*=|url\(|@import|https?://""", own)
     assert page.count("</script>") == 3, "no text can end a script"
-    assert "&lt;g++>" in own
+    assert "&lt;g++&gt;" in own
+    assert "<g++" not in own
 
 
 READ = """<script>{
@@ -313,7 +314,7 @@ def test_folders_are_read_with_what_stands_beside_the_record(tmp_path):
         ({"record.json": '{"schema_version": 99}'}, r"record\.json.*schema version 99"),
         (
             {"record.json": '{"schema_version": 2, "name": "x"}'},
-            r"record\.json: environment is missing",
+            r"record\.json cannot be read as a profile record: environment is missing",
         ),
         ({"other.json": '{"title": "another benchmark"}'}, "holds no profile record"),
         ({"half.json": '{"schema_version": 2, "na'}, r"half\.json cannot be read as JSON"),

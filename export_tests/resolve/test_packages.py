@@ -122,7 +122,8 @@ class YOLO:
 def fakes(tmp_path, monkeypatch):
     for package, text in FAKES.items():
         (tmp_path / f"{package}.py").write_text(text)
-        monkeypatch.delitem(sys.modules, package, raising=False)
+        monkeypatch.setitem(sys.modules, package, None)  # so that the fake is forgotten afterwards
+        del sys.modules[package]
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()
     return tmp_path

@@ -150,9 +150,10 @@ def test_pages(made, tmp_path):
 
 
 def test_names_are_escaped(made):
-    row = TableRow(module="<b>", model="x+<b>", reason="a < b & c")
+    row = TableRow(module="<img src=x>", model="x+<img src=x>", reason="a < b & c")
     page = table_html(replace(made[2], rows=(row,)))
-    assert "<b>" not in page
+    assert "<img" not in page
+    assert page.count("&lt;img src=x&gt;") == 2, "the name stands in the table, and with its reason"
     assert "a &lt; b &amp; c" in page
 
 
