@@ -88,22 +88,22 @@ def package(
         AttnDeployError: what `attn_deploy.export` and `attn_deploy.build` raise.
     """
     wanted, folder = request or PackageRequest(), Path(path)
-    tell = progress or (lambda _: None)
+    notify = progress or (lambda _: None)
     check_folder(folder)
     import_onnxruntime()
     with scratch_folder(beside=folder.absolute()) as scratch:
         inner = scratch / "package"
         inner.mkdir()
-        source = _source(model, inner / "model.onnx", wanted, export_options, tell)
-        tell("running golden inputs")
+        source = _source(model, inner / "model.onnx", wanted, export_options, notify)
+        notify("running golden inputs")
         artifact = source.artifact
         precision = artifact.metadata.get("precision", "fp32")
         owner = str(artifact.record.get("model") or artifact.path.name)
         cases = golden_cases(artifact.path, source.inputs, source.symbols, source.reference, precision, owner)
         (inner / "golden.npz").write_bytes(golden_bytes(cases))
-        engines = [_engine(inner, artifact.path, device, wanted, tell) for device in _devices(wanted)]
+        engines = [_engine(inner, artifact.path, device, wanted, notify) for device in _devices(wanted)]
         manifest = _manifest(model, source, cases, engines, wanted)
-        tell("writing clients and configuration")
+        notify("writing clients and configuration")
         _write_parts(inner, manifest, artifact, engines, cases, wanted)
         _write_manifest(inner, manifest)
         if folder.is_dir():
