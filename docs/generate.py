@@ -9,7 +9,10 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from html import escape
 from itertools import groupby
+from pathlib import Path
 from typing import Any
+
+OFFICIAL_EXPORTS = Path(__file__).resolve().parents[1] / "profiles" / "official-exports.json"
 
 Pages = Mapping[str, str]
 
@@ -26,7 +29,7 @@ def on_files(files: Any, *, config: Any) -> Any:
 def generated_pages() -> dict[str, str]:
     """Every page by its path in the site's sources."""
     pages: dict[str, str] = {}
-    for make in (_commands, _zoo, _rules, _devices, _records):
+    for make in (_commands, _zoo, _official_exports, _rules, _devices, _records):
         pages |= make()
     return pages
 
@@ -123,6 +126,65 @@ def _entry(spec: Any, rows: list[Any]) -> str:
             parts.append(f"| {r.runtime} | {r.precision} | {r.batch} | {r.size} | {r.p50_ms:.4g} | {against} |")
         parts.append("")
     return "\n".join(parts)
+
+
+VERDICTS = {
+    "right": "right",
+    "wrong": "**wrong numbers**, no error",
+    "static": "**fixed sizes**, no error",
+    "fails": "stops at other sizes",
+    "refused": "refused",
+    "crash": "**ends the process**",
+}
+
+
+def _official_exports() -> Pages:
+    """Which published formulations export wrong, from the record of ``benchmarks/official_exports.py``."""
+    data = json.loads(OFFICIAL_EXPORTS.read_text(encoding="utf-8"))
+    packages, opsets = data["environment"]["packages"], data["exporters"]
+    parts = [
+        "# Published code that exports wrong",
+        "",
+        "Each formulation below was written anew as its repository publishes it, and exported with moving axes as the "
+        "documentation of `torch.onnx.export` says: by the torch.export exporter (`dynamo=True`) and by the TorchScript "
+        "exporter. Each file was then run by ONNX Runtime at the traced size and at two others, and compared with PyTorch.",
+        "",
+        f"torch {packages['torch']}, onnx {packages['onnx']}, ONNX Runtime {packages['onnxruntime']}; opset "
+        f"{opsets['dynamo']} and {opsets['torchscript']}; {data['created'][:10]}. An error is the largest difference over "
+        "the largest output. The same module of the zoo, on the same weights at the same sizes, is right in every row.",
+        "",
+        "| published formulation | torch.export | TorchScript | what goes wrong | in the zoo | error |",
+        "|---|---|---|---|---|---:|",
+    ]
+    for row in data["rows"]:
+        cells = [_outcome(row["outcomes"][exporter]) for exporter in opsets]
+        model, error = row["model"], row["zoo"]["error"]
+        link = f"[{_cell(model)}](zoo/{model}.md)"
+        parts.append(f"| {_cell(row['title'])} | {' | '.join(cells)} | {_cell(row['cause'])} | {link} | {error:.0e} |")
+    parts += [
+        "",
+        "## See it",
+        "",
+        "From a checkout; each line exports one formulation and runs its file:",
+        "",
+        "```text",
+    ]
+    parts += [f"python benchmarks/official_exports.py --only {row['name']}" for row in data["rows"]]
+    parts += ["```", "", "## What the exporters and the runtime said", ""]
+    for row in data["rows"]:
+        said = {k: o["detail"] for k, o in row["outcomes"].items() if o["detail"]}
+        if said:
+            parts += [f"**{_text(row['title'])}**", ""]
+            parts += [f"- {exporter}: {_text(detail)}" for exporter, detail in said.items()]
+            parts.append("")
+    return {"generated/official-exports.md": "\n".join(parts)}
+
+
+def _outcome(outcome: Mapping[str, Any]) -> str:
+    """A verdict as a cell, with the error of numbers that are wrong."""
+    words = VERDICTS[outcome["verdict"]]
+    wrong = outcome["verdict"] == "wrong" and outcome["error"] is not None
+    return f"{words} ({outcome['error']:.1g})" if wrong else words
 
 
 def _rules() -> Pages:
