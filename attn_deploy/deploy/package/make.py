@@ -132,7 +132,7 @@ def _from_file(source: Path, path: Path, reference: Path | None) -> _Source:
     if artifact.seal == "broken":
         artifact.check_seal()
     model, _ = open_model(source)
-    if any(t.external_data for t in model.graph.initializer):
+    if artifact.data:
         raise InvalidRequestError(
             f"{source} keeps its weights in another file; packages hold files of up to 2 GiB in one."
         )
