@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.inputs.expected import fit_to_expected
 from attn_deploy.inputs.tensors import TensorInput, fit_size
-from attn_deploy.registry import DEFAULT_SIZES
+from attn_deploy.specs.spec import DEFAULT_SIZES
 
 if TYPE_CHECKING:
     from torch import nn

@@ -24,6 +24,7 @@ from attn_deploy.resolve.insert import insert
 from attn_deploy.resolve.instantiate import defaults, instantiate
 from attn_deploy.resolve.names import ModelName
 from attn_deploy.resolve.packages import from_package
+from attn_deploy.specs.spec import DEFAULT_DYNAMIC
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +62,11 @@ def make_model(parsed: ModelName, arguments: Mapping[str, Any] | None = None) ->
     chosen = {**parsed.arguments, **(arguments or {})}
     if parsed.file is not None:
         module = _with_inserted(_from_file(parsed, chosen), parsed, None)
-        return ResolvedModel(parsed, module, None, None, registry.DEFAULT_DYNAMIC, None, chosen)
+        return ResolvedModel(parsed, module, None, None, DEFAULT_DYNAMIC, None, chosen)
     if parsed.package is not None:
         module, taken = from_package(parsed, chosen)
         module = _with_inserted(module, parsed, taken)
-        return ResolvedModel(parsed, module, taken, None, registry.DEFAULT_DYNAMIC, None, chosen)
+        return ResolvedModel(parsed, module, taken, None, DEFAULT_DYNAMIC, None, chosen)
     spec = registry.get(parsed.base)
     settings = {**spec.reference, **chosen}
     filled = dict(settings)
