@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attn_deploy.inputs.expressions import evaluate
+from attn_deploy.inputs.expressions import evaluate_expression
 from attn_deploy.inputs.tensors import Arrays, TensorInput, fit_size, symbols_of
 
 _LEVEL_REACH = 4  # an axis that is more times as long as its symbol is verified at smaller extents of the symbol
@@ -66,7 +66,7 @@ def _reach(symbol: str, dim: int | str) -> int:
     """How much an axis grows with a symbol: 4 for H in ``"4*H"``, 1 where it does not depend on it."""
     if symbol not in symbols_of(dim):
         return 1
-    one, two = (evaluate(dim, {**dict.fromkeys(symbols_of(dim), 1), symbol: n}) for n in (1, 2))
+    one, two = (evaluate_expression(dim, {**dict.fromkeys(symbols_of(dim), 1), symbol: n}) for n in (1, 2))
     return max(1, two - one)
 
 

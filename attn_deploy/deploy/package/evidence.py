@@ -128,7 +128,7 @@ def latency_rows(profile: Mapping[str, Any] | None) -> Sequence[Sequence[str]]:
     return rows
 
 
-def accuracy_rows(results: Sequence[Mapping[str, Any]]) -> Sequence[Sequence[str]]:
+def evidence_accuracy_rows(results: Sequence[Mapping[str, Any]]) -> Sequence[Sequence[str]]:
     """Rows of the page from the JSON of accuracy results."""
     rows = []
     for result in results:
