@@ -136,3 +136,13 @@ def test_commands_that_messages_send_people_to_run(words):
     done = CliRunner().invoke(app, words.split())
     assert done.exit_code == 0, done.output
     assert done.stdout
+
+
+def test_a_class_name_stands_for_one_class():
+    rooms = [f for r in ROOMS if r not in ("modules", "backbones") for f in (PACKAGE / r).rglob("*.py")]
+    places: dict[str, list[str]] = {}
+    for file in (*rooms, *PACKAGE.glob("*.py"), *(PACKAGE / "backbones").glob("slots.py")):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(str(file.relative_to(PACKAGE)))
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
