@@ -185,7 +185,7 @@ def _resolve(model: str | nn.Module, arguments: Mapping[str, Any] | None, weight
         return trained
     from attn_deploy.resolve.checkpoints import load_weights
 
-    resolved = resolve_seeded(model, arguments, fresh=False)
+    resolved = resolve_seeded(model, arguments, weights=weights)
     load_weights(resolved.module, weights, resolved.name.text)
     return resolved
 

@@ -136,7 +136,7 @@ def _expand(word: str) -> list[str]:
 
 def in_registry(parsed: ModelName) -> bool:
     """Whether a name is of the registry, and not of a user's file, an installed package or a checkpoint."""
-    return parsed.file is None and parsed.package is None and parsed.checkpoint is None
+    return parsed.of_registry
 
 
 def _fits(spec: ModelSpec) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from attn_deploy.resolve.make import ResolvedModel, make_model
 from attn_deploy.resolve.names import ModelName, parse_name
 from attn_deploy.resolve.packages import is_trained
 from attn_deploy.resolve.seeding import enliven
+from attn_deploy.resolve.snapshots import with_configuration
 from attn_deploy.resolve.trained import load_trained
 from attn_deploy.specs.spec import DEFAULT_DYNAMIC
 
@@ -50,7 +52,7 @@ def resolve(name: str, arguments: Mapping[str, Any] | None = None) -> ResolvedMo
 
 
 def resolve_seeded(
-    name: str, arguments: Mapping[str, Any] | None = None, *, seed: int = 0, fresh: bool = True
+    name: str, arguments: Mapping[str, Any] | None = None, *, seed: int = 0, weights: Path | str | None = None
 ) -> ResolvedModel:
     """As `resolve`, with weights that are the same in every process, and no parameter of a registry model at zero.
 
@@ -58,13 +60,14 @@ def resolve_seeded(
         name: as `resolve`.
         arguments: as `resolve`.
         seed: of the weights.
-        fresh: whether the weights stay; False where a checkpoint is to be loaded.
+        weights: the checkpoint that is to be loaded, which is not done here: the seeded weights then stay as they are made,
+            and a snapshot of transformers' gives the configuration of the model.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        resolved = resolve(name, arguments)
+        resolved = resolve(name, with_configuration(name, arguments, weights))
     package = resolved.name.package is not None and not is_trained(resolved.arguments)
-    if fresh and (resolved.spec is not None or package):  # those of a user's own file are left as they are
+    if weights is None and (resolved.spec is not None or package):  # those of a user's own file are left as they are
         enliven(
             resolved.module, seed, deep=package or (resolved.spec is not None and resolved.spec.family == "backbone")
         )
