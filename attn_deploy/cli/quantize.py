@@ -64,8 +64,10 @@ def quantize(
         list[str] | None, typer.Option("--input", help="NAME:1x3x224x224 of an input, to run at; repeatable.")
     ] = None,
     sample: Annotated[
-        list[Path] | None,
-        typer.Option(help="An .npz with real inputs, an array for each, where there is no --calibration; repeatable."),
+        list[str] | None,
+        typer.Option(
+            help="Real inputs where there is no --calibration: FILE.npz with an array for each, or NAME=VALUES."
+        ),
     ] = None,
     target: Annotated[
         str | None,

@@ -183,7 +183,7 @@ def _tiled(values: NDArray[Any], shape: _Shape) -> NDArray[Any]:
     """The user's values at another shape: repeated or cut along each axis."""
     for axis, extent in enumerate(shape):
         values = np.take(values, np.arange(extent) % values.shape[axis], axis)
-    return np.ascontiguousarray(values)
+    return np.asarray(values, order="C")
 
 
 def _lengths(rng: np.random.Generator, shape: _Shape) -> NDArray[Any]:
@@ -197,13 +197,13 @@ def _right_padding(rng: np.random.Generator, shape: _Shape) -> NDArray[Any]:
 
 
 def _left_padding(rng: np.random.Generator, shape: _Shape) -> NDArray[Any]:
-    return np.ascontiguousarray(_right_padding(rng, shape)[..., ::-1]) if shape else _right_padding(rng, shape)
+    return np.asarray(_right_padding(rng, shape)[..., ::-1], order="C") if shape else _right_padding(rng, shape)
 
 
 def _causal(rng: np.random.Generator, shape: _Shape) -> NDArray[Any]:
     if len(shape) < 2:
         return _right_padding(rng, shape)
-    return np.ascontiguousarray(np.broadcast_to(np.triu(np.ones(shape[-2:], bool), 1), shape))
+    return np.asarray(np.broadcast_to(np.triu(np.ones(shape[-2:], bool), 1), shape), order="C")
 
 
 def _nothing(rng: np.random.Generator, shape: _Shape) -> NDArray[Any]:
