@@ -78,6 +78,12 @@ def quantize(
     attention: Annotated[
         bool, typer.Option("--attention", help="For CPUs: quantize products of two activations too.")
     ] = False,
+    timed: Annotated[
+        bool,
+        typer.Option(
+            "--timed/--not-timed", help="For CPUs: time it here, and leave in float what is slower in 8 bits."
+        ),
+    ] = True,
     written: Annotated[
         str, typer.Option("--format", help="qdq, or for CPUs qoperator, which ONNX Runtime alone reads.")
     ] = "qdq",
@@ -140,6 +146,7 @@ def quantize(
             activations=activations,
             per_tensor=per_tensor,
             attention=attention,
+            timed=timed,
             format=written,
             only=only or (),
             exclude=exclude or (),

@@ -68,6 +68,7 @@ class Quantizer:
         given: GivenInputs,
     ) -> None:
         self._form, self._options, self._owner, self._progress = form, options, owner, progress
+        self._timed = options.target == "cpu" and options.timed
         self._scheme = scheme_for(model, form, options)
         self._plan = self._scheme.plan
         _require_layers(self._plan, form, owner)
@@ -117,7 +118,7 @@ class Quantizer:
         limit.check(judge, self._owner)
         self._measure(data)
         one = self._single(data.batches[0])
-        if self._options.target == "cpu":
+        if self._timed and not self._options.only:
             self._leave_slow(one, methods[0])
         tried: dict[str, Judgement] = {}
         for method in methods:
@@ -157,7 +158,7 @@ class Quantizer:
                 for y, e in sensitive[:_SHOWN]
             ],
             "onnxruntime": ran,
-            "speed": self._speed(quantized.model, one) if ran["ran"] and self._options.target == "cpu" else None,
+            "speed": self._speed(quantized.model, one) if ran["ran"] and self._timed else None,
         }
         _note(quantized.model, record)
         return quantized
