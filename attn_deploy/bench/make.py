@@ -83,6 +83,7 @@ def make_bench(plan: ProfilePlan, folder: Path, *, model: nn.Module | None, prog
     subject = make_subject(
         model if model is not None else plan.model,
         inputs=plan.inputs,
+        samples=plan.samples,
         onnx=plan.onnx,
         arguments=plan.arguments or None,
         weights=plan.weights,

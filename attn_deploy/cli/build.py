@@ -52,7 +52,8 @@ def build(
         ),
     ] = None,
     sample: Annotated[
-        list[Path] | None, typer.Option(help="With --precision: an .npz with real inputs to compare on; repeatable.")
+        list[str] | None,
+        typer.Option(help="With --precision: real inputs to compare on, FILE.npz or NAME=VALUES; repeatable."),
     ] = None,
     flavor: Annotated[str, typer.Option(help="auto, tensorrt or tensorrt-rtx.")] = "auto",
     device: Annotated[

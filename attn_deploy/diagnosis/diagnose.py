@@ -37,8 +37,8 @@ from attn_deploy.files import atomic_path, output_file, scratch_folder, write_at
 from attn_deploy.graph.artifact import OnnxArtifact, read_onnx
 from attn_deploy.graph.parts import Part, Parts, checked
 from attn_deploy.inputs.tensors import Arrays, TensorInput
-from attn_deploy.inputs.user_samples import Sample, parse_samples
-from attn_deploy.parity.given import GivenInputs, fitted
+from attn_deploy.inputs.user_samples import Sample
+from attn_deploy.parity.given import GivenInputs, fitted, given_inputs
 from attn_deploy.runtimes.onnxruntime import import_onnxruntime
 
 if TYPE_CHECKING:
@@ -224,8 +224,10 @@ def _given(request: DiagnosisRequest, subject: Subject) -> GivenInputs:
     if len(names) == len(shapes) == 1:
         shapes = {names[0]: next(iter(shapes.values()))}
     held = {n: s for n, s in shapes.items() if n in names}  # others are of the model that --against names
-    samples = tuple(fitted(subject.model, s, "--sample") for s in parse_samples(request.samples))
-    return GivenInputs(held, samples)
+    own = request.samples or ()
+    given = given_inputs(subject.model, (), [s for s in own if isinstance(s, (str, Path))])
+    arrays = tuple(fitted(subject.model, s, "--sample") for s in own if not isinstance(s, (str, Path)))
+    return replace(given, shapes=held, samples=(*given.samples, *arrays))
 
 
 def _subject(request: DiagnosisRequest) -> Subject:

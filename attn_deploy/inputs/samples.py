@@ -176,4 +176,4 @@ def _tiled(values: NDArray[Any], shape: _Shape) -> NDArray[Any]:
     """The user's values at another shape: repeated or cut along each axis."""
     for axis, extent in enumerate(shape):
         values = np.take(values, np.arange(extent) % values.shape[axis], axis)
-    return np.ascontiguousarray(values)
+    return np.asarray(values, order="C")

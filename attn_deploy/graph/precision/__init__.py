@@ -7,20 +7,24 @@ kernels or hide an overflow by computing wider than the file says.
 
 from __future__ import annotations
 
+from attn_deploy.graph.precision.masks import ClippedMask, clip_masks
 from attn_deploy.graph.precision.plan import Kept, PrecisionPlan, plan_precision
-from attn_deploy.graph.precision.ranges import Range, instrumented, read_ranges
+from attn_deploy.graph.precision.ranges import Range, float_tensors, instrumented, read_ranges
 from attn_deploy.graph.precision.rewrite import TypedGraph, apply_plan, prepared_graph
 from attn_deploy.graph.precision.rounding import rounded
 from attn_deploy.graph.precision.types import PRECISIONS, HalfType, half_type
 
 __all__ = [
     "PRECISIONS",
+    "ClippedMask",
     "HalfType",
     "Kept",
     "PrecisionPlan",
     "Range",
     "TypedGraph",
     "apply_plan",
+    "clip_masks",
+    "float_tensors",
     "half_type",
     "instrumented",
     "plan_precision",
