@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from attn_deploy.errors import InvalidRequestError
+from attn_deploy.graph.inference import is_tensor
 from attn_deploy.graph.opset.schemas import STANDARD_DOMAINS, schema_at
 from attn_deploy.graph.precision import rules
 from attn_deploy.graph.precision.ranges import Range
@@ -136,6 +137,8 @@ def _keep(plan: PrecisionPlan, node: ir.Node, reason: str, largest: float | None
 def _by_rule(node: ir.Node, half: HalfType, opset: int, sizes: set[ir.Value]) -> str:
     if node.domain not in STANDARD_DOMAINS or any(a.type in _GRAPHS for a in node.attributes.values()):
         return rules.NO_HALF_FORM
+    if not all(is_tensor(v) for v in (*node.inputs, *node.outputs) if v is not None):
+        return rules.NO_HALF_FORM  # what it holds would have to change with it, wherever it goes
     if any(v in sizes for v in _floats(node.inputs)) or any(v in sizes for v in _floats(node.outputs)):
         return rules.TAKES_SIZE
     if node.op_type in rules.INDIFFERENT:
@@ -298,7 +301,7 @@ def _producer(value: ir.Value) -> ir.Node:
 
 
 def _floats(values: Iterable[ir.Value | None]) -> Iterator[ir.Value]:
-    return (v for v in values if v is not None and v.dtype == _FLOAT)
+    return (v for v in values if v is not None and v.dtype == _FLOAT and is_tensor(v))
 
 
 def _is_integer(value: ir.Value | None) -> bool:

@@ -10,11 +10,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass, ShapeInferencePass
+from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass
 
 from attn_deploy.errors import PrecisionError
 from attn_deploy.graph.artifact import check_model
 from attn_deploy.graph.fold import fold_weights
+from attn_deploy.graph.inference import infer_types, is_tensor
 from attn_deploy.graph.opset.builder import Workspace
 from attn_deploy.graph.opset.schemas import schema_at
 from attn_deploy.graph.precision import rules
@@ -62,14 +63,14 @@ def prepared_graph(model: onnx.ModelProto) -> onnx.ModelProto:
         )
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(working)
     fold_weights(working)
-    ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(working)
+    infer_types(working)
     workspace = Workspace(working)
     taken: set[str] = set()
     for index, node in enumerate(working.graph):
         if not node.name or node.name in taken:
             node.name = workspace.unique(node.name or f"{node.op_type}_{index}")
         taken.add(node.name)
-    floats = [v for n in working.graph for v in n.outputs if v.dtype == _FLOAT]
+    floats = [v for n in working.graph for v in n.outputs if v.dtype == _FLOAT and is_tensor(v)]
     if not floats:
         kinds = sorted({v.dtype.name.lower() for n in working.graph for v in n.outputs if v.dtype is not None})
         raise PrecisionError(
@@ -130,14 +131,14 @@ class _Writer:
         wide = self._plan.keeps(node)
         half = self._plan.half.dtype
         for index, value in enumerate(node.inputs):
-            if value is None or value.dtype not in (_FLOAT, half):
+            if value is None or value.dtype not in (_FLOAT, half) or not is_tensor(value):
                 continue
             wanted = _FLOAT if wide or not self._may_be_half(node, index) else half
             if value.dtype != wanted:
                 node.replace_input_with(index, self.as_type(value, wanted))
         if wide:
             return False
-        floats = [v for v in node.outputs if v.dtype == _FLOAT]
+        floats = [v for v in node.outputs if v.dtype == _FLOAT and is_tensor(v)]
         for value in floats:
             value.dtype = half
         if node.op_type == "Attention":  # its softmax sums in float32, as one of its own would
@@ -254,7 +255,7 @@ def to_half(array: NDArray[np.float32], half: HalfType) -> NDArray[np.generic]:
 def _outputs(model: ir.Model, writer: _Writer, half: ir.DataType, wanted: ir.DataType) -> None:
     """Cast the graph's outputs to the type of the interface, under their own names."""
     for index, value in enumerate(model.graph.outputs):
-        if value.dtype not in (_FLOAT, half) or value.dtype == wanted:
+        if value.dtype not in (_FLOAT, half) or value.dtype == wanted or not is_tensor(value):
             continue
         if value.is_graph_input():
             raise PrecisionError(f"the output {value.name!r} is an input of the graph: it has one type only.")
