@@ -65,6 +65,9 @@ def prepared_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     fold_weights(working)
     infer_types(working)
     workspace = Workspace(working)
+    for node in list(working.graph):
+        if node.op_type == "CastLike" and node.domain in ("", "ai.onnx"):
+            _cast_to_type(working.graph, node)
     taken: set[str] = set()
     for index, node in enumerate(working.graph):
         if not node.name or node.name in taken:
@@ -77,6 +80,24 @@ def prepared_graph(model: onnx.ModelProto) -> onnx.ModelProto:
             f"the graph computes in {', '.join(kinds) or 'no known type'}, and only fp32 is converted."
         )
     return ir.to_proto(working)
+
+
+def _cast_to_type(graph: ir.Graph, node: ir.Node) -> None:
+    """A Cast in place of a CastLike, whose pattern may get another type."""
+    like = node.inputs[1]
+    if like is None or like.dtype in (None, ir.DataType.UNDEFINED) or not is_tensor(like):
+        return
+    result = ir.Value(name=None, type=ir.TensorType(_known(like)), shape=node.outputs[0].shape)
+    cast = ir.Node(
+        "",
+        "Cast",
+        [node.inputs[0]],
+        ir.convenience.convert_attributes({"to": int(_known(like))}),
+        outputs=[result],
+        name=node.name,
+        metadata_props=dict(node.metadata_props),
+    )
+    ir.convenience.replace_nodes_and_values(graph, node, [node], [cast], list(node.outputs), [result])
 
 
 def apply_plan(model: ir.Model, plan: PrecisionPlan, *, same_io: bool) -> TypedGraph:
@@ -166,7 +187,7 @@ class _Writer:
         if twin is not None:
             return twin
         if value.is_initializer() and not value.is_graph_input():
-            typed = self._converted(value, self._plan.half)
+            typed = self._converted(value, self._plan.half) if dtype != _FLOAT else self._widened(value)
         else:
             typed = self._cast(value, dtype)
         self._twins[value, dtype] = typed
@@ -218,6 +239,17 @@ class _Writer:
         weights = ir.Value(name=name, type=ir.TensorType(half.dtype), shape=ir.Shape(array.shape), const_value=tensor)
         self._model.graph.register_initializer(weights)
         return weights
+
+    def _widened(self, value: ir.Value) -> ir.Value:
+        """A constant that was half in the source, for a node that stays in fp32."""
+        if value.const_value is None:
+            raise PrecisionError(f"the weights {value.name!r} are not in the file, so they cannot be converted.")
+        array = np.asarray(value.const_value.numpy()).astype(np.float32)
+        name = self.workspace.unique(f"{value.name}_float32")
+        tensor = ir.Tensor(array, dtype=_FLOAT, name=name)
+        wide = ir.Value(name=name, type=ir.TensorType(_FLOAT), shape=ir.Shape(array.shape), const_value=tensor)
+        self._model.graph.register_initializer(wide)
+        return wide
 
     def _may_be_half(self, node: ir.Node, index: int) -> bool:
         schema = schema_at(node.op_type, self._opset)
