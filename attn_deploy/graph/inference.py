@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
@@ -20,15 +22,23 @@ def infer_types(model: ir.Model) -> None:
     kinds: dict[str, ir.TypeProtocol] = {}
     if any(n.op_type in _COMPOUND for n in model.graph.all_nodes()):
         proto = onnx.shape_inference.infer_shapes(ir.to_proto(model), data_prop=True)
-        for value in (*proto.graph.value_info, *proto.graph.output):
+        for value in _values(proto.graph):
             if value.type.WhichOneof("value") in ("sequence_type", "optional_type"):
                 kind = ir.serde.deserialize_type_proto_for_type(value.type)
                 if kind is not None:
                     kinds[value.name] = kind
     ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
-    for value in (v for n in model.graph for v in n.outputs):
+    for value in (v for n in model.graph.all_nodes() for v in n.outputs):
         if value.name in kinds:
             value.type, value.shape = kinds[value.name], None
+
+
+def _values(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:
+    """Of a graph and of the bodies in it."""
+    yield from (*graph.value_info, *graph.output)
+    for attribute in (a for n in graph.node for a in n.attribute):
+        for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+            yield from _values(body)
 
 
 def is_tensor(value: ir.Value | None) -> bool:
