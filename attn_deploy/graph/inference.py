@@ -22,11 +22,11 @@ def infer_types(model: ir.Model) -> None:
     kinds: dict[str, ir.TypeProtocol] = {}
     if any(n.op_type in _COMPOUND for n in model.graph.all_nodes()):
         proto = onnx.shape_inference.infer_shapes(ir.to_proto(model), data_prop=True)
-        for value in _values(proto.graph):
-            if value.type.WhichOneof("value") in ("sequence_type", "optional_type"):
-                kind = ir.serde.deserialize_type_proto_for_type(value.type)
-                if kind is not None:
-                    kinds[value.name] = kind
+        for declared in _values(proto.graph):
+            if declared.type.WhichOneof("value") in ("sequence_type", "optional_type"):
+                inferred = ir.serde.deserialize_type_proto_for_type(declared.type)
+                if inferred is not None:
+                    kinds[declared.name] = inferred
     ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
     for value in (v for n in model.graph.all_nodes() for v in n.outputs):
         if value.name in kinds:

@@ -145,9 +145,9 @@ def _by_rule(node: ir.Node, half: HalfType, opset: int, sizes: set[ir.Value]) ->
         return ""
     if not has_half_form(node, half, opset):
         return rules.NO_HALF_FORM
-    if node.op_type in rules.SCATTERS and "reduction" in node.attributes:
-        if node.attributes["reduction"].as_string() != "none":
-            return rules.SCATTERED
+    reduction = node.attributes.get("reduction")
+    if node.op_type in rules.SCATTERS and reduction is not None and reduction.as_string() != "none":
+        return rules.SCATTERED
     return rules.reason_to_keep(node.op_type, half.word)
 
 
