@@ -88,7 +88,7 @@ def convert(
     Args:
         artifact: the file, or its artifact.
         path: the file to write; by default ``<name>-opset<k>.onnx`` or ``<name>-fp16.onnx`` beside the source.
-        opset: 13 to 25; the file holds exactly this. None: that of the source, raised to 22 for bf16. A source of opset 7 to
+        opset: 13 to 25; the file holds exactly this. None: that of the source, raised to 22 for bf16. A source of opset 4 to
             12 is raised to 13 first.
         precision: fp16 or bf16; softmax, norms, reductions and what leaves the range stay in fp32.
         io: ``fp32`` keeps the types of inputs and outputs, ``same`` gives them the half type.

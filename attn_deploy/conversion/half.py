@@ -90,6 +90,7 @@ def to_half(
     """
     half = half_type(precision)
     half.check(io, standard_opset(model))
+    _refuse_half(model, owner)
     settings = _Settings(half, io, list(batches), judge, owner, calibration, by_range, keep)
     prepared = prepared_graph(model)
     clipped, masks = clip_masks(prepared, half) if by_range else (prepared, ())
@@ -115,6 +116,17 @@ class _Settings:
     calibration: Mapping[str, str] | None
     by_range: bool
     keep: Sequence[str]
+
+
+def _refuse_half(model: onnx.ModelProto, owner: str) -> None:
+    halves = {onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
+    for value in (*model.graph.input, *model.graph.output):
+        word = halves.get(value.type.tensor_type.elem_type)
+        if word is not None:
+            raise PrecisionError(
+                f"{owner}: {value.name!r} is {word}: the graph is in half precision already. Convert the fp32 file that it was "
+                "made from."
+            )
 
 
 def _typed(
@@ -170,6 +182,8 @@ def _refuse(report: ParityReport, owner: str, half: HalfType) -> None:
     try:
         report.raise_if_failed(owner)
     except ParityError as error:
+        if all(c.ratio is None or c.ratio <= 1 for c in report.cases):
+            raise  # not for want of digits
         raise ParityError(
             f"{error} What leads there needs more digits than {half.word} has: keep it in fp32 with --keep 'NAME*' (names of "
             "nodes, modules or operators; 'attn-deploy diagnose' finds them)."
