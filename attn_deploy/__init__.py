@@ -56,6 +56,7 @@ _PUBLIC = {
     "run_matrix": "attn_deploy.matrix.run",
     "simplify": "attn_deploy.conversion.convert",
     "train": "attn_deploy.training.run",
+    "trusting": "attn_deploy.resolve.trust",
     "trusted_files": "attn_deploy.guarding",
     "verify": "attn_deploy.parity.verify",
     "verify_package": "attn_deploy.deploy.package.check",
@@ -116,6 +117,7 @@ if TYPE_CHECKING:
     from attn_deploy.resolve.insert import insert as insert
     from attn_deploy.resolve.official import load_official_state_dict as load_official_state_dict
     from attn_deploy.resolve.resolve import create as create
+    from attn_deploy.resolve.trust import trusting as trusting
     from attn_deploy.rules.rules import explain as explain
     from attn_deploy.training.record import TrainingRecord as TrainingRecord
     from attn_deploy.training.run import train as train

@@ -19,7 +19,16 @@ from attn_deploy.errors import AttnDeployError, InvalidRequestError
 from attn_deploy.files import make_folder, write_atomic
 from attn_deploy.pipeline.commands import Commands
 from attn_deploy.pipeline.gates import Gate, judge
-from attn_deploy.pipeline.plan import MAKERS, RESUMABLE, Plan, Step, is_own, make_plan, note, was_begun
+from attn_deploy.pipeline.plan import (
+    MAKERS,
+    RESUMABLE,
+    PipelinePlan,
+    PipelineStep,
+    is_own,
+    note,
+    plan_pipeline,
+    was_begun,
+)
 from attn_deploy.pipeline.settings import PipelineSettings
 
 Progress = Callable[[str], None]
@@ -61,7 +70,7 @@ def run_pipeline(settings: PipelineSettings, commands: Commands, *, progress: Pr
         AttnDeployError: if a step fails; the message is its own, and the exit code too.
     """
     report = progress or (lambda _: None)
-    plan = make_plan(settings, commands)
+    plan = plan_pipeline(settings, commands)
     make_folder(plan.folder)
     done: list[tuple[str, str]] = []
     changed = False
@@ -86,12 +95,12 @@ def run_pipeline(settings: PipelineSettings, commands: Commands, *, progress: Pr
     return result
 
 
-def plan_of(settings: PipelineSettings, commands: Commands) -> Plan:
+def plan_of(settings: PipelineSettings, commands: Commands) -> PipelinePlan:
     """What `run_pipeline` would run."""
-    return make_plan(settings, commands)
+    return plan_pipeline(settings, commands)
 
 
-def _run(step: Step, folder: Path, cwd: Path, progress: Progress) -> None:
+def _run(step: PipelineStep, folder: Path, cwd: Path, progress: Progress) -> None:
     """Run one step in a process of its own.
 
     Raises:

@@ -250,7 +250,7 @@ class OnnxRuntimeRunner:
         self._binding.clear_binding_inputs()
         self._binding.clear_binding_outputs()
         for name, array in inputs.items():
-            value = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), device, 0)
+            value = ort.OrtValue.ortvalue_from_numpy(np.asarray(array, order="C"), device, 0)
             self._binding.bind_ortvalue_input(name, value)
         for name in self.output_names:
             self._binding.bind_output(name, device)

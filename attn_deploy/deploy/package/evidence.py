@@ -137,7 +137,7 @@ def latency_rows(profile: Sequence[RowFacts]) -> Sequence[Sequence[str]]:
     return rows
 
 
-def accuracy_rows(results: Sequence[AccuracyFacts]) -> Sequence[Sequence[str]]:
+def evidence_accuracy_rows(results: Sequence[AccuracyFacts]) -> Sequence[Sequence[str]]:
     """Rows of the page from results of `evaluate`."""
     rows = []
     for result in results:

@@ -14,11 +14,11 @@ from typing import Any
 from attn_deploy._version import __version__
 from attn_deploy.deploy.package import standalone
 from attn_deploy.deploy.package.docker import dockerfiles
-from attn_deploy.deploy.package.evidence import accuracy_rows, evidence_html, evidence_markdown, latency_rows
+from attn_deploy.deploy.package.evidence import evidence_accuracy_rows, evidence_html, evidence_markdown, latency_rows
 from attn_deploy.deploy.package.facts import RowFacts, read_accuracy, read_profile
-from attn_deploy.deploy.package.golden import Case, eager_runner, golden_bytes, golden_cases, tolerance_of
+from attn_deploy.deploy.package.golden import Case, eager_runner, golden_bytes, golden_cases, golden_tolerance
 from attn_deploy.deploy.package.request import PackageRequest, check_folder, served_name
-from attn_deploy.deploy.package.triton import TENSORRT_OF, Served, TritonModel, check_engine, config_text
+from attn_deploy.deploy.package.triton import TENSORRT_OF, ServedTensor, TritonModel, check_engine, config_text
 from attn_deploy.engine.artifact import EngineArtifact
 from attn_deploy.engine.builder import build
 from attn_deploy.errors import InvalidRequestError
@@ -213,14 +213,14 @@ def _manifest(
         "preprocess": record.get("preprocess"),
         "postprocess": record.get("postprocess"),
         "labels": [line.strip() for line in labels if line.strip()],
-        "tolerance": tolerance_of(artifact.metadata.get("precision", "fp32")),
+        "tolerance": golden_tolerance(artifact.metadata.get("precision", "fp32")),
         "golden": len(cases),
         "reference": source.words,
         "runtime": f"onnxruntime {import_onnxruntime().__version__}",
         "versions": dict(record.get("versions") or {}),
         "engines": [_engine_facts(e) for e in engines],
         "latency": latency_rows(profile),
-        "accuracy": accuracy_rows([read_accuracy(p) for p in wanted.accuracy]),
+        "accuracy": evidence_accuracy_rows([read_accuracy(p) for p in wanted.accuracy]),
         "record": json.loads(json.dumps(record, default=str)),
         "history": [dict(h) for h in evidence.history] if evidence is not None else [],
         "files": {},
@@ -248,7 +248,7 @@ def _engine_facts(engine: EngineArtifact) -> dict[str, Any]:
         "version": engine.version,
         "targets": list(engine.targets),
         "precision": engine.precision,
-        "tolerance": tolerance_of("fp16" if typed == "fp32" and engine.options.tf32 else typed),
+        "tolerance": golden_tolerance("fp16" if typed == "fp32" and engine.options.tf32 else typed),
     }
 
 
@@ -304,8 +304,8 @@ def _write_repository(
         if manifest["labels"]:
             (place / "labels.txt").write_text("\n".join(manifest["labels"]) + "\n", encoding="utf-8")
 
-    inputs = tuple(Served(t["name"], t["dtype"], tuple(t["shape"])) for t in manifest["inputs"])
-    outputs = tuple(Served(t["name"], t["dtype"], tuple(t["shape"])) for t in manifest["outputs"])
+    inputs = tuple(ServedTensor(t["name"], t["dtype"], tuple(t["shape"])) for t in manifest["inputs"])
+    outputs = tuple(ServedTensor(t["name"], t["dtype"], tuple(t["shape"])) for t in manifest["outputs"])
     plain = TritonModel(name=manifest["name"], backend="onnxruntime", inputs=inputs, outputs=outputs, **common)
     write(plain, artifact.path, "model.onnx")
     for engine in engines:
@@ -318,8 +318,8 @@ def _plan_model(engine: EngineArtifact, name: str, common: Mapping[str, Any]) ->
     return TritonModel(
         name=name,
         backend="tensorrt",
-        inputs=tuple(Served(t.name, t.dtype, t.shape) for t in engine.inputs),
-        outputs=tuple(Served(t.name, t.dtype, t.shape) for t in engine.outputs),
+        inputs=tuple(ServedTensor(t.name, t.dtype, t.shape) for t in engine.inputs),
+        outputs=tuple(ServedTensor(t.name, t.dtype, t.shape) for t in engine.outputs),
         engine_batch=max(largest, default=None),
         **common,
     )

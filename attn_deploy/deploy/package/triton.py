@@ -42,7 +42,7 @@ _QUEUE_DELAY = 500  # microseconds that a request may wait for others
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedTensor:
     """A tensor as the server knows it.
 
     Attributes:
@@ -73,8 +73,8 @@ class TritonModel:
 
     name: str
     backend: str
-    inputs: tuple[Served, ...]
-    outputs: tuple[Served, ...]
+    inputs: tuple[ServedTensor, ...]
+    outputs: tuple[ServedTensor, ...]
     engine_batch: int | None = None
     batch: int | None = None
     preferred: tuple[int, ...] = ()
@@ -185,7 +185,7 @@ def _quoted(text: str) -> str:
     return '"' + "".join(c if c.isprintable() else "".join(f"\\{b:03o}" for b in c.encode()) for c in escaped) + '"'
 
 
-def _labelled(outputs: Sequence[Served], labels: int) -> Served | None:
+def _labelled(outputs: Sequence[ServedTensor], labels: int) -> ServedTensor | None:
     """The output that holds a score for each label."""
     if not labels:
         return None
@@ -193,7 +193,7 @@ def _labelled(outputs: Sequence[Served], labels: int) -> Served | None:
     return next(fits, None)
 
 
-def _type_of(tensor: Served) -> str:
+def _type_of(tensor: ServedTensor) -> str:
     try:
         return _TYPES[tensor.dtype]
     except KeyError:

@@ -209,7 +209,7 @@ def run_engine(path: Path, flavor: str, cases: list[tuple[Arrays, Arrays]]) -> t
 def _engine_case(library: Any, cuda: Any, engine: Any, context: Any, inputs: Arrays) -> Arrays:
     """One run, on the default stream."""
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-    hosts: Arrays = {n: np.ascontiguousarray(a) for n, a in inputs.items()}
+    hosts: Arrays = {n: np.asarray(a, order="C") for n, a in inputs.items()}
     for name, array in inputs.items():
         context.set_input_shape(name, array.shape)
     outputs = [n for n in names if engine.get_tensor_mode(n) == library.TensorIOMode.OUTPUT]
