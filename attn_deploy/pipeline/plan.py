@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,12 @@ def read_state(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     state = read_json(path)
-    return dict(state) if isinstance(state, dict) else {}
+    entries = state.values() if isinstance(state, dict) else [None]
+    if not all(isinstance(e, dict) and {type(e.get(k)) for k in ("key", "hash")} == {str} for e in entries):
+        raise InvalidRequestError(
+            f"{path} is not what a pipeline leaves there; remove it, and every step is run again."
+        )
+    return dict(state)
 
 
 def note(folder: Path, step: PipelineStep, *, finished: bool) -> None:
@@ -85,6 +91,11 @@ def note(folder: Path, step: PipelineStep, *, finished: bool) -> None:
     state = read_state(folder)
     state[step.name] = {"key": step.key, "hash": content_hash(step.output) if finished else ""}
     write_atomic(folder / STATE, json.dumps(state, indent=1) + "\n")
+
+
+def is_own(folder: Path, step: PipelineStep) -> bool:
+    """Whether this pipeline wrote what lies where a step writes, or nothing does."""
+    return not step.output.exists() or step.name in read_state(folder)
 
 
 def was_begun(folder: Path, step: PipelineStep) -> bool:
@@ -132,7 +143,9 @@ class _Planner:
                 self._add(name, (str(artifact), "--output", str(target), *words), target, table)
                 artifact = target
             elif name == "build":
-                label = str(table.get("device") or table.get("target") or "engine").replace(",", "-")
+                label = re.sub(r"[^\w.+-]", "-", str(table.get("device") or table.get("target") or "engine")).lstrip(
+                    "."
+                )
                 target = folder / "engines" / f"{label}.engine"
                 self._add(f"build-{label}", (str(artifact), "--output", str(target), *words), target, table, last=False)
             elif name == "profile":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -174,7 +175,7 @@ def evidence(chance: random.Random, folder: Path) -> Case:
         kept = [p for p in model.metadata_props if p.key != writer.SEAL]
         del model.metadata_props[:]
         model.metadata_props.extend(kept)
-        model.metadata_props.add(key=writer.SEAL, value=writer.seal_of(model))
+        model.metadata_props.add(key=writer.SEAL, value=writer._seal(model, {p.key: p.value for p in kept}))
     (folder / "m.onnx").write_bytes(model.SerializeToString())
     return on_file(chance, folder / "m.onnx")
 
@@ -195,7 +196,7 @@ def _is_changed(content: bytes) -> bool:
     except Exception:  # nobody can read it
         return False
     first = onnx.load_from_string(proven())
-    sealed = {p.key for p in model.metadata_props if p.key == "attn_deploy.seal"}
+    notes, before = ({p.key: p.value for p in m.metadata_props} for m in (model, first))
     for graph in (model.graph, first.graph):
         del graph.value_info[:]
         graph.ClearField("doc_string")
@@ -204,7 +205,13 @@ def _is_changed(content: bytes) -> bool:
             part.ClearField("doc_string")
             if hasattr(part, "metadata_props"):
                 del part.metadata_props[:]
-    return bool(sealed) and model.graph.SerializeToString() != first.graph.SerializeToString()
+    if "attn_deploy.seal" not in notes:
+        return False
+    ours = ({k: v for k, v in m.items() if k.startswith("attn_deploy.")} for m in (notes, before))
+    return (
+        len({json.dumps(o, sort_keys=True) for o in ours}) > 1
+        or model.graph.SerializeToString() != first.graph.SerializeToString()
+    )
 
 
 def sealed(chance: random.Random, folder: Path) -> Case:
