@@ -7,11 +7,11 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from attn_deploy.bench.row import ProfileRow, reason_of
+from attn_deploy.bench.stand import Bench, ReadyRunner
 from attn_deploy.bench.subject import is_engine
 from attn_deploy.errors import ParityError
 from attn_deploy.graph.heads import Reading, read_outputs
@@ -24,9 +24,6 @@ from attn_deploy.parity.tolerance import TOLERANCES
 from attn_deploy.parity.verify import compare
 from attn_deploy.runtimes.base import Runner
 from attn_deploy.runtimes.table import REFERENCE
-
-if TYPE_CHECKING:
-    from attn_deploy.bench.group import Bench, ReadyRunner
 
 
 @dataclass(frozen=True, slots=True)

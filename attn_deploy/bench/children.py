@@ -11,9 +11,10 @@ from typing import Any
 
 from attn_deploy.bench.evidence import MemoryPeak
 from attn_deploy.bench.files import OnnxFiles
-from attn_deploy.bench.group import Bench, blank_row, profile_group, raise_if_request, refused, start, with_runner
+from attn_deploy.bench.group import blank_row, profile_group, raise_if_request, refused, start, with_runner
 from attn_deploy.bench.make import begun, make_bench
 from attn_deploy.bench.plan import ProfilePlan, Variant, inputs_from_dicts, inputs_to_dicts
+from attn_deploy.bench.stand import Bench
 from attn_deploy.bench.subject import ProfileSubject
 from attn_deploy.errors import MissingDependencyError
 from attn_deploy.inputs.samples import example_arrays

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +13,11 @@ import numpy as np
 from attn_deploy.bench import statistics
 from attn_deploy.bench.check import check_rows
 from attn_deploy.bench.evidence import Conditions, GraphCost, Placement
-from attn_deploy.bench.files import SHORT, Made, OnnxFiles
-from attn_deploy.bench.latency import ColdStart
+from attn_deploy.bench.files import SHORT, Made
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.plan import Variant, size_of
 from attn_deploy.bench.row import ProfileRow, reason_of
-from attn_deploy.bench.subject import ProfileSubject
+from attn_deploy.bench.stand import Bench, ReadyRunner
 from attn_deploy.bench.timer import EndToEnd, Measured, cold_start, measure_both
 from attn_deploy.errors import (
     AttnDeployError,
@@ -36,54 +35,6 @@ from attn_deploy.runtimes.table import REFERENCE, RUNTIMES
 from attn_deploy.runtimes.work import Work
 
 _END_TO_END_SHARE = 5  # of the time and of the samples that the runs themselves get
-
-
-@dataclass(slots=True)
-class ReadyRunner:
-    """A runner that ran once and is ready to be timed."""
-
-    runner: Runner
-    cold: ColdStart
-    outputs: Arrays
-    info: RuntimeInfo
-    placement: Placement | None
-    graph: GraphCost | None
-
-
-@dataclass(slots=True)
-class Bench:
-    """What all shapes of a profile share.
-
-    Attributes:
-        subject: what is profiled.
-        options: with the number of threads.
-        files: of the runtimes that run ONNX files.
-        device: of torch.
-        tf32: as `attn_deploy.runtimes.work.Work`.
-        folder: for engines.
-        progress: is called with a few words at each step.
-        trail: is told which variant is about to run, so that a crash has a name.
-        keep: whether the module is used again after the runner is made.
-        samples: gives real inputs of these shapes, on which 8 bits are judged; none where there are none.
-        missing: dependencies that rows lacked.
-    """
-
-    subject: ProfileSubject
-    options: BenchOptions
-    files: OnnxFiles
-    device: str = "cpu"
-    tf32: bool = False
-    folder: Path | None = None
-    progress: Callable[[str], None] = lambda _: None
-    trail: Callable[[str], None] = lambda _: None
-    keep: bool = True
-    samples: Callable[[tuple[TensorInput, ...]], Sequence[Arrays]] = lambda _: ()
-    missing: list[MissingDependencyError] = field(default_factory=list)
-
-    @property
-    def threads(self) -> int:
-        """Threads within an operator."""
-        return self.options.threads or 1
 
 
 def profile_group(bench: Bench, variants: Sequence[Variant], inputs: tuple[TensorInput, ...]) -> list[ProfileRow]:

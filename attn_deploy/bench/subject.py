@@ -11,7 +11,7 @@ from attn_deploy.errors import InvalidRequestError
 from attn_deploy.inputs.expected import fit_to_expected
 from attn_deploy.inputs.tensors import TensorInput, fit_size
 from attn_deploy.inputs.user_samples import parse_samples, with_samples
-from attn_deploy.registry import DEFAULT_SIZES
+from attn_deploy.specs.spec import DEFAULT_SIZES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -212,7 +212,7 @@ def _resolve(model: str | nn.Module, arguments: Mapping[str, Any] | None, weight
         return trained
     from attn_deploy.resolve.checkpoints import load_weights
 
-    resolved = resolve_seeded(model, arguments, fresh=False)
+    resolved = resolve_seeded(model, arguments, weights=weights)
     load_weights(resolved.module, weights, resolved.name.text)
     return resolved
 

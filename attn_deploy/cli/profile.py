@@ -9,6 +9,7 @@ import typer
 
 from attn_deploy.cli.completion import complete_model
 from attn_deploy.cli.streams import output_aside
+from attn_deploy.cli.trust import Trust
 
 if TYPE_CHECKING:
     from attn_deploy.bench.request import ProfileRequest
@@ -84,6 +85,7 @@ def profile(
         bool, typer.Option("--layers", help="Show too which modules and nodes the time of the first shape goes to.")
     ] = False,
     timeout: Annotated[float, typer.Option(help="Seconds for the start of one row, with processes.")] = 1800.0,
+    trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record on standard output.")] = False,
 ) -> None:
     """Time a model in several runtimes with one clock, and check that they compute the same.

@@ -11,6 +11,7 @@ import typer
 from attn_deploy.cli.completion import complete_model
 from attn_deploy.cli.parse import parse_size, preprocess_options
 from attn_deploy.cli.streams import output_aside
+from attn_deploy.cli.trust import Trust
 
 
 def quantize(
@@ -101,6 +102,7 @@ def quantize(
     weights: Annotated[
         Path | None, typer.Option("--weights", help="Checkpoint for a model by name: .safetensors, .pth or .pt.")
     ] = None,
+    trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
 ) -> None:
     """Quantize a model's products to 8 bits, and judge the result on images that no range was measured on.

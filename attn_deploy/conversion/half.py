@@ -26,12 +26,12 @@ from attn_deploy.graph.precision import (
     float_tensors,
     half_type,
     instrumented,
-    make_plan,
+    plan_precision,
     prepared_graph,
     read_ranges,
     rounded,
 )
-from attn_deploy.graph.precision.plan import LEVELS, MARGIN, Kept, describe
+from attn_deploy.graph.precision.plan import LEVELS, MARGIN, Kept, describe_plan
 from attn_deploy.inputs.tensors import Arrays
 from attn_deploy.parity.report import ParityReport
 from attn_deploy.parity.tolerance import TOLERANCES, Tolerance
@@ -143,7 +143,7 @@ def _typed(
     report: ParityReport | None = None
     for careful in range(LEVELS) if by_range else (0,):
         working = ir.from_proto(prepared)
-        plan = make_plan(working, half, ranges if by_range else None, careful=careful, keep=keep)
+        plan = plan_precision(working, half, ranges if by_range else None, careful=careful, keep=keep)
         typed = apply_plan(working, plan, same_io=io == "same")
         if report is not None and not _takes_half(typed, half):
             continue  # so much kept in fp32 that nothing is left: the comparison says more
@@ -329,7 +329,7 @@ def _place(model: onnx.ModelProto, tensor: str) -> str:
         node = node.inputs[0].producer()
     if node is None:
         return f"the input {tensor!r}"
-    name, operator, module = describe(node)
+    name, operator, module = describe_plan(node)
     return f"the result of {operator} in " + (f"module {module!r}" if module else f"node {name!r}")
 
 

@@ -14,14 +14,14 @@ import onnx
 
 from attn_deploy._version import __version__
 from attn_deploy.conversion.calibration import load_calibration
-from attn_deploy.diagnosis.candidate import Candidate, as_it_is, precision_of, refuse_precision
 from attn_deploy.diagnosis.converted import converted
-from attn_deploy.diagnosis.judge import Case, examine, worst_case
+from attn_deploy.diagnosis.judge import Case, examine_file, worst_case
 from attn_deploy.diagnosis.record import Diagnosis, Fault, Step, Trial
 from attn_deploy.diagnosis.references import GraphReference, Reference
 from attn_deploy.diagnosis.refused import Search
 from attn_deploy.diagnosis.request import TIMEOUT_SECONDS, DiagnosisRequest, Progress
 from attn_deploy.diagnosis.shapes import ShapeBook
+from attn_deploy.diagnosis.specimen import Specimen, as_it_is, precision_of, refuse_precision
 from attn_deploy.diagnosis.subject import Subject, from_file, from_model, reference_for, unknown_reference
 from attn_deploy.diagnosis.trials import (
     Laboratory,
@@ -60,7 +60,7 @@ class _Question:
 
     request: DiagnosisRequest
     subject: Subject
-    candidate: Candidate
+    candidate: Specimen
     reference: Reference | None
     batches: tuple[Arrays, ...] | None
     written: Path
@@ -276,7 +276,7 @@ def _search_numbers(question: _Question, built: _BuildAnswer) -> _NumbersAnswer:
     return _compared(question, question.reference, place)
 
 
-def _tolerance(candidate: Candidate) -> dict[str, float]:
+def _tolerance(candidate: Specimen) -> dict[str, float]:
     if candidate.share is not None:
         return {"root_mean_square": candidate.share}
     return {"rtol": candidate.tolerance.rtol, "atol": candidate.tolerance.atol}
@@ -341,7 +341,7 @@ def _compared(question: _Question, reference: Reference, written: Path) -> _Numb
         if fault is None:
             raise ParityError(f"{subject.label}: {case.problem}")
         return _NumbersAnswer(_written(fault, part, written, {}, {}, notes), case, (), tuple(notes))
-    verdict = examine(candidate, reference, case, request.progress)
+    verdict = examine_file(candidate, reference, case, request.progress)
     notes += verdict.notes
     fault = verdict.fault
     if fault is not None:

@@ -13,7 +13,7 @@ import onnx
 from attn_deploy.errors import AttnDeployError, GraphError
 from attn_deploy.graph.heads import read_outputs
 from attn_deploy.graph.integers import integer_bounds, integer_choices
-from attn_deploy.inputs.expressions import evaluate
+from attn_deploy.inputs.expressions import evaluate_expression
 from attn_deploy.inputs.samples import PIXELS, example_arrays, verification_sizes
 from attn_deploy.inputs.tensors import Arrays, TensorInput, fit_size
 from attn_deploy.parity.given import GivenInputs
@@ -151,7 +151,7 @@ def _is_expression(text: str) -> bool:
     if not re.fullmatch(r"[\s\d*+/()-]*[A-Z]\w*[\s\d*+/()-]*", text):
         return False
     try:
-        return all(evaluate(text, dict.fromkeys(re.findall(r"[A-Z]\w*", text), n)) > 0 for n in (8, 64))
+        return all(evaluate_expression(text, dict.fromkeys(re.findall(r"[A-Z]\w*", text), n)) > 0 for n in (8, 64))
     except (AttnDeployError, SyntaxError, ArithmeticError):
         return False
 

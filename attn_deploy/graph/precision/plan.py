@@ -67,7 +67,7 @@ class PrecisionPlan:
         return node.name in self.wide
 
 
-def make_plan(
+def plan_precision(
     model: ir.Model,
     half: HalfType,
     ranges: Mapping[str, Range] | None,
@@ -112,7 +112,7 @@ def _by_name(plan: PrecisionPlan, nodes: Iterable[ir.Node], keep: Sequence[str])
     unused = dict.fromkeys(keep)
     places = []
     for node in nodes:
-        name, operator, module = describe(node)
+        name, operator, module = describe_plan(node)
         places.append(module or name)
         for pattern in keep:
             if any(fnmatch.fnmatchcase(word, pattern) for word in (name, operator, module) if word):
@@ -124,14 +124,14 @@ def _by_name(plan: PrecisionPlan, nodes: Iterable[ir.Node], keep: Sequence[str])
         raise InvalidRequestError(f"--keep {next(iter(unused))!r} fits no node, module or operator of the graph.{hint}")
 
 
-def describe(node: ir.Node) -> tuple[str, str, str]:
+def describe_plan(node: ir.Node) -> tuple[str, str, str]:
     """Name, operator and module path of a node."""
     return node.name or "", node.op_type, module_path(node.name or "", node.metadata_props.get(NAME_SCOPES))
 
 
 def _keep(plan: PrecisionPlan, node: ir.Node, reason: str, largest: float | None = None) -> None:
     if node.name is not None and node.name not in plan.wide:
-        plan.wide[node.name] = Kept(*describe(node), reason, largest)
+        plan.wide[node.name] = Kept(*describe_plan(node), reason, largest)
 
 
 def _by_rule(node: ir.Node, half: HalfType, opset: int, sizes: set[ir.Value]) -> str:
@@ -220,7 +220,9 @@ def _by_range(plan: PrecisionPlan, node: ir.Node, ranges: Mapping[str, Range], m
     here = [ranges[str(v.name)] for v in (*_floats(node.inputs), *_floats(node.outputs)) if str(v.name) in ranges]
     result = max((ranges[str(v.name)].largest for v in _floats(node.outputs) if str(v.name) in ranges), default=0.0)
     if result > half.largest and plan.overflow is None:
-        plan.overflow = Kept(*describe(node), f"reaches {result:.4g}, {half.word} ends at {half.largest:.5g}", result)
+        plan.overflow = Kept(
+            *describe_plan(node), f"reaches {result:.4g}, {half.word} ends at {half.largest:.5g}", result
+        )
     largest = max((r.largest for r in here), default=0.0)
     if largest * margin > half.largest:
         _keep(plan, node, f"range: values up to {largest:.4g}, and {half.word} ends at {half.largest:.5g}", largest)

@@ -87,7 +87,7 @@ def name_nodes(model: ir.Model) -> None:
         taken.add(node.name)
 
 
-def make_plan(model: ir.Model, *, per_channel: bool) -> QuantPlan:
+def plan_layers(model: ir.Model, *, per_channel: bool) -> QuantPlan:
     """Sort the products of a prepared graph into those that can be quantized and those that cannot.
 
     Args:
