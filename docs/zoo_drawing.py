@@ -73,10 +73,13 @@ def _svg(
             )
     for k, (x, y) in middle.items():
         fill = ".16" if names[k] in HEAVY and k in nodes else ".06" if k in nodes else "0"
-        parts.append(
+        box = (
             f'<rect x="{x - width[k] / 2:.1f}" y="{y - HEIGHT / 2:.1f}" width="{width[k]:.1f}" height="{HEIGHT}" '
-            f'rx="{4 if k in nodes else 11}" fill="currentColor" fill-opacity="{fill}" stroke="currentColor" '
-            'stroke-opacity=".6"/>'
+            f'rx="{4 if k in nodes else 11}" '
+        )
+        parts.append(
+            f'{box}style="fill:var(--md-default-bg-color,#fff)"/>'  # hides the lines that pass behind
+            f'{box}fill="currentColor" fill-opacity="{fill}" stroke="currentColor" stroke-opacity=".6"/>'
             f'<text x="{x:.1f}" y="{y + 4:.1f}" text-anchor="middle" fill="currentColor" font-size="12">{escape(names[k])}</text>'
         )
     tall = 16 + (len(rows) - 1) * DOWN + HEIGHT
