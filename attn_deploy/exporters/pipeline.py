@@ -142,8 +142,8 @@ def export(
         PrecisionError: if the precision cannot be had; the message names the module.
         MissingDependencyError: if onnxruntime is needed and not installed.
     """
-    options = ExportOptions(
-        opset=ExportOptions.default_opset(precision) if opset is None else opset,
+    options = ExportOptions.asked(
+        opset=opset,
         exporter=exporter,
         dynamic=None if dynamic is None else tuple(dynamic),
         simplify=simplify,
