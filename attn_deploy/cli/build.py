@@ -52,7 +52,8 @@ def build(
         ),
     ] = None,
     sample: Annotated[
-        list[Path] | None, typer.Option(help="With --precision: an .npz with real inputs to compare on; repeatable.")
+        list[str] | None,
+        typer.Option(help="With --precision: real inputs to compare on, FILE.npz or NAME=VALUES; repeatable."),
     ] = None,
     flavor: Annotated[str, typer.Option(help="auto, tensorrt or tensorrt-rtx.")] = "auto",
     device: Annotated[
@@ -76,7 +77,12 @@ def build(
         str, typer.Option(help="none, ampere-plus or same-capability: other GPUs too, slower; tensorrt only.")
     ] = "none",
     version_compat: Annotated[
-        bool, typer.Option("--version-compat", help="Later versions may load it; larger, slower; tensorrt only.")
+        bool,
+        typer.Option(
+            "--version-compat",
+            "--version-compatible",
+            help="Later versions and the lean runtime may load it; larger, slower; tensorrt only.",
+        ),
     ] = False,
     timing_cache: Annotated[
         Path | None, typer.Option(help="Kernel timings to read and extend, for faster builds; tensorrt only.")

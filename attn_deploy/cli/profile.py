@@ -42,6 +42,12 @@ def profile(
         list[str] | None,
         typer.Option("--input", help="Shape of an input, as 1x3x224x224; once for each input."),
     ] = None,
+    sample: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Your own inputs, timed and compared on: FILE.npz, or NAME=VALUES, as size=60,90; repeatable."
+        ),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads in every runtime; the usable cores by default.")] = None,
     torch_device: Annotated[
         str, typer.Option("--on", help="Where eager and compile run: cpu, cuda, or auto: the GPU if there is one.")
@@ -98,6 +104,7 @@ def profile(
       attn-deploy profile net.py:MyNet --input 1x3x224x224 --runtime eager,ort-cpu
       attn-deploy profile resnet18+se --layers
       attn-deploy profile model.onnx --input 1x3x224x224 --json
+      attn-deploy profile speech.onnx --sample clip.npz
     """
     from attn_deploy.bench.options import BenchOptions
     from attn_deploy.bench.plan import AccuracyPlan
@@ -128,6 +135,7 @@ def profile(
         opset=opset,
         dynamic=parse_dynamic(",".join(dynamic)) if dynamic else None,
         inputs=parse_inputs(shape) if shape else None,
+        samples=sample or (),
         weights=weights,
         onnx=onnx,
         calibration=calibration,
@@ -159,7 +167,7 @@ def _here(request: ProfileRequest, alone: Path | None, *, layers: bool, as_json:
     if alone is not None:
         check_writable(alone)
     with output_aside(), profile_bar() as bar:
-        record = profile(request, progress=bar.tell, on_step=bar.step)
+        record = profile(request, progress=bar.progress, on_step=bar.step)
     if alone is not None:
         record.write(alone)
     if as_json:

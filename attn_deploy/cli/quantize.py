@@ -65,8 +65,10 @@ def quantize(
         list[str] | None, typer.Option("--input", help="NAME:1x3x224x224 of an input, to run at; repeatable.")
     ] = None,
     sample: Annotated[
-        list[Path] | None,
-        typer.Option(help="An .npz with real inputs, an array for each, where there is no --calibration; repeatable."),
+        list[str] | None,
+        typer.Option(
+            help="Real inputs where there is no --calibration: FILE.npz with an array for each, or NAME=VALUES."
+        ),
     ] = None,
     target: Annotated[
         str | None,
@@ -77,6 +79,12 @@ def quantize(
     attention: Annotated[
         bool, typer.Option("--attention", help="For CPUs: quantize products of two activations too.")
     ] = False,
+    timed: Annotated[
+        bool,
+        typer.Option(
+            "--timed/--not-timed", help="For CPUs: time it here, and leave in float what is slower in 8 bits."
+        ),
+    ] = True,
     written: Annotated[
         str, typer.Option("--format", help="qdq, or for CPUs qoperator, which ONNX Runtime alone reads.")
     ] = "qdq",
@@ -140,6 +148,7 @@ def quantize(
             activations=activations,
             per_tensor=per_tensor,
             attention=attention,
+            timed=timed,
             format=written,
             only=only or (),
             exclude=exclude or (),

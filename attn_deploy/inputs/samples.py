@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attn_deploy.inputs.expressions import evaluate
+from attn_deploy.inputs.expressions import evaluate_expression
 from attn_deploy.inputs.structures import Draw, structures
 from attn_deploy.inputs.tensors import Arrays, TensorInput, fit_size, symbols_of
 
@@ -67,7 +67,7 @@ def _reach(symbol: str, dim: int | str) -> int:
     """How much an axis grows with a symbol: 4 for H in ``"4*H"``, 1 where it does not depend on it."""
     if symbol not in symbols_of(dim):
         return 1
-    one, two = (evaluate(dim, {**dict.fromkeys(symbols_of(dim), 1), symbol: n}) for n in (1, 2))
+    one, two = (evaluate_expression(dim, {**dict.fromkeys(symbols_of(dim), 1), symbol: n}) for n in (1, 2))
     return max(1, two - one)
 
 
@@ -176,4 +176,4 @@ def _tiled(values: NDArray[Any], shape: _Shape) -> NDArray[Any]:
     """The user's values at another shape: repeated or cut along each axis."""
     for axis, extent in enumerate(shape):
         values = np.take(values, np.arange(extent) % values.shape[axis], axis)
-    return np.ascontiguousarray(values)
+    return np.asarray(values, order="C")

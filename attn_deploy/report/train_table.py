@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attn_deploy.files import write_atomic
+from attn_deploy.pages.blocks import tiles
+from attn_deploy.pages.page import NOTHING, Html, html, joined, page
 from attn_deploy.report.markdown import inline, name
-from attn_deploy.report.page import NOTHING, Html, html, joined, page
 from attn_deploy.training.deployed import Deployed
 from attn_deploy.training.summary import TableRow, TableSummary
 
@@ -26,7 +27,7 @@ COLUMNS = (
     "int8 p50 ms",
     "int8 top-1",
 )
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 760, 420, 64, 48, 16, 120
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 1160, 420, 64, 48, 16, 140
 
 
 def write_pages(summary: TableSummary, folder: Path) -> None:
@@ -37,7 +38,7 @@ def write_pages(summary: TableSummary, folder: Path) -> None:
 
 def table_markdown(summary: TableSummary) -> str:
     """The table with its caption."""
-    lines = [f"# {inline(_title(summary))}", "", *map(inline, caption(summary)), ""]
+    lines = [f"# {inline(_title(summary))}", "", *map(inline, train_table_caption(summary)), ""]
     lines.append(f"| {' | '.join(COLUMNS)} |")
     lines.append(f"|{'|'.join(['---'] + ['---:'] * (len(COLUMNS) - 1))}|")
     lines += [f"| {' | '.join(map(inline, cells(r)))} |" for r in summary.rows]
@@ -48,7 +49,7 @@ def table_markdown(summary: TableSummary) -> str:
     return "\n".join(lines) + "\n"
 
 
-def caption(summary: TableSummary) -> list[str]:
+def train_table_caption(summary: TableSummary) -> list[str]:
     """What the numbers are of, one sentence a line."""
     plan, recipe = summary.plan, summary.plan["recipe"]
     measured = [r for r in summary.rows if r.mean is not None]
@@ -104,22 +105,37 @@ def table_html(summary: TableSummary) -> str:
             shown.insert(2, "" if row.mean is None else f"{100 * (row.mean - plain):+.2f} points")
         line = joined(html("<td{}>{}</td>", k, c) for k, c in zip(kinds, shown, strict=True))
         lines.append(html("<tr{}>{}</tr>", Html(' class="front"') if row.on_front else NOTHING, line))
-    notes = joined(html('<p class="soft">{}</p>', line.replace("**", "")) for line in caption(summary))
+    notes = joined(html('<p class="soft">{}</p>', line.replace("**", "")) for line in train_table_caption(summary))
     reasons = joined(html("<li><b>{}</b> {}</li>", r.model, r.reason) for r in summary.rows if r.reason)
     refused = html('<h2>No number, and why</h2><ul class="reasons">{}</ul>', reasons) if reasons else NOTHING
     drawing = chart(summary.rows)
     card = '<figure class="card"><figcaption>Accuracy against latency</figcaption>{}</figure>'
     title = _title(summary)
     body = html(
-        '<h1>{}</h1>{}{}<div class="sheet"><table><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>{}',
+        '<h1>{}</h1>{}{}<div class="sheet"><table id="table"><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>{}{}',
         title,
-        notes,
+        _figures(summary),
         html(card, drawing) if drawing else NOTHING,
         head,
         joined(lines, "\n"),
         refused,
+        notes,
     )
     return page(title, body)
+
+
+def _figures(summary: TableSummary) -> Html:
+    """How many rows have numbers, and which of them is the most accurate and which the fastest."""
+    trained = [r for r in summary.rows if r.mean is not None]
+    timed = [(r, r.fp32) for r in trained if r.fp32 is not None]
+    entries = [("ok" if trained else "none", f"{len(trained)} of {len(summary.rows)}", "rows with numbers")]
+    if trained:
+        best = max(trained, key=lambda r: r.mean or 0.0)
+        entries.append(("", f"{100 * (best.mean or 0.0):.2f} %", f"top-1, {best.module}"))
+    if timed:
+        row, fastest = min(timed, key=lambda pair: pair[1].p50_ms)
+        entries.append(("", f"{fastest.p50_ms:.3f} ms", f"fp32, {row.module}"))
+    return tiles(entries)
 
 
 def chart(rows: Sequence[TableRow]) -> Html:
@@ -136,14 +152,14 @@ def chart(rows: Sequence[TableRow]) -> Html:
         return round(across, 1), round(down, 1)
 
     parts = []
-    for k in range(5):
-        x, y = x_low + k / 4 * (x_high - x_low), y_low + k / 4 * (y_high - y_low)
-        (across, _), (_, down) = place(x, y_low), place(x_low, y)
+    for y in _ticks(y_low, y_high):
+        down = place(x_low, y)[1]
         parts.append(html('<line class="grid" x1="{}" y1="{}" x2="{}" y2="{}"/>', LEFT, down, WIDTH - RIGHT, down))
-        label = _tick(y, y_high - y_low)
-        parts.append(html('<text x="{}" y="{}" text-anchor="end">{}</text>', LEFT - 6, down + 4, label))
-        label, below = _tick(x, x_high - x_low), HEIGHT - BOTTOM + 18
-        parts.append(html('<text x="{}" y="{}" text-anchor="middle">{}</text>', across, below, label))
+        parts.append(html('<text x="{}" y="{}" text-anchor="end">{:g}</text>', LEFT - 6, down + 4, y))
+    for x in _ticks(x_low, x_high):
+        across, below = place(x, y_low)[0], HEIGHT - BOTTOM + 18
+        parts.append(html('<line class="grid" x1="{0}" y1="{1}" x2="{0}" y2="{2}"/>', across, TOP, HEIGHT - BOTTOM))
+        parts.append(html('<text x="{}" y="{}" text-anchor="middle">{:g}</text>', across, below, x))
     middle, half = (LEFT + WIDTH - RIGHT) / 2, HEIGHT / 2
     parts.append(html('<text x="{}" y="{}" text-anchor="middle">fp32 latency, ms (p50)</text>', middle, HEIGHT - 8))
     parts.append(html('<text x="14" y="{0}" transform="rotate(-90 14 {0})" text-anchor="middle">top-1, %</text>', half))
@@ -159,9 +175,13 @@ def chart(rows: Sequence[TableRow]) -> Html:
     return html(drawing, WIDTH, HEIGHT, joined(parts))
 
 
-def _tick(value: float, span: float) -> str:
-    """A number with as many digits as tell it from the next tick."""
-    return f"{value:.{max(0, 2 - math.floor(math.log10(span)))}f}"
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers between two values, four to nine of them."""
+    ten = 10.0 ** math.floor(math.log10(high - low))
+    steps = (ten * s for s in (0.1, 0.2, 0.5, 1, 2))
+    step = next(s for s in steps if math.floor(high / s) - math.ceil(low / s) < 9)
+    first, last = math.ceil(low / step), math.floor(high / step)
+    return [round(k * step, 10) for k in range(first, last + 1)]
 
 
 def _range(values: Sequence[float], floor: float, ceiling: float = float("inf")) -> tuple[float, float]:

@@ -26,6 +26,7 @@ from attn_deploy.resolve.names import ModelName
 from attn_deploy.resolve.packages import from_package
 from attn_deploy.resolve.pickles import from_pickle
 from attn_deploy.resolve.published_images import PublishedImages
+from attn_deploy.specs.spec import DEFAULT_DYNAMIC
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def make_model(parsed: ModelName, arguments: Mapping[str, Any] | None = None) ->
     chosen = {**parsed.arguments, **(arguments or {})}
     if parsed.file is not None:
         module = _with_inserted(_from_file(parsed, chosen), parsed, None)
-        return ResolvedModel(parsed, module, None, None, registry.DEFAULT_DYNAMIC, None, chosen)
+        return ResolvedModel(parsed, module, None, None, DEFAULT_DYNAMIC, None, chosen)
     if parsed.pickled is not None:
         if chosen:
             raise InvalidRequestError(
@@ -78,14 +79,12 @@ def make_model(parsed: ModelName, arguments: Mapping[str, Any] | None = None) ->
             )
         module, taken = from_pickle(Path(parsed.pickled), parsed.text)
         module = _with_inserted(module, parsed, taken)
-        return ResolvedModel(parsed, module, taken, None, registry.DEFAULT_DYNAMIC, None)
+        return ResolvedModel(parsed, module, taken, None, DEFAULT_DYNAMIC, None)
     if parsed.package is not None:
         packaged = from_package(parsed, chosen)
         module = _with_inserted(packaged.model, parsed, packaged.inputs)
         images = packaged.images
-        return ResolvedModel(
-            parsed, module, packaged.inputs, None, registry.DEFAULT_DYNAMIC, None, chosen, images=images
-        )
+        return ResolvedModel(parsed, module, packaged.inputs, None, DEFAULT_DYNAMIC, None, chosen, images=images)
     spec = registry.get(parsed.base)
     settings = {**spec.reference, **chosen}
     filled = dict(settings)

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from attn_deploy import registry
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.inputs.grammar import parse_inputs as parse_inputs
 from attn_deploy.resolve.make import ResolvedModel, make_model
@@ -18,6 +17,7 @@ from attn_deploy.resolve.packages import is_trained
 from attn_deploy.resolve.seeding import enliven
 from attn_deploy.resolve.snapshots import with_configuration
 from attn_deploy.resolve.trained import load_trained
+from attn_deploy.specs.spec import DEFAULT_DYNAMIC
 
 
 def create(name: str, **arguments: Any) -> nn.Module:
@@ -77,4 +77,4 @@ def resolve_seeded(
 def resolve_module(module: nn.Module) -> ResolvedModel:
     """A module of the user's as `resolve` gives it, under the name of its class."""
     name = type(module).__name__
-    return ResolvedModel(ModelName(name, name), module, None, None, registry.DEFAULT_DYNAMIC, None)
+    return ResolvedModel(ModelName(name, name), module, None, None, DEFAULT_DYNAMIC, None)
