@@ -61,8 +61,10 @@ def rewrite(
         runs += [_recorded(model, recorder.scope, example) for example in examples[1:]]
     resizes = frozenset(k for run in runs for k, uneven in enumerate(run.uneven_resizes) if uneven)
     windows = common([run.windows for run in runs]) if space and len(runs) > 1 else {}
-    if rolls or resizes or windows or (recorder.scope.uneven and not space):  # known only at the end of a run: note them in another
-        recorder = _recorded(model, replace(recorder.scope, rolls=rolls, resizes=resizes, windows=windows), examples[0])
+    if rolls or resizes or windows or (recorder.scope.uneven and not space):
+        # This is known only at the end of a run: what it changes is noted in another.
+        known = replace(recorder.scope, rolls=rolls, resizes=resizes, windows=windows)
+        recorder = _recorded(model, known, examples[0])
     encoder = copy_model(model, share_parameters=True)
     encoders = patch_encoders_(encoder)
     scope = replace(recorder.scope, pads=pads > _MANY_PADS)
