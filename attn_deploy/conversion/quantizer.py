@@ -165,10 +165,10 @@ class Quantizer:
 
     def _apart(self, batch: Arrays) -> list[Arrays]:
         """The samples of a batch, where the graph takes any number; otherwise the batch."""
-        moves = bool(self._inputs) and self._inputs[0].dims[0] in self._symbols
-        count = len(next(iter(batch.values()))) if all(a.ndim for a in batch.values()) else 1
-        if not moves or any(a.ndim == 0 or len(a) != count for a in batch.values()):
+        first = {i.dims[0] if i.dims else 1 for i in self._inputs}
+        if len(first) != 1 or not first <= set(self._symbols):
             return [batch]
+        count = len(next(iter(batch.values())))
         return [{n: a[k : k + 1] for n, a in batch.items()} for k in range(count)]
 
     def _leave_slow(self, arrays: Arrays, method: str) -> None:
