@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from attn_deploy.registry import ModelSpec
+from attn_deploy.registry import ModelSpec, namesakes
 from attn_deploy.resolve.names import parse_name
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def model_text(spec: ModelSpec, width: int = 120) -> str:
         ("export", spec.export),
         ("limits", spec.limits),
         ("deviations", spec.deviations),
+        ("same name", "; ".join(f"{word} is also {' and '.join(names)}" for word, names in namesakes(spec).items())),
     ]
     return rows_text([(k, v) for k, v in rows if v], width)
 
