@@ -25,7 +25,7 @@ VERDICTS = {
 
 def official_pages() -> Pages:
     """Which published formulations export wrong, from the record of ``benchmarks/official_exports.py``."""
-    data = json.loads(OFFICIAL_EXPORTS.readtext(encoding="utf-8"))
+    data = json.loads(OFFICIAL_EXPORTS.read_text(encoding="utf-8"))
     packages, opsets = data["environment"]["packages"], data["exporters"]
     parts = [
         "# Published code that exports wrong",
