@@ -66,13 +66,11 @@ def _check_names(model: onnx.ModelProto, what: str) -> None:
 def _check_weights(model: onnx.ModelProto, what: str) -> None:
     learned = {i for n in model.graph.node if n.op_type in _LEARNED for i in n.input}
     for name, tensor in _constants(model.graph):
-        if tensor.data_type not in _FLOATS:
-            continue
         try:
             array = numpy_helper.to_array(tensor)
-        except (ValueError, TypeError) as error:
-            raise GraphError(f"{what}: the weights {name!r} cannot be read: {error}") from error
-        if np.isfinite(array).all():
+        except Exception as error:  # whatever numpy makes of sizes and types that contradict each other
+            raise GraphError(f"{what}: the weights {name!r} cannot be read: {' '.join(str(error).split())[:300]}") from error
+        if tensor.data_type not in _FLOATS or np.isfinite(array).all():
             continue
         nans = int(np.isnan(array).sum())
         if nans or name in learned:
