@@ -11,6 +11,7 @@ import typer
 from attn_deploy.cli.completion import complete_model
 from attn_deploy.cli.parse import check_page, write_page
 from attn_deploy.cli.streams import output_aside
+from attn_deploy.cli.trust import Trust
 
 
 def diagnose(
@@ -65,6 +66,7 @@ def diagnose(
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds for each trial of the target.")] = 120.0,
     page: Annotated[Path | None, typer.Option(help="Write the result as a page too: diagnosis.html.")] = None,
+    trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
 ) -> None:
     """Say which module breaks the build, and which first gives wrong numbers. Exit code 1 if one does.

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from attn_deploy.cli.streams import output_aside
+from attn_deploy.cli.trust import Trust
 
 
 def evaluate(
@@ -46,6 +47,7 @@ def evaluate(
         list[str] | None, typer.Option("--input", help="Of a model of your own, for ort-cpu: 1x3x224x224.")
     ] = None,
     page: Annotated[Path | None, typer.Option(help="Write the results as a page too: accuracy.html.")] = None,
+    trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results on standard output.")] = False,
 ) -> None:
     """Test a trained classifier: top-1, top-5, classes, and whether runtimes give the same answers.

@@ -11,6 +11,7 @@ import typer
 from attn_deploy.cli.completion import complete_model
 from attn_deploy.cli.parse import parse_words
 from attn_deploy.cli.streams import output_aside
+from attn_deploy.cli.trust import Trust
 
 
 def export(
@@ -92,6 +93,7 @@ def export(
     force: Annotated[
         bool, typer.Option("--force", help="Overwrite the file that is there, whatever it holds.")
     ] = False,
+    trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
 ) -> None:
     """Export a model to ONNX, and prove the file: opset, dynamic axes and numbers are read back from it.

@@ -11,6 +11,7 @@ import typer
 from attn_deploy.cli.completion import complete_model
 from attn_deploy.cli.parse import parse_words
 from attn_deploy.cli.streams import output_aside
+from attn_deploy.cli.trust import Trust
 
 
 def package(
@@ -66,6 +67,7 @@ def package(
         str | None,
         typer.Option(help="Release of the server that engines are for: 25.06, or with its TensorRT 26.01=10.14.1."),
     ] = None,
+    trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON and nothing else.")] = False,
 ) -> None:
     """Make a folder that stands alone: the model, its clients, its server's configuration, golden inputs, its evidence.

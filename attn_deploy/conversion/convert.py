@@ -60,7 +60,7 @@ def simplify(
     simplified = simplify_model(model)
     if not simplified.tool:
         raise GraphError(f"{source} was not simplified: {simplified.reason}.")
-    given = given_inputs(model, inputs, [Path(s) for s in samples])
+    given = given_inputs(model, inputs, samples)
     report = compare_models(model, simplified.model, given=given)
     report.raise_if_failed(f"{source} simplified by {simplified.tool}")
     nodes = {"tool": simplified.tool, "nodes": [simplified.nodes_before, simplified.nodes_after]}
@@ -88,7 +88,7 @@ def convert(
     Args:
         artifact: the file, or its artifact.
         path: the file to write; by default ``<name>-opset<k>.onnx`` or ``<name>-fp16.onnx`` beside the source.
-        opset: 13 to 25; the file holds exactly this. None: that of the source, raised to 22 for bf16. A source of opset 7 to
+        opset: 13 to 25; the file holds exactly this. None: that of the source, raised to 22 for bf16. A source of opset 4 to
             12 is raised to 13 first.
         precision: fp16 or bf16; softmax, norms, reductions and what leaves the range stay in fp32.
         io: ``fp32`` keeps the types of inputs and outputs, ``same`` gives them the half type.
@@ -127,7 +127,7 @@ def convert(
         (progress or (lambda _: None))(f"{source} has opset {opset} already: nothing to do, {outcome}.")
         return read_onnx(source) if path is None else _copied(source, model, target)
     _refuse_unknown_domains(source, model)
-    given = given_inputs(model, inputs, [Path(s) for s in samples])
+    given = given_inputs(model, inputs, samples)
     half = None if precision is None else half_type(precision)
     half_opset = MIN_OPSET if half is None or opset is not None else half.first_opset
     wanted = max(standard_opset(model), half_opset) if opset is None else opset

@@ -40,6 +40,7 @@ def quantize(
     activations: str | None = None,
     per_tensor: bool = False,
     attention: bool = False,
+    timed: bool = True,
     format: str = "qdq",  # as the option is called
     only: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -68,6 +69,8 @@ def quantize(
         activations: for CPUs, uint8 (the default) or int8.
         per_tensor: one scale for a tensor of weights, in place of one for each output channel.
         attention: for CPUs, quantize products of two activations too.
+        timed: for CPUs, time the graph on this machine, and leave in float what is slower in 8 bits, unless ``only`` says
+            what is quantized.
         format: ``qdq``, or for CPUs ``qoperator``: the form that ONNX Runtime alone reads.
         only: patterns (``*``, ``?``) of nodes, modules or operator types; what matches none stays in float.
         exclude: patterns of what stays in float.
@@ -95,7 +98,7 @@ def quantize(
         "scores": scores,
         "inputs": inputs,
         "samples": samples,
-        "form": _form(target, activations, format, per_tensor, attention, only, exclude),
+        "form": _form(target, activations, format, per_tensor, attention, timed, only, exclude),
         "progress": progress,
     }
     if isinstance(model, OnnxArtifact) or _is_file(model):
@@ -144,12 +147,13 @@ def _form(
     written: str,
     per_tensor: bool,
     attention: bool,
+    timed: bool,
     only: Sequence[str],
     exclude: Sequence[str],
 ) -> QuantOptions:
     words: dict[str, Any] = {"target": target, "activations": activations, "written": written}
     form = QuantOptions(
-        **words, per_channel=not per_tensor, attention=attention, only=tuple(only), exclude=tuple(exclude)
+        **words, per_channel=not per_tensor, attention=attention, timed=timed, only=tuple(only), exclude=tuple(exclude)
     )
     form.check()
     return form

@@ -83,7 +83,11 @@ class Difference:
 
 
 def inspect(
-    path: Path | str, *, inputs: Sequence[TensorInput] | None = None, shapes: Sequence[str] = ()
+    path: Path | str,
+    *,
+    inputs: Sequence[TensorInput] | None = None,
+    shapes: Sequence[str] = (),
+    samples: Sequence[Path | str] = (),
 ) -> GraphReport | EngineArtifact:
     """Read what an ONNX file or an engine holds.
 
@@ -91,6 +95,7 @@ def inspect(
         path: ``.onnx``, or ``.engine``, ``.plan`` and ``.trt`` with the JSON file that was written beside it.
         inputs: shapes at which the MACs of a graph are counted; by default batch 1 and 32 x 32 where axes are symbolic.
         shapes: the same as text, ``NAME:1x3x64x64``; names may hold colons and slashes.
+        samples: real inputs at whose shapes they are counted, see `attn_deploy.parity.given`.
 
     Raises:
         GraphError: if an ONNX file cannot be read or is not valid.
@@ -99,12 +104,15 @@ def inspect(
     """
     path = Path(path)
     if path.suffix in ENGINE_SUFFIXES:
-        if inputs is not None or shapes:
-            raise InvalidRequestError(f"{path} is an engine, whose MACs are not counted: leave out --input.")
+        if inputs is not None or shapes or samples:
+            raise InvalidRequestError(
+                f"{path} is an engine, whose MACs are not counted: leave out --input and --sample."
+            )
         return read_engine(path)
     model, _ = open_model(path)
     artifact = describe(model, path)
-    sizes = _sizes(model, artifact, inputs) if not shapes else _given_sizes(model, artifact, shapes)
+    own = shapes or samples
+    sizes = _given_sizes(model, artifact, shapes, samples) if own else _sizes(model, artifact, inputs)
     known, dtypes = _inferred(model, sizes)
     weights: collections.Counter[str] = collections.Counter()
     parameters = 0
@@ -187,8 +195,12 @@ def _sizes(model: onnx.ModelProto, artifact: OnnxArtifact, inputs: Sequence[Tens
     return {v.name: shapes[v.name] for v in artifact.inputs}
 
 
-def _given_sizes(model: onnx.ModelProto, artifact: OnnxArtifact, shapes: Sequence[str]) -> dict[str, Shape]:
-    given = given_inputs(model, shapes).shapes
+def _given_sizes(
+    model: onnx.ModelProto, artifact: OnnxArtifact, shapes: Sequence[str], samples: Sequence[Path | str]
+) -> dict[str, Shape]:
+    own = given_inputs(model, shapes, samples)
+    given = {n: tuple(a.shape) for one in own.samples[:1] for n, a in one.items()}
+    given |= {n: tuple(v[0].shape) for n, v in own.values.items()} | dict(own.shapes)
     usual = _sizes(model, artifact, None) if len(given) < len(artifact.inputs) else {}
     return {v.name: tuple(given[v.name]) if v.name in given else usual[v.name] for v in artifact.inputs}
 

@@ -74,7 +74,7 @@ def prepare(
     if isinstance(model, ResolvedModel):
         resolved = model
     elif isinstance(model, str):
-        resolved = resolve_seeded(model, arguments, seed=seed, fresh=weights is None)
+        resolved = resolve_seeded(model, arguments, seed=seed, weights=weights)
     else:
         resolved = resolve_module(model)
     label = resolved.name.text
@@ -126,13 +126,14 @@ def prepare(
         fixed=movement.fixed,
         arguments=dict(resolved.arguments),
         weights=loaded,
-        gates=gates_of(original) if own and weights is None and resolved.name.checkpoint is None else (),
+        gates=gates_of(original) if own and weights is None and not resolved.has_weights else (),
         called=binding.note,
         dropped=tuple(dropped_outputs(first.outputs)),
         narrow=narrow,
         flexible=flexible,
         serving=around,
         reading=None if around.answers is None else reading_of(around.answers, names),
+        images=None if resolved.images is None else resolved.images.to_dict(),
     )
     return deployed(prepared, fuse=fuse, rewrite=rewrite)
 

@@ -106,6 +106,7 @@ class PreparedModel:
         flexible: nobody asked for the axes by name, and fewer may move than the model itself allows.
         serving: what stands around the model.
         reading: how choices among the outputs are compared; None where their types decide.
+        images: what the package that the model is of says of its images.
         work: what is made once.
     """
 
@@ -131,6 +132,7 @@ class PreparedModel:
     flexible: bool = False
     serving: Serving = field(default_factory=Serving)
     reading: Reading | None = None
+    images: Mapping[str, Any] | None = None
     work: SharedWork = field(default_factory=SharedWork, compare=False)
 
     def moves(self, dim: int | str) -> bool:

@@ -238,6 +238,7 @@ def typing_rows(typing: Mapping[str, Any]) -> list[tuple[str, str]]:
     products = ", ".join(f"{n} in {dtype}" for dtype, n in typing["products"].items())
     kept = ", ".join(f"{reason} {n}" for reason, n in typing["kept"].items())
     places = [f"{k['operator']} in {k['module'] or k['node']}: {k['reason']}" for k in typing["kept_by_range"]]
+    masks = [f"{m['before']:.4g} in {m['node']} written as {m['after']:.5g}" for m in typing.get("masks", ())]
     ran = typing["onnxruntime"]
     overflow = typing["overflow"]
     first = overflow and f"{overflow['operator']} in {overflow['module'] or overflow['node']} {overflow['reason']}"
@@ -247,6 +248,7 @@ def typing_rows(typing: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("products", products or "none"),
         ("kept in fp32", kept or "nothing"),
         ("by range", "\n".join(places[:8]) + _more(places, 8)),
+        ("masks", "\n".join(masks[:8]) + _more(masks, 8)),
         ("overflow", f"{first}; kept in fp32" if first else ""),
         ("weights lost", ", ".join(f"{w['name']} {w['share']:.0%}" for w in typing["weights_lost"])),
         ("ranges from", typing["calibration"]["data"]),

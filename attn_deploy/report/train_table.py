@@ -38,7 +38,7 @@ def write_pages(summary: TableSummary, folder: Path) -> None:
 
 def table_markdown(summary: TableSummary) -> str:
     """The table with its caption."""
-    lines = [f"# {inline(_title(summary))}", "", *map(inline, caption(summary)), ""]
+    lines = [f"# {inline(_title(summary))}", "", *map(inline, train_table_caption(summary)), ""]
     lines.append(f"| {' | '.join(COLUMNS)} |")
     lines.append(f"|{'|'.join(['---'] + ['---:'] * (len(COLUMNS) - 1))}|")
     lines += [f"| {' | '.join(map(inline, cells(r)))} |" for r in summary.rows]
@@ -49,7 +49,7 @@ def table_markdown(summary: TableSummary) -> str:
     return "\n".join(lines) + "\n"
 
 
-def caption(summary: TableSummary) -> list[str]:
+def train_table_caption(summary: TableSummary) -> list[str]:
     """What the numbers are of, one sentence a line."""
     plan, recipe = summary.plan, summary.plan["recipe"]
     measured = [r for r in summary.rows if r.mean is not None]
@@ -105,7 +105,7 @@ def table_html(summary: TableSummary) -> str:
             shown.insert(2, "" if row.mean is None else f"{100 * (row.mean - plain):+.2f} points")
         line = joined(html("<td{}>{}</td>", k, c) for k, c in zip(kinds, shown, strict=True))
         lines.append(html("<tr{}>{}</tr>", Html(' class="front"') if row.on_front else NOTHING, line))
-    notes = joined(html('<p class="soft">{}</p>', line.replace("**", "")) for line in caption(summary))
+    notes = joined(html('<p class="soft">{}</p>', line.replace("**", "")) for line in train_table_caption(summary))
     reasons = joined(html("<li><b>{}</b> {}</li>", r.model, r.reason) for r in summary.rows if r.reason)
     refused = html('<h2>No number, and why</h2><ul class="reasons">{}</ul>', reasons) if reasons else NOTHING
     drawing = chart(summary.rows)

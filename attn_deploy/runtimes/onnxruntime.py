@@ -201,6 +201,12 @@ class OnnxRuntimeRunner:
             if (kind := i.type.removeprefix("tensor(").rstrip(")")) in _TYPES
         }
         self.output_names = [o.name for o in self._session.get_outputs()]
+        for value in (*self._session.get_inputs(), *self._session.get_outputs()):
+            if not value.type.startswith("tensor("):
+                raise GraphError(
+                    f"{what}: {value.name!r} is a {value.type}, and only tensors can be given and compared. Let the graph "
+                    "take and give the tensors themselves."
+                )
         refuse_cpu(self.placement(), what)
 
     def placement(self) -> tuple[dict[str, int], dict[str, int]]:
@@ -250,7 +256,7 @@ class OnnxRuntimeRunner:
         self._binding.clear_binding_inputs()
         self._binding.clear_binding_outputs()
         for name, array in inputs.items():
-            value = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), device, 0)
+            value = ort.OrtValue.ortvalue_from_numpy(np.asarray(array, order="C"), device, 0)
             self._binding.bind_ortvalue_input(name, value)
         for name in self.output_names:
             self._binding.bind_output(name, device)

@@ -20,7 +20,7 @@ from torch import nn
 from attn_deploy import PackageRequest, export, package, verify_package
 from attn_deploy.deploy.package.triton import (
     TENSORRT_OF,
-    Served,
+    ServedTensor,
     TritonModel,
     check_engine,
     config_text,
@@ -210,13 +210,13 @@ def test_the_triton_client_gets_its_answer(place, pkg, protocol):
     assert (other.returncode, "does not have the model 'no' ready" in other.stderr) == (1, True)
 
 
-IMAGE, MASK = Served("image", "uint8", ("N", "H", "W", 3)), Served("mask", "bool", ("N", "H", "W"))
-SCORES, COUNT = Served("scores", "float32", ("N", 6)), Served("count", "int64", ("N",))
+IMAGE, MASK = ServedTensor("image", "uint8", ("N", "H", "W", 3)), ServedTensor("mask", "bool", ("N", "H", "W"))
+SCORES, COUNT = ServedTensor("scores", "float32", ("N", 6)), ServedTensor("count", "int64", ("N",))
 CONFIGS = {
     "batched": TritonModel(name="a", backend="onnxruntime", inputs=(IMAGE,), outputs=(SCORES,), labels=6, preferred=(4, 8)),
     "several": TritonModel(name="b", backend="onnxruntime", inputs=(IMAGE, MASK), outputs=(SCORES, COUNT), batch=4),
     "no batch": TritonModel(
-        name="c", backend="onnxruntime", inputs=(Served("image", "float32", (1, 3, 8, 8)),), outputs=(SCORES,),
+        name="c", backend="onnxruntime", inputs=(ServedTensor("image", "float32", (1, 3, 8, 8)),), outputs=(SCORES,),
         warmup={"image": (1, 3, 8, 8)},
     ),
     "plan": TritonModel(name="d", backend="tensorrt", inputs=(IMAGE,), outputs=(SCORES,), engine_batch=8),
@@ -315,7 +315,11 @@ def test_what_triton_would_refuse_is_refused():
     with pytest.raises(InvalidRequestError, match="first axes move together"):
         config_text(
             TritonModel(
-                name="a", backend="onnxruntime", inputs=(Served("x", "float32", (1, 3)),), outputs=(SCORES,), batch=4
+                name="a",
+                backend="onnxruntime",
+                inputs=(ServedTensor("x", "float32", (1, 3)),),
+                outputs=(SCORES,),
+                batch=4,
             )
         )
     with pytest.raises(InvalidRequestError, match="profiles end at 8"):

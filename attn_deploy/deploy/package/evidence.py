@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from attn_deploy.deploy.package.facts import AccuracyFacts, Interval, RowFacts, RowSummary
 from attn_deploy.pages.blocks import facts, table, tiles
 from attn_deploy.pages.page import html, joined, page
 
@@ -15,7 +16,7 @@ _WORDS = {"Latency": (0, 3), "Accuracy": (0, 1), "Engines": (0, 1, 2, 3), "Files
 
 def evidence_markdown(manifest: Mapping[str, Any]) -> str:
     """The page in Markdown."""
-    parts = [f"# {manifest['name']}: evidence", ""]
+    parts = [f"# {_cell(str(manifest['name']))}: evidence", ""]
     for title, head, rows in _sections(manifest):
         if not rows:
             continue
@@ -126,34 +127,36 @@ def _plain(facts: Mapping[str, Any]) -> str:
     return text if len(text) <= 400 else text[:397] + "..."
 
 
+_MARKUP = str.maketrans({"\\": "&#92;", "<": "&lt;", "|": "\\|", "`": "&#96;", "[": "\\[", "]": "\\]", "*": "\\*"})
+
+
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    """A text that stays text in a table, whoever wrote it."""
+    return " ".join(text.split()).translate(_MARKUP)
 
 
-def latency_rows(profile: Mapping[str, Any] | None) -> Sequence[Sequence[str]]:
-    """Rows of the page from the JSON of a profile."""
+def latency_rows(profile: Sequence[RowFacts]) -> Sequence[Sequence[str]]:
+    """Rows of the page from those of a profile."""
     rows = []
-    for row in (profile or {}).get("rows", ()):
-        size = row.get("size")
-        words = [row["runtime"], row["precision"], f"b{row['batch']}", *(["x".join(map(str, size))] if size else [])]
-        summary = row.get("summary") or {}
-        median = summary.get("p50_ms")
-        bounds = summary.get("median_interval_ms") or {}
-        low, high = bounds.get("low"), bounds.get("high")
-        interval = f"{low:.3f} to {high:.3f}" if low is not None and high is not None else ""
-        rows.append([" ".join(words), f"{median:.3f}" if median is not None else "", interval, row["status"]])
+    for row in profile:
+        words = [row.runtime, row.precision, f"b{row.batch}", *(["x".join(map(str, row.size))] if row.size else [])]
+        summary = row.summary or RowSummary()
+        bounds = summary.median_interval_ms or Interval()
+        both = bounds.low is not None and bounds.high is not None
+        interval = f"{bounds.low:.3f} to {bounds.high:.3f}" if both else ""
+        rows.append(
+            [" ".join(words), f"{summary.p50_ms:.3f}" if summary.p50_ms is not None else "", interval, row.status]
+        )
     return rows
 
 
-def accuracy_rows(results: Sequence[Mapping[str, Any]]) -> Sequence[Sequence[str]]:
-    """Rows of the page from the JSON of accuracy results."""
+def evidence_accuracy_rows(results: Sequence[AccuracyFacts]) -> Sequence[Sequence[str]]:
+    """Rows of the page from results of `evaluate`."""
     rows = []
     for result in results:
-        info, data = result.get("info") or {}, result.get("dataset") or {}
-        right = sum(a == b for a, b in zip(result["labels"], result["predictions"], strict=True))
-        count = len(result["labels"])
-        words = f"{info.get('runtime', '')} {info.get('precision', '')}".strip()
-        rows.append(
-            [words, f"{data.get('name', '')} {data.get('split', '')}".strip(), f"{right / count:.2%}", str(count)]
-        )
+        ran = f"{result.info.runtime} {result.info.precision}".strip() if result.info else ""
+        data = f"{result.dataset.name} {result.dataset.split}".strip() if result.dataset else ""
+        right = sum(a == b for a, b in zip(result.labels, result.predictions, strict=True))
+        count = len(result.labels)
+        rows.append([ran, data, f"{right / count:.2%}", str(count)])
     return rows

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass, ShapeInferencePass
+from onnx_ir.passes.common import InlinePass
 
 from attn_deploy.errors import GraphError, OpsetError
+from attn_deploy.graph.inference import infer_types
 from attn_deploy.graph.opset import schemas
 from attn_deploy.graph.opset.builder import Builder, Workspace
 from attn_deploy.graph.opset.functions import expand
@@ -212,7 +213,7 @@ def _remove_unused(values: Iterable[ir.Value]) -> None:
 
 def _infer(model: ir.Model) -> None:
     # Lenient: the check at the end refuses a graph that contradicts itself, with a better message.
-    ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+    infer_types(model)
 
 
 def _check_nodes(model: ir.Model, target: int) -> None:
