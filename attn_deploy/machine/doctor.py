@@ -80,6 +80,13 @@ PACKAGES = (
         "TensorRT engines",
         "tensorrt",
     ),
+    Package(
+        "tensorrt_lean",
+        ("tensorrt-lean-cu12", "tensorrt-lean-cu13", "tensorrt-lean-cu12-bindings", "tensorrt-lean-cu13-bindings"),
+        "11",
+        "attn-deploy[lean]",
+        "running version-compatible engines without TensorRT",
+    ),
     Package("cuda.bindings", ("cuda-python", "cuda-bindings"), "12", "attn-deploy[device]", "running engines"),
 )
 
