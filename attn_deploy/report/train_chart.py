@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from attn_deploy.report.page import NOTHING, Html, html, joined
+from attn_deploy.pages.page import NOTHING, Html, html, joined
 from attn_deploy.training.summary import TableRow
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 760, 420, 64, 48, 16, 120
@@ -27,14 +27,14 @@ def chart(rows: Sequence[TableRow]) -> Html:
         return round(across, 1), round(down, 1)
 
     parts = []
-    for k in range(5):
-        x, y = x_low + k / 4 * (x_high - x_low), y_low + k / 4 * (y_high - y_low)
-        (across, _), (_, down) = place(x, y_low), place(x_low, y)
+    for y in ticks(y_low, y_high):
+        down = place(x_low, y)[1]
         parts.append(html('<line class="grid" x1="{}" y1="{}" x2="{}" y2="{}"/>', LEFT, down, WIDTH - RIGHT, down))
-        label = _tick(y, y_high - y_low)
-        parts.append(html('<text x="{}" y="{}" text-anchor="end">{}</text>', LEFT - 6, down + 4, label))
-        label, below = _tick(x, x_high - x_low), HEIGHT - BOTTOM + 18
-        parts.append(html('<text x="{}" y="{}" text-anchor="middle">{}</text>', across, below, label))
+        parts.append(html('<text x="{}" y="{}" text-anchor="end">{:g}</text>', LEFT - 6, down + 4, y))
+    for x in ticks(x_low, x_high):
+        across, below = place(x, y_low)[0], HEIGHT - BOTTOM + 18
+        parts.append(html('<line class="grid" x1="{0}" y1="{1}" x2="{0}" y2="{2}"/>', across, TOP, HEIGHT - BOTTOM))
+        parts.append(html('<text x="{}" y="{}" text-anchor="middle">{:g}</text>', across, below, x))
     middle, half = (LEFT + WIDTH - RIGHT) / 2, HEIGHT / 2
     parts.append(html('<text x="{}" y="{}" text-anchor="middle">fp32 latency, ms (p50)</text>', middle, HEIGHT - 8))
     parts.append(html('<text x="14" y="{0}" transform="rotate(-90 14 {0})" text-anchor="middle">top-1, %</text>', half))
@@ -103,9 +103,13 @@ def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float,
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _tick(value: float, span: float) -> str:
-    """A number with as many digits as tell it from the next tick."""
-    return f"{value:.{max(0, 2 - math.floor(math.log10(span)))}f}"
+def ticks(low: float, high: float) -> list[float]:
+    """Round numbers between two values, four to nine of them."""
+    ten = 10.0 ** math.floor(math.log10(high - low))
+    steps = (ten * s for s in (0.1, 0.2, 0.5, 1, 2))
+    step = next(s for s in steps if math.floor(high / s) - math.ceil(low / s) < 9)
+    first, last = math.ceil(low / step), math.floor(high / step)
+    return [round(k * step, 10) for k in range(first, last + 1)]
 
 
 def _range(values: Sequence[float], floor: float, ceiling: float = float("inf")) -> tuple[float, float]:

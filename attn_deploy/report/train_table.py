@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from attn_deploy.files import write_atomic
+from attn_deploy.pages.blocks import tiles
+from attn_deploy.pages.page import NOTHING, Html, html, joined, page
 from attn_deploy.report.markdown import inline, name
-from attn_deploy.report.page import NOTHING, Html, html, joined, page
 from attn_deploy.report.train_chart import chart
 from attn_deploy.training.deployed import Deployed
 from attn_deploy.training.summary import TableRow, TableSummary
@@ -40,7 +41,7 @@ def write_pages(summary: TableSummary, folder: Path) -> None:
 
 def table_markdown(summary: TableSummary) -> str:
     """The table with its caption."""
-    lines = [f"# {inline(_title(summary))}", "", *map(inline, caption(summary)), ""]
+    lines = [f"# {inline(_title(summary))}", "", *map(inline, train_table_caption(summary)), ""]
     lines.append(f"| {' | '.join(COLUMNS)} |")
     lines.append(f"|{'|'.join(['---'] + ['---:'] * (len(COLUMNS) - 1))}|")
     lines += [f"| {' | '.join(map(inline, cells(r)))} |" for r in summary.rows]
@@ -51,7 +52,7 @@ def table_markdown(summary: TableSummary) -> str:
     return "\n".join(lines) + "\n"
 
 
-def caption(summary: TableSummary) -> list[str]:
+def train_table_caption(summary: TableSummary) -> list[str]:
     """What the numbers are of, one sentence a line."""
     plan = summary.plan
     measured = [r for r in summary.rows if r.mean is not None]
@@ -172,7 +173,7 @@ def table_html(summary: TableSummary) -> str:
         shown = [row.module, *cells(row)[1:]]
         line = joined(html("<td{}>{}</td>", k, c) for k, c in zip(kinds, shown, strict=True))
         lines.append(html("<tr{}>{}</tr>", Html(' class="front"') if row.on_front else NOTHING, line))
-    notes = joined(html('<p class="soft">{}</p>', line.replace("**", "")) for line in caption(summary))
+    notes = joined(html('<p class="soft">{}</p>', line.replace("**", "")) for line in train_table_caption(summary))
     reasons = joined(html("<li><b>{}</b> {}</li>", r.model, r.reason) for r in summary.rows if r.reason)
     refused = html('<h2>No number, and why</h2><ul class="reasons">{}</ul>', reasons) if reasons else NOTHING
     drawing = chart(summary.rows)
@@ -183,7 +184,7 @@ def table_html(summary: TableSummary) -> str:
     )
     title = _title(summary)
     body = html(
-        '<h1>{}</h1><div class="tiles">{}</div>{}<div class="sheet"><table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>'
+        '<h1>{}</h1>{}{}<div class="sheet"><table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>'
         "</div>{}<details open><summary>What the numbers are</summary>{}</details>",
         title,
         _tiles(summary),
@@ -199,19 +200,19 @@ def table_html(summary: TableSummary) -> str:
 def _tiles(summary: TableSummary) -> Html:
     """The answers at a glance."""
     rows = [r for r in summary.rows if r.mean is not None]
-    tiles = [(f"{len(rows)} of {len(summary.rows)}", "rows with numbers")]
+    entries = [("ok" if rows else "none", f"{len(rows)} of {len(summary.rows)}", "rows with numbers")]
     plain = next((r for r in rows if r.module == "none"), None)
     if plain is not None and plain.mean is not None:
-        tiles.append((f"{100 * plain.mean:.2f} %", "plain"))
+        entries.append(("", f"{100 * plain.mean:.2f} %", "plain"))
     others = [r for r in rows if r is not plain]
     if others:
         best = max(others, key=lambda r: r.mean or 0.0)
-        tiles.append((f"{100 * (best.mean or 0):.2f} %", f"best: {best.module}"))
+        entries.append(("", f"{100 * (best.mean or 0):.2f} %", f"best: {best.module}"))
         known = [r for r in others if r.corrected_p is not None]
         if known:
             clear = sum((r.corrected_p or 1) < 0.05 for r in known)
-            tiles.append((f"{clear} of {len(known)}", "differ from plain beyond chance"))
-    return joined(html('<div class="tile"><b>{}</b>{}</div>', number, words) for number, words in tiles)
+            entries.append(("", f"{clear} of {len(known)}", "differ from plain beyond chance"))
+    return tiles(entries)
 
 
 def _title(summary: TableSummary) -> str:

@@ -179,7 +179,7 @@ class TensorRTRunner:
                     f"{self.artifact.path}: the input {name!r} is {self._dtypes[name]}, and was given as "
                     f"{array.dtype.name}. Convert the array."
                 )
-        return {n: np.ascontiguousarray(inputs[n]) for n in self.input_names}
+        return {n: np.asarray(inputs[n], order="C") for n in self.input_names}
 
     def _choose_profile(self, shapes: dict[str, tuple[int, ...]]) -> None:
         """The profile that is optimized for these shapes, or else the first that takes them."""

@@ -199,5 +199,9 @@ class _Refusal:
 def _software(record: TrainingRecord) -> str:
     environment = record.environment
     packages = environment.packages
-    where = record.device if record.device != "cpu" else f"{environment.cpu}, {record.threads} thread(s)"
+    where = (
+        record.device
+        if record.device != "cpu"
+        else f"{environment.cpu}, {record.threads} thread{'s' * (record.threads != 1)}"
+    )
     return f"{where}; torch {packages.get('torch')}, onnxruntime {packages.get('onnxruntime', 'not installed')}"
