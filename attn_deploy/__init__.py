@@ -56,10 +56,19 @@ _PUBLIC = {
     "run_matrix": "attn_deploy.matrix.run",
     "simplify": "attn_deploy.conversion.convert",
     "train": "attn_deploy.training.run",
+    "trusting": "attn_deploy.resolve.trust",
+    "trusted_files": "attn_deploy.guarding",
     "verify": "attn_deploy.parity.verify",
     "verify_package": "attn_deploy.deploy.package.check",
     "verify_files": "attn_deploy.parity.files",
 }
+
+# Functions that read .onnx and .engine files: native code may die on those of others, and then takes no caller with it.
+_GUARDED = {
+    "build", "convert", "diagnose", "diff_graphs", "evaluate", "inspect", "package", "profile", "quantize", "run_file",
+    "simplify", "verify_files",
+}  # fmt: skip
+_GUARDED_ALWAYS = {"verify_package"}
 
 __all__ = ["__version__", *sorted(_PUBLIC)]
 
@@ -92,6 +101,7 @@ if TYPE_CHECKING:
     from attn_deploy.fusing import fuse as fuse
     from attn_deploy.fusing import fuse_with_report as fuse_with_report
     from attn_deploy.graph.artifact import OnnxArtifact as OnnxArtifact
+    from attn_deploy.guarding import trusted_files as trusted_files
     from attn_deploy.matrix.diff import MatrixDiff as MatrixDiff
     from attn_deploy.matrix.options import MatrixOptions as MatrixOptions
     from attn_deploy.matrix.record import MatrixRecord as MatrixRecord
@@ -107,6 +117,7 @@ if TYPE_CHECKING:
     from attn_deploy.resolve.insert import insert as insert
     from attn_deploy.resolve.official import load_official_state_dict as load_official_state_dict
     from attn_deploy.resolve.resolve import create as create
+    from attn_deploy.resolve.trust import trusting as trusting
     from attn_deploy.rules.rules import explain as explain
     from attn_deploy.training.record import TrainingRecord as TrainingRecord
     from attn_deploy.training.run import train as train
@@ -117,7 +128,12 @@ def __getattr__(name: str) -> Any:
         module = _PUBLIC[name]
     except KeyError:
         raise AttributeError(f"module 'attn_deploy' has no attribute {name!r}") from None
-    return getattr(importlib.import_module(module), name)
+    value = getattr(importlib.import_module(module), name)
+    if name in _GUARDED or name in _GUARDED_ALWAYS:
+        from attn_deploy.guarding import guarded
+
+        value = globals()[name] = guarded(value, always=name in _GUARDED_ALWAYS)
+    return value
 
 
 def __dir__() -> list[str]:

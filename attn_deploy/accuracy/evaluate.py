@@ -149,7 +149,7 @@ def _named(model: str, weights: Path | str | None, inputs: Sequence[TensorInput]
     from attn_deploy.resolve.checkpoints import load_weights
     from attn_deploy.resolve.resolve import resolve_seeded
 
-    resolved = resolve_seeded(model, fresh=weights is None)
+    resolved = resolve_seeded(model, weights=weights)
     if weights is not None:
         load_weights(resolved.module, weights, model)
     elif resolved.spec is not None:

@@ -27,7 +27,7 @@ SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class PredictionAgreement:
     """Two sets of predictions for the same images.
 
     Attributes:
@@ -63,7 +63,7 @@ class AccuracyResult:
     predictions: tuple[int, ...]
     in_top5: int
     seconds: float
-    agreement: Agreement | None = None
+    agreement: PredictionAgreement | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -106,7 +106,7 @@ class AccuracyResult:
             for i, name in enumerate(self.dataset["classes"])
         }
 
-    def compared_with(self, other: AccuracyResult) -> Agreement:
+    def compared_with(self, other: AccuracyResult) -> PredictionAgreement:
         """Agreement of this result's predictions with another's.
 
         Raises:
@@ -119,7 +119,7 @@ class AccuracyResult:
             )
         same = int((np.asarray(self.predictions) == np.asarray(other.predictions)).sum())
         what = f"{other.model} in {other.info.runtime}"
-        return Agreement(what, same, self.count, mcnemar(self.right, other.right))
+        return PredictionAgreement(what, same, self.count, mcnemar(self.right, other.right))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data, with the derived numbers for readers without this package."""

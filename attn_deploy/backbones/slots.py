@@ -19,7 +19,7 @@ Kind = Literal["attention", "convolution", "context"]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SlotPlace:
     """One place of a backbone.
 
     Attributes:
@@ -42,7 +42,7 @@ class Filler(Protocol):
     name: str
     kind: Kind
 
-    def make(self, place: Place) -> nn.Module | None:
+    def make(self, place: SlotPlace) -> nn.Module | None:
         """The module for a place of this kind; None where it cannot stand (a stride, another width) and nothing is lost.
 
         Raises:
@@ -50,7 +50,7 @@ class Filler(Protocol):
         """
         ...
 
-    def width(self, module: nn.Module, place: Place) -> int:
+    def width(self, module: nn.Module, place: SlotPlace) -> int:
         """Channels that a context module made for this place gives."""
         ...
 
@@ -87,21 +87,21 @@ class Slots:
 
     def attention(self, stage: str, channels: int) -> nn.Module:
         """What stands after a block's last convolution and BatchNorm."""
-        module = self._fill(stage, Place("attention", channels, channels))
+        module = self._fill(stage, SlotPlace("attention", channels, channels))
         return nn.Identity() if module is None else module
 
     def convolution(
         self, stage: str, in_channels: int, out_channels: int, stride: int = 1, *, bias: bool = False, activated: bool
     ) -> nn.Module:
         """A 3x3 convolution with padding 1, or what takes its place."""
-        module = self._fill(stage, Place("convolution", in_channels, out_channels, stride, activated))
+        module = self._fill(stage, SlotPlace("convolution", in_channels, out_channels, stride, activated))
         if module is not None:
             return module
         return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=bias)
 
     def context(self, channels: int) -> tuple[nn.Module, int]:
         """What stands before the classifier's pooling, and the channels it gives."""
-        place = Place("context", channels, channels)
+        place = SlotPlace("context", channels, channels)
         module = self._fill(list(self._strides)[-1], place)
         if module is None or self._filler is None:
             return nn.Identity(), channels
@@ -123,7 +123,7 @@ class Slots:
         )
         raise ValueError(f"{self._owner}: {self._filler.name!r} {why}.")
 
-    def _fill(self, stage: str, place: Place) -> nn.Module | None:
+    def _fill(self, stage: str, place: SlotPlace) -> nn.Module | None:
         if self._filler is None or self._filler.kind != place.kind or self._stage not in (None, stage):
             return None
         module = self._filler.make(place)

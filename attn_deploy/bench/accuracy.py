@@ -11,11 +11,12 @@ from attn_deploy.accuracy.predict import BATCH, PLAIN, run_dataset
 from attn_deploy.accuracy.result import AccuracyResult
 from attn_deploy.accuracy.served import Served, served_by
 from attn_deploy.bench.evidence import AccuracyRow
-from attn_deploy.bench.group import Bench, reason_of, start
+from attn_deploy.bench.group import start
 from attn_deploy.bench.images import images_to_test
 from attn_deploy.bench.maker import Begun, Maker, accuracy_variants
 from attn_deploy.bench.plan import ProfilePlan, Size, Variant
-from attn_deploy.bench.row import ProfileRow
+from attn_deploy.bench.row import ProfileRow, reason_of
+from attn_deploy.bench.stand import Bench
 from attn_deploy.errors import DatasetError, InvalidRequestError, ParityError
 from attn_deploy.graph.artifact import read_onnx
 from attn_deploy.inputs.samples import example_arrays

@@ -11,13 +11,15 @@ from typing import Any
 
 from attn_deploy.bench.evidence import MemoryPeak
 from attn_deploy.bench.files import OnnxFiles
-from attn_deploy.bench.group import Bench, blank_row, profile_group, raise_if_request, refused, start, with_runner
+from attn_deploy.bench.group import blank_row, profile_group, raise_if_request, refused, start, with_runner
 from attn_deploy.bench.make import begun, make_bench
-from attn_deploy.bench.plan import ProfilePlan, Variant, inputs_from_dicts
+from attn_deploy.bench.plan import ProfilePlan, Variant, inputs_from_dicts, inputs_to_dicts
+from attn_deploy.bench.stand import Bench
 from attn_deploy.bench.subject import ProfileSubject
 from attn_deploy.errors import MissingDependencyError
 from attn_deploy.inputs.samples import example_arrays
 from attn_deploy.inputs.tensors import TensorInput
+from attn_deploy.inputs.user_samples import parse_samples, with_samples
 from attn_deploy.machine import conditions
 from attn_deploy.runtimes.table import RUNTIMES, choose_runtimes, torch_device
 
@@ -33,7 +35,7 @@ def model_shapes(*, emit: Emit, plan: Mapping[str, Any], folder: str) -> dict[st
     return {
         "name": start.name,
         "has_module": start.has_module,
-        "shapes": [[asdict(i) for i in start.inputs[s]] for s in wanted.shapes],
+        "shapes": [inputs_to_dicts(start.inputs[s]) for s in wanted.shapes],
         "needs": [asdict(start.needs[s]) for s in wanted.shapes],
     }
 
@@ -42,15 +44,16 @@ def make_file(
     *, emit: Emit, plan: Mapping[str, Any], folder: str, precision: str, target: str, inputs: Sequence[Any]
 ) -> str:
     """The path of the file of a precision, in the form of a target, made unless another process has."""
-    _, bench = _bench(plan, folder, emit)
-    return bench.files.made(inputs_from_dicts(inputs), precision, target).path
+    wanted, bench = _bench(plan, folder, emit)
+    return bench.files.made(_tensors(wanted, inputs), precision, target).path
 
 
 def start_row(
     *, emit: Emit, plan: Mapping[str, Any], folder: str, variant: Mapping[str, Any], inputs: Sequence[Any]
 ) -> dict[str, Any]:
     """Start one row in this fresh process: how long the import takes, what loads, what memory is held at most."""
-    wanted, chosen, tensors = ProfilePlan.from_dict(plan), Variant(**variant), inputs_from_dicts(inputs)
+    wanted, chosen = ProfilePlan.from_dict(plan), Variant(**variant)
+    tensors = _tensors(wanted, inputs)
     row = blank_row(chosen, tensors)
     answer: dict[str, Any] = {"row": asdict(row), "memory": None, "missing": "", "ran": False}
     began = time.perf_counter()
@@ -81,9 +84,9 @@ def time_group(
     *, emit: Emit, plan: Mapping[str, Any], folder: str, variants: Sequence[Mapping[str, Any]], inputs: Sequence[Any]
 ) -> dict[str, Any]:
     """All rows of one shape that start, timed in turn."""
-    _, bench = _bench(plan, folder, emit)
+    wanted, bench = _bench(plan, folder, emit)
     bench.trail = _Trail(Path(folder) / "trail")
-    rows = profile_group(bench, [Variant(**v) for v in variants], inputs_from_dicts(inputs))
+    rows = profile_group(bench, [Variant(**v) for v in variants], _tensors(wanted, inputs))
     return {"rows": [asdict(r) for r in rows], "missing": [str(m) for m in bench.missing]}
 
 
@@ -93,6 +96,11 @@ def accuracy(*, emit: Emit, plan: Mapping[str, Any], folder: str, variant: Mappi
 
     wanted, bench = _bench(plan, folder, emit)
     return answers_of(wanted, bench, Variant(**variant)).to_dict()
+
+
+def _tensors(plan: ProfilePlan, inputs: Sequence[Any]) -> tuple[TensorInput, ...]:
+    """The inputs with the user's own values, which are read here: they do not travel."""
+    return with_samples(inputs_from_dicts(inputs), parse_samples(plan.samples), plan.model)
 
 
 def _bench(plan: Mapping[str, Any], folder: str, emit: Emit) -> tuple[ProfilePlan, Bench]:

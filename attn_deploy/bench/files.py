@@ -166,7 +166,7 @@ class OnnxFiles:
         if precision != "int8":
             from attn_deploy.conversion.convert import convert
 
-            convert(source, path, precision=precision)
+            convert(source, path, precision=precision, samples=self._subject.samples)
             return {}
         from attn_deploy.conversion.quantize import quantize_file
         from attn_deploy.graph.quantize import QuantOptions
@@ -180,6 +180,7 @@ class OnnxFiles:
             precision=precision,
             calibration=calibration,
             inputs=[f"{i.name}:{'x'.join(map(str, i.shape()))}" for i in inputs] if calibration is None else (),
+            samples=self._subject.samples if calibration is None else (),
             form=form,
             owner=owner,
             progress=self._progress,
@@ -280,7 +281,7 @@ def has_weights(model: onnx.ModelProto) -> bool:
 def _load(path: Path) -> onnx.ModelProto:
     from attn_deploy.graph.artifact import load_model
 
-    return load_model(path)
+    return load_model(path, light=True)
 
 
 def _error(noted: tuple[str, str]) -> Exception:

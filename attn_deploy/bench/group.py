@@ -4,90 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from attn_deploy.bench import statistics
+from attn_deploy.bench.check import check_rows
 from attn_deploy.bench.evidence import Conditions, GraphCost, Placement
-from attn_deploy.bench.files import SHORT, Made, OnnxFiles
-from attn_deploy.bench.latency import ColdStart
+from attn_deploy.bench.files import SHORT, Made
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.plan import Variant, size_of
-from attn_deploy.bench.row import ProfileRow
-from attn_deploy.bench.subject import ProfileSubject
+from attn_deploy.bench.row import ProfileRow, reason_of
+from attn_deploy.bench.stand import Bench, ReadyRunner
 from attn_deploy.bench.timer import EndToEnd, Measured, cold_start, measure_both
 from attn_deploy.errors import (
     AttnDeployError,
     GraphError,
     InvalidRequestError,
     MissingDependencyError,
-    ParityError,
     ProviderError,
 )
 from attn_deploy.graph.work import graph_work
 from attn_deploy.inputs.samples import example_arrays
 from attn_deploy.inputs.tensors import Arrays, TensorInput
 from attn_deploy.machine.conditions import machine_state
-from attn_deploy.parity.judge import LARGEST_ERROR
-from attn_deploy.parity.share import compare_by_share
-from attn_deploy.parity.tolerance import TOLERANCES
-from attn_deploy.parity.verify import compare
 from attn_deploy.runtimes.base import Runner, RuntimeInfo
 from attn_deploy.runtimes.table import REFERENCE, RUNTIMES
 from attn_deploy.runtimes.work import Work
 
 _END_TO_END_SHARE = 5  # of the time and of the samples that the runs themselves get
-
-
-@dataclass(slots=True)
-class ReadyRunner:
-    """A runner that ran once and is ready to be timed."""
-
-    runner: Runner
-    cold: ColdStart
-    outputs: Arrays
-    info: RuntimeInfo
-    placement: Placement | None
-    graph: GraphCost | None
-
-
-@dataclass(slots=True)
-class Bench:
-    """What all shapes of a profile share.
-
-    Attributes:
-        subject: what is profiled.
-        options: with the number of threads.
-        files: of the runtimes that run ONNX files.
-        device: of torch.
-        tf32: as `attn_deploy.runtimes.work.Work`.
-        folder: for engines.
-        progress: is called with a few words at each step.
-        trail: is told which variant is about to run, so that a crash has a name.
-        keep: whether the module is used again after the runner is made.
-        samples: gives real inputs of these shapes, on which 8 bits are judged; none where there are none.
-        missing: dependencies that rows lacked.
-    """
-
-    subject: ProfileSubject
-    options: BenchOptions
-    files: OnnxFiles
-    device: str = "cpu"
-    tf32: bool = False
-    folder: Path | None = None
-    progress: Callable[[str], None] = lambda _: None
-    trail: Callable[[str], None] = lambda _: None
-    keep: bool = True
-    samples: Callable[[tuple[TensorInput, ...]], Sequence[Arrays]] = lambda _: ()
-    missing: list[MissingDependencyError] = field(default_factory=list)
-
-    @property
-    def threads(self) -> int:
-        """Threads within an operator."""
-        return self.options.threads or 1
 
 
 def profile_group(bench: Bench, variants: Sequence[Variant], inputs: tuple[TensorInput, ...]) -> list[ProfileRow]:
@@ -113,7 +60,7 @@ def profile_group(bench: Bench, variants: Sequence[Variant], inputs: tuple[Tenso
                 rows[variant.key] = refused(rows[variant.key], error)
         for key, candidate in ready.items():
             rows[key] = with_runner(rows[key], candidate)
-        _check(bench, inputs, rows, ready, stack)
+        check_rows(bench, inputs, rows, ready, stack)
         _time(bench, arrays, rows, ready)
     baseline = next((r for r in rows.values() if r.runtime == REFERENCE and r.latency is not None), None)
     return [_with_speedup(row, baseline, bench.options) for row in rows.values()]
@@ -213,82 +160,6 @@ def _graph(file: Made | None, inputs: tuple[TensorInput, ...]) -> GraphCost | No
     return replace(cost, macs=work.macs, bytes_ideal=work.bytes, bytes_unfused=work.unfused_bytes)
 
 
-def _check(
-    bench: Bench,
-    inputs: tuple[TensorInput, ...],
-    rows: dict[str, ProfileRow],
-    ready: dict[str, ReadyRunner],
-    stack: contextlib.ExitStack,
-) -> None:
-    """Compare each candidate with eager at the shape that is about to be timed; drop those that disagree."""
-    module = bench.subject.module
-    references = [n for n in ready if rows[n].runtime == REFERENCE and rows[n].precision == "fp32"][:1]
-    others = [n for n in ready if n not in references]
-    for name in references if not others else []:
-        _refuse_not_finite(rows, ready, name)
-    if module is None:
-        for name in others:
-            _refuse_not_finite(rows, ready, name)
-        return
-    if not others:
-        return
-    from attn_deploy.runtimes.eager import EagerRunner
-
-    eager = functools.partial(EagerRunner, module, output_names=bench.subject.outputs, device=bench.device)
-    if references:
-        reference: Runner = ready[references[0]].runner
-    else:
-        reference = eager(threads=bench.threads)
-        stack.callback(reference.close)
-
-    def precise() -> Runner:
-        import torch
-
-        return eager(dtype=torch.float64, threads=bench.threads)
-
-    for name in others:
-        bench.progress(f"comparing {name} with eager")
-        bench.trail(name)
-        try:
-            runner = ready[name].runner
-            if ready[name].info.precision == "int8":
-                batches = bench.samples(inputs) or [example_arrays(inputs, seed=bench.options.seed)]
-                report = compare_by_share(reference, runner, batches, LARGEST_ERROR, jointly=True)
-            else:
-                report = compare(
-                    reference,
-                    runner,
-                    inputs,
-                    (),
-                    tolerance=TOLERANCES.get(ready[name].info.precision, TOLERANCES["float32"]),
-                    precise=precise,
-                    seed=bench.options.seed,
-                )
-        except Exception as error:  # eager itself raises what it likes
-            why = f"it could not be compared with eager: {reason_of(error)}"
-            rows[name] = replace(rows[name], status="invalid", reason=why)
-            del ready[name]
-            continue
-        rows[name] = replace(rows[name], parity=report)
-        try:
-            report.raise_if_failed(bench.subject.name)
-        except ParityError as error:
-            rows[name] = replace(rows[name], status="invalid", reason=str(error))
-            del ready[name]
-    for name in references:
-        _refuse_not_finite(rows, ready, name)
-
-
-def _refuse_not_finite(rows: dict[str, ProfileRow], ready: dict[str, ReadyRunner], name: str) -> None:
-    """Nobody compares the reference, or a file without its model; NaN is wrong wherever it comes from."""
-    for output, values in ready[name].outputs.items():
-        if not np.isfinite(values.astype(np.float64)).all():
-            why = f"the output {output!r} is NaN or infinite"
-            rows[name] = replace(rows[name], status="invalid", reason=why)
-            del ready[name]
-            return
-
-
 def _time(bench: Bench, arrays: Arrays, rows: dict[str, ProfileRow], ready: dict[str, ReadyRunner]) -> None:
     for candidate in ready.values():
         candidate.runner.prepare(arrays)  # the comparison has left other values there
@@ -361,12 +232,6 @@ def _unchanged(first: Arrays, last: Arrays) -> bool:
         and np.allclose(a, last[n], rtol=1e-3, atol=1e-3 * max(1.0, float(np.abs(a).max(initial=0))))
         for n, a in first.items()
     )
-
-
-def reason_of(error: Exception) -> str:
-    """An error in one line, for a row."""
-    text = " ".join(str(error).split()) or "no message"
-    return text if isinstance(error, AttnDeployError) else f"{type(error).__name__}: {text[:400]}"
 
 
 def _told(shapes: Mapping[str, tuple[int, ...]]) -> str:

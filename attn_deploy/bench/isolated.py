@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,10 @@ from attn_deploy.accuracy.result import AccuracyResult
 from attn_deploy.bench.evidence import MemoryPeak
 from attn_deploy.bench.files import Made, described_in, read_index
 from attn_deploy.bench.fit import Need
-from attn_deploy.bench.group import blank_row, reason_of
+from attn_deploy.bench.group import blank_row
 from attn_deploy.bench.maker import Begun
-from attn_deploy.bench.plan import ProfilePlan, Variant, inputs_from_dicts
-from attn_deploy.bench.row import ProfileRow
+from attn_deploy.bench.plan import ProfilePlan, Variant, inputs_from_dicts, inputs_to_dicts
+from attn_deploy.bench.row import ProfileRow, reason_of
 from attn_deploy.errors import AttnDeployError, MissingDependencyError, WorkerError
 from attn_deploy.inputs.tensors import TensorInput
 from attn_deploy.isolate import run_isolated
@@ -62,7 +62,7 @@ class ChildMaker:
         while left:
             trail = self._folder / "trail"
             trail.write_text("", encoding="ascii")
-            arguments = {"variants": [asdict(v) for v in left], "inputs": _plain(inputs)}
+            arguments = {"variants": [asdict(v) for v in left], "inputs": inputs_to_dicts(inputs)}
             try:
                 answer = self._call("time_group", "timing", arguments, timeout=self._patience(len(left)))
             except WorkerError as error:
@@ -103,7 +103,9 @@ class ChildMaker:
             self._progress(f"making the {precision or 'ONNX'} file")
             try:
                 self._call(
-                    "make_file", "exporting", {"precision": precision, "target": target, "inputs": _plain(inputs)}
+                    "make_file",
+                    "exporting",
+                    {"precision": precision, "target": target, "inputs": inputs_to_dicts(inputs)},
                 )
             except AttnDeployError as error:
                 if error.exit_code == 2 and not isinstance(error, ValueError):
@@ -123,7 +125,7 @@ class ChildMaker:
     def _starts(self, variant: Variant, rows: dict[str, ProfileRow], inputs: tuple[TensorInput, ...]) -> bool:
         """Start a row in a process of its own; whether it ran."""
         self._progress(f"starting {variant.key}")
-        arguments = {"variant": asdict(variant), "inputs": _plain(inputs)}
+        arguments = {"variant": asdict(variant), "inputs": inputs_to_dicts(inputs)}
         try:
             answer = self._call("start_row", f"starting {variant.key}", arguments)
         except WorkerError as error:
@@ -169,10 +171,6 @@ def _memory(plan: ProfilePlan) -> int | None:
     """Bytes for a child. Drivers of GPUs reserve far more than they use, so there only what the user says is a limit."""
     gpu = any(Path("/dev", name).exists() for name in ("nvidiactl", "nvhost-ctrl-gpu"))
     return plan.memory_limit if plan.memory_limit is not None or gpu else available_memory()
-
-
-def _plain(inputs: Sequence[TensorInput]) -> list[dict[str, Any]]:
-    return [asdict(i) for i in inputs]
 
 
 def _file_of(variant: Variant) -> tuple[str, str]:

@@ -20,7 +20,7 @@ from attn_deploy.runtimes.onnxruntime import exact_int8
 from attn_deploy.runtimes.table import RUNTIMES
 
 if TYPE_CHECKING:
-    from attn_deploy.bench.group import Bench
+    from attn_deploy.bench.stand import Bench
 
 RUNS = 50
 

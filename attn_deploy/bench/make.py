@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from attn_deploy.accuracy.result import AccuracyResult
 from attn_deploy.bench.files import OnnxFiles
 from attn_deploy.bench.fit import need_of
-from attn_deploy.bench.group import Bench, profile_group
+from attn_deploy.bench.group import profile_group
 from attn_deploy.bench.images import batches_to_compare, calibration_images
 from attn_deploy.bench.maker import Begun
 from attn_deploy.bench.plan import ProfilePlan, Variant
 from attn_deploy.bench.row import ProfileRow
+from attn_deploy.bench.stand import Bench
 from attn_deploy.bench.subject import make_subject
 from attn_deploy.errors import MissingDependencyError
 from attn_deploy.inputs.tensors import Arrays, TensorInput
@@ -83,6 +84,7 @@ def make_bench(plan: ProfilePlan, folder: Path, *, model: nn.Module | None, prog
     subject = make_subject(
         model if model is not None else plan.model,
         inputs=plan.inputs,
+        samples=plan.samples,
         onnx=plan.onnx,
         arguments=plan.arguments or None,
         weights=plan.weights,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ class ProfilePlan:
         options: of the clock, with the number of threads.
         torch_device: auto, cpu or cuda.
         tf32: whether fp32 products may round their inputs to TF32.
-        inputs, arguments, onnx, weights, opset, dynamic: as `attn_deploy.profile`.
+        inputs, samples, arguments, onnx, weights, opset, dynamic: as `attn_deploy.profile`.
         calibration: what int8 ranges are measured on, see `attn_deploy.quantize`; None for what the model was trained on
             or is tested on.
         accuracy: images; None for none.
@@ -90,6 +90,7 @@ class ProfilePlan:
     torch_device: str = "auto"
     tf32: bool = False
     inputs: tuple[TensorInput, ...] | None = None
+    samples: tuple[str, ...] = ()
     arguments: Mapping[str, Any] = field(default_factory=dict)
     onnx: str | None = None
     weights: str | None = None
@@ -168,6 +169,11 @@ def _settings(plan: ProfilePlan) -> dict[str, Any]:
         for key, part in value.items():
             settings[key if name == "options" else f"{name}.{key}"] = _plain(part)
     return settings
+
+
+def inputs_to_dicts(inputs: Sequence[TensorInput]) -> list[dict[str, Any]]:
+    """Inputs in their JSON form, without the user's own values."""
+    return [asdict(replace(i, values=())) for i in inputs]
 
 
 def inputs_from_dicts(data: Sequence[Mapping[str, Any]]) -> tuple[TensorInput, ...]:

@@ -40,6 +40,7 @@ class ProfileSettings(TypedDict, total=False):
     opset: int | None
     dynamic: Sequence[str] | None
     inputs: Sequence[TensorInput] | None
+    samples: Sequence[Path | str]
     arguments: Mapping[str, Any] | None
     weights: Path | str | None
     onnx: Path | str | None
@@ -75,6 +76,8 @@ class ProfileRequest:
         dynamic: axis symbols that move in the exported file; None for all that a registry model allows, and for the
             batch alone in a user's own model.
         inputs: the inputs of a module, of a user's model given by name, or of a file with unknown extents.
+        samples: the inputs' own values: ``.npz`` files with arrays by input name, or ``name=VALUES``, as ``size=60,90``. All rows
+            run on the first, at its shape where no other is asked for, and are compared on all.
         arguments: constructor arguments when ``model`` is a name.
         weights: a checkpoint for the model.
         onnx: a file already made from the model, to be timed instead of a new one.
@@ -107,6 +110,7 @@ class ProfileRequest:
     opset: int | None = None
     dynamic: Sequence[str] | None = None
     inputs: Sequence[TensorInput] | None = None
+    samples: Sequence[Path | str] = ()
     arguments: Mapping[str, Any] | None = None
     weights: Path | str | None = None
     onnx: Path | str | None = None
@@ -174,6 +178,7 @@ def plan_profile(model: str | Path | nn.Module | ProfileRequest, **settings: Unp
         torch_device=request.torch_device,
         tf32=request.tf32,
         inputs=tuple(request.inputs) if request.inputs is not None else None,
+        samples=tuple(_sample(s) for s in request.samples),
         arguments=dict(request.arguments or {}),
         onnx=plan_path(request.onnx),
         weights=plan_path(request.weights),
@@ -225,6 +230,11 @@ def _calibration(source: Path | str | None) -> str | None:
     if source is None:
         return None
     return plan_path(source) if Path(source).exists() else str(source)
+
+
+def _sample(source: Path | str) -> str:
+    """A file as another process finds it, or values."""
+    return str(plan_path(source)) if str(source).endswith(".npz") else str(source)
 
 
 def _sizes(size: Size | Sequence[Size] | None) -> tuple[Size | None, ...]:

@@ -10,6 +10,7 @@ from attn_deploy.bench.evidence import AccuracyRow, Conditions, GraphCost, Memor
 from attn_deploy.bench.latency import ColdStart, LatencyResult
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.statistics import Comparison
+from attn_deploy.errors import AttnDeployError
 from attn_deploy.files import field_error, typed
 from attn_deploy.parity.report import ParityReport
 from attn_deploy.runtimes.base import RuntimeInfo
@@ -132,3 +133,9 @@ def summary(row: ProfileRow, options: BenchOptions) -> dict[str, Any] | None:
         "device_p50_ms": row.device_time.p50_ms if row.device_time else None,
         "end_to_end_p50_ms": row.end_to_end.p50_ms if row.end_to_end else None,
     }
+
+
+def reason_of(error: Exception) -> str:
+    """An error in one line, for a row."""
+    text = " ".join(str(error).split()) or "no message"
+    return text if isinstance(error, AttnDeployError) else f"{type(error).__name__}: {text[:400]}"

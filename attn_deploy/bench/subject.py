@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.inputs.expected import fit_to_expected
 from attn_deploy.inputs.tensors import TensorInput, fit_size
-from attn_deploy.registry import DEFAULT_SIZES
+from attn_deploy.inputs.user_samples import parse_samples, with_samples
+from attn_deploy.specs.spec import DEFAULT_SIZES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,6 +34,7 @@ class ProfileSubject:
         onnx: the user's file, if there is one.
         outputs: output names where they are known.
         unsized: symbols of a foreign file whose extent nobody has given yet.
+        samples: where the user's own values of the inputs come from.
     """
 
     name: str
@@ -42,6 +44,7 @@ class ProfileSubject:
     onnx: Path | None = None
     outputs: tuple[str, ...] | None = None
     unsized: tuple[str, ...] = ()
+    samples: tuple[str, ...] = ()
 
     @property
     def module(self) -> nn.Module | None:
@@ -102,6 +105,7 @@ def make_subject(
     model: str | Path | nn.Module,
     *,
     inputs: Sequence[TensorInput] | None = None,
+    samples: Sequence[Path | str] = (),
     onnx: Path | str | None = None,
     arguments: Mapping[str, Any] | None = None,
     weights: Path | str | None = None,
@@ -111,6 +115,8 @@ def make_subject(
     Args:
         model: a name of the grammar, a module, or the path of an ``.onnx`` or ``.engine`` file.
         inputs: shapes, where they are not known or others are wanted.
+        samples: values of the inputs, see `attn_deploy.inputs.user_samples.parse_samples`; without ``inputs`` the shapes are
+            those of the first.
         onnx: a file already made from the model.
         arguments: constructor arguments when ``model`` is a name.
         weights: a checkpoint to load; one of `attn_deploy.train` must be of the model that is named.
@@ -123,7 +129,8 @@ def make_subject(
     if isinstance(model, Path) or (isinstance(model, str) and model.lower().endswith((".onnx", ".engine"))):
         if weights is not None:
             raise InvalidRequestError(f"{model} holds its weights; leave --weights out, or name the model.")
-        return _from_engine(Path(model), inputs) if is_engine(model) else _from_file(Path(model), inputs)
+        subject = _from_engine(Path(model), inputs) if is_engine(model) else _from_file(Path(model), inputs)
+        return _with_samples(subject, samples, sized=inputs is not None)
     resolved = _resolve(model, arguments, weights)
     if resolved.inputs is None and inputs is None:
         raise InvalidRequestError(
@@ -149,7 +156,27 @@ def make_subject(
         model=resolved,
         outputs=tuple(resolved.outputs) if resolved.outputs else None,
     )
-    return subject if onnx is None else _with_file(subject, Path(onnx))
+    if onnx is not None:
+        subject = _with_file(subject, Path(onnx))
+    return _with_samples(subject, samples, sized=inputs is not None)
+
+
+def _with_samples(subject: ProfileSubject, samples: Sequence[Path | str], *, sized: bool) -> ProfileSubject:
+    """The subject with the user's own values, at their sizes unless others were given."""
+    if not samples:
+        return subject
+    inputs = with_samples(subject.inputs, parse_samples(samples), subject.name)
+    first = {
+        d: n
+        for i in inputs
+        if i.values
+        for d, n in zip(i.dims, i.values[0].shape, strict=True)
+        if isinstance(d, str) and d in subject.movable
+    }
+    sizes = {} if sized else first
+    inputs = tuple(replace(i, sizes={**i.sizes, **sizes}) for i in inputs)
+    unsized = tuple(s for s in subject.unsized if s not in sizes)
+    return replace(subject, inputs=inputs, unsized=unsized, samples=tuple(map(str, samples)))
 
 
 def _with_file(subject: ProfileSubject, path: Path) -> ProfileSubject:
@@ -185,7 +212,7 @@ def _resolve(model: str | nn.Module, arguments: Mapping[str, Any] | None, weight
         return trained
     from attn_deploy.resolve.checkpoints import load_weights
 
-    resolved = resolve_seeded(model, arguments, fresh=False)
+    resolved = resolve_seeded(model, arguments, weights=weights)
     load_weights(resolved.module, weights, resolved.name.text)
     return resolved
 
@@ -212,7 +239,7 @@ def _from_file(path: Path, inputs: Sequence[TensorInput] | None) -> ProfileSubje
     from attn_deploy.parity.graphs import graph_inputs
 
     artifact = read_onnx(path)
-    tensors = graph_inputs(load_model(path))
+    tensors = graph_inputs(load_model(path, light=True))
     symbols = tuple(dict.fromkeys(s for i in tensors for s in i.symbols))
     unsized: tuple[str, ...] = ()
     if inputs is not None:

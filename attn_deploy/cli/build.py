@@ -12,6 +12,7 @@ import typer
 
 from attn_deploy.cli.completion import complete_device, complete_model
 from attn_deploy.cli.streams import output_aside
+from attn_deploy.cli.trust import Trust
 
 if TYPE_CHECKING:
     from attn_deploy.engine.progress import Progress
@@ -51,7 +52,8 @@ def build(
         ),
     ] = None,
     sample: Annotated[
-        list[Path] | None, typer.Option(help="With --precision: an .npz with real inputs to compare on; repeatable.")
+        list[str] | None,
+        typer.Option(help="With --precision: real inputs to compare on, FILE.npz or NAME=VALUES; repeatable."),
     ] = None,
     flavor: Annotated[str, typer.Option(help="auto, tensorrt or tensorrt-rtx.")] = "auto",
     device: Annotated[
@@ -75,7 +77,12 @@ def build(
         str, typer.Option(help="none, ampere-plus or same-capability: other GPUs too, slower; tensorrt only.")
     ] = "none",
     version_compat: Annotated[
-        bool, typer.Option("--version-compat", help="Later versions may load it; larger, slower; tensorrt only.")
+        bool,
+        typer.Option(
+            "--version-compat",
+            "--version-compatible",
+            help="Later versions and the lean runtime may load it; larger, slower; tensorrt only.",
+        ),
     ] = False,
     timing_cache: Annotated[
         Path | None, typer.Option(help="Kernel timings to read and extend, for faster builds; tensorrt only.")
@@ -85,6 +92,7 @@ def build(
     weights: Annotated[
         Path | None, typer.Option("--weights", help="Checkpoint for a model by name: .safetensors, .pth or .pt.")
     ] = None,
+    trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
 ) -> None:
     """Build a TensorRT engine, and a JSON file beside it that says what it is.

@@ -33,8 +33,8 @@ def convert(
         list[str] | None, typer.Option("--input", help="NAME:1x3x224x224 of an input, to compare at; repeatable.")
     ] = None,
     sample: Annotated[
-        list[Path] | None,
-        typer.Option(help="An .npz with real inputs, an array for each, to measure and compare on; repeatable."),
+        list[str] | None,
+        typer.Option(help="Real inputs to measure and compare on: FILE.npz with an array for each, or NAME=VALUES."),
     ] = None,
     output: Annotated[
         str | None,

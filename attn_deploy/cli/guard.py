@@ -16,12 +16,11 @@ import typer
 from attn_deploy.cli import process
 from attn_deploy.cli.streams import file_warnings
 from attn_deploy.errors import AttnDeployError, MissingDependencyError
+from attn_deploy.guarding import default_memory_limit
 from attn_deploy.isolate import limit_memory
 
 BUG = 70  # EX_SOFTWARE: nobody's input may come to this
 _NOT_ON_DEVICES = ("torch", "onnxscript", "onnx_ir", "safetensors")  # requirements that a device does without
-_SHARE = 0.9  # of the memory that is free, and never less than what an import of torch needs
-_LEAST_MEMORY = 3 << 30
 
 # Typer has its own copy of click, or uses the one that is installed: by its version.
 _USAGE: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -81,14 +80,8 @@ def _prepare() -> None:
 
 def _memory_limit() -> int | None:
     from attn_deploy.engine.options import parse_size
-    from attn_deploy.machine.conditions import available_memory
 
-    if settings.memory_limit is not None:
-        return parse_size(settings.memory_limit)
-    free = available_memory()
-    if free is None or any(Path("/dev", name).exists() for name in ("nvidiactl", "nvhost-ctrl-gpu")):
-        return None  # drivers of GPUs reserve far more than they use
-    return max(_LEAST_MEMORY, int(_SHARE * free))
+    return default_memory_limit() if settings.memory_limit is None else parse_size(settings.memory_limit)
 
 
 def _end(text: str, code: int, error: BaseException) -> None:

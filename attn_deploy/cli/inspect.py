@@ -21,6 +21,10 @@ def inspect(
             "--input", help="[name:]1x64x32x32 of each input, at which MACs are counted. Default: 1 and 32x32."
         ),
     ] = None,
+    sample: Annotated[
+        list[str] | None,
+        typer.Option(help="Counted at the shapes of real inputs: FILE.npz with an array for each; repeatable."),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Exit code 1 if the graph changed after its evidence was written.")
     ] = False,
@@ -53,7 +57,7 @@ def inspect(
             json.dumps([dataclasses.asdict(d) for d in differences], indent=1) if as_json else diff_text(differences)
         )
         raise typer.Exit(1 if differences else 0)
-    report = inspect_file(files[0], shapes=shape or ())
+    report = inspect_file(files[0], shapes=shape or (), samples=sample or ())
     if isinstance(report, EngineArtifact):
         kernels = read_kernels(report)
         data = {**report.to_dict(), "layers": kernels.to_dict()}

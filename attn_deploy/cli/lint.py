@@ -9,6 +9,7 @@ import typer
 
 from attn_deploy.cli.completion import complete_model
 from attn_deploy.cli.streams import output_aside
+from attn_deploy.cli.trust import Trust
 
 
 def lint(
@@ -30,6 +31,7 @@ def lint(
     dynamic: Annotated[
         str | None, typer.Option(help="Axes that move, as N,H,W, or none. Default: all that the model allows.")
     ] = None,
+    trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON and nothing else.")] = False,
 ) -> None:
     """Say before exporting what will break: module, line, rule and remedy. Exit code 1 if something will.
@@ -42,6 +44,9 @@ def lint(
     from attn_deploy.resolve.wanted import check_model
 
     check_model(model)
+    from attn_deploy.diagnosis.lint_request import check_lint
+
+    check_lint(opset, target)
     from attn_deploy.diagnosis.lint import lint as lint_model
     from attn_deploy.inputs.grammar import parse_axes, parse_inputs
     from attn_deploy.report.lint import lint_text

@@ -9,6 +9,7 @@ import typer
 
 from attn_deploy.cli.completion import complete_model
 from attn_deploy.cli.streams import output_aside
+from attn_deploy.cli.trust import Trust
 
 if TYPE_CHECKING:
     from attn_deploy.bench.request import ProfileRequest
@@ -40,6 +41,12 @@ def profile(
     shape: Annotated[
         list[str] | None,
         typer.Option("--input", help="Shape of an input, as 1x3x224x224; once for each input."),
+    ] = None,
+    sample: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Your own inputs, timed and compared on: FILE.npz, or NAME=VALUES, as size=60,90; repeatable."
+        ),
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads in every runtime; the usable cores by default.")] = None,
     torch_device: Annotated[
@@ -78,6 +85,7 @@ def profile(
         bool, typer.Option("--layers", help="Show too which modules and nodes the time of the first shape goes to.")
     ] = False,
     timeout: Annotated[float, typer.Option(help="Seconds for the start of one row, with processes.")] = 1800.0,
+    trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record on standard output.")] = False,
 ) -> None:
     """Time a model in several runtimes with one clock, and check that they compute the same.
@@ -96,6 +104,7 @@ def profile(
       attn-deploy profile net.py:MyNet --input 1x3x224x224 --runtime eager,ort-cpu
       attn-deploy profile resnet18+se --layers
       attn-deploy profile model.onnx --input 1x3x224x224 --json
+      attn-deploy profile speech.onnx --sample clip.npz
     """
     from attn_deploy.bench.options import BenchOptions
     from attn_deploy.bench.plan import AccuracyPlan
@@ -126,6 +135,7 @@ def profile(
         opset=opset,
         dynamic=parse_dynamic(",".join(dynamic)) if dynamic else None,
         inputs=parse_inputs(shape) if shape else None,
+        samples=sample or (),
         weights=weights,
         onnx=onnx,
         calibration=calibration,
@@ -157,7 +167,7 @@ def _here(request: ProfileRequest, alone: Path | None, *, layers: bool, as_json:
     if alone is not None:
         check_writable(alone)
     with output_aside(), profile_bar() as bar:
-        record = profile(request, progress=bar.tell, on_step=bar.step)
+        record = profile(request, progress=bar.progress, on_step=bar.step)
     if alone is not None:
         record.write(alone)
     if as_json:

@@ -11,6 +11,7 @@ import typer
 from attn_deploy.cli.completion import complete_model
 from attn_deploy.cli.parse import parse_size, preprocess_options
 from attn_deploy.cli.streams import output_aside
+from attn_deploy.cli.trust import Trust
 
 
 def quantize(
@@ -64,8 +65,10 @@ def quantize(
         list[str] | None, typer.Option("--input", help="NAME:1x3x224x224 of an input, to run at; repeatable.")
     ] = None,
     sample: Annotated[
-        list[Path] | None,
-        typer.Option(help="An .npz with real inputs, an array for each, where there is no --calibration; repeatable."),
+        list[str] | None,
+        typer.Option(
+            help="Real inputs where there is no --calibration: FILE.npz with an array for each, or NAME=VALUES."
+        ),
     ] = None,
     target: Annotated[
         str | None,
@@ -76,6 +79,12 @@ def quantize(
     attention: Annotated[
         bool, typer.Option("--attention", help="For CPUs: quantize products of two activations too.")
     ] = False,
+    timed: Annotated[
+        bool,
+        typer.Option(
+            "--timed/--not-timed", help="For CPUs: time it here, and leave in float what is slower in 8 bits."
+        ),
+    ] = True,
     written: Annotated[
         str, typer.Option("--format", help="qdq, or for CPUs qoperator, which ONNX Runtime alone reads.")
     ] = "qdq",
@@ -93,6 +102,7 @@ def quantize(
     weights: Annotated[
         Path | None, typer.Option("--weights", help="Checkpoint for a model by name: .safetensors, .pth or .pt.")
     ] = None,
+    trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
 ) -> None:
     """Quantize a model's products to 8 bits, and judge the result on images that no range was measured on.
@@ -138,6 +148,7 @@ def quantize(
             activations=activations,
             per_tensor=per_tensor,
             attention=attention,
+            timed=timed,
             format=written,
             only=only or (),
             exclude=exclude or (),

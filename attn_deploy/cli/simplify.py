@@ -21,7 +21,7 @@ def simplify(
         list[str] | None, typer.Option("--input", help="NAME:1x3x224x224 of an input, to compare at; repeatable.")
     ] = None,
     sample: Annotated[
-        list[Path] | None, typer.Option(help="An .npz with real inputs, an array for each; repeatable.")
+        list[str] | None, typer.Option(help="Real inputs: FILE.npz with an array for each, or NAME=VALUES; repeatable.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
 ) -> None:

@@ -20,8 +20,10 @@ def verify(
         list[str] | None, typer.Option("--input", help="NAME:1x3x224x224 of an input, to compare at; repeatable.")
     ] = None,
     data: Annotated[
-        list[Path] | None,
-        typer.Option("--data", "--sample", help="An .npz with real inputs, an array for each; repeatable."),
+        list[str] | None,
+        typer.Option(
+            "--data", "--sample", help="Real inputs: FILE.npz with an array for each, or NAME=VALUES; repeatable."
+        ),
     ] = None,
     engine: Annotated[str | None, typer.Option(help="Of a package: run this engine in place of the ONNX file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,

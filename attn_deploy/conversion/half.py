@@ -13,21 +13,25 @@ import onnx_ir as ir
 
 from attn_deploy.errors import GraphError, NothingToConvertError, ParityError, PrecisionError
 from attn_deploy.graph.evidence import Evidence, read_evidence, write_evidence
+from attn_deploy.graph.inference import holds_sequences
 from attn_deploy.graph.opset import standard_opset
 from attn_deploy.graph.precision import (
+    ClippedMask,
     HalfType,
     PrecisionPlan,
     Range,
     TypedGraph,
     apply_plan,
+    clip_masks,
+    float_tensors,
     half_type,
     instrumented,
-    make_plan,
+    plan_precision,
     prepared_graph,
     read_ranges,
     rounded,
 )
-from attn_deploy.graph.precision.plan import LEVELS, MARGIN, Kept, describe
+from attn_deploy.graph.precision.plan import LEVELS, MARGIN, Kept, describe_plan
 from attn_deploy.inputs.tensors import Arrays
 from attn_deploy.parity.report import ParityReport
 from attn_deploy.parity.tolerance import TOLERANCES, Tolerance
@@ -35,6 +39,7 @@ from attn_deploy.runtimes.base import Runner, RuntimeInfo, run_once
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
 _SHOWN = 64
+_AT_ONCE = 2048  # tensors: with many more, ONNX Runtime takes long to load the graph
 Judge = Callable[[Runner, Tolerance], ParityReport]
 
 
@@ -86,33 +91,78 @@ def to_half(
     """
     half = half_type(precision)
     half.check(io, standard_opset(model))
-    tolerance = TOLERANCES[half.name]
+    _refuse_half(model, owner)
+    settings = _Settings(half, io, list(batches), judge, owner, calibration, by_range, keep)
     prepared = prepared_graph(model)
-    ranges = measure(prepared, batches, owner)
+    clipped, masks = clip_masks(prepared, half) if by_range else (prepared, ())
+    if masks:
+        ranges = measure(clipped, settings.batches, owner)
+        if all(m.harmless(ranges) for m in masks):
+            try:
+                return _typed(clipped, ranges, settings, masks)
+            except (ParityError, PrecisionError):
+                pass  # as they are, then
+    return _typed(prepared, measure(prepared, settings.batches, owner), settings, ())
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """The arguments of `to_half` but the graph."""
+
+    half: HalfType
+    io: str
+    batches: Sequence[Arrays]
+    judge: Judge
+    owner: str
+    calibration: Mapping[str, str] | None
+    by_range: bool
+    keep: Sequence[str]
+
+
+def _refuse_half(model: onnx.ModelProto, owner: str) -> None:
+    halves = {onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
+    for value in (*model.graph.input, *model.graph.output):
+        word = halves.get(value.type.tensor_type.elem_type)
+        if word is not None:
+            raise PrecisionError(
+                f"{owner}: {value.name!r} is {word}: the graph is in half precision already. Convert the fp32 file that it was "
+                "made from."
+            )
+
+
+def _typed(
+    prepared: onnx.ModelProto,
+    ranges: Mapping[str, Range],
+    settings: _Settings,
+    masks: Sequence[ClippedMask],
+) -> HalfModel:
+    half, io, judge, owner = settings.half, settings.io, settings.judge, settings.owner
+    by_range, keep, calibration = settings.by_range, settings.keep, settings.calibration
+    tolerance = TOLERANCES[half.name]
     _check_interface(prepared, ranges, half, io, owner)
     report: ParityReport | None = None
     for careful in range(LEVELS) if by_range else (0,):
         working = ir.from_proto(prepared)
-        plan = make_plan(working, half, ranges if by_range else None, careful=careful, keep=keep)
+        plan = plan_precision(working, half, ranges if by_range else None, careful=careful, keep=keep)
         typed = apply_plan(working, plan, same_io=io == "same")
         if report is not None and not _takes_half(typed, half):
             continue  # so much kept in fp32 that nothing is left: the comparison says more
         _check_share(typed, half, plan, owner)
         simulation = rounded(typed.model)
-        runner = OnnxRuntimeRunner(simulation.SerializeToString(), optimize=False)
+        runner = _plain_runner(simulation)
         comparison = judge(_Named(runner, half), tolerance)
         runner.close()  # its memory is that of all tensors of a run
         report = comparison if report is None or comparison.passed else report
         if comparison.passed:
             break
     else:
-        _explain_failure(simulation, batches, half, owner)
+        _explain_failure(simulation, settings.batches, half, owner)
         if report is not None:
-            _refuse(report, f"{owner} in {precision}", half)
+            _refuse(report, f"{owner} in {half.word}", half)
     if report is None:
         raise PrecisionError(f"{owner}: nothing was compared.")
     record = {
-        "precision": precision,
+        "precision": half.word,
         "io": io,
         "tolerance": {"rtol": tolerance.rtol, "atol": tolerance.atol},
         "max_abs_error": report.max_abs_error,
@@ -122,6 +172,7 @@ def to_half(
         "onnxruntime": _in_onnxruntime(typed.model, judge, tolerance, owner),
         "careful": bool(careful),
         "calibration": dict(calibration) if calibration else {"data": "ramped noise"},
+        "masks": [{"node": m.node, "before": m.before, "after": m.after} for m in masks[:_SHOWN]],
         **_described(typed, plan, ranges),
     }
     return HalfModel(typed.model, report, record)
@@ -132,6 +183,8 @@ def _refuse(report: ParityReport, owner: str, half: HalfType) -> None:
     try:
         report.raise_if_failed(owner)
     except ParityError as error:
+        if all(c.ratio is None or c.ratio <= 1 for c in report.cases):
+            raise  # not for want of digits
         raise ParityError(
             f"{error} What leads there needs more digits than {half.word} has: keep it in fp32 with --keep 'NAME*' (names of "
             "nodes, modules or operators; 'attn-deploy diagnose' finds them)."
@@ -159,13 +212,16 @@ def measure(prepared: onnx.ModelProto, batches: Iterable[Arrays], owner: str) ->
     Raises:
         PrecisionError: naming the first tensor that is NaN or infinite, where an output is too.
     """
-    model, names = instrumented(prepared)
-    runner = OnnxRuntimeRunner(model.SerializeToString(), optimize=False)
+    names = float_tensors(prepared)
     ranges: dict[str, Range] = {}
-    for batch in batches:
-        for name, value in read_ranges(names, run_once(runner, batch)).items():
-            ranges[name] = value.joined(ranges[name]) if name in ranges else value
-    runner.close()
+    given = list(batches)
+    for start in range(0, len(names), _AT_ONCE):
+        model, some = instrumented(prepared, set(names[start : start + _AT_ONCE]))
+        runner = _plain_runner(model)
+        for batch in given:
+            for name, value in read_ranges(some, run_once(runner, batch)).items():
+                ranges[name] = value.joined(ranges[name]) if name in ranges else value
+        runner.close()
     bad = next((n for n in names if n in ranges and not ranges[n].finite), None)
     # Infinity that no output sees is a mask's, before a softmax: such nodes stay in fp32 by their range.
     reaches = any(o.name in ranges and not ranges[o.name].finite for o in prepared.graph.output)
@@ -174,6 +230,11 @@ def measure(prepared: onnx.ModelProto, batches: Iterable[Arrays], owner: str) ->
             f"{owner}: in fp32 already, {_place(prepared, bad)} is NaN or infinite; no precision below repairs that."
         )
     return ranges
+
+
+def _plain_runner(model: onnx.ModelProto) -> OnnxRuntimeRunner:
+    """Every node as it is."""
+    return OnnxRuntimeRunner(model.SerializeToString(), optimize=False, reuse_memory=not holds_sequences(model))
 
 
 def _check_interface(
@@ -209,7 +270,7 @@ def _check_share(typed: TypedGraph, half: HalfType, plan: PrecisionPlan, owner: 
 def _explain_failure(simulation: onnx.ModelProto, batches: Iterable[Arrays], half: HalfType, owner: str) -> None:
     """Name the first tensor of the half graph that is NaN or infinite, if there is one."""
     model, names = instrumented(onnx.shape_inference.infer_shapes(simulation, data_prop=True))
-    runner = OnnxRuntimeRunner(model.SerializeToString(), optimize=False)
+    runner = _plain_runner(model)
     for batch in batches:
         ranges = read_ranges(names, run_once(runner, batch))
         bad = next((n for n in names if not ranges[n].finite), None)
@@ -227,7 +288,7 @@ def _in_onnxruntime(model: onnx.ModelProto, judge: Judge, tolerance: Tolerance, 
     if onnx.TensorProto.BFLOAT16 in interface:
         return {"ran": False, "reason": "numpy has no bfloat16, which the file's inputs or outputs are"}
     try:
-        runner = OnnxRuntimeRunner(model.SerializeToString(), optimize=False)
+        runner = _plain_runner(model)
     except GraphError as error:
         if "NOT_IMPLEMENTED" not in str(error):
             raise
@@ -268,7 +329,7 @@ def _place(model: onnx.ModelProto, tensor: str) -> str:
         node = node.inputs[0].producer()
     if node is None:
         return f"the input {tensor!r}"
-    name, operator, module = describe(node)
+    name, operator, module = describe_plan(node)
     return f"the result of {operator} in " + (f"module {module!r}" if module else f"node {name!r}")
 
 

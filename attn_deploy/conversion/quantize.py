@@ -104,7 +104,7 @@ def quantize_file(
     target = output_file(path, source.with_name(f"{source.stem}-{kind.word}.onnx"), (".onnx",))
     import_onnxruntime()
     model, _ = open_model(source)
-    given = given_inputs(model, inputs, [Path(s) for s in samples])
+    given = given_inputs(model, inputs, samples)
     raised = _raised(source, model, kind, given)
     form = replace(form, target=form.target or usual_target(raised, kind))
     quantized = Quantizer(raised, kind, form, owner or str(source), report, given).run(

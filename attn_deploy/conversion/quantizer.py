@@ -11,12 +11,22 @@ from typing import Any
 import onnx
 
 from attn_deploy.conversion.calibration import CalibrationData, load_calibration
+from attn_deploy.conversion.pace import pace_of, slow_layers, timed_runner
 from attn_deploy.conversion.preprocess import Preprocess, PreprocessOptions, range_warning
 from attn_deploy.conversion.sensitivity import sensitivities
 from attn_deploy.data import ImageSet
 from attn_deploy.errors import FileWarning, GraphError, NothingToConvertError, ParityError, PrecisionError
 from attn_deploy.graph.evidence import Evidence, read_evidence, write_evidence
-from attn_deploy.graph.quantize import Layer, QuantFormat, QuantizedGraph, QuantOptions, QuantPlan, probes, scheme_for
+from attn_deploy.graph.quantize import (
+    Layer,
+    Left,
+    QuantFormat,
+    QuantizedGraph,
+    QuantOptions,
+    QuantPlan,
+    probes,
+    scheme_for,
+)
 from attn_deploy.graph.quantize.read_back import read_back
 from attn_deploy.inputs.tensors import Arrays
 from attn_deploy.parity.given import GivenInputs
@@ -58,6 +68,7 @@ class Quantizer:
         given: GivenInputs,
     ) -> None:
         self._form, self._options, self._owner, self._progress = form, options, owner, progress
+        self._timed = options.target == "cpu" and options.timed
         self._scheme = scheme_for(model, form, options)
         self._plan = self._scheme.plan
         _require_layers(self._plan, form, owner)
@@ -106,6 +117,9 @@ class Quantizer:
         judge = Judge(self._model, data.held_out, data.labels, scores=scores, classes=data.classes, owner=self._owner)
         limit.check(judge, self._owner)
         self._measure(data)
+        one = self._single(data.batches[0])
+        if self._timed and not self._options.only:
+            self._leave_slow(one, methods[0])
         tried: dict[str, Judgement] = {}
         for method in methods:
             self._progress(f"trying {method}")
@@ -144,9 +158,41 @@ class Quantizer:
                 for y, e in sensitive[:_SHOWN]
             ],
             "onnxruntime": ran,
+            "speed": self._speed(quantized.model, one) if ran["ran"] and self._timed else None,
         }
         _note(quantized.model, record)
         return quantized
+
+    def _single(self, batch: Arrays) -> Arrays:
+        """One sample of a batch, where the graph takes any number."""
+        moves = bool(self._inputs) and self._inputs[0].dims[0] in self._symbols
+        return {n: a[:1] for n, a in batch.items()} if moves and all(a.ndim for a in batch.values()) else batch
+
+    def _leave_slow(self, arrays: Arrays, method: str) -> None:
+        """Leave layers in float without which the graph is faster."""
+        self._scheme.choose(method)
+        slow = slow_layers(
+            self._model,
+            self._scheme.prepared,
+            self._plan.layers,
+            lambda names: self._scheme.write(names).model,
+            arrays,
+            progress=self._progress,
+        )
+        left = tuple(
+            Left(y.node, y.operator, y.module, "measured faster in float") for y in self._plan.layers if y.node in slow
+        )
+        layers = tuple(y for y in self._plan.layers if y.node not in slow)
+        self._plan = self._scheme.plan = QuantPlan(layers, (*self._plan.left, *left))
+
+    def _speed(self, model: onnx.ModelProto, arrays: Arrays) -> dict[str, float]:
+        """Of the finished graph against the float one."""
+        self._progress("timing it against float")
+        runners = timed_runner(self._model, arrays), timed_runner(model, arrays)
+        pace = pace_of(*runners)
+        for runner in runners:
+            runner.close()
+        return pace.to_dict()
 
     def _measure(self, data: CalibrationData) -> None:
         names = self._scheme.names

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from attn_deploy.conversion.calibration import NO_OPTIONS
+from attn_deploy.conversion.calibration import NO_OPTIONS, check_calibration
 from attn_deploy.conversion.preprocess import Preprocess, PreprocessOptions, raw_images
 from attn_deploy.conversion.quantize import check_options, quantize_file
 from attn_deploy.conversion.quantizer import Progress
@@ -40,6 +40,7 @@ def quantize(
     activations: str | None = None,
     per_tensor: bool = False,
     attention: bool = False,
+    timed: bool = True,
     format: str = "qdq",  # as the option is called
     only: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -68,6 +69,8 @@ def quantize(
         activations: for CPUs, uint8 (the default) or int8.
         per_tensor: one scale for a tensor of weights, in place of one for each output channel.
         attention: for CPUs, quantize products of two activations too.
+        timed: for CPUs, time the graph on this machine, and leave in float what is slower in 8 bits, unless ``only`` says
+            what is quantized.
         format: ``qdq``, or for CPUs ``qoperator``: the form that ONNX Runtime alone reads.
         only: patterns (``*``, ``?``) of nodes, modules or operator types; what matches none stays in float.
         exclude: patterns of what stays in float.
@@ -95,7 +98,7 @@ def quantize(
         "scores": scores,
         "inputs": inputs,
         "samples": samples,
-        "form": _form(target, activations, format, per_tensor, attention, only, exclude),
+        "form": _form(target, activations, format, per_tensor, attention, timed, only, exclude),
         "progress": progress,
     }
     if isinstance(model, OnnxArtifact) or _is_file(model):
@@ -104,14 +107,17 @@ def quantize(
         path_of = model.path if isinstance(model, OnnxArtifact) else Path(model)
         usual = _of_file(path_of) if calibration is not None else None
         return quantize_file(model, path, calibration=calibration, owner=owner, usual=usual, **options)
-    from attn_deploy.exporters.pipeline import export  # torch, which files do without
     from attn_deploy.inputs.grammar import parse_inputs
     from attn_deploy.resolve.names import parse_name
 
     form = quant_format(precision)
     check_options(method, keep_accuracy)
+    if isinstance(calibration, (str, Path)):
+        check_calibration(calibration)
     name = parse_name(str(model))
     destination = output_file(path, Path(f"{name.stem}-{form.word}.onnx"), (".onnx",))
+    from attn_deploy.exporters.pipeline import export  # torch, which files do without
+
     with scratch_folder() as folder:
         if progress is not None:
             progress(f"exporting {model}")
@@ -141,12 +147,13 @@ def _form(
     written: str,
     per_tensor: bool,
     attention: bool,
+    timed: bool,
     only: Sequence[str],
     exclude: Sequence[str],
 ) -> QuantOptions:
     words: dict[str, Any] = {"target": target, "activations": activations, "written": written}
     form = QuantOptions(
-        **words, per_channel=not per_tensor, attention=attention, only=tuple(only), exclude=tuple(exclude)
+        **words, per_channel=not per_tensor, attention=attention, timed=timed, only=tuple(only), exclude=tuple(exclude)
     )
     form.check()
     return form

@@ -17,6 +17,7 @@ from attn_deploy.errors import InvalidRequestError
 from attn_deploy.graph.artifact import OnnxArtifact, describe, load_model, open_model
 from attn_deploy.graph.macs import Shape, node_macs
 from attn_deploy.graph.operators import all_nodes
+from attn_deploy.graph.placed import array_of
 from attn_deploy.graph.scopes import NAME_SCOPES, module_path
 from attn_deploy.graph.tensors import infer_tensors
 from attn_deploy.inputs.tensors import TensorInput, fit_size
@@ -83,7 +84,11 @@ class Difference:
 
 
 def inspect(
-    path: Path | str, *, inputs: Sequence[TensorInput] | None = None, shapes: Sequence[str] = ()
+    path: Path | str,
+    *,
+    inputs: Sequence[TensorInput] | None = None,
+    shapes: Sequence[str] = (),
+    samples: Sequence[Path | str] = (),
 ) -> GraphReport | EngineArtifact:
     """Read what an ONNX file or an engine holds.
 
@@ -91,6 +96,7 @@ def inspect(
         path: ``.onnx``, or ``.engine``, ``.plan`` and ``.trt`` with the JSON file that was written beside it.
         inputs: shapes at which the MACs of a graph are counted; by default batch 1 and 32 x 32 where axes are symbolic.
         shapes: the same as text, ``NAME:1x3x64x64``; names may hold colons and slashes.
+        samples: real inputs at whose shapes they are counted, see `attn_deploy.parity.given`.
 
     Raises:
         GraphError: if an ONNX file cannot be read or is not valid.
@@ -99,17 +105,20 @@ def inspect(
     """
     path = Path(path)
     if path.suffix in ENGINE_SUFFIXES:
-        if inputs is not None or shapes:
-            raise InvalidRequestError(f"{path} is an engine, whose MACs are not counted: leave out --input.")
+        if inputs is not None or shapes or samples:
+            raise InvalidRequestError(
+                f"{path} is an engine, whose MACs are not counted: leave out --input and --sample."
+            )
         return read_engine(path)
-    model, _ = open_model(path)
+    model, _ = open_model(path, light=True)
     artifact = describe(model, path)
-    sizes = _sizes(model, artifact, inputs) if not shapes else _given_sizes(model, artifact, shapes)
+    own = shapes or samples
+    sizes = _given_sizes(model, artifact, shapes, samples) if own else _sizes(model, artifact, inputs)
     known, dtypes = _inferred(model, sizes)
     weights: collections.Counter[str] = collections.Counter()
     parameters = 0
     for tensor in model.graph.initializer:
-        array = numpy_helper.to_array(tensor)
+        array = array_of(tensor)
         weights[_dtype(tensor.data_type)] += array.nbytes
         parameters += 0 if _dtype(tensor.data_type) in _SHAPE_TYPES else array.size
     quantized = {o for n in model.graph.node if n.op_type == "QuantizeLinear" for o in n.output}
@@ -187,8 +196,12 @@ def _sizes(model: onnx.ModelProto, artifact: OnnxArtifact, inputs: Sequence[Tens
     return {v.name: shapes[v.name] for v in artifact.inputs}
 
 
-def _given_sizes(model: onnx.ModelProto, artifact: OnnxArtifact, shapes: Sequence[str]) -> dict[str, Shape]:
-    given = given_inputs(model, shapes).shapes
+def _given_sizes(
+    model: onnx.ModelProto, artifact: OnnxArtifact, shapes: Sequence[str], samples: Sequence[Path | str]
+) -> dict[str, Shape]:
+    own = given_inputs(model, shapes, samples)
+    given = {n: tuple(a.shape) for one in own.samples[:1] for n, a in one.items()}
+    given |= {n: tuple(v[0].shape) for n, v in own.values.items()} | dict(own.shapes)
     usual = _sizes(model, artifact, None) if len(given) < len(artifact.inputs) else {}
     return {v.name: tuple(given[v.name]) if v.name in given else usual[v.name] for v in artifact.inputs}
 

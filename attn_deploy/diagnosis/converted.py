@@ -9,15 +9,15 @@ import onnx
 import onnx_ir as ir
 
 from attn_deploy.conversion.half import measure
-from attn_deploy.diagnosis.candidate import Candidate, as_it_is
 from attn_deploy.diagnosis.judge import worst_case
 from attn_deploy.diagnosis.references import Reference
+from attn_deploy.diagnosis.specimen import Specimen, as_it_is
 from attn_deploy.files import scratch_folder
 from attn_deploy.graph.artifact import load_model
 from attn_deploy.graph.opset import convert_opset, standard_opset
 from attn_deploy.graph.opset.old import raise_old_opset
 from attn_deploy.graph.parts import Parts
-from attn_deploy.graph.precision import apply_plan, half_type, make_plan, prepared_graph
+from attn_deploy.graph.precision import apply_plan, half_type, plan_precision, prepared_graph
 from attn_deploy.graph.quantize import FORMATS, QuantOptions
 from attn_deploy.inputs.samples import example_arrays, verification_sizes
 from attn_deploy.inputs.tensors import Arrays
@@ -33,7 +33,7 @@ def converted(
     by_range: bool,
     owner: str,
     progress: Callable[[str], None],
-) -> Candidate:
+) -> Specimen:
     """The fp32 graph in another precision; of a half type, with more in fp32 where the rules alone do not do.
 
     Args:
@@ -61,7 +61,7 @@ def converted(
     model = raise_old_opset(model)
     raised = model if standard_opset(model) >= first_opset else convert_opset(model, first_opset).model
 
-    def candidate(careful: bool) -> Candidate:
+    def candidate(careful: bool) -> Specimen:
         return _typed(raised, precision, measured, by_range=by_range, careful=careful, owner=owner)
 
     plain = candidate(False)
@@ -73,15 +73,15 @@ def converted(
 
 def _typed(
     model: onnx.ModelProto, precision: str, batches: Sequence[Arrays], *, by_range: bool, careful: bool, owner: str
-) -> Candidate:
+) -> Specimen:
     half = half_type(precision)
     prepared = prepared_graph(model)
     ranges = measure(prepared, batches, owner)
     working = ir.from_proto(prepared)
-    plan = make_plan(working, half, ranges, careful=careful)
+    plan = plan_precision(working, half, ranges, careful=careful)
     overflow = plan.overflow
     if not by_range:
-        plan = make_plan(working, half, None, careful=careful)
+        plan = plan_precision(working, half, None, careful=careful)
     typed = apply_plan(working, plan, same_io=False)
     overflow_note = f"{overflow}; {'kept in fp32' if by_range else 'not kept in fp32'}" if overflow is not None else ""
     return as_it_is(typed.model, Parts(prepared), overflow_note)
@@ -89,7 +89,7 @@ def _typed(
 
 def _quantized(
     model: onnx.ModelProto, precision: str, calibration: Path | str | None, progress: Callable[[str], None]
-) -> Candidate:
+) -> Specimen:
     from attn_deploy.conversion.quantize import quantize_file
 
     with scratch_folder() as folder:

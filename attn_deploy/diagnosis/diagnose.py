@@ -14,14 +14,14 @@ import onnx
 
 from attn_deploy._version import __version__
 from attn_deploy.conversion.calibration import load_calibration
-from attn_deploy.diagnosis.candidate import Candidate, as_it_is, precision_of, refuse_precision
 from attn_deploy.diagnosis.converted import converted
-from attn_deploy.diagnosis.judge import Case, examine, worst_case
+from attn_deploy.diagnosis.judge import Case, examine_file, worst_case
 from attn_deploy.diagnosis.record import Diagnosis, Fault, Step, Trial
 from attn_deploy.diagnosis.references import GraphReference, Reference
 from attn_deploy.diagnosis.refused import Search
 from attn_deploy.diagnosis.request import TIMEOUT_SECONDS, DiagnosisRequest, Progress
 from attn_deploy.diagnosis.shapes import ShapeBook
+from attn_deploy.diagnosis.specimen import Specimen, as_it_is, precision_of, refuse_precision
 from attn_deploy.diagnosis.subject import Subject, from_file, from_model, reference_for, unknown_reference
 from attn_deploy.diagnosis.trials import (
     Laboratory,
@@ -37,8 +37,8 @@ from attn_deploy.files import atomic_path, output_file, scratch_folder, write_at
 from attn_deploy.graph.artifact import OnnxArtifact, read_onnx
 from attn_deploy.graph.parts import Part, Parts, checked
 from attn_deploy.inputs.tensors import Arrays, TensorInput
-from attn_deploy.inputs.user_samples import Sample, parse_samples
-from attn_deploy.parity.given import GivenInputs, fitted
+from attn_deploy.inputs.user_samples import Sample
+from attn_deploy.parity.given import GivenInputs, fitted, given_inputs
 from attn_deploy.runtimes.onnxruntime import import_onnxruntime
 
 if TYPE_CHECKING:
@@ -60,10 +60,11 @@ class _Question:
 
     request: DiagnosisRequest
     subject: Subject
-    candidate: Candidate
+    candidate: Specimen
     reference: Reference | None
     batches: tuple[Arrays, ...] | None
     written: Path
+    given: GivenInputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +209,7 @@ def _examined(request: DiagnosisRequest) -> _Question:
             owner=subject.label,
             progress=request.progress,
         )
-    return _Question(request, subject, candidate, reference, batches, written)
+    return _Question(request, subject, candidate, reference, batches, written, given)
 
 
 def _given(request: DiagnosisRequest, subject: Subject) -> GivenInputs:
@@ -224,8 +225,10 @@ def _given(request: DiagnosisRequest, subject: Subject) -> GivenInputs:
     if len(names) == len(shapes) == 1:
         shapes = {names[0]: next(iter(shapes.values()))}
     held = {n: s for n, s in shapes.items() if n in names}  # others are of the model that --against names
-    samples = tuple(fitted(subject.model, s, "--sample") for s in parse_samples(request.samples))
-    return GivenInputs(held, samples)
+    own = request.samples or ()
+    given = given_inputs(subject.model, (), [s for s in own if isinstance(s, (str, Path))])
+    arrays = tuple(fitted(subject.model, s, "--sample") for s in own if not isinstance(s, (str, Path)))
+    return replace(given, shapes=held, samples=(*given.samples, *arrays))
 
 
 def _subject(request: DiagnosisRequest) -> Subject:
@@ -244,7 +247,11 @@ def _search_build(question: _Question, target: Target) -> _BuildAnswer:
     laboratory = Laboratory(target, timeout=request.timeout, progress=request.progress)
     notes: list[str] = []
     fault, part = _search(
-        Parts(candidate.model), _profile(candidate.model, request.profile), laboratory, question.subject, "build"
+        Parts(candidate.model),
+        _profile(candidate.model, request.profile, question.given),
+        laboratory,
+        question.subject,
+        "build",
     )
     if fault is not None:
         fault = _written(fault, part, question.written, {}, {}, notes)
@@ -269,7 +276,7 @@ def _search_numbers(question: _Question, built: _BuildAnswer) -> _NumbersAnswer:
     return _compared(question, question.reference, place)
 
 
-def _tolerance(candidate: Candidate) -> dict[str, float]:
+def _tolerance(candidate: Specimen) -> dict[str, float]:
     if candidate.share is not None:
         return {"root_mean_square": candidate.share}
     return {"rtol": candidate.tolerance.rtol, "atol": candidate.tolerance.atol}
@@ -301,8 +308,10 @@ def _search(
     return Fault(question, module, name, node.op_type, node.name, result.refusal.reason, remedy, operators), result.part
 
 
-def _profile(model: onnx.ModelProto, given: GivenProfile | Iterable[GivenProfile]) -> Profile | None:
-    """The profile that is given, or that a build of the graph would derive.
+def _profile(
+    model: onnx.ModelProto, profile: GivenProfile | Iterable[GivenProfile], given: GivenInputs
+) -> Profile | None:
+    """The profile that is given, or that a build of the graph would derive, or else one of the inputs that are given.
 
     Raises:
         InvalidRequestError: if what is given does not fit, or nothing that is usual does: no node is to blame for that.
@@ -310,7 +319,14 @@ def _profile(model: onnx.ModelProto, given: GivenProfile | Iterable[GivenProfile
     with scratch_folder() as folder:
         path = Path(folder) / "model.onnx"
         onnx.save(model, path)
-        profiles = make_profiles(read_onnx(path, check=False), given)
+        artifact = read_onnx(path, check=False)
+        try:
+            profiles = make_profiles(artifact, profile)
+        except InvalidRequestError as error:
+            shapes = {n: tuple(a.shape) for one in given.samples[:1] for n, a in one.items()} | dict(given.shapes)
+            if profile or not shapes:
+                raise InvalidRequestError(str(error).replace(str(path), "the graph")) from error
+            profiles = make_profiles(artifact, {n: (s, s, s) for n, s in shapes.items()})
     return profiles[0] if profiles else None
 
 
@@ -325,7 +341,7 @@ def _compared(question: _Question, reference: Reference, written: Path) -> _Numb
         if fault is None:
             raise ParityError(f"{subject.label}: {case.problem}")
         return _NumbersAnswer(_written(fault, part, written, {}, {}, notes), case, (), tuple(notes))
-    verdict = examine(candidate, reference, case, request.progress)
+    verdict = examine_file(candidate, reference, case, request.progress)
     notes += verdict.notes
     fault = verdict.fault
     if fault is not None:

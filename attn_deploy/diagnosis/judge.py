@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from attn_deploy.diagnosis.candidate import Candidate
 from attn_deploy.diagnosis.numbers import Blamed, Walk, written_part
 from attn_deploy.diagnosis.record import Fault, Step
 from attn_deploy.diagnosis.references import GraphReference, Reference
+from attn_deploy.diagnosis.specimen import Specimen
 from attn_deploy.diagnosis.trials import part_operators
 from attn_deploy.engine.profile import Profile, ShapeRange
 from attn_deploy.errors import GraphError, ParityError
@@ -72,7 +72,7 @@ class Verdict:
     expected: Arrays = field(default_factory=dict)
 
 
-def worst_case(candidate: Candidate, reference: Reference, batches: Sequence[Arrays] | None, owner: str) -> Case:
+def worst_case(candidate: Specimen, reference: Reference, batches: Sequence[Arrays] | None, owner: str) -> Case:
     """The first inputs at which the outputs are wrong; those of the traced size if none are.
 
     Raises:
@@ -98,7 +98,7 @@ def worst_case(candidate: Candidate, reference: Reference, batches: Sequence[Arr
     return Case(arrays[index], False, _runs(runner, arrays[index]), problem)
 
 
-def _at_sizes(candidate: Candidate, reference: Reference, runner: OnnxRuntimeRunner) -> ParityReport:
+def _at_sizes(candidate: Specimen, reference: Reference, runner: OnnxRuntimeRunner) -> ParityReport:
     return compare(
         reference.runner,
         runner,
@@ -123,7 +123,7 @@ def _runs(runner: Runner, inputs: Arrays) -> bool:
     return True
 
 
-def examine(candidate: Candidate, reference: Reference, case: Case, progress: Callable[[str], None]) -> Verdict:
+def examine_file(candidate: Specimen, reference: Reference, case: Case, progress: Callable[[str], None]) -> Verdict:
     """Walk over the modules on one set of inputs, and blame one if the outputs are wrong."""
     walk = Walk(candidate, reference, case.inputs, progress)
     pairs = walk.steps(walk.pairs())
@@ -158,7 +158,7 @@ def examine(candidate: Candidate, reference: Reference, case: Case, progress: Ca
     )
 
 
-def _fault(candidate: Candidate, reference: Reference, blamed: Blamed, part: Part, case: Case) -> Fault:
+def _fault(candidate: Specimen, reference: Reference, blamed: Blamed, part: Part, case: Case) -> Fault:
     other = _other_weights(candidate, reference, blamed)
     words = [_error(blamed, candidate)]
     if other:
@@ -182,7 +182,7 @@ def _fault(candidate: Candidate, reference: Reference, blamed: Blamed, part: Par
     )
 
 
-def _error(blamed: Blamed, candidate: Candidate) -> str:
+def _error(blamed: Blamed, candidate: Specimen) -> str:
     step, alone = blamed.step, blamed.step.alone
     if not step.finite:
         reached = float(np.abs(blamed.expected.astype(np.float64)).max(initial=0.0))
@@ -196,7 +196,7 @@ def _error(blamed: Blamed, candidate: Candidate) -> str:
     )
 
 
-def _other_weights(candidate: Candidate, reference: Reference, blamed: Blamed) -> str:
+def _other_weights(candidate: Specimen, reference: Reference, blamed: Blamed) -> str:
     """The weight of the blamed part that differs most from the reference's of the same name."""
     import onnx.numpy_helper
 
@@ -217,7 +217,7 @@ def _other_weights(candidate: Candidate, reference: Reference, blamed: Blamed) -
     return words
 
 
-def _remedy(candidate: Candidate, blamed: Blamed, other_weights: bool) -> str:
+def _remedy(candidate: Specimen, blamed: Blamed, other_weights: bool) -> str:
     if other_weights:
         return "The file holds other weights than the reference: make it again from the model as it is now."
     if candidate.precision == "fp16" and not blamed.step.finite:

@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from attn_deploy.diagnosis.candidate import Candidate
 from attn_deploy.diagnosis.checkpoints import Checkpoint
 from attn_deploy.diagnosis.record import Step
 from attn_deploy.diagnosis.references import Reference
+from attn_deploy.diagnosis.specimen import Specimen
 from attn_deploy.errors import GraphError
 from attn_deploy.graph.parts import Part, Parts
 from attn_deploy.inputs.tensors import Arrays
@@ -61,7 +61,7 @@ class Walk:
     """
 
     def __init__(
-        self, candidate: Candidate, reference: Reference, inputs: Arrays, progress: Callable[[str], None]
+        self, candidate: Specimen, reference: Reference, inputs: Arrays, progress: Callable[[str], None]
     ) -> None:
         self._candidate, self._reference, self._inputs, self._progress = candidate, reference, inputs, progress
         self._running = candidate.running
@@ -236,7 +236,7 @@ def root_ratio(error: Array, exact: Array) -> float:
     return wrong / size if size else (0.0 if wrong == 0 else _BEYOND)
 
 
-def written_part(candidate: Candidate, blamed: Blamed) -> tuple[Part, Arrays]:
+def written_part(candidate: Specimen, blamed: Blamed) -> tuple[Part, Arrays]:
     """The blamed part as the candidate's own graph holds it, with the right values that enter it.
 
     Values for half inputs are rounded to fp16; bf16, which numpy lacks, stays in float32.
@@ -258,7 +258,7 @@ def written_part(candidate: Candidate, blamed: Blamed) -> tuple[Part, Arrays]:
     return part, entering
 
 
-def _before_casts(whole: Parts, name: str, feeds: Arrays, candidate: Candidate) -> Array | None:
+def _before_casts(whole: Parts, name: str, feeds: Arrays, candidate: Specimen) -> Array | None:
     current = name
     while current in whole.maker and whole.nodes[whole.maker[current]].op_type == "Cast":
         current = whole.nodes[whole.maker[current]].input[0]

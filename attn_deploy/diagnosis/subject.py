@@ -213,8 +213,7 @@ def _same_again(subject: Subject) -> bool:
         ours = importlib.metadata.version("torch")
     except (AttnDeployError, importlib.metadata.PackageNotFoundError):
         return False
-    by_name = parsed.file is None and parsed.package is None and parsed.checkpoint is None
-    return by_name and _is_registered(parsed.base) and record.get("versions", {}).get("torch") == ours
+    return parsed.of_registry and _is_registered(parsed.base) and record.get("versions", {}).get("torch") == ours
 
 
 def _is_registered(name: str) -> bool:

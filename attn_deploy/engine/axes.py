@@ -11,7 +11,7 @@ from onnx import ModelProto
 from attn_deploy.errors import AttnDeployError, GraphError, InvalidRequestError
 from attn_deploy.graph.artifact import OnnxArtifact, TensorInfo, load_model
 from attn_deploy.graph.tensors import infer_tensors
-from attn_deploy.inputs.expressions import evaluate
+from attn_deploy.inputs.expressions import evaluate_expression
 
 Extents = tuple[int, int, int]
 """Least extent, the one to optimize for, and the largest."""
@@ -34,7 +34,7 @@ def symbols_of(dim: int | str) -> tuple[str, ...]:
         return ()
     names = tuple(dict.fromkeys(re.findall(r"[A-Za-z_]\w*", dim)))
     try:
-        evaluate(dim, dict.fromkeys(names, 1))
+        evaluate_expression(dim, dict.fromkeys(names, 1))
     except (AttnDeployError, SyntaxError, ZeroDivisionError):
         return (dim,)
     return names
@@ -46,7 +46,7 @@ def extents_of(dim: int | str, table: Mapping[str, Extents]) -> Extents:
         return dim, dim, dim
     if dim in table:
         return table[dim]
-    low, best, high = (evaluate(dim, {s: table[s][k] for s in symbols_of(dim)}) for k in range(3))
+    low, best, high = (evaluate_expression(dim, {s: table[s][k] for s in symbols_of(dim)}) for k in range(3))
     return low, best, high
 
 
@@ -111,7 +111,7 @@ def fitting_extents(onnx: OnnxArtifact, batch: Extents = BATCH) -> dict[str, Ext
     usual = usual_extents(onnx, batch)
     if any(_shapes_ran(onnx)):
         return usual
-    model = load_model(onnx.path, check_seal=False)
+    model = load_model(onnx.path, check_seal=False, light=True)
     first: GraphError | None = None
     for ladder in _LADDERS:
         table = {s: e if ladder is None or e == batch else ladder for s, e in usual.items()}

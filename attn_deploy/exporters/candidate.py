@@ -68,6 +68,7 @@ def made_record(prepared: PreparedModel, options: ExportOptions, candidate: Cand
         preprocess=prepared.serving.pixels.to_dict() if prepared.serving.pixels is not None else None,
         postprocess=prepared.serving.answers.to_dict() if prepared.serving.answers is not None else None,
         dropped=prepared.dropped,
+        images=prepared.images,
         fused=prepared.changes,
         rewritten=prepared.rewritten,
         simplifier=candidate.simplified.tool,

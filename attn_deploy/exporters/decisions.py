@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from attn_deploy.exporters.prepared import PreparedModel
+from attn_deploy.inputs.samples import draws_of
 from attn_deploy.rules.finding import Finding
 from attn_deploy.rules.location import Place, module_paths, place_here
 
@@ -99,6 +100,8 @@ def decision_on_values(prepared: PreparedModel) -> Finding | None:
 def _variations(prepared: PreparedModel) -> Iterator[tuple[Tensor, ...]]:
     """Inputs of one size and of very different values."""
     yield prepared.example(seed=1)
+    for draw in range(1, draws_of(prepared.inputs)):  # masks and indices with structure
+        yield prepared.example(draw=draw)
     for factor in (-1, 30, 0):
         yield tuple(t * factor if t.is_floating_point() else t for t in prepared.example())
     yield tuple(t if t.is_floating_point() else torch.zeros_like(t) for t in prepared.example())

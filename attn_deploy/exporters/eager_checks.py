@@ -18,8 +18,6 @@ from attn_deploy.rules.location import Place, place_of_error
 from attn_deploy.rules.rules import explain, rule
 from attn_deploy.runtimes.eager import flatten_outputs
 
-_LARGEST_FILE = (1 << 31) - (1 << 24)  # protobuf's 2 GiB, less 16 MiB for everything but the weights
-
 
 def refuse_batch_statistics(module: nn.Module, label: str) -> None:
     """Refuse norms that have no statistics of their own.
@@ -65,20 +63,6 @@ def refuse_detectors(module: nn.Module, label: str) -> None:
         f"{label}: {entry.explanation}. {entry.remedy} By name: {name}:part={NETWORK}; its parts are {by_name}.",
         rule=entry.id,
     )
-
-
-def refuse_too_large(module: nn.Module, label: str) -> None:
-    """Refuse a model whose weights do not fit into one protobuf message.
-
-    Raises:
-        ExportError: with both sizes.
-    """
-    size = sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
-    if size > _LARGEST_FILE:
-        entry = rule("too-large")
-        raise ExportError(
-            f"{label}: its weights take {size / 1e9:.1f} GB: {entry.explanation}. {entry.remedy}", rule=entry.id
-        )
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from attn_deploy.exporters.decisions import Replay, conversions_in
 from attn_deploy.exporters.prepared import PreparedModel
 from attn_deploy.exporters.quiet import quiet_torch
 from attn_deploy.exporters.time_limit import time_limit
-from attn_deploy.inputs.expressions import evaluate
+from attn_deploy.inputs.expressions import evaluate_expression
 from attn_deploy.inputs.tensors import bounds, fit_size
 
 _MOST_CONSTANTS = 12
@@ -127,7 +127,7 @@ def _fails(prepared: PreparedModel, tensors: Sequence[Tensor], expression: Any, 
             if isinstance(extent, torch.SymInt):
                 for atom in extent.node.expr.free_symbols:
                     if atom == extent.node.expr:
-                        point[atom] = evaluate(dim, values)
+                        point[atom] = evaluate_expression(dim, values)
     try:
         return bool(expression.subs(point) is sympy.false)
     except (TypeError, ValueError, ZeroDivisionError):

@@ -35,6 +35,7 @@ class ExportRecord:
         postprocess: what it makes of the outputs, see `attn_deploy.exporters.answers`; None for nothing.
         called: what of the inputs goes to forward by position although it has a name; empty if nothing does.
         dropped: what among the outputs is no tensor, and not in the file: the types.
+        images: how the package that the model is of prepares its images, where it says so; the graph does none of it.
         versions: of the packages that made the file.
         precision: asked for: fp32 (the model's own types), fp16 or bf16.
         typing: what became of the graph's types, see `attn_deploy.conversion.half`; None for fp32.
@@ -75,6 +76,7 @@ class ExportRecord:
     gates: tuple[str, ...] = ()
     called: str = ""
     dropped: tuple[str, ...] = ()
+    images: Mapping[str, Any] | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 import torch
 from torch.export import ExportedProgram
 
@@ -23,7 +24,8 @@ from attn_deploy.exporters.program import exported_program
 from attn_deploy.exporters.quiet import quiet_torch
 from attn_deploy.exporters.refusal import refusal
 from attn_deploy.exporters.torchlib import shared_work
-from attn_deploy.files import scratch_folder
+from attn_deploy.graph.light import light_model
+from attn_deploy.graph.placed import INLINE
 from attn_deploy.ops import fold
 from attn_deploy.rules.finding import Finding
 from attn_deploy.rules.location import place_of_error, place_of_line
@@ -77,7 +79,10 @@ def _dynamo(prepared: PreparedModel, opset: int) -> Translation:
             raise _failed(prepared, "the torch.export exporter", error, traced.program) from error
     if exported is None:
         raise ExportError(f"{prepared.label}: the torch.export exporter returned nothing.")
-    return Translation(exported.model_proto, "dynamo", opset, traced.minimum)
+    path = prepared.work.place("dynamo") / "model.onnx"
+    # Straight from torch's tensors into the file: as protobuf the weights would be in memory three times.
+    ir.save(exported.model, path, external_data="weights", size_threshold_bytes=INLINE)
+    return Translation(light_model(path), "dynamo", opset, traced.minimum)
 
 
 def _torchscript(prepared: PreparedModel, opset: int) -> Translation:
@@ -88,13 +93,12 @@ def _torchscript(prepared: PreparedModel, opset: int) -> Translation:
         axes[name] = {a: d for a, d in enumerate(dims) if isinstance(d, str)}
     with (
         torch.no_grad(),
-        scratch_folder() as folder,
         quiet_torch(),
         prepared.traced(),
         warnings.catch_warnings(record=True) as caught,
     ):
         warnings.simplefilter("always")
-        path = Path(folder, "model.onnx")
+        path = prepared.work.place("torchscript") / "model.onnx"
         try:
             torch.onnx.export(
                 prepared.traceable_module(),
@@ -109,7 +113,7 @@ def _torchscript(prepared: PreparedModel, opset: int) -> Translation:
             )
         except Exception as error:
             raise _failed(prepared, "the TorchScript exporter", error) from error
-        model = onnx.load(path)
+        model = light_model(path)
     frozen = tuple(dict.fromkeys(_frozen(caught)))
     decision = decision_on_values(prepared) if frozen else None
     if decision is not None:

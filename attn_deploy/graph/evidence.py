@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -10,11 +11,13 @@ from typing import Any
 import onnx
 
 from attn_deploy._version import __version__
-from attn_deploy.errors import EvidenceError
+from attn_deploy.errors import EvidenceError, InvalidRequestError
+from attn_deploy.files import typed
 from attn_deploy.graph.seal import seal_of
 
 METADATA_PREFIX = "attn_deploy."
 SEAL = METADATA_PREFIX + "seal"
+_OVER_EVIDENCE = "2:"  # how a seal begins that covers the evidence too
 MISMATCH = "evidence does not match this file: changed after it was proven"
 
 
@@ -85,7 +88,15 @@ def write_evidence(model: onnx.ModelProto, evidence: Evidence) -> None:
     model.metadata_props.extend(others)
     for key, text in entries.items():
         model.metadata_props.add(key=key, value=text)
-    model.metadata_props.add(key=SEAL, value=seal_of(model))
+    model.metadata_props.add(key=SEAL, value=_seal(model, entries))
+
+
+def _seal(model: onnx.ModelProto, entries: Mapping[str, str]) -> str:
+    """A seal over the graph and over what is said of it: a number in the evidence is proof too."""
+    digest = hashlib.sha256(seal_of(model).encode())
+    for key, text in sorted(entries.items()):
+        digest.update(f"{key} {len(text)} {text}".encode(errors="surrogatepass"))
+    return _OVER_EVIDENCE + digest.hexdigest()
 
 
 def read_evidence(model: onnx.ModelProto) -> Evidence | None:
@@ -99,6 +110,7 @@ def read_evidence(model: onnx.ModelProto) -> Evidence | None:
     for name in _NAMES:
         if name in entries:
             values[name] = _value(name, entries[name])
+    _check_types({k: v for k, v in values.items() if v})
     return Evidence(**values) if values else None
 
 
@@ -119,15 +131,17 @@ def entries_of(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def seal_state(model: onnx.ModelProto) -> str:
-    """``whole`` if the graph is the one that was proven, ``broken`` if it changed since, empty without a seal.
+    """``whole`` if graph and evidence are those that were proven, ``broken`` if one changed since, empty without a seal.
 
     Raises:
         EvidenceError: if the metadata is not text.
     """
-    seal = entries_of(model).get("seal")
+    entries = {METADATA_PREFIX + k: v for k, v in entries_of(model).items()}
+    seal = entries.pop(SEAL, None)
     if seal is None:
         return ""
-    return "whole" if seal == seal_of(model) else "broken"
+    right = _seal(model, entries) if seal.startswith(_OVER_EVIDENCE) else seal_of(model)  # as earlier versions wrote it
+    return "whole" if seal == right else "broken"
 
 
 _NAMES = tuple(f.name for f in fields(Evidence))
@@ -153,6 +167,29 @@ def _value(name: str, text: str) -> Any:
     if not fits:
         raise _damaged(name, text)
     return value
+
+
+def _check_types(values: Mapping[str, Any]) -> None:
+    """Refuse fields that a command would read and that are of another type than it expects.
+
+    Raises:
+        EvidenceError: naming the field.
+    """
+    fields_read = {k: values[k] for k in ("record", "parity", "history") if k in values}
+    if not fields_read:
+        return
+    from attn_deploy.graph.notes import EvidenceNote
+
+    record = dict(fields_read.get("record", {}))
+    arguments = record.pop("arguments", {})  # of any kind, as constructors take them
+    if not isinstance(arguments, dict):
+        raise _damaged("record", f"one with arguments {arguments!r}")
+    try:
+        typed({**fields_read, "record": record}, EvidenceNote)
+    except InvalidRequestError as error:
+        raise EvidenceError(
+            f"the evidence in the file is damaged: {METADATA_PREFIX}{error} Export or convert the file again from its source."
+        ) from error
 
 
 def _damaged(name: str, text: str) -> EvidenceError:

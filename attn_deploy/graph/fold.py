@@ -36,7 +36,7 @@ def fold_weights(model: ir.Model) -> int:
         name = f"{output.name}_folded"
         while name in graph.initializers:
             name += "_"
-        tensor = ir.Tensor(np.ascontiguousarray(result), name=name, dtype=_type(node, arrays[0]))
+        tensor = ir.Tensor(np.asarray(result, order="C"), name=name, dtype=_type(node, arrays[0]))
         value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(result.shape), const_value=tensor)
         graph.register_initializer(value)
         ir.convenience.replace_all_uses_with(output, value)

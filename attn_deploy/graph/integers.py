@@ -1,10 +1,11 @@
-"""Which integers a graph takes at its inputs: rows of a table, 0 and 1 of a mask, bytes of an image."""
+"""Which integers a graph takes at its inputs: rows of a table, 0 and 1 of a mask, bytes of an image, a choice among a few."""
 
 from __future__ import annotations
 
 import collections
 
 import onnx
+import onnx.numpy_helper
 from onnx import TensorProto
 
 _INTEGERS = frozenset({TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16, TensorProto.INT32})
@@ -41,6 +42,37 @@ def integer_bounds(model: onnx.ModelProto) -> dict[str, int]:
         elif "mask" in value.name.lower():
             bounds[value.name] = 2
     return bounds
+
+
+def integer_choices(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """The values that a graph asks for by name at inputs of a single integer: a rate, a mode.
+
+    Only where it compares the input with constants for equality, as ``rate == 16000``: in the order of its nodes.
+    """
+    constants = {i.name: i for i in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and len(node.attribute) == 1 and node.attribute[0].name == "value":
+            constants[node.output[0]] = node.attribute[0].t
+    choices: dict[str, tuple[int, ...]] = {}
+    for value in model.graph.input:
+        kind = value.type.tensor_type
+        single = kind.HasField("shape") and all(d.dim_value == 1 for d in kind.shape.dim)
+        if kind.elem_type not in _INTEGERS or not single or value.name in constants:
+            continue
+        same = {value.name}
+        named: dict[int, None] = {}
+        for node in model.graph.node:
+            if node.op_type in _PASSING and node.input and node.input[0] in same:
+                same.update(node.output)
+            if node.op_type != "Equal" or not same.intersection(node.input):
+                continue
+            for other in (constants[i] for i in node.input if i in constants):
+                array = onnx.numpy_helper.to_array(other)
+                if array.size == 1 and array.dtype.kind in "iu":
+                    named[int(array.reshape(-1)[0])] = None
+        if named:
+            choices[value.name] = tuple(named)
+    return choices
 
 
 def _limits(

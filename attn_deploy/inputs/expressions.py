@@ -9,7 +9,7 @@ from typing import Any
 from attn_deploy.errors import InvalidRequestError
 
 
-def evaluate(expression: str | int, values: Mapping[str, Any]) -> int:
+def evaluate_expression(expression: str | int, values: Mapping[str, Any]) -> int:
     """The integer that a shape expression gives for known axes and arguments.
 
     Raises:

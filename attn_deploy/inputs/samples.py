@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attn_deploy.inputs.expressions import evaluate
+from attn_deploy.inputs.expressions import evaluate_expression
+from attn_deploy.inputs.structures import Draw, structures
 from attn_deploy.inputs.tensors import Arrays, TensorInput, fit_size, symbols_of
 
 _LEVEL_REACH = 4  # an axis that is more times as long as its symbol is verified at smaller extents of the symbol
@@ -66,7 +67,7 @@ def _reach(symbol: str, dim: int | str) -> int:
     """How much an axis grows with a symbol: 4 for H in ``"4*H"``, 1 where it does not depend on it."""
     if symbol not in symbols_of(dim):
         return 1
-    one, two = (evaluate(dim, {**dict.fromkeys(symbols_of(dim), 1), symbol: n}) for n in (1, 2))
+    one, two = (evaluate_expression(dim, {**dict.fromkeys(symbols_of(dim), 1), symbol: n}) for n in (1, 2))
     return max(1, two - one)
 
 
@@ -80,8 +81,7 @@ def verification_batches(
     other = verification_sizes(inputs, symbols, count) or [{}]
     every: list[dict[str, int]] = [{}, *other]
     batches = [TestBatch(s, example_arrays(inputs, s, seed + 17 * k)) for k, s in enumerate(every)]
-    draws = max((len(_draws(i)) for i in inputs), default=1)
-    for k in range(1, draws):
+    for k in range(1, draws_of(inputs)):
         sizes = every[k % len(every)]
         batches.append(TestBatch(sizes, example_arrays(inputs, sizes, seed + 17 * (len(every) + k), draw=k), True))
     return [*batches, *_users_own(inputs, seed)]
@@ -156,10 +156,7 @@ def _ramped(rng: np.random.Generator, shape: _Shape, dtype: str, bound: int | No
     return values.astype(dtype)
 
 
-_Draw = Callable[[np.random.Generator, _Shape], NDArray[Any]]
-
-
-def _draws(tensor: TensorInput) -> tuple[_Draw, ...]:
+def _draws(tensor: TensorInput) -> tuple[Draw, ...]:
     """How the tensors of an input are drawn, the ordinary way first."""
     if tensor.values:
         return tuple(lambda _rng, shape, v=v: _tiled(v, shape) for v in tensor.values)
@@ -167,66 +164,16 @@ def _draws(tensor: TensorInput) -> tuple[_Draw, ...]:
     def ordinary(rng: np.random.Generator, shape: _Shape) -> NDArray[Any]:
         return _ramps(rng, shape, tensor.dtype, tensor.bound)
 
-    if tensor.dtype == "bool":
-        return (ordinary, _right_padding, _left_padding, _causal, _nothing, _all, _single)
-    if np.issubdtype(np.dtype(tensor.dtype), np.integer) and tensor.dtype not in ("uint8", "int8"):
-        bound = 8 if tensor.bound is None else tensor.bound
-        return (ordinary, *(_of_type(d, tensor.dtype, bound) for d in (_sorted, _repeated, _counting)))
-    return (ordinary,)
+    return (ordinary, *structures(tensor.name, tensor.dtype, tensor.bound))
 
 
-def _of_type(draw: _Draw, dtype: str, bound: int) -> _Draw:
-    return lambda rng, shape: (draw(rng, shape) % bound).astype(dtype)
+def draws_of(inputs: Sequence[TensorInput]) -> int:
+    """How many structures the values of inputs have, the ordinary one among them."""
+    return max((len(_draws(i)) for i in inputs), default=1)
 
 
 def _tiled(values: NDArray[Any], shape: _Shape) -> NDArray[Any]:
     """The user's values at another shape: repeated or cut along each axis."""
     for axis, extent in enumerate(shape):
         values = np.take(values, np.arange(extent) % values.shape[axis], axis)
-    return np.ascontiguousarray(values)
-
-
-def _lengths(rng: np.random.Generator, shape: _Shape) -> NDArray[Any]:
-    """For each row of a mask how many places are kept: at least one, not the same for all."""
-    last = shape[-1] if shape else 1
-    return rng.integers(1, max(2, last), (*shape[:-1], 1))
-
-
-def _right_padding(rng: np.random.Generator, shape: _Shape) -> NDArray[Any]:
-    return np.broadcast_to(np.arange(shape[-1] if shape else 1) >= _lengths(rng, shape), shape or (1,)).reshape(shape)
-
-
-def _left_padding(rng: np.random.Generator, shape: _Shape) -> NDArray[Any]:
-    return np.ascontiguousarray(_right_padding(rng, shape)[..., ::-1]) if shape else _right_padding(rng, shape)
-
-
-def _causal(rng: np.random.Generator, shape: _Shape) -> NDArray[Any]:
-    if len(shape) < 2:
-        return _right_padding(rng, shape)
-    return np.ascontiguousarray(np.broadcast_to(np.triu(np.ones(shape[-2:], bool), 1), shape))
-
-
-def _nothing(rng: np.random.Generator, shape: _Shape) -> NDArray[Any]:
-    return np.zeros(shape, bool)
-
-
-def _all(rng: np.random.Generator, shape: _Shape) -> NDArray[Any]:
-    return np.ones(shape, bool)
-
-
-def _single(rng: np.random.Generator, shape: _Shape) -> NDArray[Any]:
-    mask = np.zeros(shape, bool)
-    mask[..., 0] = True
-    return mask
-
-
-def _sorted(rng: np.random.Generator, shape: _Shape) -> NDArray[Any]:
-    return np.sort(rng.integers(0, 8, shape), axis=-1) if shape else rng.integers(0, 8, shape)
-
-
-def _repeated(rng: np.random.Generator, shape: _Shape) -> NDArray[Any]:
-    return np.full(shape, int(rng.integers(0, 8)))
-
-
-def _counting(rng: np.random.Generator, shape: _Shape) -> NDArray[Any]:
-    return (np.arange(math.prod(shape)) % 8).reshape(shape)
+    return np.asarray(values, order="C")

@@ -12,7 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from attn_deploy.errors import DynamicAxisError
-from attn_deploy.inputs.expressions import evaluate
+from attn_deploy.inputs.expressions import evaluate_expression
 from attn_deploy.registry import Input, ModelSpec
 
 Arrays = dict[str, NDArray[Any]]
@@ -53,7 +53,7 @@ class TensorInput:
     def shape(self, sizes: Mapping[str, int] | None = None) -> tuple[int, ...]:
         """The concrete shape at the traced sizes, or at others."""
         values = {**self.sizes, **(sizes or {})}
-        return tuple(evaluate(d, values) for d in self.dims)
+        return tuple(evaluate_expression(d, values) for d in self.dims)
 
     @property
     def symbols(self) -> tuple[str, ...]:
@@ -68,8 +68,8 @@ def symbols_of(dim: int | str) -> list[str]:
 
 def inputs_for_spec(spec: ModelSpec, settings: Mapping[str, Any]) -> tuple[TensorInput, ...]:
     """The concrete inputs of a registry entry under the given constructor arguments."""
-    minimum = {k: evaluate(v, settings) for k, v in spec.minimum.items()}
-    multiple = {k: evaluate(v, settings) for k, v in spec.multiple.items()}
+    minimum = {k: evaluate_expression(v, settings) for k, v in spec.minimum.items()}
+    multiple = {k: evaluate_expression(v, settings) for k, v in spec.multiple.items()}
     sizes = {k: _traced(int(v), minimum.get(k, 1), multiple.get(k, 1)) for k, v in spec.sizes.items()}
     inputs = []
     for entry in spec.inputs:
@@ -78,7 +78,7 @@ def inputs_for_spec(spec: ModelSpec, settings: Mapping[str, Any]) -> tuple[Tenso
             values = {**settings, "i": index, "count": count} if entry.repeat else settings
             name = f"{entry.name}{index}" if entry.repeat else entry.name
             shape = [d.replace("{i}", str(index)) if isinstance(d, str) else d for d in entry.shape]
-            dims = tuple(_with_arguments(d, values) if symbols_of(d) else evaluate(d, values) for d in shape)
+            dims = tuple(_with_arguments(d, values) if symbols_of(d) else evaluate_expression(d, values) for d in shape)
             inputs.append(TensorInput(name, dims, entry.dtype, sizes, minimum, multiple))
     return tuple(inputs)
 
@@ -96,7 +96,7 @@ def _with_arguments(expression: int | str, settings: Mapping[str, Any]) -> str:
     def numbered(node: ast.expr) -> str:
         text = ast.unparse(node)
         if not symbols_of(text):
-            return str(evaluate(text, settings))
+            return str(evaluate_expression(text, settings))
         if not isinstance(node, ast.BinOp):
             return text
         left, right = numbered(node.left), numbered(node.right)

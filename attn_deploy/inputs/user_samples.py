@@ -41,12 +41,21 @@ def _read(text: str | Path | Sample) -> Sample:
         raise InvalidRequestError(
             f"--sample {text!r} is neither a file FILE.npz nor name=VALUES, as in --sample orig_size=60,90."
         )
-    values = match[2].strip()
+    return {match[1]: read_values(match[2], f"--sample {text!r}")}
+
+
+def read_values(text: str, what: str) -> NDArray[Any]:
+    """The array that ``60,90`` or ``[[true, false]]`` stands for; ``what`` is its name in messages.
+
+    Raises:
+        InvalidRequestError: if it is neither.
+    """
+    values = text.strip()
     try:
-        return {match[1]: np.asarray(json.loads(values if values.startswith("[") else f"[{values}]"))}
+        return np.asarray(json.loads(values if values.startswith("[") else f"[{values}]"))
     except ValueError as error:
         raise InvalidRequestError(
-            f"--sample {text!r}: {values!r} is no list of numbers; write 60,90 or [[true, false]]."
+            f"{what}: {values!r} is no list of numbers; write 60,90 or [[true, false]]."
         ) from error
 
 
@@ -111,6 +120,8 @@ def with_samples(inputs: Sequence[TensorInput], samples: Sequence[Sample], owner
 
 
 def _fitting(tensor: TensorInput, array: NDArray[Any], owner: str) -> NDArray[Any]:
+    if not tensor.dims and array.size == 1:  # a lone number, which the text cannot tell from a list of one
+        array = array.reshape(())
     if array.ndim != len(tensor.dims) or array.size == 0:
         raise InvalidRequestError(
             f"{owner}: the sample of {tensor.name!r} has the shape {array.shape}; the input is "

@@ -22,6 +22,7 @@ from torch import nn
 from attn_deploy.errors import InvalidRequestError, MissingDependencyError
 from attn_deploy.integrations.layers import fitting_names
 from attn_deploy.resolve.insert import ZooLayer
+from attn_deploy.resolve.yolo_form import exportable as exportable
 
 _MARK = "_attn_deploy_names"
 
@@ -64,29 +65,6 @@ def register_in(tasks: Any, names: Iterable[str] | None = None) -> tuple[str, ..
         tasks.parse_model = _with_channels(tasks.parse_model, tasks)
     setattr(tasks, _MARK, ours)
     return tuple(ours)
-
-
-def exportable(model: Any) -> nn.Module:
-    """A copy of an ultralytics network, as YOLO gives or holds it, whose forward is one tensor at any size.
-
-    Args:
-        model: a ``YOLO``, or the network in it.
-
-    Raises:
-        InvalidRequestError: if there is no network in it.
-    """
-    network = (
-        model if isinstance(model, nn.Module) and not hasattr(model, "predictor") else getattr(model, "model", None)
-    )
-    if not isinstance(network, nn.Module):
-        raise InvalidRequestError(f"a {type(model).__name__} holds no network; give a YOLO, or its .model.")
-    network = copy.deepcopy(network).float().eval()
-    for parameter in network.parameters():
-        parameter.requires_grad_(False)
-    for module in network.modules():
-        if hasattr(module, "dynamic") and hasattr(module, "export"):  # a head, which keeps its anchors between calls
-            vars(module).update(dynamic=True, export=True, format="onnx")
-    return network
 
 
 def _row_class(name: str, layer: ZooLayer) -> type:

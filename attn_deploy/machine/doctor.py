@@ -25,7 +25,7 @@ RTX_CAPABILITIES = ("7.5", "8.6", "8.9", "12.0", "12.1")  # the vendor's support
 
 
 @dataclass(frozen=True, slots=True)
-class Package:
+class InstalledPackage:
     """One package that attn-deploy uses.
 
     Attributes:
@@ -46,12 +46,12 @@ class Package:
 
 
 PACKAGES = (
-    Package("torch", ("torch",), "2.9", "attn-deploy", "models, export, eager", "torch"),
-    Package("numpy", ("numpy",), "1.26", "attn-deploy", "arrays"),
-    Package("onnx", ("onnx",), "1.18", "attn-deploy", "ONNX files", "onnx"),
-    Package("onnxscript", ("onnxscript",), "0.5", "attn-deploy", "the torch.export exporter"),
-    Package("safetensors", ("safetensors",), "0.4", "attn-deploy", "weights"),
-    Package(
+    InstalledPackage("torch", ("torch",), "2.9", "attn-deploy", "models, export, eager", "torch"),
+    InstalledPackage("numpy", ("numpy",), "1.26", "attn-deploy", "arrays"),
+    InstalledPackage("onnx", ("onnx",), "1.18", "attn-deploy", "ONNX files", "onnx"),
+    InstalledPackage("onnxscript", ("onnxscript",), "0.5", "attn-deploy", "the torch.export exporter"),
+    InstalledPackage("safetensors", ("safetensors",), "0.4", "attn-deploy", "weights"),
+    InstalledPackage(
         "onnxruntime",
         ("onnxruntime", "onnxruntime-gpu"),
         "1.20",
@@ -59,12 +59,12 @@ PACKAGES = (
         "verification, profiling",
         "onnxruntime",
     ),
-    Package("openvino", ("openvino",), "2025.0", "attn-deploy[openvino]", "profiling on CPUs"),
-    Package("pooch", ("pooch",), "1.8", "attn-deploy[data]", "downloading CIFAR-10"),
-    Package("PIL", ("pillow",), "10", "attn-deploy[data]", "folders of images"),
-    Package("onnxsim", ("onnxsim",), "0.8", "attn-deploy[simplify]", "simplifying"),
-    Package("onnxslim", ("onnxslim",), "0.1.90", "attn-deploy[simplify]", "simplifying, second choice"),
-    Package(
+    InstalledPackage("openvino", ("openvino",), "2025.0", "attn-deploy[openvino]", "profiling on CPUs"),
+    InstalledPackage("pooch", ("pooch",), "1.8", "attn-deploy[data]", "downloading CIFAR-10"),
+    InstalledPackage("PIL", ("pillow",), "10", "attn-deploy[data]", "folders of images"),
+    InstalledPackage("onnxsim", ("onnxsim",), "0.8", "attn-deploy[simplify]", "simplifying"),
+    InstalledPackage("onnxslim", ("onnxslim",), "0.1.90", "attn-deploy[simplify]", "simplifying, second choice"),
+    InstalledPackage(
         "tensorrt_rtx",
         ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings"),
         "1.4",
@@ -72,7 +72,7 @@ PACKAGES = (
         "TensorRT-RTX engines",
         "tensorrt_rtx",
     ),
-    Package(
+    InstalledPackage(
         "tensorrt",
         ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings"),
         "8.5",
@@ -80,12 +80,12 @@ PACKAGES = (
         "TensorRT engines",
         "tensorrt",
     ),
-    Package("cuda.bindings", ("cuda-python", "cuda-bindings"), "12", "attn-deploy[device]", "running engines"),
+    InstalledPackage("cuda.bindings", ("cuda-python", "cuda-bindings"), "12", "attn-deploy[device]", "running engines"),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class PackageCheck:
+class InstalledCheck:
     """One line of the answer.
 
     Attributes:
@@ -111,7 +111,7 @@ class DoctorReport:
     """What is installed and works."""
 
     environment: Environment
-    checks: tuple[PackageCheck, ...]
+    checks: tuple[InstalledCheck, ...]
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -119,7 +119,7 @@ class DoctorReport:
         """Whether nothing that is installed is broken."""
         return all(c.state != "broken" for c in self.checks)
 
-    def check(self, name: str) -> PackageCheck:
+    def check(self, name: str) -> InstalledCheck:
         """The check of that name."""
         return next(c for c in self.checks if c.name == name)
 
@@ -144,19 +144,20 @@ def examine_machine(progress: Callable[[str], None] | None = None) -> DoctorRepo
         probed = dict(zip((p.name for p in present), pool.map(_probe, present), strict=True))
     checks = [_python_check(), _gpu_check(environment)]
     checks += [
-        judge(p, installed[p.name], probed[p.name]) if installed[p.name] else _missing(p, environment) for p in PACKAGES
+        judge_package(p, installed[p.name], probed[p.name]) if installed[p.name] else _missing(p, environment)
+        for p in PACKAGES
     ]
     checks += compatibility({c.name: c for c in checks}, environment)
     return DoctorReport(environment, tuple(checks))
 
 
-def judge(package: Package, installed: Mapping[str, str], facts: Mapping[str, Any]) -> PackageCheck:
+def judge_package(package: InstalledPackage, installed: Mapping[str, str], facts: Mapping[str, Any]) -> InstalledCheck:
     """The check of an installed package, from its distributions and what its probe said."""
     name, version = package.name, next(iter(installed.values()))
     versions = ", ".join(f"{d} {v}" for d, v in installed.items()) if len(installed) > 1 else version
     reinstall = f"pip install --force-reinstall --no-deps {next(iter(installed))}"
     if name == "onnxruntime" and len(installed) > 1:
-        return PackageCheck(
+        return InstalledCheck(
             name,
             "broken",
             versions,
@@ -165,15 +166,15 @@ def judge(package: Package, installed: Mapping[str, str], facts: Mapping[str, An
             facts,
         )
     if "error" in facts:
-        return PackageCheck(name, "broken", versions, str(facts["error"]), facts.get("remedy") or reinstall, facts)
+        return InstalledCheck(name, "broken", versions, str(facts["error"]), facts.get("remedy") or reinstall, facts)
     if version_key(version) < version_key(package.minimum):
         why = f"version {version} is older than {package.minimum}, the oldest that is supported"
-        return PackageCheck(name, "broken", versions, why, f"pip install --upgrade {_quoted(package.install)}", facts)
+        return InstalledCheck(name, "broken", versions, why, f"pip install --upgrade {_quoted(package.install)}", facts)
     state: State = "warning" if facts.get("warning") else "ok"
-    return PackageCheck(name, state, versions, facts.get("detail") or package.purpose, facts.get("remedy", ""), facts)
+    return InstalledCheck(name, state, versions, facts.get("detail") or package.purpose, facts.get("remedy", ""), facts)
 
 
-def compatibility(checks: Mapping[str, PackageCheck], environment: Environment) -> list[PackageCheck]:
+def compatibility(checks: Mapping[str, InstalledCheck], environment: Environment) -> list[InstalledCheck]:
     """Checks of versions with each other."""
     findings = []
     onnx, ort = checks["onnx"].facts, checks["onnxruntime"].facts
@@ -184,12 +185,12 @@ def compatibility(checks: Mapping[str, PackageCheck], environment: Environment) 
         )
         state: State = "ok" if ort["max_opset"] >= MAX_OPSET else "warning"
         remedy = "" if state == "ok" else f"for opsets up to {MAX_OPSET}: pip install --upgrade onnxruntime"
-        findings.append(PackageCheck("opsets", state, f"up to {ort['max_opset']}", detail, remedy))
+        findings.append(InstalledCheck("opsets", state, f"up to {ort['max_opset']}", detail, remedy))
     findings += _gpu_pairs(checks, environment)
     return findings
 
 
-def _gpu_pairs(checks: Mapping[str, PackageCheck], environment: Environment) -> list[PackageCheck]:
+def _gpu_pairs(checks: Mapping[str, InstalledCheck], environment: Environment) -> list[InstalledCheck]:
     """Checks of packages with the GPU and its driver; none without a GPU."""
     findings = []
     torch = checks["torch"].facts
@@ -198,21 +199,21 @@ def _gpu_pairs(checks: Mapping[str, PackageCheck], environment: Environment) -> 
         works = int(wanted.split(".")[0]) <= int(served.split(".")[0])
         detail = f"torch is built for CUDA {wanted}, the driver serves up to CUDA {served}"
         remedy = "" if works else "install a newer driver, or a torch build for an older CUDA"
-        findings.append(PackageCheck("cuda", "ok" if works else "broken", served, detail, remedy))
+        findings.append(InstalledCheck("cuda", "ok" if works else "broken", served, detail, remedy))
     for capability in dict.fromkeys(g.compute_capability for g in environment.gpus):
         if checks["tensorrt_rtx"].state == "ok" and capability not in RTX_CAPABILITIES:
             detail = (
                 f"TensorRT-RTX does not run engines on compute capability {capability}, only on "
                 f"{', '.join(RTX_CAPABILITIES)}"
             )
-            findings.append(PackageCheck("rtx on gpu", "warning", capability, detail, "use TensorRT on this GPU"))
+            findings.append(InstalledCheck("rtx on gpu", "warning", capability, detail, "use TensorRT on this GPU"))
     usable = checks["onnxruntime"].facts.get("usable", ())
     if environment.gpus and checks["onnxruntime"].state == "ok" and "CUDA" not in usable:
         detail = f"onnxruntime does not run on the GPU; providers that work: {', '.join(usable)}"
         remedy = "pip uninstall -y onnxruntime, then pip install 'attn-deploy[gpu]'"
         if "CUDA" in checks["onnxruntime"].facts.get("compiled_in", ()):
             remedy = "install CUDA and cuDNN of the versions that onnxruntime-gpu names when it is imported"
-        findings.append(PackageCheck("onnxruntime on gpu", "warning", "", detail, remedy))
+        findings.append(InstalledCheck("onnxruntime on gpu", "warning", "", detail, remedy))
     return findings
 
 
@@ -222,7 +223,7 @@ def version_key(version: str) -> tuple[int, ...]:
     return tuple(int(n) for n in match[0].split(".")) if match else ()
 
 
-def _installed(package: Package) -> dict[str, str]:
+def _installed(package: InstalledPackage) -> dict[str, str]:
     versions = {}
     for name in package.distributions:
         try:
@@ -234,7 +235,7 @@ def _installed(package: Package) -> dict[str, str]:
     return versions
 
 
-def _probe(package: Package) -> dict[str, Any]:
+def _probe(package: InstalledPackage) -> dict[str, Any]:
     try:
         facts = run_isolated(
             f"attn_deploy.machine.probes:{package.probe}",
@@ -247,27 +248,27 @@ def _probe(package: Package) -> dict[str, Any]:
     return dict(facts)
 
 
-def _missing(package: Package, environment: Environment) -> PackageCheck:
+def _missing(package: InstalledPackage, environment: Environment) -> InstalledCheck:
     install = package.install
     if package.name == "onnxruntime" and environment.gpus:
         install = "attn-deploy[gpu]"
-    return PackageCheck(package.name, "missing", "", f"not installed; needed for: {package.purpose}", _pip(install))
+    return InstalledCheck(package.name, "missing", "", f"not installed; needed for: {package.purpose}", _pip(install))
 
 
-def _python_check() -> PackageCheck:
+def _python_check() -> InstalledCheck:
     version = platform.python_version()
     if sys.version_info[:2] < MIN_PYTHON:
         wanted = ".".join(map(str, MIN_PYTHON))
-        return PackageCheck("python", "broken", version, f"older than {wanted}", f"use Python {wanted} or newer")
-    return PackageCheck("python", "ok", version, f"{platform.python_implementation()}, {platform.platform()}")
+        return InstalledCheck("python", "broken", version, f"older than {wanted}", f"use Python {wanted} or newer")
+    return InstalledCheck("python", "ok", version, f"{platform.python_implementation()}, {platform.platform()}")
 
 
-def _gpu_check(environment: Environment) -> PackageCheck:
+def _gpu_check(environment: Environment) -> InstalledCheck:
     if not environment.gpus:
-        return PackageCheck("gpu", "missing", "", "nvidia-smi lists no NVIDIA GPU; engines can be built, not run")
+        return InstalledCheck("gpu", "missing", "", "nvidia-smi lists no NVIDIA GPU; engines can be built, not run")
     names = ", ".join(f"{g.name} (compute capability {g.compute_capability})" for g in environment.gpus)
     driver = f"driver {environment.gpus[0].driver}, CUDA up to {environment.cuda or 'unknown'}"
-    return PackageCheck("gpu", "ok", names, driver)
+    return InstalledCheck("gpu", "ok", names, driver)
 
 
 def _quoted(requirement: str) -> str:

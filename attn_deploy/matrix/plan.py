@@ -24,7 +24,7 @@ from attn_deploy.resolve.names import ModelName, parse_name
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MatrixPlan:
     """The cells to make, in groups that share a prepared model, and those known not to apply."""
 
     groups: tuple[tuple[CellId, ...], ...]
@@ -41,7 +41,7 @@ class Plan:
         return {c for g in self.groups for c in g} | {c.id for c in self.skipped}
 
 
-def plan_matrix(options: MatrixOptions, *, shard: tuple[int, int] = (1, 1)) -> Plan:
+def plan_matrix(options: MatrixOptions, *, shard: tuple[int, int] = (1, 1)) -> MatrixPlan:
     """The cells of a matrix, or of one shard of it.
 
     Raises:
@@ -60,7 +60,7 @@ def plan_matrix(options: MatrixOptions, *, shard: tuple[int, int] = (1, 1)) -> P
                 grey.append(skipped(cell, reason))
             else:
                 groups.setdefault(cell.group, []).append(cell)
-    return Plan(tuple(tuple(g) for g in groups.values()), tuple(grey))
+    return MatrixPlan(tuple(tuple(g) for g in groups.values()), tuple(grey))
 
 
 def _cells(name: str, options: MatrixOptions) -> Iterable[CellId]:
@@ -136,7 +136,7 @@ def _expand(word: str) -> list[str]:
 
 def in_registry(parsed: ModelName) -> bool:
     """Whether a name is of the registry, and not of a user's file, an installed package or a checkpoint."""
-    return parsed.file is None and parsed.package is None and parsed.checkpoint is None
+    return parsed.of_registry
 
 
 def _fits(spec: ModelSpec) -> bool:

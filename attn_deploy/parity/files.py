@@ -118,7 +118,7 @@ def verify_files(
         raise InvalidRequestError(f"--precision {word!r} is unknown; choose {', '.join(_TYPES)}.")
     wider, reading = read_outputs(model)
     right = OnnxRuntimeRunner(wider.SerializeToString(), optimize=False)
-    given = given_inputs(model, inputs, [Path(s) for s in samples])
+    given = given_inputs(model, inputs, samples)
     if given.samples:
         batches: Sequence[Arrays] = with_other_batches(given.samples, model, right)
     else:

@@ -1,4 +1,7 @@
-"""Inputs of a graph as its user gives them: shapes with ``--input``, arrays with ``--sample FILE.npz``. No torch here."""
+"""Inputs of a graph as its user gives them: shapes with ``--input``, arrays with ``--sample``. No torch here.
+
+``--sample FILE.npz`` holds an array for each input; ``--sample NAME=VALUES`` those of one, beside which the others are drawn.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from numpy.typing import NDArray
 
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.inputs.tensors import Arrays
-from attn_deploy.inputs.user_samples import load_arrays
+from attn_deploy.inputs.user_samples import load_arrays, read_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,20 +27,22 @@ class GivenInputs:
     Attributes:
         shapes: by input name.
         samples: arrays by input name, as the graph takes them, the batch included.
+        values: of single inputs, where no sample gives all of them.
     """
 
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     samples: tuple[Arrays, ...] = ()
+    values: Mapping[str, tuple[NDArray[Any], ...]] = field(default_factory=dict)
 
 
-def given_inputs(model: onnx.ModelProto, shapes: Sequence[str] = (), samples: Sequence[Path] = ()) -> GivenInputs:
+def given_inputs(model: onnx.ModelProto, shapes: Sequence[str] = (), samples: Sequence[Path | str] = ()) -> GivenInputs:
     """Read what the user gives, and hold it against the graph.
 
     Args:
         model: the graph.
         shapes: ``NAME:1x3x64x64``, or the shape alone where there is one input or all are given in order. Names may
             hold colons and slashes.
-        samples: ``.npz`` files, each with one array for each input.
+        samples: ``.npz`` files, each with one array for each input; or ``NAME=VALUES`` of a single one, as ``rate=16000``.
 
     Raises:
         InvalidRequestError: naming the input and both shapes or types.
@@ -55,7 +60,31 @@ def given_inputs(model: onnx.ModelProto, shapes: Sequence[str] = (), samples: Se
             raise InvalidRequestError(f"--input gives the shape of {key!r} twice.")
         _check_shape(f"--input {key}", shape, inputs[key])
         table[key] = shape
-    return GivenInputs(table, tuple(read_sample(model, path) for path in samples))
+    values: dict[str, tuple[NDArray[Any], ...]] = {}
+    arrays: list[Arrays] = []
+    for source in samples:
+        if str(source).endswith(".npz"):
+            arrays.append(read_sample(model, Path(source)))
+            continue
+        key, array = _read_values(str(source), inputs)
+        values[key] = (*values.get(key, ()), array)
+    whole = tuple({n: values[n][0] if n in values else a for n, a in one.items()} for one in arrays)
+    return GivenInputs(table, whole, values)
+
+
+def _read_values(text: str, inputs: Mapping[str, onnx.ValueInfoProto]) -> tuple[str, NDArray[Any]]:
+    """The input that ``NAME=VALUES`` names, and its values, of its rank where they are a single number or row."""
+    name = max((n for n in inputs if text.startswith(f"{n}=")), key=len, default=None)
+    if name is None:
+        raise InvalidRequestError(
+            f"--sample {text!r} is neither a file FILE.npz nor NAME=VALUES of an input; the inputs are {', '.join(inputs)}."
+        )
+    array = read_values(text[len(name) + 1 :], f"--sample {text!r}")
+    rank = len(inputs[name].type.tensor_type.shape.dim)
+    if array.ndim == 1 and (rank == 0) == (array.size == 1) and rank != 1:
+        array = array.reshape((1,) * (rank - 1) + array.shape if rank else ())
+    _check_shape(f"--sample {name}", array.shape, inputs[name])
+    return name, as_type(array, _numpy_type(inputs[name]), f"--sample {name}")
 
 
 def read_sample(model: onnx.ModelProto, path: Path) -> Arrays:
@@ -96,13 +125,13 @@ def as_type(array: NDArray[Any], dtype: np.dtype[Any], what: str) -> NDArray[Any
         InvalidRequestError: naming both types.
     """
     if array.dtype == dtype:
-        return np.ascontiguousarray(array)
+        return np.asarray(array, order="C")
     if (dtype.kind in "biu" and array.dtype.kind == "f") or (array.dtype.kind == "b") != (dtype.kind == "b"):
         raise InvalidRequestError(
             f"{what} is {array.dtype} of shape {array.shape}, and the graph takes {dtype}; save it in that type."
         )
     with np.errstate(over="ignore"):
-        typed: NDArray[Any] = np.ascontiguousarray(array.astype(dtype))
+        typed: NDArray[Any] = np.asarray(array.astype(dtype), order="C")
     finite = dtype.kind not in "f" or np.array_equal(np.isfinite(typed), np.isfinite(array))
     if not finite or (dtype.kind in "biu" and not np.array_equal(typed, array)):
         raise InvalidRequestError(

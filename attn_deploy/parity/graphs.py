@@ -7,20 +7,22 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import numpy as np
 import onnx
 
 from attn_deploy.errors import AttnDeployError, GraphError
 from attn_deploy.graph.heads import read_outputs
-from attn_deploy.graph.integers import integer_bounds
-from attn_deploy.inputs.expressions import evaluate
+from attn_deploy.graph.integers import integer_bounds, integer_choices
+from attn_deploy.inputs.expressions import evaluate_expression
 from attn_deploy.inputs.samples import PIXELS, example_arrays, verification_sizes
 from attn_deploy.inputs.tensors import Arrays, TensorInput, fit_size
 from attn_deploy.parity.given import GivenInputs
+from attn_deploy.parity.reference import RememberingRunner
 from attn_deploy.parity.report import ParityReport
 from attn_deploy.parity.tolerance import TOLERANCES, Tolerance
 from attn_deploy.parity.verify import compare, compare_on
 from attn_deploy.runtimes.base import Runner, run_once
-from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
+from attn_deploy.runtimes.graphs import graph_runner
 
 _NUMPY_TYPES = {
     onnx.TensorProto.FLOAT: "float32",
@@ -39,12 +41,14 @@ _NUMPY_TYPES = {
 _DEFAULT_EXTENTS = {"N": 2, "H": 17, "W": 22}
 _MULTIPLES = (1, 2, 4, 8, 16, 32, 64)  # what windows, patches and strides ask of an image's extents
 _SCALES = (8, 256)  # then: images of a few hundred pixels, sequences of thousands of samples
+# Last: the windows that networks for sound and other signals take, some of them a single one.
+_WINDOWS = (256, 288, 320, 400, 480, 512, 576, 640, 768, 800, 960, 1024, 1280, 1536, 2048, 4096, 8000, 16000)
 _LARGEST_INPUT = 1 << 30  # elements of a test tensor
 _NOTHING = GivenInputs()
 
 
 def graph_inputs(
-    model: onnx.ModelProto, multiple: int = 1, *, scale: int = 1, tied: bool = True
+    model: onnx.ModelProto, multiple: int = 1, *, scale: int = 1, tied: bool = True, window: int | None = None
 ) -> tuple[TensorInput, ...]:
     """The inputs of a graph with their symbolic axes; an axis that is an expression keeps it (``2*H``).
 
@@ -54,6 +58,7 @@ def graph_inputs(
         scale: by which the usual extents of all but the batch are multiplied.
         tied: whether axes without a name, or with one name at several places of an input, have one extent wherever they
             stand at one place; otherwise each has its own.
+        window: the extent of all but the batch, in place of the usual ones.
 
     Raises:
         GraphError: if an input has an element type that no test tensor can be made for, no rank, or a size of 0 or below,
@@ -82,11 +87,24 @@ def graph_inputs(
     )
     steps = {s: multiple for s in symbols if s[0] != "N"}
     plain = {s: _DEFAULT_EXTENTS.get(s[0], 9) * (1 if s[0] == "N" else scale) for s in symbols}
+    if window is not None:
+        plain |= {s: window for s in symbols if s[0] != "N"}
     probe = TensorInput("", (), "float32", plain, {}, steps)
     sizes = {s: fit_size(extent, s, probe) for s, extent in plain.items()}
     bounds = integer_bounds(model)
+    choices = integer_choices(model)
+    own = {n: tuple(np.full([1] * len(d), v, t) for v in choices.get(n, ())) for n, t, d in raw}
     return tuple(
-        TensorInput(name, tuple(dims), dtype, sizes, {}, steps, bound=bounds.get(name, _bound(dtype, dims)))
+        TensorInput(
+            name,
+            tuple(dims),
+            dtype,
+            sizes,
+            {},
+            steps,
+            bound=bounds.get(name, _bound(dtype, dims)),
+            values=own[name],
+        )
         for name, dtype, dims in raw
     )
 
@@ -117,6 +135,8 @@ class _Symbols:
                 dims.append(text)  # one of ours, or as ours are
                 continue
             letter = "N" if axis == 0 else {2: "H", 3: "W"}.get(axis, f"D{axis}") if rank == 4 else f"D{axis}"
+            if index and rank == 3 and axis == 1 and len(texts) == 1:  # the state of a recurrence: layers, batch, width
+                letter = "N"
             word = re.sub(r"\W", "_", text).strip("_")
             if word and texts.count(d.dim_param) == 1:
                 key: object = text
@@ -132,7 +152,7 @@ def _is_expression(text: str) -> bool:
     if not re.fullmatch(r"[\s\d*+/()-]*[A-Z]\w*[\s\d*+/()-]*", text):
         return False
     try:
-        return all(evaluate(text, dict.fromkeys(re.findall(r"[A-Z]\w*", text), n)) > 0 for n in (8, 64))
+        return all(evaluate_expression(text, dict.fromkeys(re.findall(r"[A-Z]\w*", text), n)) > 0 for n in (8, 64))
     except (AttnDeployError, SyntaxError, ArithmeticError):
         return False
 
@@ -158,8 +178,8 @@ def compare_models(
         GraphError: if a graph cannot be loaded, its inputs cannot be made, or it runs at no size that was tried.
     """
     wider, reading = read_outputs(reference)
-    before = OnnxRuntimeRunner(wider.SerializeToString(), optimize=optimize)
-    after = OnnxRuntimeRunner(candidate.SerializeToString(), optimize=optimize)
+    before = RememberingRunner(graph_runner(wider, optimize=optimize))  # run at each size when it is looked for, too
+    after = graph_runner(candidate, optimize=optimize)
     if given.samples:
         batches = with_other_batches(given.samples, reference, before)
         return compare_on(before, after, batches, tolerance=tolerance, reading=reading)
@@ -207,6 +227,9 @@ def _readings(model: onnx.ModelProto) -> Iterator[tuple[TensorInput, ...]]:
     for scale in _SCALES:
         if scale == _SCALES[0] or not any(len(i.dims) > 3 for i in plain):  # images of 5,000 pixels say nothing more
             yield graph_inputs(model, 32, scale=scale)
+    if not any(len(i.dims) > 3 for i in plain):
+        for window in _WINDOWS:
+            yield graph_inputs(model, window=window)
 
 
 def runnable_inputs(
@@ -221,13 +244,15 @@ def runnable_inputs(
     """
     shapes = dict(given.shapes) or ({n: tuple(a.shape) for n, a in given.samples[0].items()} if given.samples else {})
     first: GraphError | None = None
+    shapes |= {n: tuple(v[0].shape) for n, v in given.values.items() if n not in shapes}
     for candidate in _readings(model):
-        inputs = _at(candidate, shapes)
+        inputs = tuple(replace(i, values=given.values.get(i.name, i.values)) for i in _at(candidate, shapes))
         symbols = tuple(dict.fromkeys(s for i in inputs for s in i.symbols))
         held = {s for i in inputs if i.name in shapes for s in i.symbols}
-        for moving in dict.fromkeys(
-            [symbols, tuple(s for s in symbols if s not in held or s[0] == "N"), ()] if held else [symbols]
-        ):
+        # A window may be the only one that the graph takes; what is given is held but for the batch.
+        single = bool(symbols) and all(inputs[0].sizes[s] in _WINDOWS for s in symbols if s[0] != "N")
+        loose = tuple(s for s in symbols if s[0] == "N" or (held and s not in held))
+        for moving in dict.fromkeys([symbols, loose, ()] if held or single else [symbols]):
             try:
                 for sizes in [{}, *verification_sizes(inputs, moving)]:
                     run_once(runner, example_arrays(inputs, sizes))

@@ -11,7 +11,7 @@ from attn_deploy.comparison.collection import read_runs
 from attn_deploy.comparison.compare import compare_runs
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.files import read_json
-from attn_deploy.pipeline.plan import Plan
+from attn_deploy.pipeline.plan import PipelinePlan
 
 _LOSS = 0.005  # of top-1 that a later run may have without being worse
 
@@ -31,7 +31,7 @@ class Gate:
     words: str
 
 
-def judge(gates: Mapping[str, Any], plan: Plan, folder: Path) -> tuple[Gate, ...]:
+def judge(gates: Mapping[str, Any], plan: PipelinePlan, folder: Path) -> tuple[Gate, ...]:
     """Every gate of a pipeline, from what its steps wrote.
 
     Args:
@@ -79,7 +79,7 @@ def _top1(path: Path | None) -> float:
     return float(data["summary"]["top1"])
 
 
-def _regression(baseline: Path, plan: Plan) -> Gate:
+def _regression(baseline: Path, plan: PipelinePlan) -> Gate:
     """Against an earlier run's profile, as `attn-deploy compare` does, and its accuracy."""
     name = "no_regression"
     if not (baseline / "profile").is_dir():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ RESUMABLE = {"train": "--resume", "profile": "--resume"}
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PipelineStep:
     """One step.
 
     Attributes:
@@ -47,11 +48,11 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PipelinePlan:
     """The steps before the gates, the package after them, and what the gates look at."""
 
-    steps: tuple[Step, ...]
-    package: Step | None
+    steps: tuple[PipelineStep, ...]
+    package: PipelineStep | None
     artifact: Path
     folder: Path
 
@@ -60,7 +61,7 @@ class Plan:
         return next((s.output for s in self.steps if s.command == command), None)
 
 
-def make_plan(settings: PipelineSettings, commands: Commands) -> Plan:
+def plan_pipeline(settings: PipelineSettings, commands: Commands) -> PipelinePlan:
     """The steps of a pipeline in order.
 
     Raises:
@@ -77,17 +78,27 @@ def read_state(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     state = read_json(path)
-    return dict(state) if isinstance(state, dict) else {}
+    entries = state.values() if isinstance(state, dict) else [None]
+    if not all(isinstance(e, dict) and {type(e.get(k)) for k in ("key", "hash")} == {str} for e in entries):
+        raise InvalidRequestError(
+            f"{path} is not what a pipeline leaves there; remove it, and every step is run again."
+        )
+    return dict(state)
 
 
-def note(folder: Path, step: Step, *, finished: bool) -> None:
+def note(folder: Path, step: PipelineStep, *, finished: bool) -> None:
     """Note that a step began, or ended well."""
     state = read_state(folder)
     state[step.name] = {"key": step.key, "hash": content_hash(step.output) if finished else ""}
     write_atomic(folder / STATE, json.dumps(state, indent=1) + "\n")
 
 
-def was_begun(folder: Path, step: Step) -> bool:
+def is_own(folder: Path, step: PipelineStep) -> bool:
+    """Whether this pipeline wrote what lies where a step writes, or nothing does."""
+    return not step.output.exists() or step.name in read_state(folder)
+
+
+def was_begun(folder: Path, step: PipelineStep) -> bool:
     """Whether a step was stopped under the same key, so that it may go on."""
     entry = read_state(folder).get(step.name, {})
     return bool(entry) and entry.get("key") == step.key and not entry.get("hash") and step.output.exists()
@@ -108,10 +119,10 @@ def content_hash(path: Path) -> str:
 class _Planner:
     def __init__(self, settings: PipelineSettings, commands: Commands, folder: Path, state: Mapping[str, Any]) -> None:
         self._settings, self._commands, self._folder, self._state = settings, commands, folder, state
-        self._steps: list[Step] = []
+        self._steps: list[PipelineStep] = []
         self._last = ""  # key of the step whose output the next one takes
 
-    def plan(self) -> Plan:
+    def plan(self) -> PipelinePlan:
         settings, folder = self._settings, self._folder
         model = settings.model
         is_file = model.lower().endswith(".onnx")
@@ -132,7 +143,9 @@ class _Planner:
                 self._add(name, (str(artifact), "--output", str(target), *words), target, table)
                 artifact = target
             elif name == "build":
-                label = str(table.get("device") or table.get("target") or "engine").replace(",", "-")
+                label = re.sub(r"[^\w.+-]", "-", str(table.get("device") or table.get("target") or "engine")).lstrip(
+                    "."
+                )
                 target = folder / "engines" / f"{label}.engine"
                 self._add(f"build-{label}", (str(artifact), "--output", str(target), *words), target, table, last=False)
             elif name == "profile":
@@ -143,12 +156,12 @@ class _Planner:
                 self._add(name, (str(artifact), "--output", str(target), *words), target, table, last=False)
             else:
                 package = self._package(artifact, source, table, words)
-        return Plan(tuple(self._steps), package, artifact, folder)
+        return PipelinePlan(tuple(self._steps), package, artifact, folder)
 
     def _makes_engines(self) -> bool:
         return any(n == "build" or (n == "package" and {"device", "target"} & set(t)) for n, t in self._settings.steps)
 
-    def _package(self, artifact: Path, source: Path, table: Mapping[str, Any], words: Sequence[str]) -> Step:
+    def _package(self, artifact: Path, source: Path, table: Mapping[str, Any], words: Sequence[str]) -> PipelineStep:
         target = self._folder / "package"
         facts: list[str] = []
         keys = []
@@ -174,12 +187,12 @@ class _Planner:
 
     def _step(
         self, name: str, words: tuple[str, ...], output: Path, table: Mapping[str, Any], more: Sequence[str] = ()
-    ) -> Step:
+    ) -> PipelineStep:
         argv = (name.partition("-")[0], *words)
         key = self._key(argv, table, more)
         entry = self._state.get(name, {})
         cached = bool(entry.get("hash")) and entry.get("key") == key and entry["hash"] == content_hash(output)
-        return Step(name, argv, output, key, cached)
+        return PipelineStep(name, argv, output, key, cached)
 
     def _key(self, argv: Sequence[str], table: Mapping[str, Any], more: Sequence[str]) -> str:
         """Hash of the command, of what it takes from the step before, and of the files that its options name."""

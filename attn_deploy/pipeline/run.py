@@ -15,11 +15,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from attn_deploy.errors import AttnDeployError
+from attn_deploy.errors import AttnDeployError, InvalidRequestError
 from attn_deploy.files import make_folder, write_atomic
 from attn_deploy.pipeline.commands import Commands
 from attn_deploy.pipeline.gates import Gate, judge
-from attn_deploy.pipeline.plan import MAKERS, RESUMABLE, Plan, Step, make_plan, note, was_begun
+from attn_deploy.pipeline.plan import (
+    MAKERS,
+    RESUMABLE,
+    PipelinePlan,
+    PipelineStep,
+    is_own,
+    note,
+    plan_pipeline,
+    was_begun,
+)
 from attn_deploy.pipeline.settings import PipelineSettings
 
 Progress = Callable[[str], None]
@@ -61,7 +70,7 @@ def run_pipeline(settings: PipelineSettings, commands: Commands, *, progress: Pr
         AttnDeployError: if a step fails; the message is its own, and the exit code too.
     """
     report = progress or (lambda _: None)
-    plan = make_plan(settings, commands)
+    plan = plan_pipeline(settings, commands)
     make_folder(plan.folder)
     done: list[tuple[str, str]] = []
     changed = False
@@ -86,18 +95,23 @@ def run_pipeline(settings: PipelineSettings, commands: Commands, *, progress: Pr
     return result
 
 
-def plan_of(settings: PipelineSettings, commands: Commands) -> Plan:
+def plan_of(settings: PipelineSettings, commands: Commands) -> PipelinePlan:
     """What `run_pipeline` would run."""
-    return make_plan(settings, commands)
+    return plan_pipeline(settings, commands)
 
 
-def _run(step: Step, folder: Path, cwd: Path, progress: Progress) -> None:
+def _run(step: PipelineStep, folder: Path, cwd: Path, progress: Progress) -> None:
     """Run one step in a process of its own.
 
     Raises:
         AttnDeployError: if it fails.
     """
     resumed = was_begun(folder, step) and step.command in RESUMABLE
+    if not is_own(folder, step):
+        raise InvalidRequestError(
+            f"the step {step.name} would write {step.output}, which is there and was not made by this pipeline; move it, or "
+            "name another output."
+        )
     if not resumed:
         _remove(step.output)
     step.output.parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +140,9 @@ def _run(step: Step, folder: Path, cwd: Path, progress: Progress) -> None:
     if process.returncode != 0:
         lines = [line for line in errors.strip().splitlines() if line.strip()]
         reason = lines[-1].removeprefix("error: ") if lines else f"it ended with {process.returncode}"
-        raise AttnDeployError(f"the step {step.name} failed: {reason}", exit_code=process.returncode)
+        raise AttnDeployError(f"the step {step.name} failed: {reason}", exit_code=max(1, process.returncode))
+    if not step.output.exists():
+        raise AttnDeployError(f"the step {step.name} ended well and wrote no {step.output}.")
     note(folder, step, finished=True)
 
 
@@ -148,7 +164,7 @@ def _signals_waiting() -> Iterator[None]:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,8 +20,9 @@ else:
 
 Values = Mapping[str, Any]
 _TOP = ("model", "output")
+_LARGEST = 1 << 20  # bytes
 _KINDS = {"integer": int, "number": (int, float), "boolean": bool, "string": str}
-_WORDS = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "text"}
+_WORDS = {"integer": "a whole number", "number": "a finite number", "boolean": "true or false", "string": "text"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +56,13 @@ def read_settings(path: Path, commands: Commands) -> PipelineSettings:
             step; the message names the line's key.
     """
     try:
+        if path.stat().st_size > _LARGEST:
+            raise InvalidRequestError(f"{path} has {path.stat().st_size:,} bytes, which is no pipeline's file.")
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InvalidRequestError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except RecursionError as error:
+        raise InvalidRequestError(f"{path} is nested too deeply.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidRequestError(f"{path} is not TOML: {error}.") from error
     return checked(data, path.absolute().parent, str(path), commands)
@@ -112,7 +118,9 @@ def _is_kind(value: Any, kind: str) -> bool:
     if kind == "boolean":
         return isinstance(value, bool)
     accepted: Any = _KINDS[kind]
-    return isinstance(value, accepted) and not isinstance(value, bool)
+    if isinstance(value, bool) or not isinstance(value, accepted):
+        return False
+    return "\x00" not in value if isinstance(value, str) else math.isfinite(value)
 
 
 def _gates(table: Any, what: str) -> Values:
@@ -147,6 +155,8 @@ def _text(data: Values, key: str, what: str, default: str | None) -> str:
         raise InvalidRequestError(f'{what}: {key} is missing; write {key} = "resnet18+se", or another name or file.')
     if not isinstance(value, str) or not value:
         raise InvalidRequestError(f"{what}: {key} is {value!r}, and must be text.")
+    if value.startswith("-") or "\x00" in value:
+        raise InvalidRequestError(f"{what}: {key} is {value[:60]!r}, which is no name and no path.")
     return value
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-_ENTITIES = {"<": "&lt;", "|": "\\|", "`": "&#96;", "[": "\\[", "]": "\\]"}
+# A backslash first of all: before a bracket it would take back the one that escapes it.
+_ENTITIES = {"\\": "&#92;", "<": "&lt;", "|": "\\|", "`": "&#96;", "[": "\\[", "]": "\\]", "*": "\\*"}
 _TABLE = str.maketrans(_ENTITIES)
 
 

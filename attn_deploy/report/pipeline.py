@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from attn_deploy.pipeline.plan import MAKERS, Plan
+from attn_deploy.pipeline.plan import MAKERS, PipelinePlan
 from attn_deploy.pipeline.run import PipelineResult
 from attn_deploy.report.text import rows_text
 
 
-def plan_text(plan: Plan, gates: Mapping[str, Any]) -> str:
+def plan_text(plan: PipelinePlan, gates: Mapping[str, Any]) -> str:
     """A line for each step: whether it would run, and its command."""
     rows = []
     changed = anything = False

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from attn_deploy.conversion.pace import pace_words
 from attn_deploy.graph.artifact import OnnxArtifact
 from attn_deploy.report.text import rows_text
 
@@ -38,6 +39,7 @@ def quantization_text(artifact: OnnxArtifact) -> str:
         ),
         ("left", _listed([f"{_place(y)}: {y['reason']}" for y in record["left"]])),
         ("ONNX Runtime", _ran(record["onnxruntime"])),
+        ("speed", pace_words(record["speed"]) if record.get("speed") else ""),
         ("inputs", "\n".join(map(str, artifact.inputs))),
         ("outputs", "\n".join(map(str, artifact.outputs))),
         ("operators", ", ".join(f"{op} {n}" for op, n in artifact.operators.items())),

@@ -13,6 +13,7 @@ from attn_deploy.resolve.names import parse_name
 
 if TYPE_CHECKING:
     from attn_deploy.graph.artifact import OnnxArtifact
+    from attn_deploy.machine.devices import DeviceProfile
 
 
 def rows_text(rows: Sequence[tuple[str, str]], width: int = 120) -> str:
@@ -41,6 +42,16 @@ def models_text(specs: Iterable[ModelSpec], width: int = 120) -> str:
             lines.append(text if len(text) <= width else text[: width - 1] + "…")
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
+
+
+def devices_text(devices: Sequence[DeviceProfile]) -> str:
+    """A line for each device: its target, memory, bandwidth and what it is called."""
+    left = max(len(d.name) for d in devices) + 2
+    lines = [f"{'name':<{left}}{'target':<9}{'GB':>6}{'GB/s':>8}  device"]
+    for device in devices:
+        memory, bandwidth = (f"{v:g}" if v is not None else "" for v in (device.memory_gib, device.bandwidth_gbs))
+        lines.append(f"{device.name:<{left}}{device.target or 'cpu':<9}{memory:>6}{bandwidth:>8}  {device.title}")
+    return "\n".join(lines)
 
 
 def model_text(spec: ModelSpec, width: int = 120) -> str:
@@ -227,6 +238,7 @@ def typing_rows(typing: Mapping[str, Any]) -> list[tuple[str, str]]:
     products = ", ".join(f"{n} in {dtype}" for dtype, n in typing["products"].items())
     kept = ", ".join(f"{reason} {n}" for reason, n in typing["kept"].items())
     places = [f"{k['operator']} in {k['module'] or k['node']}: {k['reason']}" for k in typing["kept_by_range"]]
+    masks = [f"{m['before']:.4g} in {m['node']} written as {m['after']:.5g}" for m in typing.get("masks", ())]
     ran = typing["onnxruntime"]
     overflow = typing["overflow"]
     first = overflow and f"{overflow['operator']} in {overflow['module'] or overflow['node']} {overflow['reason']}"
@@ -236,6 +248,7 @@ def typing_rows(typing: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("products", products or "none"),
         ("kept in fp32", kept or "nothing"),
         ("by range", "\n".join(places[:8]) + _more(places, 8)),
+        ("masks", "\n".join(masks[:8]) + _more(masks, 8)),
         ("overflow", f"{first}; kept in fp32" if first else ""),
         ("weights lost", ", ".join(f"{w['name']} {w['share']:.0%}" for w in typing["weights_lost"])),
         ("ranges from", typing["calibration"]["data"]),

@@ -14,9 +14,10 @@ from torch import nn
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.resolve.detectors import NETWORK, is_detector, network_of, part_input
 from attn_deploy.resolve.package_names import MODULES
+from attn_deploy.resolve.yolo_form import exportable, side_of
 
 _USUAL_SIDE = 256  # of images, where a package does not say
-_DETECTOR_SIDE = 640
+_USUAL_LENGTH = 77
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +29,14 @@ class Adapter:
         install: what pip is given.
         names: the names of all its models, given the library; an empty one where they cannot be listed.
         make: the model of a name and arguments.
-        input: the ``--input`` of a model; empty where only the user can say.
+        input: the ``--input`` options of a model; none where only the user can say.
     """
 
     package: str
     install: str
     names: Callable[[Any], Sequence[str]]
     make: Callable[[Any, str, Mapping[str, Any]], Any]
-    input: Callable[[Any, str, nn.Module], str]
+    input: Callable[[Any, str, nn.Module], list[str]]
 
     @property
     def module(self) -> str:
@@ -47,9 +48,9 @@ def _make_timm(library: Any, name: str, settings: Mapping[str, Any]) -> Any:
     return library.create_model(name, **settings)
 
 
-def _timm_input(library: Any, name: str, model: nn.Module) -> str:
+def _timm_input(library: Any, name: str, model: nn.Module) -> list[str]:
     size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
-    return f"1x{'x'.join(map(str, size))}" if size else ""
+    return [f"1x{'x'.join(map(str, size))}"] if size else []
 
 
 def _torchvision_models(library: Any) -> Any:
@@ -72,25 +73,23 @@ def _make_torchvision(library: Any, name: str, settings: Mapping[str, Any]) -> A
 _FRAMES = 16  # of a clip
 
 
-def _torchvision_input(library: Any, name: str, model: nn.Module) -> str:
+def _torchvision_input(library: Any, name: str, model: nn.Module) -> list[str]:
     """The size of the images, or clips, that the published weights were made for."""
     part = getattr(type(model), "_part_of_detector", None)
-    if part is not None:
-        return part_input(model, part)
-    if is_detector(model):
-        return part_input(model, NETWORK)
+    if part is not None or is_detector(model):
+        return [part_input(model, part or NETWORK)]
     try:
         transforms = _torchvision_models(library).get_model_weights(name).DEFAULT.transforms()
     except (AttributeError, ValueError):
-        return ""
+        return []
     crop, resized = getattr(transforms, "crop_size", None), getattr(transforms, "resize_size", None)
     if type(transforms).__name__ == "VideoClassification" and crop:
-        return f"clips:1x3xT={_FRAMES}xH={crop[0]}xW={crop[-1]}"
+        return [f"clips:1x3xT={_FRAMES}xH={crop[0]}xW={crop[-1]}"]
     if crop:
-        return f"1x3x{crop[0]}x{crop[-1]}"
+        return [f"1x3x{crop[0]}x{crop[-1]}"]
     if type(transforms).__name__ == "SemanticSegmentation" and resized:
-        return f"1x3x{resized[0]}x{resized[-1]}"
-    return ""
+        return [f"1x3x{resized[0]}x{resized[-1]}"]
+    return []
 
 
 def _transformers_names(library: Any) -> list[str]:
@@ -112,13 +111,24 @@ def _make_transformers(library: Any, name: str, settings: Mapping[str, Any]) -> 
     return cls(config)
 
 
-def _transformers_input(library: Any, name: str, model: nn.Module) -> str:
+def _transformers_input(library: Any, name: str, model: nn.Module) -> list[str]:
+    """Images; frames of them for a video model; ids with their mask before them for one of images and text."""
     config: Any = model.config
-    size = getattr(config, "image_size", None)
-    if getattr(model, "main_input_name", "pixel_values") != "pixel_values":
-        return ""
+    takes = inspect.signature(model.forward).parameters
+    if "pixel_values" not in takes:
+        return []
+    vision = getattr(config, "vision_config", config)
+    size = getattr(vision, "image_size", None) or getattr(config, "image_size", None)
+    if size is None:  # a detector says it of its backbone, if at all
+        size = getattr(getattr(config, "backbone_config", None), "image_size", None)
     sides = (size, size) if isinstance(size, int) else tuple(size) if size else (_USUAL_SIDE, _USUAL_SIDE)
-    return f"pixel_values:1x{getattr(config, 'num_channels', 3)}x{sides[0]}x{sides[-1]}"
+    frames = f"{vision.num_frames}x" if hasattr(vision, "num_frames") else ""
+    images = f"pixel_values:1x{frames}{getattr(vision, 'num_channels', 3)}x{sides[0]}x{sides[-1]}"
+    text = getattr(config, "text_config", None)
+    if text is None or "input_ids" not in takes:
+        return [images]
+    length = getattr(text, "max_position_embeddings", _USUAL_LENGTH)
+    return [f"input_ids:1x{length}:int64", images, f"attention_mask:1x{length}:int64"]
 
 
 def _smp_names(library: Any) -> list[str]:
@@ -132,8 +142,17 @@ def _make_smp(library: Any, name: str, settings: Mapping[str, Any]) -> Any:
 
 
 def _make_ultralytics(library: Any, name: str, settings: Mapping[str, Any]) -> Any:
-    """The network of the YAML file of that name; without its post-processing."""
-    return library.YOLO(f"{name}.yaml", **settings).model
+    """The network of the YAML file of that name, as ultralytics' own export gives it; without its post-processing."""
+    options = dict(settings)
+    classes = options.pop("nc", None)
+    model = (library.RTDETR if name.startswith("rtdetr") else library.YOLO)(f"{name}.yaml", **options)
+    if classes is not None:
+        model = type(model.model)(f"{name}.yaml", nc=int(classes), verbose=False)
+    return exportable(model)
+
+
+def _ultralytics_input(library: Any, name: str, model: nn.Module) -> list[str]:
+    return [f"images:1x3x{side_of(model)}x{side_of(model)}"]
 
 
 ADAPTERS = {
@@ -153,14 +172,14 @@ ADAPTERS = {
             "segmentation-models-pytorch",
             _smp_names,
             _make_smp,
-            lambda library, name, model: f"1x3x{_USUAL_SIDE}x{_USUAL_SIDE}",
+            lambda library, name, model: [f"1x3x{_USUAL_SIDE}x{_USUAL_SIDE}"],
         ),
         Adapter(
             "ultralytics",
             "ultralytics",
             lambda library: (),
             _make_ultralytics,
-            lambda library, name, model: f"images:1x3x{_DETECTOR_SIDE}x{_DETECTOR_SIDE}",
+            _ultralytics_input,
         ),
     )
 }

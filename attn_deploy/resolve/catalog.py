@@ -1,8 +1,7 @@
 """Writes `catalog.json`, the registry without torch: ``python -m attn_deploy.resolve.catalog`` (``--check`` only compares).
 
 It imports every file under modules/ and backbones/, takes the specifications that their decorators made, and measures
-the
-multiply-accumulates of each reference configuration.
+the multiply-accumulates of each reference configuration.
 """
 
 from __future__ import annotations
@@ -20,17 +19,19 @@ from torch.utils.flop_counter import FlopCounterMode
 import attn_deploy.backbones
 import attn_deploy.modules
 from attn_deploy import registry
+from attn_deploy.files import write_atomic
 from attn_deploy.inputs.samples import example_arrays
 from attn_deploy.inputs.tensors import fit_size
 from attn_deploy.resolve.resolve import resolve
+from attn_deploy.specs.sources import CATALOG
 
 MAC_SIZES = {"N": 1, "H": 32, "W": 32}
 
 
-def write_catalog(path: Path = registry.CATALOG) -> str:
+def write_catalog(path: Path = CATALOG) -> str:
     """Write the catalogue; returns its text."""
     text = render_catalog()
-    path.write_text(text, encoding="utf-8")
+    write_atomic(path, text)
     return text
 
 
@@ -52,7 +53,7 @@ def import_all() -> list[registry.ModelSpec]:
         for entry in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             importlib.import_module(entry.name)
     built_in = ("attn_deploy.modules.", "attn_deploy.backbones.")
-    specs = [s for s in registry._live.values() if s.target.startswith(built_in)]
+    specs = [s for s in registry.registered() if s.target.startswith(built_in)]
     return sorted(specs, key=lambda s: s.name)
 
 
@@ -72,7 +73,7 @@ def count_macs(name: str) -> int:
 def main() -> int:
     """Command-line entry: 0 when the file is (now) right, 1 when ``--check`` finds it stale."""
     if "--check" in sys.argv[1:]:
-        fresh = registry.CATALOG.exists() and registry.CATALOG.read_text(encoding="utf-8") == render_catalog()
+        fresh = CATALOG.exists() and CATALOG.read_text(encoding="utf-8") == render_catalog()
         print(
             "catalog.json is up to date"
             if fresh
@@ -80,7 +81,7 @@ def main() -> int:
         )
         return 0 if fresh else 1
     write_catalog()
-    print(f"wrote {registry.CATALOG}: {len(import_all())} entries")
+    print(f"wrote {CATALOG}: {len(import_all())} entries")
     return 0
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import json
 import re
+import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PosixPath, PurePosixPath
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
@@ -18,7 +21,9 @@ from torch import Tensor, nn
 from attn_deploy.errors import CheckpointError, InvalidRequestError
 from attn_deploy.files import read_typed, sha256_of, typed
 from attn_deploy.resolve.insert import is_inserted
-from attn_deploy.resolve.state_dicts import choose_state, fit_names
+from attn_deploy.resolve.pickle_names import names_in
+from attn_deploy.resolve.snapshots import hash_of, published_state, weight_files
+from attn_deploy.resolve.state_dicts import ChosenState, choose_state, fit_names, tables_among
 
 # The files of a training run.
 RECORD, WEIGHTS = "record.json", "model.safetensors"
@@ -44,36 +49,70 @@ def load_weights(model: nn.Module, path: Path | str, label: str, *, key: str | N
         InvalidRequestError: if the file cannot be read or is no checkpoint, or a key or a shape does not fit.
     """
     path = Path(path)
+    if not path.exists():
+        raise InvalidRequestError(f"there is no checkpoint {str(path)!r}.")
     expected = model.state_dict()
-    chosen = choose_state(read_checkpoint(path), path, key)
+    published = published_state(model, path, label) if key is None else None
+    if published is None:
+        chosen = choose_state(read_checkpoint(path), path, key)
+    else:
+        chosen = ChosenState(*published)
     fitted = fit_names(chosen.state, set(expected))
     state = fitted.state
     missing = [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]
     if not any(map(is_inserted, state)):  # of the network before a module was put into it, which keeps its values
         missing = [k for k in missing if not is_inserted(k)]
     unexpected = [k for k in state if k not in expected]
+    tables = tables_among(model, missing, unexpected, state)
+    missing = [k for k in missing if k not in tables.kept]
+    unexpected = [k for k in unexpected if k not in tables.left_out]
     if missing or unexpected:
         raise InvalidRequestError(f"{label}: {path} does not fit: {_keys_summary(missing, unexpected)}{chosen.choice}.")
+    state = {k: v for k, v in state.items() if k in expected}
+    _refuse_unlike(state, expected, f"{label}: {path} does not fit")
+    model.load_state_dict(state, strict=False)  # what may be absent are counters of training steps, and tables
+    notes = "; ".join(n for n in (chosen.note, fitted.note, tables.note, _narrow(state, expected)) if n)
+    digest = hash_of(weight_files(path))
+    return (path.name, digest, notes) if notes else (path.name, digest)
+
+
+def _refuse_unlike(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
+    """Refuse tensors of another kind or shape than the model's.
+
+    Raises:
+        InvalidRequestError: naming them.
+    """
     for name, value in state.items():
         reason = _unlike(value, expected[name])
         if reason:
-            raise InvalidRequestError(f"{label}: {path} does not fit: {name!r} {reason}.")
-        if value.shape != expected[name].shape:
-            raise InvalidRequestError(
-                f"{label}: {path} does not fit: {name!r} has the shape {tuple(value.shape)}, the model's is "
-                f"{tuple(expected[name].shape)}. Give the constructor arguments that the checkpoint was trained with."
-            )
-    model.load_state_dict(state, strict=False)  # what may be absent are counters of training steps
-    notes = "; ".join(n for n in (chosen.note, fitted.note) if n)
-    return (path.name, sha256_of(path), notes) if notes else (path.name, sha256_of(path))
+            raise InvalidRequestError(f"{what}: {name!r} {reason}.")
+    differing = [n for n, v in state.items() if v.shape != expected[n].shape]
+    if not differing:
+        return
+    first = differing[0]
+    others = [f"{n} {tuple(state[n].shape)} for {tuple(expected[n].shape)}" for n in differing[1:4]]
+    more = f"; also {', '.join(others)}{' and more' if len(differing) > 4 else ''}" if others else ""
+    raise InvalidRequestError(
+        f"{what}: {first!r} has the shape {tuple(state[first].shape)}, the model's is {tuple(expected[first].shape)}{more} "
+        f"({len(differing)} of {len(state)} tensors). Give the constructor arguments that the checkpoint was trained with."
+    )
+
+
+def _narrow(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """The types of weights that are kept in fewer bits than the model's."""
+    types = {str(v.dtype).removeprefix("torch.") for k, v in state.items() if v.itemsize < expected[k].itemsize}
+    return f"stored as {', '.join(sorted(types))}" if types else ""
 
 
 def read_checkpoint(path: Path) -> Any:
-    """What a ``.safetensors`` file holds, or a file that ``torch.save`` wrote.
+    """What a ``.safetensors`` file holds, a file that ``torch.save`` wrote, or the parts of one in a folder or an index.
 
     Raises:
         InvalidRequestError: if the file cannot be read without executing code from it.
     """
+    files = weight_files(path)
+    if files != (path,):
+        return {k: v for file in files for k, v in read_checkpoint(file).items()}
     if not path.is_file():
         raise InvalidRequestError(f"there is no checkpoint {str(path)!r}.")
     if path.suffix == ".safetensors":
@@ -82,18 +121,45 @@ def read_checkpoint(path: Path) -> Any:
         except SafetensorError as error:
             raise InvalidRequestError(f"{path} cannot be read as safetensors: {error}.") from error
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_inert()):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch each have errors of their own
         if not re.search("global|class|instance", str(error), re.IGNORECASE):
             raise InvalidRequestError(
                 f"{path} cannot be read as weights ({path.stat().st_size} bytes): it is no file that torch.save wrote, or "
                 "was cut short. Copy it again, or save model.state_dict(), best with safetensors.torch.save_file."
             ) from error
-        first = str(error).strip().splitlines()[0]
         raise InvalidRequestError(
-            f"{path} cannot be read as weights: {first[:200]} A file that holds whole Python objects would have to be "
-            "executed to be read: save model.state_dict(), best with safetensors.torch.save_file."
+            f"{path} cannot be read as weights: beside tensors it holds {_code_in(path)}, and a file that holds whole Python "
+            "objects would have to be executed to be read: save model.state_dict(), best with safetensors.torch.save_file. If "
+            f"it is a whole model that you trust, name it as the model: attn-deploy export {path.name} --trust."
         ) from error
+
+
+def _code_in(path: Path) -> str:
+    """What a pickle names that is neither torch's nor numpy's, for a message."""
+    try:
+        names = [n.replace(" ", ".") for n in names_in(path)]
+    except InvalidRequestError:
+        return "other things"
+    other = [n for n in names if n.partition(".")[0] not in ("torch", "collections", "numpy")] or names
+    return ", ".join(other[:3]) + (", ..." if len(other) > 3 else "")
+
+
+def _inert() -> list[Any]:
+    """What training scripts put beside weights that holds data and runs nothing: numbers of numpy, options, paths."""
+    functions: list[Any] = [np.float64(0).__reduce__()[0], np.empty(0).__reduce__()[0]]
+    kinds = {type(np.dtype(t)) for t in ("float64", "float32", "float16", "int64", "int32", "uint8", "bool")}
+    return [
+        *functions,
+        np.dtype,
+        np.ndarray,
+        *kinds,
+        argparse.Namespace,
+        types.SimpleNamespace,
+        PosixPath,
+        PurePosixPath,
+    ]
 
 
 def _keys_summary(missing: Sequence[str], unexpected: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from attn_deploy.backbones.slots import Kind, Place
+from attn_deploy.backbones.slots import Kind, SlotPlace
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.registry import ModelSpec
 
@@ -51,7 +51,7 @@ class ModuleFiller:
         if named:
             raise InvalidRequestError(f"{spec.name!r} in a slot: {named[0]} is set by the backbone; leave it out.")
 
-    def make(self, place: Place) -> nn.Module | None:
+    def make(self, place: SlotPlace) -> nn.Module | None:
         """The module for a place, tried on a small map; None where its stride or its widths cannot be had.
 
         Raises:
@@ -74,11 +74,11 @@ class ModuleFiller:
             )
         return module
 
-    def width(self, module: nn.Module, place: Place) -> int:
+    def width(self, module: nn.Module, place: SlotPlace) -> int:
         """Channels that the module gives for the place's map."""
         return int(self._try(module, place).shape[1])
 
-    def _settings(self, place: Place) -> dict[str, Any] | None:
+    def _settings(self, place: SlotPlace) -> dict[str, Any] | None:
         """Constructor arguments for a place; None where the module has no argument for what the place needs."""
         settings = {**self._spec.reference, **dict.fromkeys(self._widths, place.in_channels)}
         if "out_channels" in self._widths:
@@ -97,7 +97,7 @@ class ModuleFiller:
                 settings["relu"] = place.activated
         return {**settings, **self._arguments}
 
-    def _try(self, module: nn.Module, place: Place) -> torch.Tensor:
+    def _try(self, module: nn.Module, place: SlotPlace) -> torch.Tensor:
         probe = torch.zeros(1, place.in_channels, PROBE, PROBE)
         try:
             with torch.no_grad():

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from attn_deploy import registry
-from attn_deploy.backbones.slots import Place
+from attn_deploy.backbones.slots import SlotPlace
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.inputs.grammar import parse_inputs
 from attn_deploy.inputs.samples import example_arrays
@@ -204,7 +204,7 @@ def _made(spec: ModelSpec, arguments: Mapping[str, Any], path: str, source: Any,
     if not isinstance(source, Tensor) or source.dim() != 4:
         raise InvalidRequestError(f"the module {path!r} does not take one map N x C x H x W; it cannot be replaced.")
     stride = max(1, round(source.shape[2] / target.shape[2]))
-    module = filler.make(Place(filler.kind, source.shape[1], target.shape[1], stride))
+    module = filler.make(SlotPlace(filler.kind, source.shape[1], target.shape[1], stride))
     if module is None:
         raise InvalidRequestError(
             f"{spec.name!r} cannot stand at {path!r}: it does not turn {source.shape[1]} channels into {target.shape[1]} "
@@ -306,7 +306,7 @@ class ZooLayer:
         """
         own = {k: v for k, v in settings.items() if k not in _TIMM}
         filler = ModuleFiller(registry.get(self.name), {**self.arguments, **own}, instantiate)
-        module = filler.make(Place(filler.kind, channels, channels))
+        module = filler.make(SlotPlace(filler.kind, channels, channels))
         if module is None:
             raise InvalidRequestError(f"{self.name!r} cannot be made for {channels} channels.")
         return module.train()

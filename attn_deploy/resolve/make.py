@@ -24,6 +24,9 @@ from attn_deploy.resolve.insert import insert
 from attn_deploy.resolve.instantiate import defaults, instantiate
 from attn_deploy.resolve.names import ModelName
 from attn_deploy.resolve.packages import from_package
+from attn_deploy.resolve.pickles import from_pickle
+from attn_deploy.resolve.published_images import PublishedImages
+from attn_deploy.specs.spec import DEFAULT_DYNAMIC
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,7 @@ class ResolvedModel:
         dynamic: the axis symbols that may move.
         spec: the registry entry of the base name; None for the user's own model, those of packages and trained ones.
         arguments: constructor arguments in force.
+        images: what the package says of the images that its model takes; None where it says nothing.
     """
 
     name: ModelName
@@ -47,6 +51,12 @@ class ResolvedModel:
     dynamic: tuple[str, ...]
     spec: ModelSpec | None
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    images: PublishedImages | None = None
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the name stands for a model with weights of its own, trained or pickled."""
+        return self.name.checkpoint is not None or self.name.pickled is not None
 
 
 def make_model(parsed: ModelName, arguments: Mapping[str, Any] | None = None) -> ResolvedModel:
@@ -61,11 +71,20 @@ def make_model(parsed: ModelName, arguments: Mapping[str, Any] | None = None) ->
     chosen = {**parsed.arguments, **(arguments or {})}
     if parsed.file is not None:
         module = _with_inserted(_from_file(parsed, chosen), parsed, None)
-        return ResolvedModel(parsed, module, None, None, registry.DEFAULT_DYNAMIC, None, chosen)
-    if parsed.package is not None:
-        module, taken = from_package(parsed, chosen)
+        return ResolvedModel(parsed, module, None, None, DEFAULT_DYNAMIC, None, chosen)
+    if parsed.pickled is not None:
+        if chosen:
+            raise InvalidRequestError(
+                f"{parsed.text!r} holds its model; arguments ({', '.join(chosen)}) cannot change it."
+            )
+        module, taken = from_pickle(Path(parsed.pickled), parsed.text)
         module = _with_inserted(module, parsed, taken)
-        return ResolvedModel(parsed, module, taken, None, registry.DEFAULT_DYNAMIC, None, chosen)
+        return ResolvedModel(parsed, module, taken, None, DEFAULT_DYNAMIC, None)
+    if parsed.package is not None:
+        packaged = from_package(parsed, chosen)
+        module = _with_inserted(packaged.model, parsed, packaged.inputs)
+        images = packaged.images
+        return ResolvedModel(parsed, module, packaged.inputs, None, DEFAULT_DYNAMIC, None, chosen, images=images)
     spec = registry.get(parsed.base)
     settings = {**spec.reference, **chosen}
     filled = dict(settings)

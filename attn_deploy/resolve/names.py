@@ -9,6 +9,7 @@ path/to/net.py:MyNet            the user's own class or factory
 timm:resnet50:num_classes=10    a model of an installed package, made by the package's own factory; likewise torchvision:,
                                 transformers:ViTModel (its default configuration, or config=DIR), smp:Unet, ultralytics:yolo11n
 timm:resnet50+cbam@layer3       in these and in files, a module behind the one at a path;  net.py:Net+eca:kernel_size=3@stage4.*
+best.pt                         a whole pickled model, such as ultralytics' trainings leave; only where it is trusted
 runs/resnet18-se-digits-s0      a trained model: the folder of a run, or its model.safetensors
 """
 
@@ -24,6 +25,7 @@ from attn_deploy.errors import InvalidRequestError
 from attn_deploy.resolve.package_names import MODULES
 
 PACKAGES = tuple(MODULES)
+PICKLES = (".pt", ".pth")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class ModelName:
     """A parsed name.
 
     ``file`` is set for a user's own model, ``package`` for one of an installed package, ``slot`` for a backbone with a
-    module in it, ``checkpoint`` for a trained one.
+    module in it, ``checkpoint`` for a trained one, ``pickled`` for a file that holds a whole model.
     """
 
     text: str
@@ -43,12 +45,20 @@ class ModelName:
     stage: str | None = None
     package: str | None = None
     checkpoint: str | None = None
+    pickled: str | None = None
+
+    @property
+    def of_registry(self) -> bool:
+        """Whether the base name is one of the zoo's."""
+        return not (self.file or self.package or self.checkpoint or self.pickled)
 
     @property
     def short(self) -> str:
         """The name without the folder of its file, such as ``net.py:MyNet``: the same model wherever it lies."""
         if self.file is not None:
             return Path(self.file).name + self.text[len(self.file) :]
+        if self.pickled is not None:
+            return Path(self.pickled).name + self.text[len(self.pickled) :]
         if self.checkpoint is not None:
             path = Path(self.checkpoint)
             return path.parent.name or path.name if path.name == "model.safetensors" else path.name
@@ -57,8 +67,8 @@ class ModelName:
     @property
     def stem(self) -> str:
         """The name as a file name, such as ``resnet18-cbam-layer3``."""
-        text = self.base if self.file or self.checkpoint else self.text
-        if self.file and self.slot:
+        text = self.base if self.file or self.checkpoint or self.pickled else self.text
+        if (self.file or self.pickled) and self.slot:
             text = f"{self.base}-{self.slot}-{self.stage}"
         return re.sub(r"[^A-Za-z0-9_]+", "-", text).strip("-").lower()
 
@@ -87,6 +97,8 @@ def parse_name(text: str) -> ModelName:
         return ModelName(text, file["base"], _arguments(file["arguments"], text), file=file["file"])
     if text.endswith(".py"):
         raise InvalidRequestError(f"{text!r} names a file but no class: write {text}:ClassName.")
+    if text.endswith(PICKLES):
+        return ModelName(text, Path(text).stem or "model", pickled=text)
     packaged = re.fullmatch(rf"(?P<package>{'|'.join(PACKAGES)}):(?P<base>\w[\w./-]*)(?::(?P<arguments>.+))?", text)
     if packaged:
         arguments = _arguments(packaged["arguments"], text)
@@ -109,9 +121,9 @@ def parse_name(text: str) -> ModelName:
 
 
 def _is_network(text: str) -> bool:
-    """Whether a name is of a user's file or of a package, whose modules have paths."""
+    """Whether a name is of a user's file, of a package or of a pickled model, whose modules have paths."""
     packages = "|".join(PACKAGES)
-    return bool(re.fullmatch(rf".+\.py:[A-Za-z_]\w*(:.+)?|({packages}):\w[\w./-]*(:.+)?", text))
+    return bool(re.fullmatch(rf".+\.py:[A-Za-z_]\w*(:.+)?|({packages}):\w[\w./-]*(:.+)?|.+\.(pt|pth)", text))
 
 
 def module_and_arguments(text: str) -> tuple[str, dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,10 +16,20 @@ from attn_deploy.inputs.grammar import parse_inputs
 from attn_deploy.inputs.tensors import TensorInput
 from attn_deploy.resolve.adapters import ADAPTERS, Adapter
 from attn_deploy.resolve.names import ModelName
+from attn_deploy.resolve.published_images import PublishedImages, published_images
 
 
-def from_package(name: ModelName, arguments: Mapping[str, Any]) -> tuple[nn.Module, tuple[TensorInput, ...] | None]:
-    """The model, and its inputs where the package says of what size images are.
+@dataclass(frozen=True, slots=True)
+class Packaged:
+    """A model of a package, its inputs where the package says what size images have, and what it says of the images."""
+
+    model: nn.Module
+    inputs: tuple[TensorInput, ...] | None
+    images: PublishedImages | None
+
+
+def from_package(name: ModelName, arguments: Mapping[str, Any]) -> Packaged:
+    """The model of a package.
 
     Raises:
         MissingDependencyError: if the package is not installed, or cannot be imported.
@@ -42,8 +53,9 @@ def from_package(name: ModelName, arguments: Mapping[str, Any]) -> tuple[nn.Modu
         raise InvalidRequestError(f"{name.text}: {adapter.module} refuses: {type(error).__name__}: {reason}") from error
     if not isinstance(model, nn.Module):
         raise InvalidRequestError(f"{name.text}: expected a torch.nn.Module, got {type(model).__name__}.")
-    text = adapter.input(library, name.base, model)
-    return model.eval(), parse_inputs([text]) if text else None
+    texts = adapter.input(library, name.base, model)
+    images = published_images(adapter.package, library, name.base, arguments, model)
+    return Packaged(model.eval(), parse_inputs(texts) if texts else None, images)
 
 
 def _is_model(library: Any, name: str, names: Sequence[str]) -> bool:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from attn_deploy import registry
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.inputs.grammar import parse_inputs as parse_inputs
 from attn_deploy.resolve.make import ResolvedModel, make_model
 from attn_deploy.resolve.names import ModelName, parse_name
 from attn_deploy.resolve.packages import is_trained
 from attn_deploy.resolve.seeding import enliven
+from attn_deploy.resolve.snapshots import with_configuration
 from attn_deploy.resolve.trained import load_trained
+from attn_deploy.specs.spec import DEFAULT_DYNAMIC
 
 
 def create(name: str, **arguments: Any) -> nn.Module:
@@ -50,7 +52,7 @@ def resolve(name: str, arguments: Mapping[str, Any] | None = None) -> ResolvedMo
 
 
 def resolve_seeded(
-    name: str, arguments: Mapping[str, Any] | None = None, *, seed: int = 0, fresh: bool = True
+    name: str, arguments: Mapping[str, Any] | None = None, *, seed: int = 0, weights: Path | str | None = None
 ) -> ResolvedModel:
     """As `resolve`, with weights that are the same in every process, and no parameter of a registry model at zero.
 
@@ -58,13 +60,14 @@ def resolve_seeded(
         name: as `resolve`.
         arguments: as `resolve`.
         seed: of the weights.
-        fresh: whether the weights stay; False where a checkpoint is to be loaded.
+        weights: the checkpoint that is to be loaded, which is not done here: the seeded weights then stay as they are made,
+            and a snapshot of transformers' gives the configuration of the model.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        resolved = resolve(name, arguments)
+        resolved = resolve(name, with_configuration(name, arguments, weights))
     package = resolved.name.package is not None and not is_trained(resolved.arguments)
-    if fresh and (resolved.spec is not None or package):  # those of a user's own file are left as they are
+    if weights is None and (resolved.spec is not None or package):  # those of a user's own file are left as they are
         enliven(
             resolved.module, seed, deep=package or (resolved.spec is not None and resolved.spec.family == "backbone")
         )
@@ -74,4 +77,4 @@ def resolve_seeded(
 def resolve_module(module: nn.Module) -> ResolvedModel:
     """A module of the user's as `resolve` gives it, under the name of its class."""
     name = type(module).__name__
-    return ResolvedModel(ModelName(name, name), module, None, None, registry.DEFAULT_DYNAMIC, None)
+    return ResolvedModel(ModelName(name, name), module, None, None, DEFAULT_DYNAMIC, None)

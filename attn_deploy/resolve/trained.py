@@ -64,7 +64,7 @@ def load_trained(name: ModelName, model: str | None = None) -> TrainedModel:
     parsed = parse_name(header.model)
     if model is not None and parse_name(model).text != parsed.text:
         raise InvalidRequestError(f"{path} was trained as {parsed.text}, not {model}; name {parsed.text}.")
-    if model is None and (parsed.file or parsed.package or parsed.checkpoint):
+    if model is None and not parsed.of_registry:
         raise InvalidRequestError(
             f"{path} says that its model is {parsed.text}, which is not of the registry; what a file says must not choose "
             f"code to run. If you trust it, name the model yourself: attn-deploy evaluate {path} --model {parsed.text}, "

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from attn_deploy import registry
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.resolve.names import ModelName, parse_name
+from attn_deploy.resolve.names import PICKLES, ModelName, parse_name
 
 _CHECKPOINTS = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 _FILES = {
@@ -32,6 +32,8 @@ def check_model(text: str, *, files: tuple[str, ...] = ()) -> None:
         return
     if ending in _FILES:
         raise InvalidRequestError(f"{text} {_FILES[ending]}.")
+    if ending in PICKLES and Path(text).is_file() and _is_whole(Path(text), text):
+        return
     if ending in _CHECKPOINTS:
         raise InvalidRequestError(
             f"{text} is a checkpoint: it holds weights, and not the model that they belong to. Name the model, and the file "
@@ -41,6 +43,14 @@ def check_model(text: str, *, files: tuple[str, ...] = ()) -> None:
         registry.get(part)
 
 
+def _is_whole(path: Path, text: str) -> bool:
+    """Whether a file is a whole pickled model that the user trusts; one that he does not is refused."""
+    from attn_deploy.resolve.pickles import refuse_untrusted  # needs torch
+
+    refuse_untrusted(path, text)
+    return True
+
+
 def parts_of(text: str) -> tuple[str, ...]:
     """The registry names in a name: ``resnet18+se`` has two.
 
@@ -48,7 +58,7 @@ def parts_of(text: str) -> tuple[str, ...]:
         InvalidRequestError: if it names what the registry does not hold: a file, a package's model, a trained run.
     """
     name = parse_name(text)
-    if name.file is not None or name.package is not None or name.checkpoint is not None:
+    if not name.of_registry:
         raise InvalidRequestError(
             f"{text!r} is not of the zoo, and `attn-deploy info` is about the zoo: export it, and `attn-deploy inspect` shows "
             "what the file holds."
@@ -57,7 +67,7 @@ def parts_of(text: str) -> tuple[str, ...]:
 
 
 def _parts(name: ModelName) -> tuple[str, ...]:
-    if name.file is not None or name.package is not None or name.checkpoint is not None:
+    if not name.of_registry:
         return ()
     slot = name.slot if name.slot is not None and ".py" not in name.slot else None
     return (name.base,) if slot is None else (name.base, slot)

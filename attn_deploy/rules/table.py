@@ -129,12 +129,6 @@ ENTRIES: tuple[dict[str, Any], ...] = (
         "patterns": (r"a detector of torchvision takes",),
     },
     {
-        "id": "too-large",
-        "explanation": "a file of more than 2 GiB cannot be written, which is the limit of protobuf",
-        "remedy": "Export the model in parts, or in half precision: model.half() before the export halves it.",
-        "patterns": (r"more than 2 GiB cannot be written",),
-    },
-    {
         "id": "later-form",
         "explanation": "an operator is used in a form that later opsets define",
         "remedy": "Use the opset that the message names, or a later one.",

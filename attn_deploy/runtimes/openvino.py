@@ -105,7 +105,7 @@ class OpenVinoRunner:
             raise GraphError(f"the model's inputs are {self.input_names}, not {list(inputs)}.")
         self._held = []
         for index, name in enumerate(self.input_names):
-            tensor = self._tensor(np.ascontiguousarray(inputs[name]), shared_memory=True)
+            tensor = self._tensor(np.asarray(inputs[name], order="C"), shared_memory=True)
             self._held.append(tensor)
             try:
                 self._request.set_input_tensor(index, tensor)

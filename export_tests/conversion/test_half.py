@@ -19,7 +19,7 @@ from attn_deploy.cli import app
 from attn_deploy.conversion.half import measure, to_half
 from attn_deploy.errors import GraphError, InvalidRequestError, OpsetError, ParityError, PrecisionError
 from attn_deploy.graph.artifact import load_model, read_onnx
-from attn_deploy.graph.precision import apply_plan, half_type, make_plan, prepared_graph, rounded
+from attn_deploy.graph.precision import apply_plan, half_type, plan_precision, prepared_graph, rounded
 from attn_deploy.inputs.grammar import parse_inputs
 from attn_deploy.inputs.samples import example_arrays
 from attn_deploy.parity.graphs import graph_inputs
@@ -230,7 +230,7 @@ def test_quantized_and_half_graphs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PrecisionError, match="quantized already"):
         convert(saved(tmp_path, 17, body, s=np.float32(0.1)), precision="fp16")
     half = saved(tmp_path, 17, "y = Relu (x)", "float16[N] x", "float16[N] y")
-    with pytest.raises(PrecisionError, match="computes in float16"):
+    with pytest.raises(PrecisionError, match="'x' is fp16: the graph is in half precision already"):
         convert(half, precision="fp16")
 
 
@@ -283,10 +283,10 @@ def test_a_plan_leaves_the_margin(tmp_path: Path) -> None:
     prepared = prepared_graph(load_model(saved(tmp_path, 17, "a = Mul (x, x) y = Relu (a)")))
     ranges = measure(prepared, [{"x": np.full((1, 4, 2, 2), 150, np.float32)}], "net")  # 150**2 = 22500
     half = half_type("fp16")
-    assert set(make_plan(ir.from_proto(prepared), half, ranges).wide) == {n.name for n in prepared.graph.node}
-    assert not make_plan(ir.from_proto(prepared), half, ranges, margin=1.0).wide
+    assert set(plan_precision(ir.from_proto(prepared), half, ranges).wide) == {n.name for n in prepared.graph.node}
+    assert not plan_precision(ir.from_proto(prepared), half, ranges, margin=1.0).wide
     working = ir.from_proto(prepared)
-    typed = apply_plan(working, make_plan(working, half, None), same_io=True)
+    typed = apply_plan(working, plan_precision(working, half, None), same_io=True)
     assert set(dtypes(typed.model).values()) == {HALF}
 
 

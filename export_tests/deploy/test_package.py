@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,14 @@ from PIL import Image
 from torch import nn
 
 from attn_deploy import PackageRequest, export, package, verify_package
-from attn_deploy.deploy.package.triton import TENSORRT_OF, Served, TritonModel, check_engine, config_text
+from attn_deploy.deploy.package.triton import (
+    TENSORRT_OF,
+    ServedTensor,
+    TritonModel,
+    check_engine,
+    config_text,
+    triton_tensorrt,
+)
 from attn_deploy.errors import AttnDeployError, EngineMismatchError, EvidenceError, InvalidRequestError, ParityError
 from attn_deploy.inputs.grammar import parse_inputs
 from export_tests.deploy.stub_triton import grpc_server, http_server
@@ -202,13 +210,13 @@ def test_the_triton_client_gets_its_answer(place, pkg, protocol):
     assert (other.returncode, "does not have the model 'no' ready" in other.stderr) == (1, True)
 
 
-IMAGE, MASK = Served("image", "uint8", ("N", "H", "W", 3)), Served("mask", "bool", ("N", "H", "W"))
-SCORES, COUNT = Served("scores", "float32", ("N", 6)), Served("count", "int64", ("N",))
+IMAGE, MASK = ServedTensor("image", "uint8", ("N", "H", "W", 3)), ServedTensor("mask", "bool", ("N", "H", "W"))
+SCORES, COUNT = ServedTensor("scores", "float32", ("N", 6)), ServedTensor("count", "int64", ("N",))
 CONFIGS = {
     "batched": TritonModel(name="a", backend="onnxruntime", inputs=(IMAGE,), outputs=(SCORES,), labels=6, preferred=(4, 8)),
     "several": TritonModel(name="b", backend="onnxruntime", inputs=(IMAGE, MASK), outputs=(SCORES, COUNT), batch=4),
     "no batch": TritonModel(
-        name="c", backend="onnxruntime", inputs=(Served("image", "float32", (1, 3, 8, 8)),), outputs=(SCORES,),
+        name="c", backend="onnxruntime", inputs=(ServedTensor("image", "float32", (1, 3, 8, 8)),), outputs=(SCORES,),
         warmup={"image": (1, 3, 8, 8)},
     ),
     "plan": TritonModel(name="d", backend="tensorrt", inputs=(IMAGE,), outputs=(SCORES,), engine_batch=8),
@@ -307,7 +315,11 @@ def test_what_triton_would_refuse_is_refused():
     with pytest.raises(InvalidRequestError, match="first axes move together"):
         config_text(
             TritonModel(
-                name="a", backend="onnxruntime", inputs=(Served("x", "float32", (1, 3)),), outputs=(SCORES,), batch=4
+                name="a",
+                backend="onnxruntime",
+                inputs=(ServedTensor("x", "float32", (1, 3)),),
+                outputs=(SCORES,),
+                batch=4,
             )
         )
     with pytest.raises(InvalidRequestError, match="profiles end at 8"):
@@ -433,3 +445,18 @@ def test_an_engine_travels_with_its_sidecar(tmp_path):
     with pytest.raises(EngineMismatchError, match="loads those of TensorRT"):
         package(source, tmp_path / "no", request=PackageRequest(target="sm86", parts=("triton",)))
     assert not (tmp_path / "no").exists()
+
+
+def test_a_release_of_the_server_may_say_its_own_tensorrt():
+    assert triton_tensorrt("25.06") == "10.11.0"
+    assert triton_tensorrt("26.01=10.14.1") == "10.14.1"
+    check_engine("tensorrt", "10.14.1.48", "26.01=10.14.1")
+    with pytest.raises(EngineMismatchError, match=r"ships 10\.14\.1"):
+        check_engine("tensorrt", "10.13.3.9", "26.01=10.14.1")
+    for release, words in (
+        ("26.01", "--triton 26.01=10.14.1"),
+        ("25.06=10.3.0", "ships TensorRT 10.11.0"),
+        ("x=y", "not known"),
+    ):
+        with pytest.raises(InvalidRequestError, match=re.escape(words)):
+            triton_tensorrt(release)

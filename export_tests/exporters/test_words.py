@@ -143,10 +143,10 @@ def test_names_of_detectors_clips_and_segmenters(monkeypatch):
     library.get_model = lambda name: detector("SSD", False) if name == "det" else nn.Identity()
     monkeypatch.setitem(sys.modules, "torchvision.models", library)
     adapter = ADAPTERS["torchvision"]
-    assert adapter.input(None, "clip", nn.Identity()) == "clips:1x3xT=16xH=112xW=112"
-    assert adapter.input(None, "map", nn.Identity()) == "1x3x520x520"
+    assert adapter.input(None, "clip", nn.Identity()) == ["clips:1x3xT=16xH=112xW=112"]
+    assert adapter.input(None, "map", nn.Identity()) == ["1x3x520x520"]
     network = adapter.make(None, "det", {"part": "network"})
-    assert adapter.input(None, "det", network) == "images:1x3x320x320"
+    assert adapter.input(None, "det", network) == ["images:1x3x320x320"]
     with torch.no_grad():
         assert set(network(torch.zeros(2, 3, 8, 8))) == {"cls_logits", "bbox_regression"}
     with pytest.raises(InvalidRequestError, match="is no detector"):

@@ -17,7 +17,14 @@ from typer.testing import CliRunner
 
 from attn_deploy.cli.doctor import doctor as doctor_command
 from attn_deploy.machine import doctor, probes
-from attn_deploy.machine.doctor import PACKAGES, PackageCheck, compatibility, examine_machine, judge, version_key
+from attn_deploy.machine.doctor import (
+    PACKAGES,
+    InstalledCheck,
+    compatibility,
+    examine_machine,
+    judge_package,
+    version_key,
+)
 from attn_deploy.machine.environment import GpuDescription, describe_environment
 from attn_deploy.report.doctor import doctor_report
 
@@ -53,7 +60,7 @@ def broken(tmp_path, monkeypatch):
         monkeypatch.syspath_prepend(str(tmp_path))
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
         found = doctor._installed(package(name))
-        return judge(package(name), found, doctor._probe(package(name)))
+        return judge_package(package(name), found, doctor._probe(package(name)))
 
     return check
 
@@ -107,7 +114,7 @@ def test_a_package_that_crashes_is_broken_and_the_doctor_lives(broken):
 
 
 def test_a_package_that_is_old_is_broken():
-    found = judge(package("torch"), {"torch": "2.3.1+cu121"}, {"version": "2.3.1"})
+    found = judge_package(package("torch"), {"torch": "2.3.1+cu121"}, {"version": "2.3.1"})
     assert found.state == "broken"
     assert "2.3.1+cu121 is older than 2.9" in found.detail
     assert found.remedy == "pip install --upgrade attn-deploy"
@@ -118,7 +125,7 @@ def test_two_builds_of_onnxruntime_are_a_conflict(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     found = doctor._installed(package("onnxruntime"))
     assert set(found) == {"onnxruntime", "onnxruntime-gpu"}
-    check = judge(package("onnxruntime"), found, {"version": "1.31.1"})
+    check = judge_package(package("onnxruntime"), found, {"version": "1.31.1"})
     assert check.state == "broken"
     assert "overwrite each other" in check.detail
     assert "pip uninstall -y onnxruntime onnxruntime-gpu" in check.remedy
@@ -138,10 +145,10 @@ def test_a_driver_too_old_for_torch_is_broken():
     gpu = GpuDescription("NVIDIA A10", "525.60", "8.6", 24000, 1700, 1700, 40)
     machine = describe_environment()
     checks = {
-        "onnx": PackageCheck("onnx", "ok"),
-        "onnxruntime": PackageCheck("onnxruntime", "missing"),
-        "torch": PackageCheck("torch", "ok", facts={"cuda": "13.0"}),
-        "tensorrt_rtx": PackageCheck("tensorrt_rtx", "missing"),
+        "onnx": InstalledCheck("onnx", "ok"),
+        "onnxruntime": InstalledCheck("onnxruntime", "missing"),
+        "torch": InstalledCheck("torch", "ok", facts={"cuda": "13.0"}),
+        "tensorrt_rtx": InstalledCheck("tensorrt_rtx", "missing"),
     }
 
     def found(served):
@@ -156,10 +163,10 @@ def test_a_gpu_that_a_runtime_cannot_use_is_a_warning():
     gpu = GpuDescription("NVIDIA H100", "570.86", "9.0", 81559, 1980, 1980, 31)
     machine = replace(describe_environment(), gpus=(gpu,), cuda="13.0")
     checks = {
-        "onnx": PackageCheck("onnx", "missing"),
-        "onnxruntime": PackageCheck("onnxruntime", "ok", facts={"usable": ["CPU"], "compiled_in": ["Azure", "CPU"]}),
-        "torch": PackageCheck("torch", "ok", facts={"cuda": None}),
-        "tensorrt_rtx": PackageCheck("tensorrt_rtx", "ok"),
+        "onnx": InstalledCheck("onnx", "missing"),
+        "onnxruntime": InstalledCheck("onnxruntime", "ok", facts={"usable": ["CPU"], "compiled_in": ["Azure", "CPU"]}),
+        "torch": InstalledCheck("torch", "ok", facts={"cuda": None}),
+        "tensorrt_rtx": InstalledCheck("tensorrt_rtx", "ok"),
     }
     found = {c.name: c for c in compatibility(checks, machine)}
     assert set(found) == {"rtx on gpu", "onnxruntime on gpu"}
@@ -167,7 +174,7 @@ def test_a_gpu_that_a_runtime_cannot_use_is_a_warning():
     assert "compute capability 9.0" in found["rtx on gpu"].detail
     assert "attn-deploy[gpu]" in found["onnxruntime on gpu"].remedy
     ampere = replace(machine, gpus=(replace(gpu, compute_capability="8.6"),))
-    checks["onnxruntime"] = PackageCheck("onnxruntime", "ok", facts={"usable": ["CUDA", "CPU"]})
+    checks["onnxruntime"] = InstalledCheck("onnxruntime", "ok", facts={"usable": ["CUDA", "CPU"]})
     assert compatibility(checks, ampere) == []
 
 
@@ -201,7 +208,7 @@ def test_the_command(report, monkeypatch):
     assert done.exit_code == 0
     assert json.loads(done.stdout)["healthy"]
     sick = doctor.DoctorReport(
-        report.environment, (PackageCheck("torch", "broken", "2.0", "import fails", "pip install x"),)
+        report.environment, (InstalledCheck("torch", "broken", "2.0", "import fails", "pip install x"),)
     )
     monkeypatch.setattr(doctor, "examine_machine", lambda tell: sick)
     done = CliRunner().invoke(app, [])

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from attn_deploy import create, fuse, load_official_state_dict
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.inputs.expressions import evaluate
+from attn_deploy.inputs.expressions import evaluate_expression
 from attn_deploy.modules.attention.asymmetric_non_local import AFNB, APNB
 from attn_deploy.modules.attention.bam import BAM
 from attn_deploy.modules.attention.concurrent_squeeze_excite import (
@@ -251,7 +251,7 @@ def test_gather_excite_of_any_extent_is_made_by_name():
     assert create("ge_theta:extent=8").gather is not None
     assert sum(p.numel() for p in create("ge_theta:extent=8").parameters()) == 2112
     with pytest.raises(InvalidRequestError, match="feat_size is None, which has no element 0"):
-        evaluate("feat_size[0]", {"feat_size": None})
+        evaluate_expression("feat_size[0]", {"feat_size": None})
 
 
 @pytest.mark.parametrize(("reconstruct", "residual"), [(False, False), (True, False), (True, True)])

@@ -17,6 +17,7 @@ from attn_deploy.inputs.samples import example_arrays, verification_sizes
 from attn_deploy.ops import Fusible
 from attn_deploy.resolve import catalog
 from attn_deploy.resolve.resolve import resolve
+from attn_deploy.specs.sources import CATALOG
 from export_tests.helpers import (
     as_tuple,
     assert_matches_official,
@@ -170,7 +171,7 @@ def test_names_are_unique_and_every_file_registers():
     words = [word for s in SPECS for word in {registry._key(w) for w in (s.name, *s.aliases)}]
     assert len(words) == len(set(words)), sorted({w for w in words if words.count(w) > 1})
     files = {s.target.split(":")[0] for s in SPECS}
-    root = registry.CATALOG.parent / "modules"
+    root = CATALOG.parent / "modules"
     for path in root.glob("*/*.py"):
         if path.name != "__init__.py":
             assert f"attn_deploy.modules.{path.parent.name}.{path.stem}" in files, f"{path} registers nothing"
@@ -184,9 +185,7 @@ def test_aliases_resolve(spec):
 
 
 def test_the_catalogue_is_up_to_date():
-    assert registry.CATALOG.read_text(encoding="utf-8") == catalog.render_catalog(), (
-        "run python -m attn_deploy.resolve.catalog"
-    )
+    assert CATALOG.read_text(encoding="utf-8") == catalog.render_catalog(), "run python -m attn_deploy.resolve.catalog"
 
 
 # The vectors made by the official code: one of each entry in every checkout, all of them where the whole folder is at hand.

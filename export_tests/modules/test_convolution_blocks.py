@@ -1,6 +1,6 @@
 """What is special about the re-parameterised, dynamic and deformable convolutions, the up-samplers and the slim neck.
 
-The properties that every module must have are in test_zoo_contract.py.
+The properties that every module must have are in test_contract.py.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from torch.func import functional_call
 from attn_deploy import create, export, registry
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.fusing import fuse_with_report
-from attn_deploy.inputs.expressions import evaluate
+from attn_deploy.inputs.expressions import evaluate_expression
 from attn_deploy.inputs.grammar import parse_inputs
 from attn_deploy.inputs.samples import verification_sizes
 from attn_deploy.inputs.tensors import inputs_for_spec
@@ -292,7 +292,7 @@ def test_sizes_of_levels_follow_from_how_many_there_are():
     assert [i.dims for i in inputs] == [("N", 8, "4*H", "4*W"), ("N", 12, "2*H", "2*W"), ("N", 20, "H", "W")]
     five = inputs_for_spec(spec, spec.reference)
     assert max(i.shape(s)[2] for i in five for s in verification_sizes(five, ("N", "H", "W"))) <= 128
-    assert evaluate("2**(3-1)*H", {"H": 5}) == 20
+    assert evaluate_expression("2**(3-1)*H", {"H": 5}) == 20
 
 
 @pytest.mark.parametrize("exporter", ["torchscript", pytest.param("dynamo", marks=pytest.mark.slow)])

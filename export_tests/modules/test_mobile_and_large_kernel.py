@@ -1,6 +1,6 @@
 """What is special about the mobile, large-kernel, wavelet and octave blocks and what goes with them.
 
-The properties that every module must have are in test_zoo_contract.py; plain restatements are in
+The properties that every module must have are in test_contract.py; plain restatements are in
 test_wave2_e_forms.py, gradients in test_gradients_e.py.
 """
 

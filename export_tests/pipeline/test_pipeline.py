@@ -22,7 +22,7 @@ from attn_deploy.deploy.package.check import verify_package
 from attn_deploy.errors import AttnDeployError, InvalidRequestError
 from attn_deploy.pipeline.commands import STEPS
 from attn_deploy.pipeline.gates import judge
-from attn_deploy.pipeline.plan import make_plan
+from attn_deploy.pipeline.plan import plan_pipeline
 from attn_deploy.pipeline.run import run_pipeline
 from attn_deploy.pipeline.schema import pipeline_schema
 from attn_deploy.pipeline.settings import checked, read_settings
@@ -119,7 +119,7 @@ def test_changed_bytes_run_what_they_touch(again, change):
     else:
         path = again / "out" / "model.onnx"
         path.write_bytes(path.read_bytes()[:-3])
-    steps = make_plan(read_settings(again / "deploy.toml", COMMANDS), COMMANDS).steps
+    steps = plan_pipeline(read_settings(again / "deploy.toml", COMMANDS), COMMANDS).steps
     assert not steps[0].cached
     assert all(not s.cached for s in steps) == (change == "source")
 
@@ -135,7 +135,7 @@ def test_a_gate_that_fails_is_named_and_nothing_is_packaged(again):
 
 def test_each_gate_can_fail(again):
     settings = read_settings(again / "deploy.toml", COMMANDS)
-    plan = make_plan(settings, COMMANDS)
+    plan = plan_pipeline(settings, COMMANDS)
     worse = copy.deepcopy(json.loads((again / "out" / "evaluate.json").read_text()))
     baseline = again / "baseline"
     shutil.copytree(again / "out", baseline)
@@ -174,7 +174,7 @@ def test_ctrl_c_keeps_what_is_finished(again):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
-    steps = make_plan(read_settings(again / "deploy.toml", COMMANDS), COMMANDS).steps
+    steps = plan_pipeline(read_settings(again / "deploy.toml", COMMANDS), COMMANDS).steps
     assert [s.cached for s in steps] == [True, False, False]
     assert set(dict(rerun(again).steps)) == {"export", "profile", "evaluate", "package"}
 
@@ -224,7 +224,7 @@ def test_plan_and_init(tmp_path):
 )
 def test_what_becomes_an_engine_is_quantized_for_gpus(tmp_path, tables, target):
     data = {"model": "a.onnx", "quantize": {}, **tables}
-    argv = make_plan(checked(data, tmp_path, "deploy.toml", COMMANDS), COMMANDS).steps[0].argv
+    argv = plan_pipeline(checked(data, tmp_path, "deploy.toml", COMMANDS), COMMANDS).steps[0].argv
     assert [word for flag, word in itertools.pairwise(argv) if flag == "--target"] == target
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -192,3 +195,111 @@ def test_other_tensors_around_the_model(trained, tmp_path):
         loaded = load_weights(model, tmp_path / name, "m")
         assert torch.equal(model[0].weight, factor * trained["0.weight"]), name
         assert ("criterion.weight" in str(loaded)) == (name == "lightning.ckpt")
+
+
+def test_names_that_wrappers_of_parts_leave(trained, tmp_path):
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 1)), nn.Sequential(nn.BatchNorm2d(4)))
+    right = {k: torch.rand_like(v) if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    wrapped = {f"model._orig_mod.module.{k}": v for k, v in right.items()}
+    inside = {k.replace("0.0.", "0._orig_mod.0.").replace("1.0.", "1.module.0."): v for k, v in right.items()}
+    for state in ({"state_dict": wrapped}, inside, {"epoch": 3, "best": 0.5, **right}):
+        torch.save(state, tmp_path / "w.pt")
+        load_weights(model, tmp_path / "w.pt", "m")
+        assert all(torch.equal(v, right[k]) for k, v in model.state_dict().items())
+
+
+def test_what_stands_beside_averaged_weights_may_be_chosen(trained, tmp_path):
+    raw = {k: v + 1 for k, v in trained.items()}
+    flat = {**{f"model.{k}": v for k, v in raw.items()}, **{f"model_ema.{k}": v for k, v in trained.items()}}
+    bare = {**raw, **{f"ema.{k}": v for k, v in trained.items()}}
+    counted = {"state_dict": raw, "ema": {"num_updates": torch.tensor(3), "shadow": trained}}
+    for state in ({"state_dict": flat}, bare, counted, {"student": raw, "teacher": trained}):
+        torch.save(state, tmp_path / "w.pt")
+        model = network()
+        load_weights(model, tmp_path / "w.pt", "m")
+        assert torch.equal(model[0].weight, trained["0.weight"])
+    torch.save({"state_dict": flat}, tmp_path / "w.pt")
+    model = network()
+    notes = load_weights(model, tmp_path / "w.pt", "m", key="model")[2]
+    assert torch.equal(model[0].weight, raw["0.weight"])
+    assert "'model.'" in notes
+
+
+def test_averaged_parameters_without_statistics_are_refused_and_the_remedy_works(trained, tmp_path):
+    averaged = {k: v for k, v in trained.items() if "running" not in k and "num_batches" not in k}
+    torch.save({"model": trained, "ema": averaged}, tmp_path / "w.pt")
+    with pytest.raises(
+        InvalidRequestError, match=r"2 tensors are missing \(1.running_mean.*--weights-key can also be 'model'"
+    ):
+        load_weights(network(), tmp_path / "w.pt", "m")
+    model = network()
+    load_weights(model, tmp_path / "w.pt", "m", key="model")
+    assert torch.equal(model[1].running_mean, trained["1.running_mean"])
+
+
+class Tabled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.proj = nn.Linear(4, 4)
+        self.register_buffer("relative_position_index", torch.arange(9).reshape(3, 3))
+        self.register_buffer("scale", torch.tensor([2.0]))
+
+
+def test_tables_of_the_constructor_may_be_missing_and_others_may_not(tmp_path):
+    model = Tabled()
+    state = model.state_dict()
+    part = {k: v for k, v in state.items() if k != "relative_position_index"}
+    torch.save({**part, "attn_mask": torch.zeros(2, 2)}, tmp_path / "w.pt")
+    notes = load_weights(model, tmp_path / "w.pt", "m")[2]
+    assert "1 tables as the constructor makes them (relative_position_index)" in notes
+    assert "1 tables of the file left out (attn_mask)" in notes
+    torch.save({k: v for k, v in state.items() if k != "scale"}, tmp_path / "w.pt")
+    with pytest.raises(InvalidRequestError, match=r"1 tensors are missing \(scale\)"):
+        load_weights(model, tmp_path / "w.pt", "m")
+
+
+def test_every_shape_that_differs_is_counted_and_the_first_are_listed(tmp_path):
+    wide = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))
+    torch.save(wide.state_dict(), tmp_path / "w.pt")
+    with pytest.raises(
+        InvalidRequestError, match=r"'0.weight' has the shape \(8, 3, 1, 1\).*also 0.bias \(8,\) for \(4,\).*6 of 7"
+    ):
+        load_weights(network(), tmp_path / "w.pt", "m")
+
+
+def test_half_weights_are_widened_and_that_is_noted(trained, tmp_path):
+    save_file({k: v.half() if v.is_floating_point() else v for k, v in trained.items()}, tmp_path / "w.safetensors")
+    model = network()
+    assert load_weights(model, tmp_path / "w.safetensors", "m")[2] == "stored as float16"
+    assert model[0].weight.dtype == torch.float32
+    assert torch.equal(model[0].weight, trained["0.weight"].half().float())
+
+
+def test_numbers_of_numpy_options_and_paths_beside_weights_are_no_code(trained, tmp_path):
+    extra = {"best": np.float64(0.9), "loss": np.arange(3.0), "args": argparse.Namespace(lr=1), "root": tmp_path}
+    torch.save({"state_dict": trained, **extra}, tmp_path / "w.pt")
+    model = network()
+    load_weights(model, tmp_path / "w.pt", "m")
+    assert torch.equal(model[0].weight, trained["0.weight"])
+
+
+def test_weights_in_several_files(trained, tmp_path):
+    names = list(trained)
+    parts = {"model-1.safetensors": names[:3], "model-2.safetensors": names[3:]}
+    for file, keys in parts.items():
+        save_file({k: trained[k] for k in keys}, tmp_path / file)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {k: f for f, keys in parts.items() for k in keys}}))
+    for path in (index, tmp_path):
+        model = network()
+        assert load_weights(model, path, "m")[0] == path.name
+        assert torch.equal(model[1].running_var, trained["1.running_var"])
+    (tmp_path / "model-2.safetensors").unlink()
+    with pytest.raises(InvalidRequestError, match=r"names 2 files and 1 of them are missing \(model-2.safetensors\)"):
+        load_weights(network(), tmp_path, "m")
+    index.write_text(json.dumps({"weight_map": {"0.weight": "../other.safetensors"}}))
+    with pytest.raises(InvalidRequestError, match="not a file beside it"):
+        load_weights(network(), index, "m")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InvalidRequestError, match=r"holds none of model\.safetensors"):
+        load_weights(network(), tmp_path / "empty", "m")

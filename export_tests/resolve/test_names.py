@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 from torch import nn
@@ -119,36 +117,6 @@ def test_inputs_share_symbols_where_sizes_are_equal():
     assert (low.dims, low.shape()) == (("N", 8, "2*H", "2*W"), (1, 8, 32, 48))
     with pytest.raises(InvalidRequestError, match="two inputs are called 'a'"):
         parse_inputs(["a:1x3x16x16", "a:1x3x16x16"])
-
-
-def test_third_parties_add_models_through_an_entry_point(monkeypatch, tmp_path):
-    spec = registry.ModelSpec(
-        name="their_block",
-        target="torch.nn:Conv2d",
-        family="theirs",
-        summary="A convolution.",
-        reference={"in_channels": 4, "out_channels": 4, "kernel_size": 1},
-        inputs=(registry.Input("x", ("N", "in_channels", "H", "W")),),
-    )
-    points = [
-        SimpleNamespace(name="good", value="x:y", load=lambda: lambda: [spec]),
-        SimpleNamespace(name="bad", value="x:z", load=lambda: 1 / 0),
-    ]
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points)
-    info = tmp_path / "theirs-1.0.dist-info"
-    info.mkdir()
-    (info / "entry_points.txt").write_text("[attn_deploy.models]\ngood = x:y\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    registry._entry_points.cache_clear()
-    registry._index.cache_clear()
-    try:
-        with pytest.warns(RuntimeWarning, match="entry point 'bad'"):
-            assert registry.get("their-block") == spec
-        assert isinstance(attn_deploy.create("their_block"), nn.Conv2d)
-    finally:
-        monkeypatch.undo()
-        registry._entry_points.cache_clear()
-        registry._index.cache_clear()
 
 
 def test_a_taken_name_is_refused():

@@ -8,6 +8,7 @@ from typing import Any
 
 from attn_deploy.deploy.package.standalone.verify import UnusableError, check
 from attn_deploy.errors import AttnDeployError
+from attn_deploy.graph.artifact import open_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,12 @@ def verify_package(folder: Path | str, engine: str | None = None) -> PackageChec
     Raises:
         AttnDeployError: if the folder is no package, or a runtime is missing.
     """
+    folder = Path(folder)
+    model = folder / "model.onnx"
+    if engine is None and model.is_file():
+        open_model(model)  # what is damaged, without end or beyond the memory is refused before it runs
     try:
-        problems, remarks = check(Path(folder), engine)
+        problems, remarks = check(folder, engine)
     except UnusableError as error:
         raise AttnDeployError(str(error), exit_code=error.code) from error
     return PackageCheck(str(folder), tuple(problems), tuple(remarks))

@@ -26,7 +26,7 @@ _TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int
 _MANY = 12  # sets of inputs that are tried for golden ones without near ties
 
 
-def tolerance_of(precision: str) -> dict[str, Any]:
+def golden_tolerance(precision: str) -> dict[str, Any]:
     """The tolerance of a precision as JSON-ready data."""
     return asdict(TOLERANCES[_TYPES.get(precision, "float32")])
 
@@ -56,7 +56,7 @@ def golden_cases(
         ParityError: if the file gives other numbers than the reference.
     """
     candidate = OnnxRuntimeRunner(path)
-    tolerance = tolerance_of(precision)
+    tolerance = golden_tolerance(precision)
     cases = []
     for index, sizes in enumerate([{}, *verification_sizes(inputs, symbols)[:2]]):
         problems: list[str] = []

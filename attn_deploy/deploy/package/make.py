@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -14,14 +14,15 @@ from typing import Any
 from attn_deploy._version import __version__
 from attn_deploy.deploy.package import standalone
 from attn_deploy.deploy.package.docker import dockerfiles
-from attn_deploy.deploy.package.evidence import accuracy_rows, evidence_html, evidence_markdown, latency_rows
-from attn_deploy.deploy.package.golden import Case, eager_runner, golden_bytes, golden_cases, tolerance_of
-from attn_deploy.deploy.package.request import PackageRequest, check_folder
-from attn_deploy.deploy.package.triton import TENSORRT_OF, Served, TritonModel, check_engine, config_text
+from attn_deploy.deploy.package.evidence import evidence_accuracy_rows, evidence_html, evidence_markdown, latency_rows
+from attn_deploy.deploy.package.facts import RowFacts, read_accuracy, read_profile
+from attn_deploy.deploy.package.golden import Case, eager_runner, golden_bytes, golden_cases, golden_tolerance
+from attn_deploy.deploy.package.request import PackageRequest, check_folder, served_name
+from attn_deploy.deploy.package.triton import TENSORRT_OF, ServedTensor, TritonModel, check_engine, config_text
 from attn_deploy.engine.artifact import EngineArtifact
 from attn_deploy.engine.builder import build
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.files import read_json, scratch_folder, sha256_of
+from attn_deploy.files import scratch_folder, sha256_of
 from attn_deploy.graph.artifact import OnnxArtifact, TensorInfo, open_model, read_onnx
 from attn_deploy.inputs.tensors import TensorInput
 from attn_deploy.parity.graphs import graph_inputs
@@ -132,7 +133,7 @@ def _from_file(source: Path, path: Path, reference: Path | None) -> _Source:
     if artifact.seal == "broken":
         artifact.check_seal()
     model, _ = open_model(source)
-    if any(t.external_data for t in model.graph.initializer):
+    if artifact.data:
         raise InvalidRequestError(
             f"{source} keeps its weights in another file; packages hold files of up to 2 GiB in one."
         )
@@ -189,7 +190,7 @@ def _engine(folder: Path, onnx: Path, device: str | None, wanted: PackageRequest
     progress(f"building an engine for {device or wanted.target}")
     place = folder / "engines"
     place.mkdir(exist_ok=True)
-    file = place / f"{device or 'target'}.engine"
+    file = place / f"{Path(device).stem if device else 'target'}.engine"  # a device may be a file, as my/board.toml
     return build(onnx, file, device=device, targets=wanted.target)
 
 
@@ -198,11 +199,11 @@ def _manifest(
 ) -> dict[str, Any]:
     artifact, record = source.artifact, dict(source.artifact.record)
     evidence = artifact.evidence
-    profile = None if wanted.profile is None else _read_profile(wanted.profile)
-    labels = [] if wanted.labels is None else wanted.labels.read_text(encoding="utf-8").splitlines()
+    profile = () if wanted.profile is None else read_profile(wanted.profile)
+    labels = [] if wanted.labels is None else _read_labels(wanted.labels)
     return {
         "schema_version": SCHEMA_VERSION,
-        "name": wanted.name or _stem(model),
+        "name": wanted.name or served_name(_stem(model)),
         "attn_deploy": __version__,
         "inputs": [_tensor(t) for t in artifact.inputs],
         "outputs": [_tensor(t) for t in artifact.outputs],
@@ -212,14 +213,14 @@ def _manifest(
         "preprocess": record.get("preprocess"),
         "postprocess": record.get("postprocess"),
         "labels": [line.strip() for line in labels if line.strip()],
-        "tolerance": tolerance_of(artifact.metadata.get("precision", "fp32")),
+        "tolerance": golden_tolerance(artifact.metadata.get("precision", "fp32")),
         "golden": len(cases),
         "reference": source.words,
         "runtime": f"onnxruntime {import_onnxruntime().__version__}",
         "versions": dict(record.get("versions") or {}),
         "engines": [_engine_facts(e) for e in engines],
         "latency": latency_rows(profile),
-        "accuracy": accuracy_rows([read_json(p) for p in wanted.accuracy]),
+        "accuracy": evidence_accuracy_rows([read_accuracy(p) for p in wanted.accuracy]),
         "record": json.loads(json.dumps(record, default=str)),
         "history": [dict(h) for h in evidence.history] if evidence is not None else [],
         "files": {},
@@ -247,7 +248,7 @@ def _engine_facts(engine: EngineArtifact) -> dict[str, Any]:
         "version": engine.version,
         "targets": list(engine.targets),
         "precision": engine.precision,
-        "tolerance": tolerance_of("fp16" if typed == "fp32" and engine.options.tf32 else typed),
+        "tolerance": golden_tolerance("fp16" if typed == "fp32" and engine.options.tf32 else typed),
     }
 
 
@@ -269,7 +270,7 @@ def _write_parts(
         _write_repository(folder, manifest, artifact, engines, cases, wanted)
     if "docker" in wanted.parts:
         (folder / "docker").mkdir()
-        texts = dockerfiles(manifest["name"], _pins(), wanted.triton or max(TENSORRT_OF))
+        texts = dockerfiles(manifest["name"], _pins(), (wanted.triton or max(TENSORRT_OF)).partition("=")[0])
         for name, text in texts.items():
             (folder / "docker" / name).write_text(text, encoding="utf-8")
     if manifest["labels"]:
@@ -287,7 +288,7 @@ def _write_repository(
     """``triton/NAME`` for the file, and ``triton/NAME-DEVICE`` for each engine."""
     common: dict[str, Any] = {
         "batch": wanted.max_batch,
-        "preferred": () if wanted.profile is None else _preferred(_read_profile(wanted.profile)),
+        "preferred": () if wanted.profile is None else _preferred(read_profile(wanted.profile)),
         "labels": len(manifest["labels"]),
     }
     shapes = {n: a.shape for n, a in cases[0][0].items()}
@@ -303,8 +304,8 @@ def _write_repository(
         if manifest["labels"]:
             (place / "labels.txt").write_text("\n".join(manifest["labels"]) + "\n", encoding="utf-8")
 
-    inputs = tuple(Served(t["name"], t["dtype"], tuple(t["shape"])) for t in manifest["inputs"])
-    outputs = tuple(Served(t["name"], t["dtype"], tuple(t["shape"])) for t in manifest["outputs"])
+    inputs = tuple(ServedTensor(t["name"], t["dtype"], tuple(t["shape"])) for t in manifest["inputs"])
+    outputs = tuple(ServedTensor(t["name"], t["dtype"], tuple(t["shape"])) for t in manifest["outputs"])
     plain = TritonModel(name=manifest["name"], backend="onnxruntime", inputs=inputs, outputs=outputs, **common)
     write(plain, artifact.path, "model.onnx")
     for engine in engines:
@@ -317,8 +318,8 @@ def _plan_model(engine: EngineArtifact, name: str, common: Mapping[str, Any]) ->
     return TritonModel(
         name=name,
         backend="tensorrt",
-        inputs=tuple(Served(t.name, t.dtype, t.shape) for t in engine.inputs),
-        outputs=tuple(Served(t.name, t.dtype, t.shape) for t in engine.outputs),
+        inputs=tuple(ServedTensor(t.name, t.dtype, t.shape) for t in engine.inputs),
+        outputs=tuple(ServedTensor(t.name, t.dtype, t.shape) for t in engine.outputs),
         engine_batch=max(largest, default=None),
         **common,
     )
@@ -338,20 +339,20 @@ def _pins() -> dict[str, str]:
     return versions
 
 
-def _read_profile(path: Path) -> dict[str, Any]:
-    record = read_json(path / "record.json" if path.is_dir() else path)
-    if not isinstance(record, dict) or not isinstance(record.get("rows"), list):
-        raise InvalidRequestError(f"--profile {path}: that is no record of a profile; give its folder or record.json.")
-    return record
+def _read_labels(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequestError(f"--labels {path} cannot be read as text: {error}") from error
 
 
-def _preferred(profile: Mapping[str, Any]) -> tuple[int, ...]:
+def _preferred(rows: Sequence[RowFacts]) -> tuple[int, ...]:
     """The two batch sizes above one with the most items a second, in order of size."""
     speed: dict[int, float] = {}
-    for row in profile["rows"]:
-        rate = (row.get("summary") or {}).get("items_per_second")
-        if row.get("status") == "ok" and rate and row["batch"] > 1:
-            speed[row["batch"]] = max(rate, speed.get(row["batch"], 0.0))
+    for row in rows:
+        rate = 0.0 if row.summary is None else row.summary.items_per_second or 0.0
+        if row.status == "ok" and rate and row.batch > 1:
+            speed[row.batch] = max(rate, speed.get(row.batch, 0.0))
     return tuple(sorted(sorted(speed, key=lambda b: -speed[b])[:2]))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from attn_deploy.deploy.package.triton import triton_tensorrt
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.files import TEMPORARY
 
+_LONGEST = 128
+_NAME = rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{_LONGEST - 1}}}"  # it becomes a folder, a part of paths, and text in a configuration
 PARTS = ("python", "triton", "docker")
 
 
@@ -50,6 +53,11 @@ class PackageRequest:
                 near = difflib.get_close_matches(part, PARTS, n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else "."
                 raise InvalidRequestError(f"--for {part!r} is unknown{hint} Choose from {', '.join(PARTS)}.")
+        if self.name is not None and not re.fullmatch(_NAME, self.name):
+            raise InvalidRequestError(
+                f"--name {self.name[:60]!r} cannot be the name of a folder on a server: letters, digits, '.', '_' and '-', and "
+                "a letter or digit first."
+            )
         if self.triton is not None:
             triton_tensorrt(self.triton)
         if self.max_batch is not None and self.max_batch < 1:
@@ -60,6 +68,12 @@ class PackageRequest:
         for path in self.accuracy:
             if not path.is_file():
                 raise InvalidRequestError(f"--accuracy {str(path)!r} not found.")
+
+
+def served_name(stem: str) -> str:
+    """The name on a server of what a file or a model is called: what it may not hold becomes ``_``."""
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", stem).lstrip("._-")
+    return name[:_LONGEST] or "model"
 
 
 def check_folder(folder: Path) -> None:

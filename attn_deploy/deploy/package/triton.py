@@ -42,7 +42,7 @@ _QUEUE_DELAY = 500  # microseconds that a request may wait for others
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedTensor:
     """A tensor as the server knows it.
 
     Attributes:
@@ -73,8 +73,8 @@ class TritonModel:
 
     name: str
     backend: str
-    inputs: tuple[Served, ...]
-    outputs: tuple[Served, ...]
+    inputs: tuple[ServedTensor, ...]
+    outputs: tuple[ServedTensor, ...]
     engine_batch: int | None = None
     batch: int | None = None
     preferred: tuple[int, ...] = ()
@@ -124,7 +124,7 @@ def config_text(model: TritonModel) -> str:
         labelled = _labelled(tensors, model.labels) if kind == "output" else None
         for tensor in tensors:
             dims = ", ".join(str(d) if isinstance(d, int) else "-1" for d in tensor.shape[skip:])
-            fields = [f'name: "{tensor.name}"', f"data_type: {_type_of(tensor)}", f"dims: [ {dims} ]"]
+            fields = [f"name: {_quoted(tensor.name)}", f"data_type: {_type_of(tensor)}", f"dims: [ {dims} ]"]
             if (
                 batch and len(tensor.shape) == 1
             ):  # the server wants a dimension beside the batch, and takes it away again
@@ -169,17 +169,32 @@ def check_engine(flavor: str, version: str, release: str | None) -> None:
 
 
 def triton_tensorrt(release: str) -> str:
-    """The TensorRT that a release of the server ships.
+    """The TensorRT that a release of the server ships: ``25.06`` by the table, ``26.01=10.14.1`` by its own word.
 
     Raises:
-        InvalidRequestError: if the release is unknown.
+        InvalidRequestError: if the release is unknown and does not say.
     """
+    name, equals, version = release.partition("=")
+    if equals and re.fullmatch(r"\d\d\.\d\d", name) and re.fullmatch(r"\d+\.\d+(\.\d+)*", version):
+        known = TENSORRT_OF.get(name, version)
+        if known.split(".")[:2] != version.split(".")[:2]:
+            raise InvalidRequestError(f"--triton {release!r}: Triton {name} ships TensorRT {known}.")
+        return version
     if release not in TENSORRT_OF:
-        raise InvalidRequestError(f"--triton {release!r} is not known; those known are {', '.join(TENSORRT_OF)}.")
+        raise InvalidRequestError(
+            f"--triton {release!r} is not known; those known are {', '.join(TENSORRT_OF)}. Of another say which TensorRT it "
+            "ships, as in --triton 26.01=10.14.1: its release notes have it."
+        )
     return TENSORRT_OF[release]
 
 
-def _labelled(outputs: Sequence[Served], labels: int) -> Served | None:
+def _quoted(text: str) -> str:
+    """A name as a string of the configuration, which nothing in it can end."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(c if c.isprintable() else "".join(f"\\{b:03o}" for b in c.encode()) for c in escaped) + '"'
+
+
+def _labelled(outputs: Sequence[ServedTensor], labels: int) -> ServedTensor | None:
     """The output that holds a score for each label."""
     if not labels:
         return None
@@ -187,7 +202,7 @@ def _labelled(outputs: Sequence[Served], labels: int) -> Served | None:
     return next(fits, None)
 
 
-def _type_of(tensor: Served) -> str:
+def _type_of(tensor: ServedTensor) -> str:
     try:
         return _TYPES[tensor.dtype]
     except KeyError:
@@ -198,7 +213,6 @@ def _warmup(model: TritonModel, shapes: Mapping[str, Any]) -> str:
     entries = []
     for tensor in model.inputs:
         dims = ", ".join(map(str, shapes[tensor.name]))
-        entries.append(
-            f'inputs {{ key: "{tensor.name}" value {{ data_type: {_type_of(tensor)} dims: [ {dims} ] random_data: true }} }}'
-        )
+        value = f"data_type: {_type_of(tensor)} dims: [ {dims} ] random_data: true"
+        entries.append(f"inputs {{ key: {_quoted(tensor.name)} value {{ {value} }} }}")
     return f'model_warmup {{ name: "golden" batch_size: 1 {" ".join(entries)} }}'

@@ -25,7 +25,7 @@ class NoFormError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class OpsetRule:
     """A change of form.
 
     Attributes:
@@ -47,15 +47,15 @@ class Rule:
 
 def down(
     operators: str | Sequence[str], version: int, what: str, apply: Callable[[ir.Node, Builder], Replacement]
-) -> tuple[Rule, ...]:
+) -> tuple[OpsetRule, ...]:
     """Rules from the form of opset ``version`` to the one before it."""
     names = [operators] if isinstance(operators, str) else operators
-    return tuple(Rule(n, version, Direction.DOWN, what, apply) for n in names)
+    return tuple(OpsetRule(n, version, Direction.DOWN, what, apply) for n in names)
 
 
 def up(
     operators: str | Sequence[str], version: int, what: str, apply: Callable[[ir.Node, Builder], Replacement]
-) -> tuple[Rule, ...]:
+) -> tuple[OpsetRule, ...]:
     """Rules from the form before opset ``version`` to that of ``version``."""
     names = [operators] if isinstance(operators, str) else operators
-    return tuple(Rule(n, version, Direction.UP, what, apply) for n in names)
+    return tuple(OpsetRule(n, version, Direction.UP, what, apply) for n in names)

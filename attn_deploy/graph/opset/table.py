@@ -12,9 +12,9 @@ from attn_deploy.graph.opset import (
     rules_sample,
     rules_shape,
 )
-from attn_deploy.graph.opset.rule import Direction, Rule
+from attn_deploy.graph.opset.rule import Direction, OpsetRule
 
-RULES: tuple[Rule, ...] = (
+RULES: tuple[OpsetRule, ...] = (
     *rules_activation.RULES,
     *rules_attention.RULES,
     *rules_norm.RULES,
@@ -28,6 +28,6 @@ RULES: tuple[Rule, ...] = (
 _BY_KEY = {(r.operator, r.version, r.direction): r for r in RULES}
 
 
-def rule_for(operator: str, version: int, direction: Direction) -> Rule | None:
+def rule_for(operator: str, version: int, direction: Direction) -> OpsetRule | None:
     """The rule for an operator's change at opset ``version``, if it is more than a change of allowed types."""
     return _BY_KEY.get((operator, version, direction))

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from attn_deploy.errors import InvalidRequestError
+from attn_deploy.graph.inference import is_tensor
 from attn_deploy.graph.opset.schemas import STANDARD_DOMAINS, schema_at
 from attn_deploy.graph.precision import rules
 from attn_deploy.graph.precision.ranges import Range
@@ -66,7 +67,7 @@ class PrecisionPlan:
         return node.name in self.wide
 
 
-def make_plan(
+def plan_precision(
     model: ir.Model,
     half: HalfType,
     ranges: Mapping[str, Range] | None,
@@ -111,7 +112,7 @@ def _by_name(plan: PrecisionPlan, nodes: Iterable[ir.Node], keep: Sequence[str])
     unused = dict.fromkeys(keep)
     places = []
     for node in nodes:
-        name, operator, module = describe(node)
+        name, operator, module = describe_plan(node)
         places.append(module or name)
         for pattern in keep:
             if any(fnmatch.fnmatchcase(word, pattern) for word in (name, operator, module) if word):
@@ -123,25 +124,30 @@ def _by_name(plan: PrecisionPlan, nodes: Iterable[ir.Node], keep: Sequence[str])
         raise InvalidRequestError(f"--keep {next(iter(unused))!r} fits no node, module or operator of the graph.{hint}")
 
 
-def describe(node: ir.Node) -> tuple[str, str, str]:
+def describe_plan(node: ir.Node) -> tuple[str, str, str]:
     """Name, operator and module path of a node."""
     return node.name or "", node.op_type, module_path(node.name or "", node.metadata_props.get(NAME_SCOPES))
 
 
 def _keep(plan: PrecisionPlan, node: ir.Node, reason: str, largest: float | None = None) -> None:
     if node.name is not None and node.name not in plan.wide:
-        plan.wide[node.name] = Kept(*describe(node), reason, largest)
+        plan.wide[node.name] = Kept(*describe_plan(node), reason, largest)
 
 
 def _by_rule(node: ir.Node, half: HalfType, opset: int, sizes: set[ir.Value]) -> str:
     if node.domain not in STANDARD_DOMAINS or any(a.type in _GRAPHS for a in node.attributes.values()):
         return rules.NO_HALF_FORM
+    if not all(is_tensor(v) for v in (*node.inputs, *node.outputs) if v is not None):
+        return rules.NO_HALF_FORM  # what it holds would have to change with it, wherever it goes
     if any(v in sizes for v in _floats(node.inputs)) or any(v in sizes for v in _floats(node.outputs)):
         return rules.TAKES_SIZE
     if node.op_type in rules.INDIFFERENT:
         return ""
     if not has_half_form(node, half, opset):
         return rules.NO_HALF_FORM
+    reduction = node.attributes.get("reduction")
+    if node.op_type in rules.SCATTERS and reduction is not None and reduction.as_string() != "none":
+        return rules.SCATTERED
     return rules.reason_to_keep(node.op_type, half.word)
 
 
@@ -214,7 +220,9 @@ def _by_range(plan: PrecisionPlan, node: ir.Node, ranges: Mapping[str, Range], m
     here = [ranges[str(v.name)] for v in (*_floats(node.inputs), *_floats(node.outputs)) if str(v.name) in ranges]
     result = max((ranges[str(v.name)].largest for v in _floats(node.outputs) if str(v.name) in ranges), default=0.0)
     if result > half.largest and plan.overflow is None:
-        plan.overflow = Kept(*describe(node), f"reaches {result:.4g}, {half.word} ends at {half.largest:.5g}", result)
+        plan.overflow = Kept(
+            *describe_plan(node), f"reaches {result:.4g}, {half.word} ends at {half.largest:.5g}", result
+        )
     largest = max((r.largest for r in here), default=0.0)
     if largest * margin > half.largest:
         _keep(plan, node, f"range: values up to {largest:.4g}, and {half.word} ends at {half.largest:.5g}", largest)
@@ -298,7 +306,7 @@ def _producer(value: ir.Value) -> ir.Node:
 
 
 def _floats(values: Iterable[ir.Value | None]) -> Iterator[ir.Value]:
-    return (v for v in values if v is not None and v.dtype == _FLOAT)
+    return (v for v in values if v is not None and v.dtype == _FLOAT and is_tensor(v))
 
 
 def _is_integer(value: ir.Value | None) -> bool:

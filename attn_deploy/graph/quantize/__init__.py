@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from attn_deploy.graph.quantize.formats import FORMATS, QuantFormat, quant_format
 from attn_deploy.graph.quantize.histogram import METHODS, Histogram
-from attn_deploy.graph.quantize.layers import Layer, Left, QuantPlan, make_plan, quantizable_graph
+from attn_deploy.graph.quantize.layers import Layer, Left, QuantPlan, plan_layers, quantizable_graph
 from attn_deploy.graph.quantize.observe import empty_histograms, observed_tensors, probes
 from attn_deploy.graph.quantize.options import QuantOptions
 from attn_deploy.graph.quantize.rewrite import QuantizedGraph, insert_pairs
@@ -29,8 +29,8 @@ __all__ = [
     "Scheme",
     "empty_histograms",
     "insert_pairs",
-    "make_plan",
     "observed_tensors",
+    "plan_layers",
     "probes",
     "quant_format",
     "quantizable_graph",

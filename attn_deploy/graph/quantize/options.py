@@ -28,6 +28,7 @@ class QuantOptions:
         per_channel: weights have a scale for each output channel.
         attention: for CPUs, products of two activations are quantized too.
         written: ``qdq``, or ``qoperator``: as ONNX Runtime's optimiser makes it of the pairs, for ONNX Runtime alone.
+        timed: for CPUs, time the graph here, and leave in float what is slower in 8 bits.
         only: patterns of nodes, modules or operator types; what matches none stays in float.
         exclude: patterns of what stays in float.
     """
@@ -37,6 +38,7 @@ class QuantOptions:
     per_channel: bool = True
     attention: bool = False
     written: Literal["qdq", "qoperator"] = "qdq"
+    timed: bool = True
     only: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from attn_deploy.errors import InvalidRequestError, PrecisionError
 from attn_deploy.graph.quantize.formats import QuantFormat
-from attn_deploy.graph.quantize.layers import Layer, Left, QuantPlan, make_plan, quantizable_graph
+from attn_deploy.graph.quantize.layers import Layer, Left, QuantPlan, plan_layers, quantizable_graph
 from attn_deploy.graph.quantize.observe import empty_histograms, observed_tensors
 from attn_deploy.graph.quantize.observe_cpu import CpuObservation
 from attn_deploy.graph.quantize.options import QuantOptions, Selection
@@ -68,7 +68,7 @@ class _Gpu:
         self.prepared = quantizable_graph(model)
         working = ir.from_proto(self.prepared)
         per_channel = form.per_channel and options.per_channel
-        self.plan = _selected(make_plan(working, per_channel=per_channel), working, options)
+        self.plan = _selected(plan_layers(working, per_channel=per_channel), working, options)
         self.names = observed_tensors(working, self.plan.layers)
         self._histograms = empty_histograms(self.names)
         self._ranges: dict[str, float] = {}

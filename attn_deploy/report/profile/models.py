@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from attn_deploy.bench.row import ProfileRow
 from attn_deploy.comparison.digest import DigestRow
 from attn_deploy.comparison.overview import Overview
-from attn_deploy.report.profile.rows import first_of, grouped, milliseconds
+from attn_deploy.report.profile.rows import first_of, grouped, milliseconds, times
 
 FEW = "too few"  # models for an interval
 
@@ -29,7 +29,7 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class TableCell:
     """What one model gave in one series; ``low`` and ``high`` bound the speed-up."""
 
     status: str
@@ -48,7 +48,7 @@ class Cell:
     def text(self) -> str:
         """The value in words, or why there is none."""
         if self.speedup is not None:
-            return f"{self.speedup:.2f}x"
+            return f"{times(self.speedup)}x"
         return milliseconds(self.p50_ms) if self.p50_ms is not None else self.status
 
 
@@ -60,14 +60,14 @@ class ModelLine:
     model: str
     machine: str
     size: str
-    cells: Mapping[Series, Cell]
+    cells: Mapping[Series, TableCell]
 
 
 def model_lines(report: Overview) -> list[ModelLine]:
     """The models in order of the runs, each size of one on a line of its own."""
     lines = []
     for index, run in enumerate(report.runs):
-        sizes: dict[str, dict[Series, Cell]] = {}
+        sizes: dict[str, dict[Series, TableCell]] = {}
         for entry in report.of(index):
             row = entry.row
             size = f"{row.size[0]}x{row.size[1]}" if row.size else ""
@@ -78,11 +78,11 @@ def model_lines(report: Overview) -> list[ModelLine]:
 
 def digest_lines(rows: Iterable[DigestRow]) -> list[ModelLine]:
     """The same of a digest's rows."""
-    lines: dict[tuple[str, str, str], dict[Series, Cell]] = {}
+    lines: dict[tuple[str, str, str], dict[Series, TableCell]] = {}
     for row in rows:
-        cell = Cell(row.status, row.p50_ms)
+        cell = TableCell(row.status, row.p50_ms)
         if row.speedup is not None and row.speedup_low is not None and row.speedup_high is not None:
-            cell = Cell(row.status, row.p50_ms, row.speedup, row.speedup_low, row.speedup_high, row.verdict)
+            cell = TableCell(row.status, row.p50_ms, row.speedup, row.speedup_low, row.speedup_high, row.verdict)
         series = Series(row.batch, row.runtime, row.precision, row.cuda_graph)
         lines.setdefault((row.model, row.machine, row.size), {})[series] = cell
     return [ModelLine(n, *names, cells) for n, (names, cells) in enumerate(lines.items())]
@@ -125,10 +125,10 @@ def table(lines: Sequence[ModelLine]) -> tuple[list[str], list[list[str]]]:
     ]
 
 
-def _cell(row: ProfileRow) -> Cell:
+def _cell(row: ProfileRow) -> TableCell:
     if row.latency is None:
-        return Cell(row.status, None)
+        return TableCell(row.status, None)
     if row.speedup is None:
-        return Cell(row.status, row.latency.p50_ms)
+        return TableCell(row.status, row.latency.p50_ms)
     bounds = row.speedup.interval
-    return Cell(row.status, row.latency.p50_ms, row.speedup.speedup, bounds.low, bounds.high, row.speedup.verdict)
+    return TableCell(row.status, row.latency.p50_ms, row.speedup.speedup, bounds.low, bounds.high, row.speedup.verdict)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from attn_deploy.comparison.overview import Overview
-from attn_deploy.report.page import NOTHING, Html, html, joined
+from attn_deploy.pages.page import NOTHING, Html, html, joined
 from attn_deploy.report.profile.charts import Figure, color, dash, log_ticks
-from attn_deploy.report.profile.models import Cell, ModelLine, Series, columns, head, model_lines
+from attn_deploy.report.profile.models import ModelLine, Series, TableCell, columns, head, model_lines
 from attn_deploy.report.profile.overview_charts import EVEN
 
 
@@ -39,7 +39,7 @@ def models_table(report: Overview) -> Html:
 
 def curves(report: Overview, batch: int) -> Figure | None:
     """The speed-ups of all models at one batch, each runtime's in order: where its curve crosses 1 it begins to pay."""
-    groups: dict[Series, list[tuple[float, str, Cell]]] = {}
+    groups: dict[Series, list[tuple[float, str, TableCell]]] = {}
     for line in model_lines(report):
         name = line.model + (f" · {line.machine}" if len(report.machines) > 1 else "")
         for series, cell in line.cells.items():
@@ -99,7 +99,7 @@ def _line(line: ModelLine, series: list[Series], firsts: set[Series], *, several
     return html('<tr data-run="{}">{}</tr>', line.run, joined(cells))
 
 
-def _shown(cell: Cell | None) -> Html:
+def _shown(cell: TableCell | None) -> Html:
     if cell is None:
         return NOTHING
     if cell.speedup is None:
@@ -107,7 +107,7 @@ def _shown(cell: Cell | None) -> Html:
     return html('{} <span class="soft">{:.2f}-{:.2f}</span>', cell.text, cell.low, cell.high)
 
 
-def _edge(series: Series, firsts: set[Series], cell: Cell | None = None) -> Html:
+def _edge(series: Series, firsts: set[Series], cell: TableCell | None = None) -> Html:
     """The classes of a cell: the first of a batch has a rule, and a verdict its colour."""
     names = ["edge"] * (series in firsts)
     if cell is not None:

@@ -38,7 +38,7 @@ def load_image(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         array = array.transpose(2, 0, 1)
     batch = tensor["shape"][0]
     array = np.repeat(array[None], batch if isinstance(batch, int) else 1, 0)
-    return {tensor["name"]: np.ascontiguousarray(array, tensor["dtype"])}
+    return {tensor["name"]: np.asarray(array, tensor["dtype"], order="C")}
 
 
 def _side(extent: int, dim: int | str, multiple: int) -> int:
@@ -56,7 +56,7 @@ def load_inputs(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         missing = [i["name"] for i in manifest["inputs"] if i["name"] not in file.files]
         if missing:
             raise ValueError(f"{path} lacks an array {missing[0]!r}.")
-        return {i["name"]: np.ascontiguousarray(file[i["name"]], i["dtype"]) for i in manifest["inputs"]}
+        return {i["name"]: np.asarray(file[i["name"]], i["dtype"], order="C") for i in manifest["inputs"]}
 
 
 def readable(outputs: dict[str, Any], labels: list[str]) -> dict[str, Any]:

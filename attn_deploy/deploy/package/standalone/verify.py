@@ -19,6 +19,9 @@ from typing import Any
 import numpy as np
 
 Arrays = dict[str, Any]
+# The widest that any precision is judged by; what allows more would pass anything.
+_WIDEST = {"rtol": 0.2, "atol": 0.2, "floor": 1.0}
+_LEAST_AGREEMENT = 0.8
 
 
 class UnusableError(Exception):
@@ -33,7 +36,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a package.
 
     Raises:
-        UnusableError: if there is none, or it was changed.
+        UnusableError: if there is none, it was changed, or it is not one.
     """
     path = folder / "manifest.json"
     if not path.is_file():
@@ -42,22 +45,69 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         seal = manifest.pop("seal")
         text = json.dumps(manifest, sort_keys=True)
-    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise UnusableError(f"{path} is damaged; copy the package again.", 1) from error
     if hashlib.sha256(text.encode()).hexdigest() != seal:
         raise UnusableError(f"{path} was changed after the package was made; copy the package again.", 1)
+    problem = next((f"{path}: {p}" for p in _misfits(dict(manifest))), None)
+    if problem is not None:
+        raise UnusableError(problem, 1)
     return dict(manifest)
 
 
+def _misfits(manifest: dict[str, Any]) -> list[str]:
+    """What of a manifest is not of its kind: a seal says that nobody changed it since, not who wrote it."""
+    files, tolerance, engines = (manifest.get(k) for k in ("files", "tolerance", "engines"))
+    problems = []
+    if not isinstance(files, dict) or not all(
+        isinstance(f, dict) and isinstance(f.get("sha256"), str) for f in files.values()
+    ):
+        return ["files must name each file with its sha256."]
+    problems += [f"it has no hash of {n}." for n in ("model.onnx", "golden.npz", "verify.py") if n not in files]
+    outside = [n for n in files if n.startswith("/") or "\\" in n or ":" in n or ".." in n.split("/")]
+    problems += [f"the file {n!r} is not in the folder." for n in outside]
+    if not _is_tolerance(tolerance):
+        problems.append(f"tolerance is {str(tolerance)[:80]}, which nothing can be judged by.")
+    if not isinstance(engines, list) or not all(_is_engine(e, files) for e in engines):
+        problems.append("engines must name each engine with its library and tolerance.")
+    if not isinstance(manifest.get("runtime"), str):
+        problems.append("runtime must be text.")
+    if not isinstance(manifest.get("golden"), int) or manifest["golden"] < 1:
+        problems.append("golden must be the number of golden inputs, at least 1.")
+    return problems
+
+
+def _is_tolerance(value: Any) -> bool:
+    """Numbers that a wrong answer can exceed; nothing is packaged with more."""
+    if not isinstance(value, dict) or not {*_WIDEST, "agreement"} <= set(value):
+        return False
+    numbers = [value[k] for k in (*_WIDEST, "agreement")]
+    if any(isinstance(n, bool) or not isinstance(n, (int, float)) for n in numbers):
+        return False
+    return all(0 <= value[k] <= most for k, most in _WIDEST.items()) and _LEAST_AGREEMENT <= value["agreement"] <= 1
+
+
+def _is_engine(value: Any, files: dict[str, Any]) -> bool:
+    texts = isinstance(value, dict) and all(isinstance(value.get(k), str) for k in ("file", "flavor", "version"))
+    return texts and value["file"] in files and _is_tolerance(value.get("tolerance"))
+
+
 def changed_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
-    """What of the package is missing or not as it was, in words."""
+    """What of the package is missing, was added, leads elsewhere or is not as it was, in words."""
     problems = []
     for name, facts in manifest["files"].items():
         path = folder / name
-        if not path.is_file():
+        if path.resolve() != folder.resolve() / name:
+            problems.append(f"{name} is a link to elsewhere")
+        elif not path.is_file():
             problems.append(f"{name} is missing")
         elif hash_of(path) != facts["sha256"]:
             problems.append(f"{name} was changed: its hash is not the manifest's")
+    known = {*manifest["files"], "manifest.json"}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if name not in known and not path.is_dir() and "__pycache__" not in path.parts:
+            problems.append(f"{name} is not in the manifest")
     return problems
 
 
@@ -70,13 +120,22 @@ def hash_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def golden_cases(folder: Path) -> list[tuple[Arrays, Arrays]]:
-    """Inputs and the right outputs of each case."""
+def golden_cases(folder: Path, count: int) -> list[tuple[Arrays, Arrays]]:
+    """Inputs and the right outputs of each case.
+
+    Raises:
+        UnusableError: if they are not so many, or not such arrays.
+    """
     cases: dict[int, tuple[Arrays, Arrays]] = {}
-    with np.load(folder / "golden.npz", allow_pickle=False) as file:
-        for key in file.files:
-            number, kind, name = key.split("/", 2)
-            cases.setdefault(int(number), ({}, {}))[kind == "output"][name] = file[key]
+    try:
+        with np.load(folder / "golden.npz", allow_pickle=False) as file:
+            for key in file.files:
+                number, kind, name = key.split("/", 2)
+                cases.setdefault(int(number), ({}, {}))[("input", "output").index(kind)][name] = file[key]
+    except Exception as error:  # whatever an archive can hold in place of arrays
+        raise UnusableError(f"golden.npz is damaged ({type(error).__name__}); copy the package again.", 1) from error
+    if len(cases) != count or not all(inputs and outputs for inputs, outputs in cases.values()):
+        raise UnusableError(f"golden.npz holds {len(cases)} whole cases, and the manifest says {count}.", 1)
     return [cases[k] for k in sorted(cases)]
 
 
@@ -87,10 +146,14 @@ def wrong_outputs(results: Arrays, right: Arrays, tolerance: dict[str, Any]) -> 
     problems = []
     for name, expected in right.items():
         value = results[name]
-        if value.shape != expected.shape:
+        if value.dtype.kind not in "iubf" or expected.dtype.kind not in "iubf":
+            problems.append(f"{name} is of type {value.dtype}, expected {expected.dtype}: no numbers to compare")
+        elif not expected.size:
+            problems.append(f"{name} is empty: nothing was compared")
+        elif value.shape != expected.shape:
             problems.append(f"{name} has the shape {value.shape}, expected {expected.shape}")
         elif expected.dtype.kind in "iub":
-            share = float((value == expected).mean()) if expected.size else 1.0
+            share = float((value == expected).mean())
             if share < tolerance["agreement"]:
                 problems.append(
                     f"{name}: {share:.1%} of the choices are right, and {tolerance['agreement']:.0%} must be"
@@ -146,7 +209,7 @@ def run_engine(path: Path, flavor: str, cases: list[tuple[Arrays, Arrays]]) -> t
 def _engine_case(library: Any, cuda: Any, engine: Any, context: Any, inputs: Arrays) -> Arrays:
     """One run, on the default stream."""
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-    hosts: Arrays = {n: np.ascontiguousarray(a) for n, a in inputs.items()}
+    hosts: Arrays = {n: np.asarray(a, order="C") for n, a in inputs.items()}
     for name, array in inputs.items():
         context.set_input_shape(name, array.shape)
     outputs = [n for n in names if engine.get_tensor_mode(n) == library.TensorIOMode.OUTPUT]
@@ -195,7 +258,7 @@ def check(folder: Path, engine: str | None = None) -> tuple[list[str], list[str]
     problems = changed_files(folder, manifest)
     if problems:
         return problems, []
-    cases = golden_cases(folder)
+    cases = golden_cases(folder, manifest["golden"])
     tolerance, proven = manifest["tolerance"], manifest["runtime"]
     if engine is None:
         results, ran = run_onnx(folder / "model.onnx", cases)

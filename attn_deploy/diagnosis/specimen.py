@@ -26,7 +26,7 @@ _WORDS: dict[int, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class Specimen:
     """A graph under examination.
 
     Attributes:
@@ -54,12 +54,12 @@ class Candidate:
     converted: bool = False
 
 
-def as_it_is(model: onnx.ModelProto, logical: Parts | None = None, overflow: str = "") -> Candidate:
+def as_it_is(model: onnx.ModelProto, logical: Parts | None = None, overflow: str = "") -> Specimen:
     """The candidate that a graph is; ``logical`` is what it was typed from."""
     precision = precision_of(model)
     half = next((word for word in HALVES if word in _kinds(model)), None)
     running = Parts(model if half is None else rounded(model))
-    return Candidate(
+    return Specimen(
         model=model,
         running=running,
         logical=logical if logical is not None else Parts(model),

@@ -1,37 +1,22 @@
-"""What is special about the activations, context and fusion modules and the convolutions that go with them.
+"""What is special about the activations, context modules and the convolutions that go with them.
 
-The properties that every module must have are in test_zoo_contract.py.
+The properties that every module must have are in test_contract.py.
 """
 
 from __future__ import annotations
 
 import math
 
-import onnx
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from attn_deploy import create, export, fuse, load_official_state_dict
-from attn_deploy.errors import ExportError, InvalidRequestError
-from attn_deploy.ops import fold_bn_, fold_bn_before_conv, fuse_conv_bn
-from attn_deploy.resolve.make import slot_factory
-from attn_deploy.resolve.resolve import resolve
-from export_tests.helpers import randomize, read_vectors
+from attn_deploy import create, fuse, load_official_state_dict
+from attn_deploy.ops import fold_bn_
+from export_tests.helpers import read_vectors
 from export_tests.modules.reference_cases import REFERENCE_CASES
-
-
-def ramp(*shape, scale=1.0, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator) * scale + torch.linspace(-1, 1, shape[-1])
-
-
-def made(name, **arguments):
-    return randomize(create(name, **arguments))
-
-
-# Arguments that are refused: registry name, arguments, what the message says.
+from export_tests.modules.samples import made, maps, ramp
 
 REFUSED = [
     ("swish", {"beta": math.inf}, "beta"),
@@ -100,12 +85,6 @@ def test_arguments_that_cannot_work_are_refused(name, arguments, says):
         create(name, **arguments)
 
 
-def maps(*shapes):
-    return [ramp(*shape, seed=i) for i, shape in enumerate(shapes)]
-
-
-# Inputs that are refused.
-
 REFUSED_INPUTS = [
     ("seb", {}, [(1, 64, 3, 3), (1, 32, 6, 6)], "64.*32"),
     ("seb", {}, [(1, 64, 3, 3), (2, 64, 6, 6)], "batch of 1 and low one of 2"),
@@ -136,9 +115,6 @@ def test_inputs_that_do_not_fit_are_refused(name, arguments, shapes, says):
         module(*maps(*shapes))
 
 
-# Activations.
-
-
 @pytest.mark.parametrize("learnable", [False, True])
 def test_swish_has_a_slope(learnable):
     x = ramp(2, 3, 5, scale=3)
@@ -155,94 +131,11 @@ def test_activations_equal_their_torch_operators_in_every_segment():
     assert torch.isfinite(create("hswish")(torch.tensor([6e4], dtype=torch.float16))).all()
 
 
-# Convolutions.
-
-
 def test_depthwise_separable_conv_multiplies_and_activates():
     module = made("depthwise_separable_conv", depth_multiplier=2, norm="both", activation="relu6", padding=0)
     assert module(ramp(1, 64, 9, 8)).shape == (1, 64, 7, 6)
     assert module.depthwise[0].out_channels == 128
     assert float(module(ramp(1, 64, 9, 8, scale=100)).detach().max()) <= 6
-
-
-FOLDS = [
-    (nn.Conv2d(6, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), (2, 6, 7, 5)),
-    (nn.Conv2d(6, 8, 3, stride=2, dilation=2, groups=2), nn.BatchNorm2d(8, affine=False), (2, 6, 9, 8)),
-    (nn.Conv2d(6, 6, 3, padding=1, padding_mode="reflect", groups=6), nn.BatchNorm2d(6), (2, 6, 7, 5)),
-    (nn.ConvTranspose2d(6, 8, 3, stride=2, output_padding=1), nn.BatchNorm2d(8), (2, 6, 7, 5)),
-    (nn.ConvTranspose2d(6, 8, 4, stride=2, padding=1, groups=2, bias=False), nn.BatchNorm2d(8), (2, 6, 7, 5)),
-    (nn.Conv1d(6, 8, 3, groups=2), nn.BatchNorm1d(8), (2, 6, 9)),
-    (nn.Linear(6, 8), nn.BatchNorm1d(8), (4, 6)),
-    (nn.Linear(6, 8, bias=False), nn.BatchNorm1d(8, affine=False), (4, 6)),
-]
-
-
-@pytest.mark.parametrize(("layer", "bn", "shape"), FOLDS, ids=lambda v: type(v).__name__)
-def test_fuse_conv_bn_is_exact_and_keeps_the_settings(layer, bn, shape):
-    pair = randomize(nn.Sequential(layer, bn).eval())
-    fused = fuse_conv_bn(layer, bn)
-    x = ramp(*shape)
-    torch.testing.assert_close(fused(x), pair(x), rtol=1e-5, atol=5e-6)
-    assert type(fused) is type(layer)
-    assert fused.bias is not None
-    kept = ("stride", "padding", "output_padding", "dilation", "groups", "padding_mode")
-    assert [getattr(fused, k, None) for k in kept] == [getattr(layer, k, None) for k in kept]
-    half = fuse_conv_bn(layer.half(), bn.half())
-    assert half.weight.dtype == half.bias.dtype == torch.float16
-    pair.float()
-
-
-@pytest.mark.parametrize(
-    ("layer", "bn", "says"),
-    [
-        (nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8).train(), "training mode"),
-        (nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8, track_running_stats=False).eval(), "running statistics"),
-        (nn.Conv2d(4, 8, 3), nn.BatchNorm2d(4).eval(), "4 channels after a convolution with 8"),
-        (nn.Linear(4, 8), nn.BatchNorm1d(4).eval(), "4 channels after a linear layer with 8"),
-        (nn.Embedding(4, 8), nn.BatchNorm1d(8).eval(), "got Embedding"),
-        (nn.Conv2d(4, 8, 3), nn.GroupNorm(1, 8).eval(), "got GroupNorm"),
-    ],
-)
-def test_fuse_conv_bn_refuses(layer, bn, says):
-    with pytest.raises(ValueError, match=says):
-        fuse_conv_bn(layer, bn)
-
-
-def test_fold_bn_folds_a_whole_model_in_place():
-    inner = nn.Sequential(nn.ConvTranspose2d(8, 4, 2, stride=2), nn.BatchNorm2d(4), nn.ReLU())
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), inner, nn.BatchNorm2d(4))
-    with pytest.raises(ValueError, match="training mode"):
-        fold_bn_(model)
-    randomize(model.eval())
-    x = ramp(2, 3, 8, 9)
-    before = model(x)
-    assert fold_bn_(model) == 2
-    assert isinstance(model[3], nn.BatchNorm2d), "this BatchNorm follows an activation"
-    torch.testing.assert_close(model(x), before, rtol=1e-5, atol=1e-5)
-    assert fold_bn_(model) == 0
-
-
-def test_a_layer_with_hooks_is_left_as_it_is():
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()
-    model[0].register_forward_hook(lambda module, given, result: result * 2)
-    x = ramp(1, 3, 5, 5)
-    torch.testing.assert_close(fuse(model)(x), model(x))
-
-
-@pytest.mark.parametrize("groups", [1, 2])
-def test_batchnorm_before_a_convolution_folds_only_without_padding(groups):
-    bn, conv = nn.BatchNorm2d(6), nn.Conv2d(6, 8, 3, groups=groups)
-    pair = randomize(nn.Sequential(bn, conv).eval())
-    x = ramp(2, 6, 7, 8)
-    torch.testing.assert_close(fold_bn_before_conv(bn, conv)(x), pair(x), rtol=1e-5, atol=1e-5)
-    with pytest.raises(ValueError, match="border would differ"):
-        fold_bn_before_conv(bn, nn.Conv2d(6, 8, 3, padding=1))
-    with pytest.raises(ValueError, match="border would differ"):
-        fold_bn_before_conv(bn, nn.Conv2d(6, 8, 3, padding="same"))
-    with pytest.raises(ValueError, match="6 channels before a convolution with 4"):
-        fold_bn_before_conv(bn, nn.Conv2d(4, 8, 3))
-    with pytest.raises(ValueError, match="ConvTranspose2d"):
-        fold_bn_before_conv(bn, nn.ConvTranspose2d(6, 8, 3))
 
 
 @pytest.mark.parametrize("stem", [s for s in REFERENCE_CASES if s.startswith("conv_bn_fuse")])
@@ -306,9 +199,6 @@ def test_the_last_block_of_mediapipe_has_no_skip():
     module = made("blaze_block", tflite=True, stride=2, residual=False, out_channels=32)
     x = ramp(1, 64, 7, 8)
     torch.testing.assert_close(module(x), module.first(F.pad(x, (0, 2, 0, 2))).relu())
-
-
-# Context.
 
 
 @pytest.mark.parametrize("size", [(5, 7), (20, 12), (23, 41)])
@@ -419,123 +309,3 @@ def test_ssh_slope_follows_the_width():
     assert isinstance(create("ssh", out_channels=68).reduce[2], nn.ReLU)
     assert isinstance(create("ssh", norm=False).reduce[1], nn.ReLU)
     assert sum(p.numel() for p in create("ssh", norm=False).parameters()) == 34656
-
-
-def test_feature_tools_equal_their_plain_forms_in_any_memory_layout():
-    x = ramp(2, 6, 5, 7).to(memory_format=torch.channels_last)
-    assert torch.equal(create("flatten")(x), x.reshape(2, -1))
-    torch.testing.assert_close(create("global_avg_pool")(x), F.adaptive_avg_pool2d(x, 1).flatten(1))
-    f = x.flatten(2)
-    torch.testing.assert_close(create("gram_matrix")(x), f @ f.transpose(1, 2) / (6 * 5 * 7))
-
-
-# Fusion.
-
-
-def test_feature_concat_takes_a_list_and_passes_a_single_map_through():
-    x = maps((1, 2, 3, 4), (1, 2, 3, 5))
-    assert torch.equal(create("feature_concat", dim=-1)(x), torch.cat(x, -1))
-    assert create("feature_concat")(x[0]) is x[0]
-
-
-@pytest.mark.parametrize("method", ["fast", "softmax", "sum", "channel_fast", "channel_softmax"])
-def test_weighted_fusion_methods(method):
-    module = create("weighted_feature_fusion", num_inputs=2, method=method)
-    x = torch.stack(maps((2, 64, 3, 5), (2, 64, 3, 5)))
-    if method == "sum":
-        assert not list(module.parameters())
-        weight = torch.ones(2)
-    else:
-        nn.init.normal_(module.weight, generator=torch.Generator().manual_seed(0))
-        weight = module.weight.detach()
-        weight = weight.softmax(0) if "softmax" in method else weight.relu() / (weight.relu().sum(0) + 1e-4)
-    expected = (x * weight.reshape(2, 1, -1, 1, 1)).sum(0)
-    torch.testing.assert_close(module(*x), expected)
-    torch.testing.assert_close(fuse(module)(*x), expected)
-
-
-def test_fusions_have_as_many_inputs_as_their_arguments_say():
-    inputs = resolve("yolo_weighted_fusion:channels=(4,2)").inputs
-    assert [(i.name, i.dims) for i in inputs] == [("x0", ("N", 4, "H", "W")), ("x1", ("N", 2, "H", "W"))]
-    assert len(resolve("weighted_feature_fusion:num_inputs=5").inputs) == 5
-    with pytest.raises(InvalidRequestError, match="several inputs"):
-        slot_factory("weighted_feature_fusion", {})
-
-
-def test_yolo_fusion_leaves_the_first_map_alone():
-    x, other = maps((1, 4, 3, 3), (1, 2, 3, 3))
-    kept = x.clone()
-    y = create("yolo_weighted_fusion", channels=(4, 2), weighted=False)(x, other)
-    assert torch.equal(x, kept)
-    assert torch.equal(y, torch.cat([x[:, :2] + other, x[:, 2:]], 1))
-
-
-def plain_border_align(x, boxes, pool_size):
-    """Point by point, in plain Python."""
-    batch, channels, height, width = x.shape
-    result = torch.empty(batch, channels // 4, boxes.shape[1], 4)
-    for b in range(batch):
-        for k, (x1, y1, x2, y2) in enumerate(boxes[b].tolist()):
-            w, h = (x2 - x1) / pool_size, (y2 - y1) / pool_size
-            starts = ((x1, y1, w, 0), (x1, y1, 0, h), (x2, y2, -w, 0), (x2, y2, 0, -h))
-            for side, (px, py, dx, dy) in enumerate(starts):
-                maps = x[b, side * (channels // 4) : (side + 1) * (channels // 4)]
-                values = []
-                for i in range(pool_size + 1):
-                    u, v = min(max(px + i * dx, 0), width - 1), min(max(py + i * dy, 0), height - 1)
-                    u0, v0 = math.floor(u), math.floor(v)
-                    u1, v1 = min(u0 + 1, width - 1), min(v0 + 1, height - 1)
-                    above = maps[:, v0, u0] * (1 - u + u0) + maps[:, v0, u1] * (u - u0)
-                    below = maps[:, v1, u0] * (1 - u + u0) + maps[:, v1, u1] * (u - u0)
-                    values.append(above * (1 - v + v0) + below * (v - v0))
-                result[b, :, k, side] = torch.stack(values).amax(0)
-    return result
-
-
-def boxes_in(height, width, batch, count):
-    generator = torch.Generator().manual_seed(height)
-    corners = torch.rand(batch, count, 2, 2, generator=generator) * torch.tensor([width - 1, height - 1])
-    boxes = torch.cat([corners.amin(2), corners.amax(2)], 2)
-    boxes[:, 0] = torch.tensor([0, 0, width - 1, height - 1])
-    return boxes
-
-
-@pytest.mark.parametrize("sampling", ["gather", "grid_sample"])
-@pytest.mark.parametrize(("height", "width"), [(7, 9), (1, 5), (6, 1), (1, 1)])
-def test_border_align_equals_its_plain_form(sampling, height, width):
-    x, boxes = ramp(2, 8, height, width), boxes_in(height, width, 2, 5)
-    module = create("border_align", channels=8, pool_size=7, sampling=sampling)
-    torch.testing.assert_close(module(x, boxes), plain_border_align(x, boxes, 7), rtol=1e-4, atol=1e-4)
-
-
-def test_border_align_clamps_boxes_to_the_map():
-    x = ramp(1, 8, 5, 6)
-    wild = torch.tensor([[[-3.0, -1.0, 9.0, 7.0]]])
-    for sampling in ("gather", "grid_sample"):
-        module = create("border_align", channels=8, sampling=sampling)
-        torch.testing.assert_close(module(x, wild), module(x, torch.tensor([[[0.0, 0.0, 5.0, 4.0]]])))
-
-
-def test_border_branch_takes_boxes_by_position_or_in_rows():
-    x, boxes = ramp(2, 64, 4, 5), boxes_in(4, 5, 2, 20)
-    first, second = made("border_branch"), made("border_branch", sampling="grid_sample")
-    second.load_state_dict(first.state_dict())
-    assert torch.equal(first(x, boxes), first(x, boxes.reshape(2, 4, 5, 4)))
-    torch.testing.assert_close(first(x, boxes), second(x, boxes), rtol=1e-4, atol=1e-4)
-
-
-GRID_SAMPLE = [
-    ("border_align", "torchscript", 16),
-    pytest.param("border_branch", "torchscript", 16, marks=pytest.mark.slow),
-    pytest.param("border_align", "dynamo", 18, marks=pytest.mark.slow),
-    pytest.param("border_branch", "dynamo", 18, marks=pytest.mark.slow),
-]
-
-
-@pytest.mark.parametrize(("name", "exporter", "opset"), GRID_SAMPLE)
-def test_border_sampling_by_grid_sample_exports_from_opset_16(name, exporter, opset, tmp_path):
-    model = f"{name}:sampling=grid_sample"
-    artifact = export(model, tmp_path / "model.onnx", opset=opset, exporter=exporter)
-    assert "GridSample" in {n.op_type for n in onnx.load(artifact.path).graph.node}
-    with pytest.raises(ExportError):
-        export(model, tmp_path / "old.onnx", opset=15, exporter="torchscript")
