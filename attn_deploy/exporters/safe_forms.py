@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from attn_deploy import ops
-from attn_deploy.exporters import safe_resize, whole_windows
+from attn_deploy.exporters import order_forms, safe_resize, whole_windows
 from attn_deploy.exporters.claims import rounded_up
 from attn_deploy.ops.fold import fold
 from attn_deploy.ops.per_sample_conv import grouped_by_batch
@@ -282,5 +282,6 @@ _FORMS: dict[Callable[..., Any], Callable[..., _Made]] = {
     torch.conv2d: _conv2d,
     torch.roll: _roll,
     F.multi_head_attention_forward: _multi_head_attention,
+    **order_forms.FORMS,
 }
 _POOLS = {F.adaptive_avg_pool1d: 1, F.adaptive_avg_pool2d: 2, F.adaptive_max_pool1d: 1, F.adaptive_max_pool2d: 2}
