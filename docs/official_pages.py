@@ -9,7 +9,10 @@ from typing import Any
 
 from zoo_pages import cell, text_of
 
-RECORD = Path(__file__).resolve().parents[1] / "profiles" / "official-exports.json"
+OFFICIAL_EXPORTS = Path(__file__).resolve().parents[1] / "profiles" / "official-exports.json"
+
+Pages = Mapping[str, str]
+
 VERDICTS = {
     "right": "right",
     "wrong": "**wrong numbers**, no error",
@@ -20,9 +23,9 @@ VERDICTS = {
 }
 
 
-def official_exports_page() -> dict[str, str]:
-    """A table of the verdicts, the command that shows each, and what the exporters and the runtime said."""
-    data = json.loads(RECORD.read_text(encoding="utf-8"))
+def official_pages() -> Pages:
+    """Which published formulations export wrong, from the record of ``benchmarks/official_exports.py``."""
+    data = json.loads(OFFICIAL_EXPORTS.read_text(encoding="utf-8"))
     packages, opsets = data["environment"]["packages"], data["exporters"]
     parts = [
         "# Published code that exports wrong",
@@ -39,10 +42,10 @@ def official_exports_page() -> dict[str, str]:
         "|---|---|---|---|---|---:|",
     ]
     for row in data["rows"]:
-        cells = [_outcome(row["outcomes"][exporter]) for exporter in opsets]
+        outcomes = [_outcome(row["outcomes"][exporter]) for exporter in opsets]
         model, error = row["model"], row["zoo"]["error"]
         link = f"[{cell(model)}](zoo/{model}.md)"
-        parts.append(f"| {cell(row['title'])} | {' | '.join(cells)} | {cell(row['cause'])} | {link} | {error:.0e} |")
+        parts.append(f"| {cell(row['title'])} | {' | '.join(outcomes)} | {cell(row['cause'])} | {link} | {error:.0e} |")
     parts += [
         "",
         "## See it",
