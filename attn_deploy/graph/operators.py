@@ -57,6 +57,7 @@ ALLOWED = frozenset(
         "Less",
         "LessOrEqual",
         "Log",
+        "LogSoftmax",
         "LpNormalization",
         "MatMul",
         "Max",

@@ -14,6 +14,7 @@ from torch import nn
 from attn_deploy import create, export, fuse
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.fusing import fuse_with_report
+from attn_deploy.resolve.resolve import resolve
 from export_tests.helpers import assert_same_function, randomize
 
 
@@ -224,8 +225,8 @@ def test_deployed_forms_of_variants(name, arguments):
 
 
 ONE_CONV = {
-    "hetconv": 64 * 64 * 9,
-    "dualconv": 64 * 64 * 9,
+    "hetconv:deploy_form=one_conv": 64 * 64 * 9,
+    "dualconv:deploy_form=one_conv": 64 * 64 * 9,
     "dilated_reparam_block": 64 * 50,
     "replk_reparam_conv": 64 * (31 * 31 + 1),
     "pixel_unshuffle_block": 64 * (64 * 36 + 1),
@@ -234,7 +235,7 @@ ONE_CONV = {
 
 @pytest.mark.parametrize("name", ONE_CONV)
 def test_what_becomes_a_single_convolution(name, tmp_path):
-    assert sum(p.numel() for p in fuse(made(name)).parameters()) == ONE_CONV[name]
+    assert sum(p.numel() for p in fuse(resolve(name).module).parameters()) == ONE_CONV[name]
     artifact = export(name, tmp_path / "m.onnx", opset=17, exporter="torchscript")
     assert [n.op_type for n in onnx.load(artifact.path).graph.node] == ["Conv"]
 
