@@ -26,7 +26,8 @@ from attn_deploy.errors import (
 from attn_deploy.exporters.candidate import Candidate, made_record
 from attn_deploy.exporters.eager_checks import refuse_constant
 from attn_deploy.exporters.finish import normalise, stamp
-from attn_deploy.exporters.options import DYNAMO_MIN_OPSET, ExportOptions
+from attn_deploy.exporters.options import ExportOptions
+from attn_deploy.exporters.order import exporters_for, reason_of
 from attn_deploy.exporters.prepare import prepare, with_fewer_axes
 from attn_deploy.exporters.prepared import PreparedModel
 from attn_deploy.exporters.proof import prove_gates, proven, raise_if_failed
@@ -270,14 +271,14 @@ def first_good(
     refusals: list[AttnDeployError] = []
     for attempt in _with_fewer_and_fewer_axes(prepared, refusals):
         failures: list[tuple[str, AttnDeployError]] = []
-        for name in _order(attempt, options):
+        for name in exporters_for(attempt, options):
             progress(f"exporting with {name}")
             try:
                 candidate = _attempt(attempt, name, options, progress)
             except (ExportError, GraphError, ParityError, PrecisionError) as error:
                 failures.append((name, error))
                 continue
-            return attempt, candidate, _reason(attempt, options, name, failures)
+            return attempt, candidate, reason_of(attempt, options, name, failures)
         telling = most_telling(attempt, failures)
         refusals.append(telling)
         first = first or telling
@@ -310,26 +311,6 @@ def _with_fewer_and_fewer_axes(prepared: PreparedModel, refusals: list[AttnDeplo
         reasons = {s: reason for s in prepared.dynamic if s not in fewer}
         current = with_fewer_axes(prepared, fewer, reasons)
         yield current
-
-
-def _order(prepared: PreparedModel, options: ExportOptions) -> Sequence[str]:
-    """The exporters to try: of padding computed map after map TorchScript has the trace in seconds, torch.export in minutes."""
-    order = options.exporter_order()
-    return sorted(order, key=lambda name: name != "torchscript") if prepared.free_sizes else order
-
-
-def _reason(
-    prepared: PreparedModel, options: ExportOptions, name: str, failures: list[tuple[str, AttnDeployError]]
-) -> str:
-    if options.exporter != "auto":
-        return "asked for"
-    if failures:
-        return f"{failures[0][0]} failed: {failures[0][1]}"
-    if prepared.free_sizes and name == "torchscript" and options.exporter_order()[0] != name:
-        return "padding is computed from sizes again and again, which torch.export takes minutes to follow"
-    if name == "dynamo":
-        return f"has operators for opset {DYNAMO_MIN_OPSET} and above"
-    return f"writes opset {options.opset} itself; dynamo writes {DYNAMO_MIN_OPSET} and needs a conversion"
 
 
 def _attempt(prepared: PreparedModel, exporter: str, options: ExportOptions, progress: Progress) -> Candidate:

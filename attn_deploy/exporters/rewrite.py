@@ -28,11 +28,13 @@ class Rewriting:
         model: the copy, or the model itself if nothing was changed.
         changes: (module path, words) for each change.
         computed_pads: how often a map is padded, where amounts depend on its size.
+        window_pads: how many of them are not in front of a convolution: to whole windows.
     """
 
     model: nn.Module
     changes: tuple[tuple[str, str], ...]
     computed_pads: int = 0
+    window_pads: int = 0
 
 
 def rewrite(
@@ -54,6 +56,7 @@ def rewrite(
     differing = recorder.shifts or len(recorder.pads) > 2
     other = _recorded(model, Scope(batch, space), examples[-1]) if differing else recorder
     pads = len(recorder.pads) if recorder.pads != other.pads else 0
+    windows = max(0, pads - recorder.same_pads)
     rolls = recorder.shifts != other.shifts
     if rolls or (recorder.scope.uneven and not space):  # known only at the end of a run: note them in another
         recorder = _recorded(model, replace(recorder.scope, rolls=rolls), examples[0])
@@ -61,11 +64,11 @@ def rewrite(
     encoders = patch_encoders_(encoder)
     scope = replace(recorder.scope, pads=pads > _MANY_PADS)
     if not recorder.changes and not encoders and not scope.pads:
-        return Rewriting(model, (), pads)
+        return Rewriting(model, (), pads, windows)
     changed = _redirected(encoder, scope) if recorder.changes or scope.pads else encoder
     for example in examples:
         _compare(model, changed, example, label)
-    return Rewriting(changed, (*encoders, *recorder.changes), pads)
+    return Rewriting(changed, (*encoders, *recorder.changes), pads, windows)
 
 
 def _recorded(model: nn.Module, scope: Scope, example: tuple[Tensor, ...]) -> SafeForms:
