@@ -69,7 +69,9 @@ def _check_weights(model: onnx.ModelProto, what: str) -> None:
         try:
             array = numpy_helper.to_array(tensor)
         except Exception as error:  # whatever numpy makes of sizes and types that contradict each other
-            raise GraphError(f"{what}: the weights {name!r} cannot be read: {' '.join(str(error).split())[:300]}") from error
+            raise GraphError(
+                f"{what}: the weights {name!r} cannot be read: {' '.join(str(error).split())[:300]}"
+            ) from error
         if tensor.data_type not in _FLOATS or np.isfinite(array).all():
             continue
         nans = int(np.isnan(array).sum())
