@@ -88,12 +88,13 @@ def conversions_in(prepared: PreparedModel, example: tuple[Tensor, ...]) -> list
 @contextlib.contextmanager
 def _as_if_traced() -> Iterator[None]:
     """Let code that asks whether it is traced hear that it is: what it skips then is in no trace."""
-    asked = torch.jit.is_tracing
-    torch.jit.is_tracing = lambda: True  # type: ignore[assignment]
+    jit: Any = torch.jit
+    asked = jit.is_tracing
+    jit.is_tracing = lambda: True
     try:
         yield
     finally:
-        torch.jit.is_tracing = asked
+        jit.is_tracing = asked
 
 
 def decision_on_values(prepared: PreparedModel) -> Finding | None:
