@@ -239,7 +239,7 @@ def _from_file(path: Path, inputs: Sequence[TensorInput] | None) -> ProfileSubje
     from attn_deploy.parity.graphs import graph_inputs
 
     artifact = read_onnx(path)
-    tensors = graph_inputs(load_model(path))
+    tensors = graph_inputs(load_model(path, light=True))
     symbols = tuple(dict.fromkeys(s for i in tensors for s in i.symbols))
     unsized: tuple[str, ...] = ()
     if inputs is not None:

@@ -37,7 +37,8 @@ from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 from attn_deploy.runtimes.optimised import optimised_graph
 
 _SHOWN = 64
-_MEASURED_ELEMENTS = 512 * 3 * 256 * 256  # of the inputs of a run, by the number of tensors that it gives
+_MEASURED_ELEMENTS = 256 * 3 * 256 * 256  # of the inputs of a run, by the number of tensors that it gives
+_HELD = 512 << 20  # bytes of the tensors that a run gives, by the largest of the run before
 
 Progress = Callable[[str], None]
 
@@ -204,17 +205,21 @@ class Quantizer:
 
     def _measure(self, data: CalibrationData) -> None:
         names = self._scheme.names
-        done = 0
         # Sample by sample: what a run gives stays in memory together, and each more tensor of it saves a run of the graph.
         batches = [one for batch in data.batches for one in self._apart(batch)]
-        for graph, group in probes(self._scheme.prepared, names, _at_once(batches)):
+        done, count = 0, [_at_once(batches)]
+        for graph, group in probes(self._scheme.prepared, names, lambda: count[-1]):
             runner = OnnxRuntimeRunner(graph.SerializeToString(), optimize=True)
+            largest = 1
             for batch in batches:
                 values = list(run_once(runner, batch).values())
+                largest = max(largest, *(v.nbytes for v in values))
                 for name, value in zip(group, values, strict=True):
                     self._scheme.add(name, value)
             runner.close()
             done += len(group)
+            # Each run begins at the inputs: as many tensors of it as the memory holds, or long graphs take hours.
+            count.append(max(count[-1], min(8 * count[-1], _HELD // largest)))
             self._progress(f"measured {done} of {len(names)} tensors")
         bad = self._scheme.not_finite()
         if bad is not None:

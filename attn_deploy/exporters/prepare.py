@@ -11,14 +11,15 @@ from torch import nn
 
 from attn_deploy.errors import ExportError, InvalidRequestError
 from attn_deploy.exporters.axes import output_dims
-from attn_deploy.exporters.eager_checks import refuse_batch_statistics, refuse_scripted_parts, refuse_too_large
+from attn_deploy.exporters.eager_checks import refuse_batch_statistics, refuse_detectors, refuse_scripted_parts
 from attn_deploy.exporters.history import first_outputs, refuse_history
 from attn_deploy.exporters.movement import Movement, Prober, asked_movement, largest_movement, stuck
-from attn_deploy.exporters.prepared import PreparedModel, SharedWork
+from attn_deploy.exporters.prepared import PreparedModel
 from attn_deploy.exporters.rewrite import rewrite as rewrite_model
 from attn_deploy.exporters.serving import Serving, named_inputs, reading_of, with_answers, with_images
+from attn_deploy.exporters.writes import writes_weights
 from attn_deploy.fusing import fuse_with_report
-from attn_deploy.fusing.copying import copy_model
+from attn_deploy.fusing.copying import copy_model, is_large, mark_writing
 from attn_deploy.inputs.binding import Binding, bind_inputs
 from attn_deploy.inputs.samples import verification_sizes
 from attn_deploy.inputs.tensors import TensorInput, dynamic_symbols
@@ -78,6 +79,7 @@ def prepare(
     else:
         resolved = resolve_module(model)
     label = resolved.name.text
+    refuse_detectors(resolved.module, label)
     binding = _bound(resolved, inputs)
     around = serving or Serving()
     module, taken = binding.module, named_inputs(binding.inputs, around.input_names, label)
@@ -89,11 +91,15 @@ def prepare(
     symbols = _wanted(resolved, taken, dynamic, label, free)
 
     refuse_scripted_parts(binding.module, label)
-    refuse_too_large(binding.module, label)
-    original = copy_model(module).eval()
+    # What a name stands for was made for this call; into a module of the user's no checkpoint may be loaded.
+    share = is_large(module) and (weights is None or not isinstance(model, nn.Module))
+    original = copy_model(module, share_parameters=share).eval()
     loaded = () if weights is None else load_weights(original, weights, label, key=weights_key)
     refuse_batch_statistics(original, label)
     flexible = own and dynamic is None and not strict
+    if share and writes_weights(original, taken):
+        mark_writing(original)
+        original = copy_model(original)
     first = _first_run(original, taken, symbols, label, flexible=flexible)
     declared = resolved.outputs
     if declared is None or len(declared) != len(
@@ -143,7 +149,7 @@ def deployed(prepared: PreparedModel, *, fuse: bool, rewrite: bool) -> PreparedM
     module, changes, rewritten = prepared.original, prepared.changes, prepared.rewritten
     free = prepared.free_sizes
     if fuse:
-        fused = fuse_with_report(module)
+        fused = fuse_with_report(module, share=is_large(module))
         module, changes = fused.model, fused.changes
     if rewrite:
         space = any(not s.startswith("N") for s in prepared.dynamic)
@@ -152,7 +158,9 @@ def deployed(prepared: PreparedModel, *, fuse: bool, rewrite: bool) -> PreparedM
         rewriting = rewrite_model(module, examples, batch="N" in prepared.dynamic, space=space, label=prepared.label)
         module, rewritten = rewriting.model, rewriting.changes
         free = space and rewriting.computed_pads >= _MANY_PADS
-    return replace(prepared, free_sizes=free, module=module, changes=changes, rewritten=rewritten, work=SharedWork())
+    return replace(
+        prepared, free_sizes=free, module=module, changes=changes, rewritten=rewritten, work=prepared.work.another()
+    )
 
 
 def with_fewer_axes(prepared: PreparedModel, dynamic: Sequence[str], reasons: Mapping[str, str]) -> PreparedModel:
@@ -171,7 +179,7 @@ def with_fewer_axes(prepared: PreparedModel, dynamic: Sequence[str], reasons: Ma
         dynamic=movement.dynamic,
         output_dims=_output_dims(prober, movement, prepared.outputs),
         fixed={**prepared.fixed, **reasons},
-        work=SharedWork(),
+        work=prepared.work.another(),
     )
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import types
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from torch import Tensor, nn
 
+LARGE = 1 << 25  # bytes; a model with more weights is copied without them where nobody writes to them
+_LARGE_BUFFER = 1 << 22  # bytes
+_WRITES = "attn_deploy_writes_parameters"  # attribute of a model whose forward does
 _MOST_DEEP = 6  # containers in containers, for tensors that a module keeps
 _HOOKS = (
     "_forward_hooks",
@@ -20,7 +23,23 @@ _HOOKS = (
 )
 
 
-def copy_model(model: nn.Module, *, share_parameters: bool = False) -> nn.Module:
+def is_large(model: nn.Module) -> bool:
+    """Whether copies of a model's weights are to be avoided."""
+    return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers())) > LARGE
+
+
+def mark_writing(model: nn.Module) -> None:
+    """Note that forward writes to parameters or large buffers: no copy of this model shares them from now on."""
+    vars(model)[_WRITES] = True
+
+
+def shared_storages(model: nn.Module) -> dict[int, str]:
+    """The names of the tensors that copies share with a model, by the address of their storage."""
+    named = [*model.named_parameters(), *((n, b) for n, b in model.named_buffers() if _is_large_buffer(b))]
+    return {t.untyped_storage().data_ptr(): n for n, t in named if t.numel() and not t.is_meta}
+
+
+def copy_model(model: nn.Module, *, share_parameters: bool = False, own: Collection[str] = ()) -> nn.Module:
     """A copy of a model with its hooks and caches.
 
     A tensor that a module keeps from a computation (an attention map, the weight that the old ``weight_norm`` makes) is
@@ -29,7 +48,9 @@ def copy_model(model: nn.Module, *, share_parameters: bool = False) -> nn.Module
 
     Args:
         model: left alone.
-        share_parameters: use the model's own parameters, for a copy that is run and not changed.
+        share_parameters: the parameters and large buffers of the copy have the memory of the model's, for a copy that is run
+            and not written to. They are tensors of their own: what forward assigns to ``.data`` stays in the copy.
+        own: names of parameters that are not shared.
     """
     memo: dict[int, Any] = {}
     kept: list[Any] = []  # what the memo speaks of by identity must live as long as it
@@ -37,8 +58,9 @@ def copy_model(model: nn.Module, *, share_parameters: bool = False) -> nn.Module
         if not tensor.is_leaf:
             memo[id(tensor)] = tensor.detach().clone()
             kept.append(tensor)
-    if share_parameters:
-        memo.update({id(p): p for p in model.parameters()})
+    if share_parameters and not vars(model).get(_WRITES, False):
+        memo.update({id(p): _alias(p) for n, p in model.named_parameters() if n not in own})
+        memo.update({id(b): b.detach() for b in model.buffers() if _is_large_buffer(b)})
     twin = copy.deepcopy(model, memo)
     for module in twin.modules():
         for holder in [vars(module), *(vars(module).get(h) or {} for h in _HOOKS)]:
@@ -47,6 +69,19 @@ def copy_model(model: nn.Module, *, share_parameters: bool = False) -> nn.Module
                 if bound is not value:
                     holder[key] = bound
     return twin
+
+
+def _alias(parameter: nn.Parameter) -> nn.Parameter:
+    """A parameter in the same memory; one of a class of its own is shared as it is."""
+    if type(parameter) is not nn.Parameter or parameter.is_meta:
+        return parameter
+    twin = nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
+    vars(twin).update(vars(parameter))
+    return twin
+
+
+def _is_large_buffer(buffer: Tensor) -> bool:
+    return type(buffer) is Tensor and buffer.numel() * buffer.element_size() > _LARGE_BUFFER and buffer.is_leaf
 
 
 def _rebound(value: Any, memo: dict[int, Any]) -> Any:

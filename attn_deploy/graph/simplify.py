@@ -18,6 +18,7 @@ import onnx
 from attn_deploy.errors import AttnDeployError, GraphError
 from attn_deploy.files import scratch_folder
 from attn_deploy.graph.artifact import check_model, load_model
+from attn_deploy.graph.placed import filled, hollow
 from attn_deploy.graph.shape_arithmetic import shorten_shape_arithmetic
 from attn_deploy.isolate import run_isolated
 
@@ -45,7 +46,10 @@ class Simplified:
 
 
 def simplify_model(model: onnx.ModelProto, *, timeout: float = TIMEOUT_SECONDS) -> Simplified:
-    """Simplify with the first tool that is installed and gives a valid graph with the same interface."""
+    """Simplify with the first tool that is installed and gives a valid graph with the same interface.
+
+    Weights that lie in a file stay there: the tool sees inputs in their place.
+    """
     before = len(model.graph.node)
     reasons = []
     for tool in TOOLS:
@@ -53,7 +57,7 @@ def simplify_model(model: onnx.ModelProto, *, timeout: float = TIMEOUT_SECONDS) 
             reasons.append(f"{tool} is not installed")
             continue
         try:
-            simplified = shorten_shape_arithmetic(_run(model, tool, timeout))
+            simplified = filled(shorten_shape_arithmetic(_run(hollow(model), tool, timeout)), model)
             _keep_module_paths(model, simplified)
             _same_interface(model, simplified, tool)
             check_model(simplified, f"the graph simplified by {tool}")

@@ -79,7 +79,8 @@ class FreshRunner:
         from attn_deploy.fusing.copying import copy_model
         from attn_deploy.runtimes.eager import EagerRunner
 
-        twin = copy_model(self._module, share_parameters=not self._precise)
+        plain = all(type(p) is torch.nn.Parameter for p in self._module.parameters())  # others are shared as they are
+        twin = copy_model(self._module, share_parameters=plain or not self._precise)
         dtype = torch.float64 if self._precise else torch.float32
         return EagerRunner(twin, output_names=self._names, dtype=dtype, keep=False)
 

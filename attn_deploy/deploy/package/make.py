@@ -133,7 +133,7 @@ def _from_file(source: Path, path: Path, reference: Path | None) -> _Source:
     if artifact.seal == "broken":
         artifact.check_seal()
     model, _ = open_model(source)
-    if any(t.external_data for t in model.graph.initializer):
+    if artifact.data:
         raise InvalidRequestError(
             f"{source} keeps its weights in another file; packages hold files of up to 2 GiB in one."
         )
@@ -270,7 +270,7 @@ def _write_parts(
         _write_repository(folder, manifest, artifact, engines, cases, wanted)
     if "docker" in wanted.parts:
         (folder / "docker").mkdir()
-        texts = dockerfiles(manifest["name"], _pins(), wanted.triton or max(TENSORRT_OF))
+        texts = dockerfiles(manifest["name"], _pins(), (wanted.triton or max(TENSORRT_OF)).partition("=")[0])
         for name, text in texts.items():
             (folder / "docker" / name).write_text(text, encoding="utf-8")
     if manifest["labels"]:
