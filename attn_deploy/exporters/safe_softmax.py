@@ -16,6 +16,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from attn_deploy.graph.placed import array_of
+
 # What gives finite numbers of inputs of the network, whatever made those: products, norms, activations.
 _FINITE = frozenset(
     {
@@ -125,7 +127,7 @@ class _Finiteness:
 
     def _is_source(self, name: str) -> bool:
         if name in self._constants:
-            return bool(np.isfinite(numpy_helper.to_array(self._constants[name])).all())
+            return bool(np.isfinite(array_of(self._constants[name])).all())
         node = self.makers.get(name)
         if node is None:
             return False
@@ -150,7 +152,7 @@ class _Finiteness:
         yield from (i for i in node.input[first:last] if i)
 
     def _is_nonzero(self, name: str) -> bool:
-        return bool(np.all(numpy_helper.to_array(self._constants[name]) != 0))
+        return bool(np.all(array_of(self._constants[name]) != 0))
 
 
 def _numbers(attribute: onnx.AttributeProto) -> Any:
