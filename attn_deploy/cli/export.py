@@ -117,6 +117,18 @@ def export(
     from attn_deploy.resolve.wanted import check_model
 
     check_model(model)
+    from attn_deploy.exporters.options import check_export
+
+    check_export(
+        opset=opset,
+        precision=precision,
+        io=io,
+        exporter=exporter,
+        native_attention=native_attention,
+        verify=verify,
+        preprocess=preprocess,
+        postprocess=postprocess,
+    )
     from attn_deploy.inputs.grammar import parse_axes, parse_inputs
     from attn_deploy.report.console import status
     from attn_deploy.report.text import export_text

@@ -142,8 +142,8 @@ def export(
         PrecisionError: if the precision cannot be had; the message names the module.
         MissingDependencyError: if onnxruntime is needed and not installed.
     """
-    options = ExportOptions(
-        opset=ExportOptions.default_opset(precision) if opset is None else opset,
+    options = ExportOptions.asked(
+        opset=opset,
         exporter=exporter,
         dynamic=None if dynamic is None else tuple(dynamic),
         simplify=simplify,
@@ -267,14 +267,14 @@ def first_good(
     refusals: list[AttnDeployError] = []
     for attempt in _with_fewer_and_fewer_axes(prepared, refusals):
         failures: list[tuple[str, AttnDeployError]] = []
-        for name in options.exporter_order():
+        for name in _order(attempt, options):
             progress(f"exporting with {name}")
             try:
                 candidate = _attempt(attempt, name, options, progress)
             except (ExportError, GraphError, ParityError, PrecisionError) as error:
                 failures.append((name, error))
                 continue
-            return attempt, candidate, _reason(options, name, failures)
+            return attempt, candidate, _reason(attempt, options, name, failures)
         telling = most_telling(attempt, failures)
         refusals.append(telling)
         first = first or telling
@@ -309,8 +309,9 @@ def _with_fewer_and_fewer_axes(prepared: PreparedModel, refusals: list[AttnDeplo
     current = prepared
     while current.dynamic and refusals[-1].rule not in _WHATEVER_MOVES:
         text = str(refusals[-1]).removeprefix(f"{prepared.label}: ")
+        text = re.sub(r"^the axis [\w, ]+ cannot be dynamic, since ", "", text)
         reason = re.split(r"(?<=[a-z)])\. |: the \w+ exporter failed|: torch\.export cannot", text)[0]
-        match = re.search(r"the axis ([\w, ]+) cannot be dynamic", text)
+        match = re.search(r"the axis ([\w, ]+) cannot be dynamic", str(refusals[-1]))
         named = {s for s in current.dynamic if match and re.search(rf"\b{s}\b", match[1])}
         choices = [tuple(s for s in current.dynamic if s not in named)] if named else []
         batch = tuple(s for s in prepared.dynamic if s[0] == "N")
@@ -325,11 +326,21 @@ def _with_fewer_and_fewer_axes(prepared: PreparedModel, refusals: list[AttnDeplo
         yield current
 
 
-def _reason(options: ExportOptions, name: str, failures: list[tuple[str, AttnDeployError]]) -> str:
+def _order(prepared: PreparedModel, options: ExportOptions) -> Sequence[str]:
+    """The exporters to try: of padding computed map after map TorchScript has the trace in seconds, torch.export in minutes."""
+    order = options.exporter_order()
+    return sorted(order, key=lambda name: name != "torchscript") if prepared.free_sizes else order
+
+
+def _reason(
+    prepared: PreparedModel, options: ExportOptions, name: str, failures: list[tuple[str, AttnDeployError]]
+) -> str:
     if options.exporter != "auto":
         return "asked for"
     if failures:
         return f"{failures[0][0]} failed: {failures[0][1]}"
+    if prepared.free_sizes and name == "torchscript" and options.exporter_order()[0] != name:
+        return "padding is computed from sizes again and again, which torch.export takes minutes to follow"
     if name == "dynamo":
         return f"has operators for opset {DYNAMO_MIN_OPSET} and above"
     return f"writes opset {options.opset} itself; dynamo writes {DYNAMO_MIN_OPSET} and needs a conversion"

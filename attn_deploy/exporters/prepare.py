@@ -13,7 +13,7 @@ from torch import nn
 
 from attn_deploy.errors import ExportError, InvalidRequestError
 from attn_deploy.exporters.axes import output_dims
-from attn_deploy.exporters.eager_checks import refuse_batch_statistics, refuse_scripted_parts
+from attn_deploy.exporters.eager_checks import refuse_batch_statistics, refuse_detectors, refuse_scripted_parts
 from attn_deploy.exporters.history import first_outputs, refuse_history
 from attn_deploy.exporters.movement import Movement, Prober, asked_movement, largest_movement, stuck
 from attn_deploy.exporters.prepared import PreparedModel
@@ -82,6 +82,7 @@ def prepare(
     else:
         resolved = resolve_module(model)
     label = resolved.name.text
+    refuse_detectors(resolved.module, label)
     binding = _bound(resolved, inputs)
     around = serving or Serving()
     module, taken = binding.module, named_inputs(binding.inputs, around.input_names, label)

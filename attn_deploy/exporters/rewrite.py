@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from attn_deploy.errors import ExportError
 from attn_deploy.exporters.encoders import patch_encoders_
 from attn_deploy.exporters.safe_forms import SafeForms, Scope
+from attn_deploy.exporters.whole_windows import common
 from attn_deploy.fusing.copying import copy_model
 from attn_deploy.parity.tolerance import TOLERANCES
 from attn_deploy.runtimes.eager import flatten_outputs
@@ -64,8 +65,15 @@ def rewrite(
     other = _recorded(model, Scope(batch, space), examples[-1]) if differing else recorder
     pads = len(recorder.pads) if recorder.pads != other.pads else 0
     rolls = recorder.shifts != other.shifts
-    if rolls or (recorder.scope.uneven and not space):  # known only at the end of a run: note them in another
-        recorder = _recorded(model, replace(recorder.scope, rolls=rolls), examples[0])
+    runs = [recorder]  # what the calls of resizing and pooling have in common at all sizes
+    if recorder.nearest_resizes or (space and any(recorder.windows)):
+        runs += [_recorded(model, recorder.scope, example) for example in examples[1:]]
+    resizes = frozenset(k for run in runs for k, uneven in enumerate(run.uneven_resizes) if uneven)
+    windows = common([run.windows for run in runs]) if space and len(runs) > 1 else {}
+    if rolls or resizes or windows or (recorder.scope.uneven and not space):
+        # This is known only at the end of a run: what it changes is noted in another.
+        known = replace(recorder.scope, rolls=rolls, resizes=resizes, windows=windows)
+        recorder = _recorded(model, known, examples[0])
     encoder = copy_model(model, share_parameters=True)
     encoders = patch_encoders_(encoder)
     scope = replace(recorder.scope, pads=pads > _MANY_PADS)

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from attn_deploy.graph.placed import array_of
 
@@ -134,8 +133,7 @@ class _Finiteness:
         if node.op_type == "Constant":
             return all(bool(np.isfinite(_numbers(a)).all()) for a in node.attribute)
         if node.op_type == "ConstantOfShape":
-            values = [numpy_helper.to_array(a.t) for a in node.attribute]
-            return all(bool(np.isfinite(v).all()) for v in values)
+            return all(bool(np.isfinite(_numbers(a)).all()) for a in node.attribute)
         return node.op_type in _FINITE
 
     def _needed(self, name: str) -> Iterator[str]:
@@ -159,7 +157,7 @@ def _numbers(attribute: onnx.AttributeProto) -> Any:
     """The numbers of a Constant, however it holds them; none of one that holds text."""
     value = onnx.helper.get_attribute_value(attribute)
     if isinstance(value, onnx.TensorProto):
-        return numpy_helper.to_array(value)
+        return array_of(value)
     return value if isinstance(value, (int, float, list)) and not isinstance(value, bytes) else np.zeros(0)
 
 

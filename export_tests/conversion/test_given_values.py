@@ -174,3 +174,17 @@ def test_choices_are_of_equality_alone():
     outputs = [helper.make_tensor_value_info("b", onnx.TensorProto.BOOL, [])]
     graph = helper.make_graph([node("Less", ["k", "c"], ["b"])], "g", inputs, outputs, [constant("c", 9, np.int64)])
     assert integer_choices(helper.make_model(graph)) == {}
+
+
+def test_a_state_whose_first_axis_is_no_batch_is_quantized(tmp_path):
+    """Two layers, and a batch of two: slicing each input along its first axis would cut the layers."""
+    nodes = [
+        node("MatMul", ["sound", "w"], ["near"], name="near"),
+        node("Unsqueeze", ["near", "first"], ["row"]),
+        node("Add", ["state", "row"], ["y"]),
+    ]
+    constants = [weights("w", 16, 8), constant("first", [0], np.int64)]
+    inputs = [value("sound", FLOAT, ["N", 16]), value("state", FLOAT, [2, "N", 8])]
+    source = save(tmp_path / "s.onnx", nodes, inputs, [value("y", FLOAT, [2, "N", 8])], constants)
+    record = json.loads(quantize(source, tmp_path / "q.onnx", target="cpu").metadata["quantization"])
+    assert record["layers"] == 1

@@ -252,7 +252,7 @@ def test_requests_that_cannot_be_used(exported, tmp_path):
         quantize(exported, keep_accuracy=0.5)
     with pytest.raises(InvalidRequestError, match="--scores 'logits': the outputs are y"):
         quantize(exported, scores="logits")
-    with pytest.raises(InvalidRequestError, match="not found: give cifar10, digits"):
+    with pytest.raises(InvalidRequestError, match=r"not found\. Give cifar10, digits"):
         quantize(exported, calibration="imagenet")
     with pytest.raises(GraphError, match="no such ONNX file"):
         quantize(tmp_path / "none.onnx")

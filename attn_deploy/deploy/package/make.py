@@ -278,7 +278,7 @@ def _write_parts(
         _write_repository(folder, manifest, artifact, engines, cases, wanted)
     if "docker" in wanted.parts:
         (folder / "docker").mkdir()
-        texts = dockerfiles(manifest["name"], _pins(), wanted.triton or max(TENSORRT_OF))
+        texts = dockerfiles(manifest["name"], _pins(), (wanted.triton or max(TENSORRT_OF)).partition("=")[0])
         for name, text in texts.items():
             (folder / "docker" / name).write_text(text, encoding="utf-8")
     if manifest["labels"]:
