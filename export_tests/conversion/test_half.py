@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from attn_deploy import convert, export
+from attn_deploy import convert, export, trusted_files
 from attn_deploy.cli import app
 from attn_deploy.conversion.half import measure, to_half
 from attn_deploy.errors import GraphError, InvalidRequestError, OpsetError, ParityError, PrecisionError
