@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,8 +24,6 @@ from attn_deploy.parity.tolerance import TOLERANCES
 from attn_deploy.parity.verify import compare
 from attn_deploy.runtimes.base import Runner
 from attn_deploy.runtimes.table import REFERENCE
-
-_MOST_WEIGHTS = 1 << 28  # 1 GiB in fp32
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,15 +104,10 @@ def _eager(bench: Bench, ready: dict[str, ReadyRunner], references: list[str], s
 def _file(bench: Bench, path: Path, stack: contextlib.ExitStack) -> _Right:
     """The user's file as it says, step by step: optimisers and converted files are held against that."""
     from attn_deploy.graph.artifact import load_model
-    from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
+    from attn_deploy.runtimes.graphs import graph_runner
 
-    source: bytes | Path = path
-    reading: Reading | None = None
-    weights = sum(math.prod(i.dims) for i in load_model(path, light=True).graph.initializer)
-    if weights < _MOST_WEIGHTS:  # a larger file is compared by the types of its outputs, without a copy in memory
-        wider, reading = read_outputs(load_model(path))
-        source = wider.SerializeToString()
-    runner = OnnxRuntimeRunner(source, threads=bench.threads, optimize=False)
+    wider, reading = read_outputs(load_model(path, light=True))
+    runner = graph_runner(wider, threads=bench.threads, optimize=False)
     stack.callback(runner.close)
     return _Right(runner, "the file without optimisations", reading=reading)
 
