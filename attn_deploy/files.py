@@ -11,7 +11,9 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -123,11 +125,11 @@ def make_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, rename: bool = True) -> Iterator[Path]:
     """A temporary path beside ``path``; renamed to it when the block ends well, removed when it does not.
 
     The bytes are on the disk before the name is, so that a power cut leaves the old file or the new one. What a process
-    that was killed left beside ``path`` goes at the next write.
+    that was killed left beside ``path`` goes at the next write. Without ``rename`` nothing is moved to ``path``.
 
     Raises:
         InvalidRequestError: if the folder cannot be written, or the disk is full.
@@ -140,12 +142,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     _lock(handle)
     try:
         yield temporary
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # mkstemp makes files that only their owner reads
-        _to_disk(temporary)
-        temporary.replace(path)
-        _to_disk(folder)
+        if rename:
+            _readable(temporary)
+            _to_disk(temporary)
+            temporary.replace(path)
+            _to_disk(folder)
     except OSError as error:
         raise InvalidRequestError(f"{path} could not be written: {error.strerror or error}.") from error
     finally:
@@ -190,6 +191,86 @@ def scratch_folder(beside: Path | None = None) -> Iterator[Path]:
         if handle >= 0:
             os.close(handle)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+class KeptFolder:
+    """A scratch folder that goes when nobody holds it any more, or with `close`; see `scratch_folder`."""
+
+    def __init__(self, beside: Path | None = None) -> None:
+        stack = contextlib.ExitStack()
+        self.path = stack.enter_context(scratch_folder(beside))
+        self._end = weakref.finalize(self, stack.close)
+
+    def close(self) -> None:
+        """Remove the folder now."""
+        self._end()
+
+
+@dataclass(slots=True)
+class Pair:
+    """Two files that are written together, see `atomic_pair`.
+
+    Attributes:
+        main, data: the temporary paths to write to; the first may refer to the second by its name.
+        refer: the bytes of the main file for a name of the data file; to be set before the block ends.
+    """
+
+    main: Path
+    data: Path
+    refer: Callable[[str], bytes] | None = None
+
+
+@contextlib.contextmanager
+def atomic_pair(main: Path, data: Path) -> Iterator[Pair]:
+    """As `atomic_path`, for a file and the data file beside it that it refers to by name.
+
+    At every moment the file at ``main`` is the old one beside its old data, or the new one beside its new data: where data
+    of that name are there already, the new ones get a name of their own first, to which the new file refers until the
+    usual name is theirs as well.
+
+    Raises:
+        InvalidRequestError: as `atomic_path`.
+    """
+    check_writable(data)
+    with atomic_path(data, rename=False) as new_data, atomic_path(main, rename=False) as new_main:
+        pair = Pair(new_main, new_data)
+        yield pair
+        if pair.refer is None:
+            raise RuntimeError("nothing says how the file refers to its data")
+        _readable(new_data)
+        _to_disk(new_data)
+        if not data.exists():
+            new_data.replace(data)
+            _put(new_main, main, pair.refer(data.name))
+            return
+        own = data.with_name(f"{data.name}-{os.urandom(4).hex()}")
+        new_data.replace(own)
+        _put(new_main, main, pair.refer(own.name))
+        try:
+            shutil.copyfile(own, new_data)  # no link: readers of external data refuse files with two names
+        except OSError:  # no room for both: the name of its own stays
+            data.unlink()
+            return
+        new_data.replace(data)
+        _to_disk(data.parent)
+        _put(new_main, main, pair.refer(data.name))
+        for left in data.parent.glob(f"{data.name}-{'[0-9a-f]' * 8}"):  # those of processes that were killed too
+            left.unlink(missing_ok=True)
+
+
+def _put(temporary: Path, path: Path, content: bytes) -> None:
+    temporary.write_bytes(content)
+    _readable(temporary)
+    _to_disk(temporary)
+    temporary.replace(path)
+    _to_disk(path.parent)
+
+
+def _readable(temporary: Path) -> None:
+    """Mkstemp makes files that only their owner reads."""
+    mask = os.umask(0)
+    os.umask(mask)
+    temporary.chmod(0o666 & ~mask)
 
 
 def sweep(folder: Path) -> None:

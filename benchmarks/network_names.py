@@ -104,3 +104,17 @@ NETWORKS = (
     *(f"smp:{n}" for n in SMP),
     *(f"ultralytics:{n}" for n in ULTRALYTICS),
 )
+
+# Ten that differ in what is hard about them: the slow tier's.
+SLICE = (
+    "timm:resnet50",
+    "timm:mobilenetv3_large_100",
+    "timm:tf_efficientnet_b0",
+    "timm:vit_tiny_patch16_224",
+    "timm:swin_tiny_patch4_window7_224",
+    "timm:levit_128s",
+    "torchvision:lraspp_mobilenet_v3_large",
+    "transformers:SegformerForSemanticSegmentation",
+    "smp:FPN",
+    "ultralytics:yolo11n",
+)

@@ -7,8 +7,8 @@ Each network is exported in a process of its own, as ``attn_deploy.export(NAME)`
 fresh model of the same weights at batches and sizes of this script's own, which the exporter has not seen. With
 ``--plain`` the same model goes through ``torch.onnx.export``, with ``dynamo=True`` and with ``dynamo=False``, with all
 axes, then with those that ours moves, then with the batch alone, then with none, until a file is right; and the right files
-are timed against each other. WORDS choose the networks whose names hold one of them; a whole name that is not in the list
-is taken too.
+are timed against each other. WORDS choose the networks whose names hold one of them, as regular expressions; a whole name
+that is not in the list is taken too.
 
 The record is written after each network; what it has already is not done again, unless ``--again`` names the exporter.
 ``--merge`` adds the rows of other records, and leaves alone what they do not have.
@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -121,6 +122,12 @@ def complete(row: Row, exporters: Sequence[str], again: Sequence[str]) -> bool:
     )
 
 
+def chosen(words: Sequence[str]) -> list[str]:
+    """The networks that words choose: those of the list whose names hold one, and whole names that are not in it."""
+    names = [n for n in NETWORKS if not words or any(re.search(w, n) for w in words)]
+    return names + [w for w in words if ":" in w and not any(re.search(w, n) for n in NETWORKS)]
+
+
 def main() -> int:
     """Run, print the table, and keep the record."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
@@ -129,12 +136,12 @@ def main() -> int:
     parser.add_argument("--plain", action="store_true")
     parser.add_argument("--again", default="", help="exporters whose attempts are made anew, with commas")
     parser.add_argument("--merge", nargs="*", type=Path, default=[])
+    parser.add_argument("--whole", action="store_true", help="a network of the list without a row is a failure")
     parser.add_argument("--timeout", type=float, default=1800.0, help="wall seconds of one attempt")
     parser.add_argument("--quick", action="store_true", help="fewer samples of each file")
     parser.add_argument("--list", action="store_true")
     options = parser.parse_args()
-    whole = [w for w in options.words if ":" in w and w not in NETWORKS and not any(w in n for n in NETWORKS)]
-    names = [n for n in NETWORKS if not options.words or any(w in n for w in options.words)] + whole
+    names = chosen(options.words)
     if options.list:
         print("\n".join(names))
         return 0
@@ -164,7 +171,10 @@ def main() -> int:
     rows = [record.rows[n] for n in (record.rows if options.merge else names) if n in record.rows]
     print(summary(rows))
     wrong = any(a.outcome == "wrong" for r in rows for e, a in r.attempts.items() if e == OURS)
-    return int(wrong or any(r.lost for r in rows))
+    missing = [n for n in NETWORKS if n not in record.rows] if options.whole else []
+    if missing:
+        print(f"Without a row: {', '.join(missing)}.")
+    return int(wrong or bool(missing) or any(r.lost for r in rows))
 
 
 if __name__ == "__main__":

@@ -6,10 +6,17 @@ MkDocs calls `on_files` while it builds (`hooks` in ``mkdocs.yml``). Nothing tha
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from html import escape
-from itertools import groupby
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))  # MkDocs loads this file alone
+
+from official_exports_page import official_exports_page
+from rule_pages import rule_pages
+from support_pages import support_pages
+from zoo_pages import cell, zoo_pages
 
 Pages = Mapping[str, str]
 
@@ -26,7 +33,7 @@ def on_files(files: Any, *, config: Any) -> Any:
 def generated_pages() -> dict[str, str]:
     """Every page by its path in the site's sources."""
     pages: dict[str, str] = {}
-    for make in (_commands, _zoo, _rules, _devices, _records):
+    for make in (_commands, zoo_pages, official_exports_page, rule_pages, _devices, support_pages, _records):
         pages |= make()
     return pages
 
@@ -56,115 +63,40 @@ def _context(command: Any, name: str) -> Any:
     return command.context_class(command, info_name=name, max_content_width=100, terminal_width=100)
 
 
-def _zoo() -> Pages:
-    """An index by family and a page for each entry."""
-    from attn_deploy.comparison.digest import read_digest
-    from attn_deploy.registry import list_models
-
-    rows: dict[str, list[Any]] = {}
-    for row in read_digest().rows:
-        rows.setdefault(row.model, []).append(row)
-    specs = list_models()
-    index = ["# The zoo", "", f"{len(specs)} entries. `attn-deploy info NAME` prints the same of one.", ""]
-    pages: dict[str, str] = {}
-    for family, members in groupby(specs, key=lambda s: s.family):
-        index += [f"## {family}", "", "| name | what it computes | year | parameters |", "|---|---|---:|---:|"]
-        for spec in members:
-            count = "" if spec.parameters is None else f"{spec.parameters:,}"
-            index.append(f"| [{spec.name}]({spec.name}.md) | {_cell(spec.summary)} | {spec.year or ''} | {count} |")
-            pages[f"generated/zoo/{spec.name}.md"] = _entry(spec, rows.get(spec.name, []))
-        index.append("")
-    pages["generated/zoo/index.md"] = "\n".join(index)
-    return pages
-
-
-def _entry(spec: Any, rows: list[Any]) -> str:
-    parts = [f"# {spec.name}", "", _text(spec.summary), ""]
-    facts = (
-        ("family", spec.family),
-        ("other names", ", ".join(spec.aliases)),
-        ("paper", spec.paper),
-        ("official source", spec.official),
-        ("class", spec.target),
-        ("parameters", "" if spec.parameters is None else f"{spec.parameters:,} in the reference configuration"),
-        ("multiply-accumulates", "" if spec.macs is None else f"{spec.macs:,} at batch 1 and 32x32"),
-        ("inputs", "; ".join(f"{i.name} {i.dtype} ({', '.join(map(str, i.shape))})" for i in spec.inputs)),
-        ("outputs", ", ".join(spec.outputs)),
-        ("dynamic axes", ", ".join(spec.dynamic) or "none"),
-    )
-    parts += ["| | |", "|---|---|", *(f"| {k} | {_cell(v)} |" for k, v in facts if v), ""]
-    if spec.arguments:
-        parts += ["## Arguments", "", "| name | type | default |", "|---|---|---|"]
-        parts += [
-            f"| {_cell(a.name)} | {_cell(a.annotation)} | {_cell('required' if a.default is None else a.default)} |"
-            for a in spec.arguments
-        ]
-        parts.append("")
-    for title, text in (
-        ("How it exports", spec.export),
-        ("Limits", spec.limits),
-        ("Where popular copies and the paper differ", spec.deviations),
-    ):
-        if text:
-            parts += [f"## {title}", "", _text(text), ""]
-    parts += ["## Try it", "", "```sh", f"attn-deploy export {spec.name}", "```", ""]
-    timed = [r for r in rows if r.p50_ms is not None]
-    if timed:
-        parts += [
-            "## Measured",
-            "",
-            f"Medians on {_text(timed[0].machine)}; see the repository's `profiles/` for the records.",
-            "",
-            "| runtime | precision | batch | size | median ms | against eager |",
-            "|---|---|---:|---|---:|---|",
-        ]
-        for r in timed:
-            against = "" if r.speedup is None else f"{r.speedup:.2f}x ({r.speedup_low:.2f} - {r.speedup_high:.2f})"
-            parts.append(f"| {r.runtime} | {r.precision} | {r.batch} | {r.size} | {r.p50_ms:.4g} | {against} |")
-        parts.append("")
-    return "\n".join(parts)
-
-
-def _rules() -> Pages:
-    """Each known cause with its remedy."""
-    from attn_deploy.rules.rules import RULES
-
-    parts = [
-        "# Rules",
-        "",
-        f"The {len(RULES)} known ways in which an export goes wrong. `lint` finds them in the source before an export, and "
-        "errors name them.",
-        "",
-    ]
-    for rule in RULES:
-        parts += [
-            f"## {rule.id}",
-            "",
-            f"**Why:** {_text(rule.explanation)}.",
-            "",
-            f"**Remedy:** {_text(rule.remedy)}",
-            "",
-        ]
-    return {"generated/rules.md": "\n".join(parts)}
-
-
 def _devices() -> Pages:
     """The devices that engines are built for and profiles compared with."""
-    from attn_deploy.machine.devices import list_devices, load_device
+    from attn_deploy.machine.devices import DEVICES, list_devices, load_device
 
     parts = [
         "# Devices",
         "",
-        "`--device NAME` of `build` and `profile`.",
+        "`--device NAME` of `build` and `profile`; `attn-deploy list --devices` prints the same, and a file of your own "
+        "(`--device mine.toml`) describes another. Peaks are dense, in 10^12 operations a second.",
         "",
-        "| name | device | target |",
-        "|---|---|---|",
+        "| name | device | target | GB | GB/s | fp32 | fp16 | int8 | source |",
+        "|---|---|---|---:|---:|---:|---:|---:|---|",
     ]
     for name in list_devices():
         device = load_device(name)
-        title = getattr(device, "title", "") or getattr(device, "description", "") or device.name
-        parts.append(f"| {name} | {_cell(str(title))} | {_cell(device.target or 'CPU')} |")
+        peaks = [f"{device.peaks_tflops[p]:g}" if p in device.peaks_tflops else "" for p in ("fp32", "fp16", "int8")]
+        sizes = [f"{v:g}" if v is not None else "" for v in (device.memory_gib, device.bandwidth_gbs)]
+        cells = [
+            name,
+            cell(device.title),
+            device.target or "processor",
+            *sizes,
+            *peaks,
+            cell(_source(DEVICES / f"{name}.toml")),
+        ]
+        parts.append(f"| {' | '.join(cells)} |")
     return {"generated/devices.md": "\n".join([*parts, ""])}
+
+
+def _source(path: Path) -> str:
+    """The comment that a description begins with."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comment = [line.lstrip("# ") for line in lines[: next(k for k, x in enumerate(lines) if not x.startswith("#"))]]
+    return " ".join(comment).removeprefix("Source: ")
 
 
 def _records() -> Pages:
@@ -214,12 +146,3 @@ def json_schema(kind: type) -> dict[str, Any]:
     record = schema["$defs"][kind.__name__]
     record["properties"].setdefault("schema_version", {"type": "integer"})  # some records write it beside their fields
     return schema
-
-
-def _text(text: str) -> str:
-    """Text as Markdown: one paragraph, no markup."""
-    return escape(" ".join(text.split()), quote=False).replace("*", "\\*").replace("[", "\\[").replace("_", "\\_")
-
-
-def _cell(text: str) -> str:
-    return _text(text).replace("|", "\\|")

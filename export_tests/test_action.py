@@ -121,7 +121,7 @@ def test_the_examples_and_workflows_call_the_action_with_what_it_takes():
         for job in yaml.safe_load(path.read_text())["jobs"].values():
             for entry in job.get("steps", ()):
                 uses = entry.get("uses", "")
-                if uses == "./" or uses.startswith("attn-deploy/attn-deploy@"):
+                if uses == "./" or uses.startswith("OWNER/attn-deploy@"):
                     assert set(entry.get("with", {})) <= set(ACTION["inputs"]), path
                     calls += 1
     assert calls >= 2, "the example and a workflow of our own use it"

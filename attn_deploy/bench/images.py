@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -89,7 +88,8 @@ def check_images(plan: ProfilePlan) -> None:
     Raises:
         InvalidRequestError: if a data set is unknown, or a path does not exist.
     """
-    from attn_deploy.data import DATASETS, require_dataset, require_split
+    from attn_deploy.conversion.calibration import check_calibration
+    from attn_deploy.data import require_dataset, require_split
     from attn_deploy.data.datasets import DATA_VARIABLE
 
     folder = data_dir_of(plan)
@@ -102,14 +102,8 @@ def check_images(plan: ProfilePlan) -> None:
             raise InvalidRequestError("the data set 'folder' needs to know which: --data-dir path/to/images.")
     if folder is not None and not Path(folder).is_dir():
         raise InvalidRequestError(f"there is no folder {folder}, named by --data-dir; give the folder with the images.")
-    names = [n for n in DATASETS if n != "folder"]
-    if plan.calibration is not None and plan.calibration not in names and not Path(plan.calibration).exists():
-        close = difflib.get_close_matches(plan.calibration, names, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else "."
-        raise InvalidRequestError(
-            f"calibration data {plan.calibration!r} not found{hint} Give {', '.join(names)}, a folder of images, or an "
-            ".npz with an array for each input."
-        )
+    if plan.calibration is not None:
+        check_calibration(plan.calibration)
 
 
 def trained_model(plan: ProfilePlan) -> TrainedModel | None:

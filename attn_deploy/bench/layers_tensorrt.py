@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from attn_deploy.bench.layers import LayerReport, LayerTime, summed
-from attn_deploy.engine.flavors import flavor_spec, load_flavor
 from attn_deploy.engine.scopes import NodePlace, mentioned, read_places
 from attn_deploy.inputs.tensors import Arrays
 
@@ -70,9 +69,11 @@ def engine_layers(
     from attn_deploy.runtimes.tensorrt import TensorRTRunner
 
     contexts: list[Any] = []
+    libraries: list[Any] = []
 
     class Observed(TensorRTRunner):
         def _create_context(self, specialization: str) -> Any:
+            libraries.append(self._flavor.trt)
             contexts.append(super()._create_context(specialization))
             return contexts[-1]
 
@@ -87,8 +88,7 @@ def engine_layers(
             runner.synchronize()
             took.append((time.perf_counter_ns() - started) / 1e3)
 
-        trt = load_flavor(flavor_spec(runtime)).trt
-        layers = profiled_layers(trt, contexts[0], run, onnx, runs)
+        layers = profiled_layers(libraries[0], contexts[0], run, onnx, runs)
         info = runner.info
     finally:
         runner.close()

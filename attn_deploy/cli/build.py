@@ -77,7 +77,12 @@ def build(
         str, typer.Option(help="none, ampere-plus or same-capability: other GPUs too, slower; tensorrt only.")
     ] = "none",
     version_compat: Annotated[
-        bool, typer.Option("--version-compat", help="Later versions may load it; larger, slower; tensorrt only.")
+        bool,
+        typer.Option(
+            "--version-compat",
+            "--version-compatible",
+            help="Later versions and the lean runtime may load it; larger, slower; tensorrt only.",
+        ),
     ] = False,
     timing_cache: Annotated[
         Path | None, typer.Option(help="Kernel timings to read and extend, for faster builds; tensorrt only.")

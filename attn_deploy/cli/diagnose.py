@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from attn_deploy.cli.completion import complete_model
+from attn_deploy.cli.parse import check_page, write_page
 from attn_deploy.cli.streams import output_aside
 from attn_deploy.cli.trust import Trust
 
@@ -64,6 +65,7 @@ def diagnose(
         list[str] | None, typer.Option(help="Shapes at which the target builds, as NAME:MIN,OPT,MAX. Default: derived.")
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds for each trial of the target.")] = 120.0,
+    page: Annotated[Path | None, typer.Option(help="Write the result as a page too: diagnosis.html.")] = None,
     trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
 ) -> None:
@@ -75,15 +77,18 @@ def diagnose(
     Examples:
       attn-deploy diagnose net.py:MyNet --input 1x3x224x224
       attn-deploy diagnose net.py:MyNet --input 1x3x224x224 --precision fp16
+      attn-deploy diagnose net.py:MyNet --input 1x3x224x224 --precision fp16 --page diagnosis.html
       attn-deploy diagnose model.onnx --no-numbers
       attn-deploy diagnose model-int8.onnx --against model.onnx
     """
     from attn_deploy.resolve.wanted import check_model
 
     check_model(model, files=(".onnx",))
+    check_page(page)
     from attn_deploy.diagnosis.diagnose import diagnose as find
     from attn_deploy.inputs.grammar import parse_axes, parse_inputs
     from attn_deploy.report.diagnose import diagnosis_text
+    from attn_deploy.report.diagnosis_page import diagnosis_html
 
     with output_aside():
         diagnosis = find(
@@ -106,6 +111,7 @@ def diagnose(
             timeout=timeout,
             progress=lambda words: typer.echo(words, err=True),
         )
+    write_page(page, lambda: diagnosis_html(diagnosis))
     typer.echo(json.dumps(diagnosis.to_dict(), indent=1) if as_json else diagnosis_text(diagnosis))
     if not diagnosis.passed:
         raise typer.Exit(1)

@@ -46,6 +46,7 @@ def evaluate(
     shape: Annotated[
         list[str] | None, typer.Option("--input", help="Of a model of your own, for ort-cpu: 1x3x224x224.")
     ] = None,
+    page: Annotated[Path | None, typer.Option(help="Write the results as a page too: accuracy.html.")] = None,
     trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results on standard output.")] = False,
 ) -> None:
@@ -59,14 +60,16 @@ def evaluate(
       attn-deploy evaluate net.py:MyNet --weights net.safetensors --dataset cifar10
     """
     from attn_deploy.accuracy.evaluate import evaluate as evaluate_model
-    from attn_deploy.cli.parse import parse_words
+    from attn_deploy.cli.parse import check_page, parse_words, write_page
     from attn_deploy.data import require_split
     from attn_deploy.files import check_writable
     from attn_deploy.inputs.grammar import parse_inputs
+    from attn_deploy.report.accuracy_page import accuracy_html
     from attn_deploy.report.console import print_result, status
 
     if save is not None:
         check_writable(save)
+    check_page(page)
     with output_aside(), status() as progress:
         results = evaluate_model(
             model,
@@ -85,6 +88,7 @@ def evaluate(
         )
     if save is not None:
         results[0].write(save)
+    write_page(page, lambda: accuracy_html(results))
     if as_json:
         typer.echo(json.dumps([r.to_dict() for r in results], indent=1))
     else:

@@ -90,6 +90,9 @@ def export(
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare with PyTorch at shapes that were not traced.")
     ] = True,
+    external_data: Annotated[
+        bool, typer.Option("--external-data", help="Weights in NAME.onnx.data beside the graph, as above 2 GiB always.")
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Overwrite the file that is there, whatever it holds.")
     ] = False,
@@ -114,6 +117,18 @@ def export(
     from attn_deploy.resolve.wanted import check_model
 
     check_model(model)
+    from attn_deploy.exporters.options import check_export
+
+    check_export(
+        opset=opset,
+        precision=precision,
+        io=io,
+        exporter=exporter,
+        native_attention=native_attention,
+        verify=verify,
+        preprocess=preprocess,
+        postprocess=postprocess,
+    )
     from attn_deploy.inputs.grammar import parse_axes, parse_inputs
     from attn_deploy.report.console import status
     from attn_deploy.report.text import export_text
@@ -139,6 +154,7 @@ def export(
             samples=sample,
             verify=verify,
             force=force,
+            external_data=external_data,
             inputs=parse_inputs(shape) if shape else None,
             preprocess=preprocess,
             postprocess=postprocess,

@@ -44,6 +44,9 @@ def lint(
     from attn_deploy.resolve.wanted import check_model
 
     check_model(model)
+    from attn_deploy.diagnosis.lint_request import check_lint
+
+    check_lint(opset, target)
     from attn_deploy.diagnosis.lint import lint as lint_model
     from attn_deploy.inputs.grammar import parse_axes, parse_inputs
     from attn_deploy.report.lint import lint_text

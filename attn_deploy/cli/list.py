@@ -20,6 +20,9 @@ def list_(
     search: Annotated[
         str | None, typer.Option(help="Only models with these words in their name, summary, paper or source.")
     ] = None,
+    devices: Annotated[
+        bool, typer.Option("--devices", help="The devices of build --device and profile --device.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print every field of every entry as JSON.")] = False,
 ) -> None:
     """List the zoo and the backbones, grouped by family.
@@ -30,11 +33,19 @@ def list_(
       attn-deploy list attention
       attn-deploy list --family backbone
       attn-deploy list --search "channel attention" --year 2020
+      attn-deploy list --devices
       attn-deploy list --json
     """
     from attn_deploy.errors import InvalidRequestError
     from attn_deploy.registry import list_models
-    from attn_deploy.report.text import models_text
+    from attn_deploy.report.text import devices_text, models_text
+
+    if devices:
+        from attn_deploy.machine.devices import list_devices, load_device
+
+        known = [load_device(name) for name in list_devices()]
+        typer.echo(json.dumps([d.to_dict() for d in known], indent=1) if as_json else devices_text(known))
+        return
 
     if family is not None and family_option is not None and family != family_option:
         raise InvalidRequestError(f"two families were named, {family!r} and {family_option!r}; name one.")

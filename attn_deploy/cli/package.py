@@ -63,7 +63,10 @@ def package(
     target: Annotated[
         str | None, typer.Option(help="Compute capabilities of an engine for TensorRT-RTX: sm86,sm89.")
     ] = None,
-    triton: Annotated[str | None, typer.Option(help="Release of the server that engines are for, as 25.06.")] = None,
+    triton: Annotated[
+        str | None,
+        typer.Option(help="Release of the server that engines are for: 25.06, or with its TensorRT 26.01=10.14.1."),
+    ] = None,
     trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON and nothing else.")] = False,
 ) -> None:
@@ -77,7 +80,18 @@ def package(
       attn-deploy package model-int8.onnx --for triton,python,docker --labels classes.txt -o pkg
       attn-deploy package model.onnx --device rtx4090 -o pkg
     """
-    from attn_deploy.deploy.package.make import package as make_package
+    from attn_deploy.resolve.wanted import check_model
+
+    check_model(model, files=(".onnx",))
+    from attn_deploy.exporters.options import check_export
+
+    check_export(
+        opset=opset,
+        precision=precision or "fp32",
+        exporter=exporter or "auto",
+        preprocess=preprocess,
+        postprocess=postprocess,
+    )
     from attn_deploy.deploy.package.request import PackageRequest
     from attn_deploy.inputs.grammar import parse_axes, parse_inputs
     from attn_deploy.report.console import status
@@ -95,6 +109,8 @@ def package(
         target=target,
         triton=triton,
     )
+    from attn_deploy.deploy.package.make import package as make_package
+
     options: dict[str, Any] = {
         "preprocess": preprocess,
         "postprocess": postprocess,

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+import typer
 
 from attn_deploy.errors import InvalidRequestError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from attn_deploy.conversion.preprocess import PreprocessOptions
 
 
@@ -107,3 +112,28 @@ def preprocess_options(
     return PreprocessOptions(
         preset, parse_numbers(mean, "--mean"), parse_numbers(std, "--std"), scale, color, layout, resize
     )
+
+
+def check_page(path: Path | None) -> None:
+    """Refuse a page's path before anything is done.
+
+    Raises:
+        InvalidRequestError: if it does not end in .html, or cannot be written.
+    """
+    if path is None:
+        return
+    from attn_deploy.files import check_writable
+
+    if path.suffix.lower() != ".html":
+        raise InvalidRequestError(f"--page {path} ends in {path.suffix or 'nothing'}; a page is written as .html.")
+    check_writable(path)
+
+
+def write_page(path: Path | None, make: Callable[[], str]) -> None:
+    """Write a page, if one is wanted, and say so on standard error."""
+    if path is None:
+        return
+    from attn_deploy.files import write_atomic
+
+    write_atomic(path, make())
+    typer.echo(f"written: {path}", err=True)

@@ -167,7 +167,7 @@ def _here(request: ProfileRequest, alone: Path | None, *, layers: bool, as_json:
     if alone is not None:
         check_writable(alone)
     with output_aside(), profile_bar() as bar:
-        record = profile(request, progress=bar.tell, on_step=bar.step)
+        record = profile(request, progress=bar.progress, on_step=bar.step)
     if alone is not None:
         record.write(alone)
     if as_json:

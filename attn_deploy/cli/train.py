@@ -25,9 +25,22 @@ def train(
     batch: Annotated[int | None, typer.Option(help="Images of one step.")] = None,
     rate: Annotated[float | None, typer.Option(help="Peak learning rate, for a batch of 128.")] = None,
     cutout: Annotated[int | None, typer.Option(help="Side of a blanked square, in pixels.")] = None,
+    start_side: Annotated[
+        int | None, typer.Option(help="Side of the first epochs' images, in pixels; it grows over half of the run.")
+    ] = None,
+    alternate_flip: Annotated[
+        bool | None,
+        typer.Option("--alternate-flip/--random-flip", help="Mirror each image in every second epoch."),
+    ] = None,
+    smoothing: Annotated[
+        float | None, typer.Option(help="Label smoothing: probability spread over all classes.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
     device: Annotated[str | None, typer.Option("--on", help="cpu or cuda. Default: cuda where there is one.")] = None,
-    amp: Annotated[bool | None, typer.Option("--amp/--no-amp", help="bfloat16; on CUDA by default.")] = None,
+    amp: Annotated[
+        bool | None,
+        typer.Option("--amp/--no-amp", help="bfloat16. Default: on CUDA, and on CPUs with AMX or AVX512-BF16."),
+    ] = None,
     compiled: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
     threads: Annotated[int | None, typer.Option(help="Of the CPU.")] = None,
     output: Annotated[
@@ -53,7 +66,16 @@ def train(
     from attn_deploy.training.recipe import recipe_for
     from attn_deploy.training.run import train as train_model
 
-    recipe = recipe_for(dataset, epochs=epochs, batch=batch, peak_rate=rate, cutout=cutout)
+    recipe = recipe_for(
+        dataset,
+        epochs=epochs,
+        batch=batch,
+        peak_rate=rate,
+        cutout=cutout,
+        start_side=start_side,
+        alternate_flip=alternate_flip,
+        label_smoothing=smoothing,
+    )
     with output_aside(), step_bar(model) as progress:
 
         def show(at: TrainProgress) -> None:

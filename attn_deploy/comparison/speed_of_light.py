@@ -8,7 +8,6 @@ algorithm with fewer multiplications (Winograd's convolution, Strassen's product
 from __future__ import annotations
 
 import functools
-import itertools
 import os
 import re
 from collections.abc import Mapping
@@ -192,14 +191,22 @@ def match_device(environment: Environment, row: ProfileRow | None = None) -> Dev
     return None
 
 
+# Words of a driver's name that say nothing of which GPU it is. Any other word does: Ti, SUPER, D, Laptop, PCIe, Max-Q, Server.
+_NOTHING_SAID = re.compile(r"nvidia|geforce|tesla|gpu|sxm\d?|hbm\d?e?|blackwell|workstation|edition|\d+gb")
+
+
 def match_gpu(name: str) -> DeviceProfile | None:
-    """The profile of a GPU by the name that its driver gives: ``NVIDIA GeForce RTX 4090`` is ``rtx4090``."""
+    """The profile of a GPU by the name that its driver gives: ``NVIDIA GeForce RTX 4090`` is ``rtx4090``.
+
+    A card of another kind that shares a number (Ti, SUPER, Laptop, PCIe), or that has another memory, is not it.
+    """
     words = re.findall(r"[a-z0-9]+", name.lower())
-    spoken = {*words, *(a + b for a, b in itertools.pairwise(words))}
+    wanted = "".join(w for w in words if not _NOTHING_SAID.fullmatch(w))
+    memory = next((int(w[:-2]) for w in words if re.fullmatch(r"\d+gb", w)), None)
     for device in map(load_device, list_devices()):
-        if device.kind == "gpu" and device.name in spoken:
-            # The cards for PCIe slots have other clocks and memories than the modules of the same name.
-            return None if "pcie" in words and "SXM" in device.title else device
+        if device.kind == "gpu" and device.name.replace("-", "") == wanted:
+            same = memory is None or device.memory_gib is None or abs(memory - device.memory_gib) <= 0.05 * memory
+            return device if same else None
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -108,13 +109,25 @@ def load_calibration(
         limit = (usual_count if images is None else images) + held_out
         photos = load_any_images(path, side=side, limit=limit, resize=preprocess.resize)
         return _from_images(photos, inputs, symbols, images, seed, preprocess)
-    if not path.exists():
-        choices = ", ".join(n for n in DATASETS if n != "folder")
-        raise InvalidRequestError(
-            f"calibration data {str(source)!r} not found: give {choices}, a folder of images, or an .npz with an array "
-            "for each input."
-        )
+    check_calibration(path)
     return read_calibration(path, inputs, symbols, images=images)
+
+
+def check_calibration(source: Path | str) -> None:
+    """Refuse calibration data that are no data set and not on the disk.
+
+    Raises:
+        InvalidRequestError: with the closest data set and what can be given.
+    """
+    names = [n for n in DATASETS if n != "folder"]
+    if str(source) in names or Path(source).exists():
+        return
+    close = difflib.get_close_matches(str(source), names, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    raise InvalidRequestError(
+        f"calibration data {str(source)!r} not found{hint} Give {', '.join(names)}, a folder of images, or an .npz with an "
+        "array for each input."
+    )
 
 
 def read_calibration(

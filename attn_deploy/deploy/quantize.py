@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from attn_deploy.conversion.calibration import NO_OPTIONS
+from attn_deploy.conversion.calibration import NO_OPTIONS, check_calibration
 from attn_deploy.conversion.preprocess import Preprocess, PreprocessOptions, raw_images
 from attn_deploy.conversion.quantize import check_options, quantize_file
 from attn_deploy.conversion.quantizer import Progress
@@ -107,14 +107,17 @@ def quantize(
         path_of = model.path if isinstance(model, OnnxArtifact) else Path(model)
         usual = _of_file(path_of) if calibration is not None else None
         return quantize_file(model, path, calibration=calibration, owner=owner, usual=usual, **options)
-    from attn_deploy.exporters.pipeline import export  # torch, which files do without
     from attn_deploy.inputs.grammar import parse_inputs
     from attn_deploy.resolve.names import parse_name
 
     form = quant_format(precision)
     check_options(method, keep_accuracy)
+    if isinstance(calibration, (str, Path)):
+        check_calibration(calibration)
     name = parse_name(str(model))
     destination = output_file(path, Path(f"{name.stem}-{form.word}.onnx"), (".onnx",))
+    from attn_deploy.exporters.pipeline import export  # torch, which files do without
+
     with scratch_folder() as folder:
         if progress is not None:
             progress(f"exporting {model}")

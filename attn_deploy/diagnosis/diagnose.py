@@ -64,6 +64,7 @@ class _Question:
     reference: Reference | None
     batches: tuple[Arrays, ...] | None
     written: Path
+    given: GivenInputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +209,7 @@ def _examined(request: DiagnosisRequest) -> _Question:
             owner=subject.label,
             progress=request.progress,
         )
-    return _Question(request, subject, candidate, reference, batches, written)
+    return _Question(request, subject, candidate, reference, batches, written, given)
 
 
 def _given(request: DiagnosisRequest, subject: Subject) -> GivenInputs:
@@ -246,7 +247,11 @@ def _search_build(question: _Question, target: Target) -> _BuildAnswer:
     laboratory = Laboratory(target, timeout=request.timeout, progress=request.progress)
     notes: list[str] = []
     fault, part = _search(
-        Parts(candidate.model), _profile(candidate.model, request.profile), laboratory, question.subject, "build"
+        Parts(candidate.model),
+        _profile(candidate.model, request.profile, question.given),
+        laboratory,
+        question.subject,
+        "build",
     )
     if fault is not None:
         fault = _written(fault, part, question.written, {}, {}, notes)
@@ -303,8 +308,10 @@ def _search(
     return Fault(question, module, name, node.op_type, node.name, result.refusal.reason, remedy, operators), result.part
 
 
-def _profile(model: onnx.ModelProto, given: GivenProfile | Iterable[GivenProfile]) -> Profile | None:
-    """The profile that is given, or that a build of the graph would derive.
+def _profile(
+    model: onnx.ModelProto, profile: GivenProfile | Iterable[GivenProfile], given: GivenInputs
+) -> Profile | None:
+    """The profile that is given, or that a build of the graph would derive, or else one of the inputs that are given.
 
     Raises:
         InvalidRequestError: if what is given does not fit, or nothing that is usual does: no node is to blame for that.
@@ -312,7 +319,14 @@ def _profile(model: onnx.ModelProto, given: GivenProfile | Iterable[GivenProfile
     with scratch_folder() as folder:
         path = Path(folder) / "model.onnx"
         onnx.save(model, path)
-        profiles = make_profiles(read_onnx(path, check=False), given)
+        artifact = read_onnx(path, check=False)
+        try:
+            profiles = make_profiles(artifact, profile)
+        except InvalidRequestError as error:
+            shapes = {n: tuple(a.shape) for one in given.samples[:1] for n, a in one.items()} | dict(given.shapes)
+            if profile or not shapes:
+                raise InvalidRequestError(str(error).replace(str(path), "the graph")) from error
+            profiles = make_profiles(artifact, {n: (s, s, s) for n, s in shapes.items()})
     return profiles[0] if profiles else None
 
 

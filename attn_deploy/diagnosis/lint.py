@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from attn_deploy.errors import AttnDeployError, ExportError, GraphError, InvalidRequestError, ParityError
+from attn_deploy.diagnosis.lint_request import check_lint
+from attn_deploy.errors import AttnDeployError, ExportError, GraphError, ParityError
 from attn_deploy.exporters.options import DEFAULT_OPSET, ExportOptions
 from attn_deploy.exporters.pipeline import first_good
 from attn_deploy.exporters.prepare import prepare
@@ -24,7 +25,6 @@ from attn_deploy.rules.finding import SEVERITIES, Finding
 from attn_deploy.rules.location import Place
 from attn_deploy.rules.modules import walk_modules
 
-TARGETS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
 _FIRST_DFT = 17
 
 
@@ -86,9 +86,7 @@ def lint(
     Raises:
         InvalidRequestError: if the request cannot be used.
     """
-    ExportOptions(opset=opset)
-    if target not in TARGETS:
-        raise InvalidRequestError(f"target {target!r} is unknown: choose {', '.join(TARGETS)}.")
+    check_lint(opset, target)
     resolved = resolve(model, arguments) if isinstance(model, str) else resolve_module(model)
     traced = inputs is not None or resolved.inputs is not None
     module = resolved.module

@@ -15,7 +15,7 @@ from typing import Any
 
 from attn_deploy.errors import EngineError, InvalidRequestError, MissingDependencyError
 
-_NEEDED = "num_io_tensors"
+NEEDED_OF_ENGINES = "num_io_tensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,7 @@ class FlavorSpec:
         has_version_compat: can make engines that later versions load.
         has_hardware_compat: can make engines that other GPU generations load.
         default_targets: compute capabilities of an ahead-of-time build.
+        lean_modules: import names of a runtime that builds nothing (see `attn_deploy.engine.lean`).
     """
 
     name: str
@@ -43,6 +44,7 @@ class FlavorSpec:
     has_version_compat: bool
     has_hardware_compat: bool
     default_targets: tuple[str, ...] = ()
+    lean_modules: tuple[str, ...] = ()
 
 
 FLAVORS = {
@@ -66,6 +68,7 @@ FLAVORS = {
         has_timing_cache=True,
         has_version_compat=True,
         has_hardware_compat=True,
+        lean_modules=("tensorrt_lean", "tensorrt_lean_bindings"),
     ),
 }
 
@@ -78,14 +81,16 @@ class Flavor:
         spec: what it can do.
         trt: the module.
         version: the library's own version.
+        lean: whether it is the runtime alone, which builds nothing and lists no kernels.
     """
 
     spec: FlavorSpec
     trt: Any
     version: str
+    lean: bool = False
 
     def __str__(self) -> str:
-        return f"{self.spec.title} {self.version}"
+        return f"{self.spec.title} {self.version}{' (lean runtime)' if self.lean else ''}"
 
     @property
     def strongly_typed(self) -> bool:
@@ -146,7 +151,16 @@ def flavor_spec(name: str) -> FlavorSpec:
 
 def is_installed(spec: FlavorSpec) -> bool:
     """Whether a package of that name is there, importable or not."""
-    specs = (importlib.util.find_spec(m) for m in spec.modules)
+    return _is_there(spec.modules)
+
+
+def lean_is_installed(spec: FlavorSpec) -> bool:
+    """Whether the lean runtime of a flavor is there, importable or not."""
+    return _is_there(spec.lean_modules)
+
+
+def _is_there(modules: tuple[str, ...]) -> bool:
+    specs = (importlib.util.find_spec(m) for m in modules)
     return any(f is not None and f.origin is not None for f in specs)  # no origin: just a folder of that name
 
 
@@ -193,7 +207,7 @@ def load_flavor(spec: FlavorSpec) -> Flavor:
     version = str(getattr(trt, "__version__", "of unknown version"))
     kinds = trt.NetworkDefinitionCreationFlag
     if not (hasattr(kinds, "STRONGLY_TYPED") or hasattr(kinds, "EXPLICIT_BATCH")) or not hasattr(
-        trt.ICudaEngine, _NEEDED
+        trt.ICudaEngine, NEEDED_OF_ENGINES
     ):
         raise EngineError(
             f"{spec.title} {version} is too old: engines are addressed by tensor names, which 8.5 brought. Upgrade it, or "
@@ -210,26 +224,32 @@ def _import(spec: FlavorSpec) -> ModuleType:
         except ModuleNotFoundError as error:
             if error.name == name:
                 continue
-            raise _broken(spec, name, error) from error
+            raise broken(spec, name, error) from error
         except Exception as error:  # a library that is there may fail in any way: ImportError, OSError, RuntimeError
-            raise _broken(spec, name, error) from error
+            raise broken(spec, name, error) from error
         if hasattr(module, "Builder"):
             return module
         if getattr(module, "__file__", None) is not None:
-            raise _broken(spec, name, AttributeError(f"module {module.__file__} has no Builder"))
+            raise broken(spec, name, AttributeError(f"module {module.__file__} has no Builder"))
     raise _missing(spec)
 
 
 def _missing(spec: FlavorSpec) -> MissingDependencyError:
+    if lean_is_installed(spec):
+        return MissingDependencyError(
+            f"of {spec.title} only the lean runtime is installed: it runs engines and builds none. Install {spec.title}: "
+            f"pip install 'attn-deploy[{spec.extra}]' (its libraries need the vendor's index)."
+        )
     return MissingDependencyError(
         f"{spec.title} is not installed: there is no module {spec.modules[0]!r}. pip install 'attn-deploy[{spec.extra}]'"
         + (" (plain PyPI, works without a GPU)." if spec.has_aot else " (its libraries need the vendor's index).")
     )
 
 
-def _broken(spec: FlavorSpec, module: str, error: Exception) -> EngineError:
+def broken(spec: FlavorSpec, module: str, error: Exception, *, extra: str | None = None) -> EngineError:
+    """The error of a library that is there and does not import; ``extra`` is the pip extra that brings it again."""
     return EngineError(
         f"{spec.title} is installed and cannot be used: importing {module!r} failed with {type(error).__name__}: "
-        f"{' '.join(str(error).split())}. Reinstall it: pip install --force-reinstall 'attn-deploy[{spec.extra}]'.",
+        f"{' '.join(str(error).split())}. Reinstall it: pip install --force-reinstall 'attn-deploy[{extra or spec.extra}]'.",
         exit_code=3,
     )

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from attn_deploy.engine.artifact import EngineArtifact, read_engine
-from attn_deploy.engine.flavors import flavor_spec, load_flavor
+from attn_deploy.engine.flavors import flavor_spec
+from attn_deploy.engine.lean import load_runtime, start_runtime
 from attn_deploy.engine.logger import logger_for
 from attn_deploy.errors import AttnDeployError, DeviceError, NoDeviceError
 from attn_deploy.isolate import run_isolated
@@ -84,14 +85,19 @@ def read_kernels(artifact: EngineArtifact, *, timeout: float = 300.0) -> EngineK
 def run(emit: Callable[[dict[str, Any]], None], *, path: str) -> list[dict[str, Any]]:
     """The child's side: load the engine and ask its inspector."""
     artifact = read_engine(path)
-    flavor = load_flavor(flavor_spec(artifact.flavor))
+    compatible = artifact.options.version_compat
+    flavor = load_runtime(flavor_spec(artifact.flavor), engine=path, version_compat=compatible)
     gpu = find_gpu()
     if gpu is None:
         raise NoDeviceError(f"{path} can be loaded on a GPU only, and this machine has none.")
     artifact.check_loadable(flavor.spec.name, flavor.version, gpu.target)
+    if flavor.lean:  # its bindings name the inspector and do not have the class
+        raise DeviceError(f"{flavor} runs engines and does not list their kernels; the whole library does.")
     trt = flavor.trt
     logger = logger_for(trt)
-    runtime = trt.Runtime(logger)
+    runtime = start_runtime(trt, logger)
+    if runtime is None:
+        raise DeviceError(f"{path}: {flavor} on {gpu} could not start its runtime: {'; '.join(logger.errors)}.")
     engine = runtime.deserialize_cuda_engine(Path(path).read_bytes())
     if engine is None:
         raise DeviceError(f"{path}: {flavor} on {gpu} could not load the engine: {'; '.join(logger.errors)}.")

@@ -16,6 +16,7 @@ from attn_deploy.exporters.record import ExportRecord
 from attn_deploy.exporters.safe_softmax import drop_needless_guards_
 from attn_deploy.graph.artifact import check_model
 from attn_deploy.graph.evidence import Evidence, write_evidence
+from attn_deploy.graph.known_forms import write_known_forms_
 from attn_deploy.graph.operators import refuse_foreign
 from attn_deploy.graph.opset import IR_VERSIONS
 from attn_deploy.graph.scopes import NAME_SCOPES
@@ -46,6 +47,7 @@ def normalise(model: onnx.ModelProto, prepared: PreparedModel, opset: int) -> on
     for value in model.graph.initializer:
         value.doc_string = ""
     drop_needless_guards_(model)
+    write_known_forms_(model)
     _name_axes(model.graph.input, [i.dims for i in prepared.inputs], prepared, "input")
     _name_axes(model.graph.output, list(prepared.output_dims), prepared, "output")
     refuse_foreign(model, prepared.label)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from attn_deploy.errors import InvalidRequestError, OpsetError
 from attn_deploy.graph.opset import MAX_OPSET, MIN_OPSET
@@ -37,6 +38,7 @@ class ExportOptions:
         verify: compare with eager at shapes that were not traced, and refuse the file when they differ.
         precision: fp32, fp16 or bf16: the type of everything but what the rules keep in fp32.
         io: ``fp32`` keeps inputs and outputs in fp32, ``same`` gives them the precision's type.
+        external_data: weights in a data file beside the graph, also where one file would hold them.
 
     Raises:
         OpsetError: if the opset is outside 13 to 25, below 22 with bf16, or above what the exporter or the attention asked
@@ -55,6 +57,7 @@ class ExportOptions:
     verify: bool = True
     precision: str = "fp32"
     io: str = "fp32"
+    external_data: bool = False
 
     def __post_init__(self) -> None:
         if not MIN_OPSET <= self.opset <= MAX_OPSET:
@@ -104,6 +107,11 @@ class ExportOptions:
 
         return max(DEFAULT_OPSET, half_type(precision).first_opset)
 
+    @classmethod
+    def asked(cls, *, opset: int | None, precision: str, **rest: Any) -> ExportOptions:
+        """The options of a command, with the opset that the precision needs where none is named."""
+        return cls(opset=cls.default_opset(precision) if opset is None else opset, precision=precision, **rest)
+
     def exporter_order(self) -> tuple[str, ...]:
         """The exporters to try, in order."""
         if self.exporter != "auto":
@@ -112,6 +120,31 @@ class ExportOptions:
         if self.opset > TORCHSCRIPT_LAST_OPSET:
             return native[:1]
         return native if self.opset >= DYNAMO_MIN_OPSET else native[::-1]
+
+
+def check_export(
+    *, opset: int | None, precision: str, preprocess: str | None = None, postprocess: str | None = None, **rest: Any
+) -> None:
+    """Refuse what no export can be asked for, before torch is imported.
+
+    Args:
+        opset: of the file; None for that of the precision.
+        precision: fp32, fp16 or bf16.
+        preprocess: a text as for `attn_deploy.export`.
+        postprocess: a text as for `attn_deploy.export`.
+        **rest: other fields of `ExportOptions`.
+
+    Raises:
+        AttnDeployError: as `ExportOptions`, and for texts that cannot be read.
+    """
+    from attn_deploy.exporters.answers import parse_postprocess
+    from attn_deploy.exporters.pixels import parse_preprocess
+
+    ExportOptions.asked(opset=opset, precision=precision, **rest)
+    if preprocess is not None:
+        parse_preprocess(preprocess)
+    if postprocess is not None:
+        parse_postprocess(postprocess)
 
 
 def _refuse_quantized(precision: str) -> None:

@@ -18,6 +18,7 @@ import onnx
 from attn_deploy.errors import AttnDeployError, GraphError
 from attn_deploy.files import scratch_folder
 from attn_deploy.graph.artifact import check_model, load_model
+from attn_deploy.graph.placed import filled, hollow
 from attn_deploy.graph.shape_arithmetic import shorten_shape_arithmetic
 from attn_deploy.isolate import run_isolated
 
@@ -45,7 +46,10 @@ class Simplified:
 
 
 def simplify_model(model: onnx.ModelProto, *, timeout: float = TIMEOUT_SECONDS) -> Simplified:
-    """Simplify with the first tool that is installed and gives a valid graph with the same interface."""
+    """Simplify with the first tool that is installed and gives a valid graph with the same interface.
+
+    Weights that lie in a file stay there: the tool sees inputs in their place.
+    """
     before = len(model.graph.node)
     reasons = []
     for tool in TOOLS:
@@ -53,7 +57,7 @@ def simplify_model(model: onnx.ModelProto, *, timeout: float = TIMEOUT_SECONDS) 
             reasons.append(f"{tool} is not installed")
             continue
         try:
-            simplified = shorten_shape_arithmetic(_run(model, tool, timeout))
+            simplified = filled(shorten_shape_arithmetic(_run(hollow(model), tool, timeout)), model)
             _keep_module_paths(model, simplified)
             _same_interface(model, simplified, tool)
             check_model(simplified, f"the graph simplified by {tool}")
@@ -114,22 +118,38 @@ def simplify_file(emit: Callable[[dict[str, Any]], None], source: str, target: s
 
 
 def _same_interface(model: onnx.ModelProto, simplified: onnx.ModelProto, tool: str) -> None:
-    def interface(m: onnx.ModelProto) -> list[tuple[str, int, tuple[str | int, ...]]]:
-        initializers = {i.name for i in m.graph.initializer}
-        values = [v for v in m.graph.input if v.name not in initializers] + list(m.graph.output)
-        return [
-            (
-                v.name,
-                v.type.tensor_type.elem_type,
-                tuple(d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim),
-            )
-            for v in values
-        ]
+    """Refuse another interface; what a tool came to know of axes without a name is put back as it was."""
 
     def opsets(m: onnx.ModelProto) -> dict[str, int]:
         return {o.domain: o.version for o in m.opset_import if o.domain in ("", "ai.onnx")}
 
-    if interface(model) != interface(simplified):
-        raise GraphError(f"{tool} changed the inputs or outputs from {interface(model)} to {interface(simplified)}")
     if opsets(model) != opsets(simplified):
         raise GraphError(f"{tool} changed the opset from {opsets(model)} to {opsets(simplified)}")
+    before, after = _interface(model), _interface(simplified)
+    same = [(v.name, v.type.tensor_type.elem_type) for v in before] == [
+        (v.name, v.type.tensor_type.elem_type) for v in after
+    ]
+    named = {d.dim_param for v in model.graph.input for d in v.type.tensor_type.shape.dim if d.dim_param}
+    if not same or not all(_known_axes_agree(a, b, named) for a, b in zip(before, after, strict=True)):
+        shown = ([(v.name, v.type.tensor_type.elem_type, _axes(v)) for v in values] for values in (before, after))
+        raise GraphError(f"{tool} changed the inputs or outputs from {next(shown)} to {next(shown)}")
+    for old, new in zip(before, after, strict=True):
+        new.type.CopyFrom(old.type)
+
+
+def _interface(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    constants = {i.name for i in model.graph.initializer}
+    return [v for v in model.graph.input if v.name not in constants] + list(model.graph.output)
+
+
+def _axes(value: onnx.ValueInfoProto) -> tuple[str | int, ...]:
+    return tuple(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim)
+
+
+def _known_axes_agree(before: onnx.ValueInfoProto, after: onnx.ValueInfoProto, named: set[str]) -> bool:
+    """Whether numbers and the names of the inputs' axes stayed; other names are inventions of an inference."""
+    if not before.type.tensor_type.HasField("shape"):
+        return True
+    one, other = _axes(before), _axes(after)
+    held = [(a, b) for a, b in zip(one, other, strict=False) if a in named or (a and isinstance(a, int))]
+    return len(one) == len(other) and all(a == b for a, b in held)

@@ -29,6 +29,8 @@ PACKAGES = (
     "onnxslim",
     "tensorrt",
     "tensorrt-rtx",
+    "tensorrt-lean-cu12",
+    "tensorrt-lean-cu13",
     "cuda-python",
 )
 # Instruction sets that decide which kernels run.
@@ -187,6 +189,11 @@ def isa_flags(cpuinfo: str) -> tuple[str, ...]:
     match = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
     present = set(match[1].split()) if match else set()
     return tuple(f for f in ISA_FLAGS if f in present)
+
+
+def cpu_isa() -> tuple[str, ...]:
+    """The instruction sets of `ISA_FLAGS` that this processor has."""
+    return isa_flags(_read(Path("/proc/cpuinfo")))
 
 
 def find_gpus() -> tuple[tuple[GpuDescription, ...], str | None]:

@@ -36,9 +36,10 @@ def training_text(record: TrainingRecord) -> str:
         ),
         (
             "ran on",
-            f"{record.device}{', bfloat16' if record.amp else ''}{', compiled' if record.compiled else ''}"
+            f"{record.device}{', compiled' if record.compiled else ''}"
             + (f", {record.threads} threads" if record.device == "cpu" else ""),
         ),
+        ("arithmetic", record.arithmetic or ("bfloat16" if record.amp else "float32")),
         ("time", f"{record.seconds:.1f} s, {images / record.seconds:,.0f} images/s"),
         ("last epoch", f"loss {last.loss:.4f}, {last.accuracy:.2%} right on augmented images"),
         ("test top-1", f"{test['top1']:.2%} ({test['correct']:,} of {test['images']:,})"),

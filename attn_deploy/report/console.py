@@ -73,7 +73,7 @@ class ProfileBar:
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=number, total=total, description=shape)
 
-    def tell(self, words: str) -> None:
+    def progress(self, words: str) -> None:
         """What is being done now."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, words=words)

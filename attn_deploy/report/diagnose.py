@@ -28,18 +28,19 @@ def diagnosis_text(diagnosis: Diagnosis, width: int = 120) -> str:
             if diagnosis.target
             else "not tried",
         ),
-        ("compared", _compared(diagnosis)),
+        ("compared", compared_text(diagnosis)),
         ("steps", _largest(diagnosis.steps)),
         ("overflow", diagnosis.overflow),
         ("notes", "\n".join(diagnosis.notes)),
         ("time", f"{diagnosis.seconds:.1f} s"),
-        ("verdict", _verdict(diagnosis)),
+        ("verdict", verdict_text(diagnosis)),
     ]
     blocks.append(rows_text([(k, v) for k, v in rows if v], width))
     return "\n\n".join(blocks)
 
 
-def _verdict(diagnosis: Diagnosis) -> str:
+def verdict_text(diagnosis: Diagnosis) -> str:
+    """What is to blame, or that nothing is."""
     if diagnosis.passed:
         answers = [f"{diagnosis.target} takes it"] * bool(diagnosis.target) + ["its numbers are right"] * bool(
             diagnosis.against
@@ -48,7 +49,8 @@ def _verdict(diagnosis: Diagnosis) -> str:
     return "; ".join(f"{_QUESTIONS[f.question].lower()}: {f.place}" for f in diagnosis.faults)
 
 
-def _compared(diagnosis: Diagnosis) -> str:
+def compared_text(diagnosis: Diagnosis) -> str:
+    """With what the numbers were compared, where, and what was allowed."""
     if not diagnosis.against:
         return "not compared"
     if not diagnosis.compared_at:

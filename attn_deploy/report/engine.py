@@ -20,6 +20,7 @@ def engine_text(artifact: EngineArtifact, kernels: EngineKernels | None = None) 
         ("engine", f"{artifact.path} ({artifact.size:,} bytes)"),
         ("library", f"{artifact.flavor} {artifact.version}" + (f" on {artifact.device}" if artifact.device else "")),
         ("targets", ", ".join(artifact.targets)),
+        ("versions", _versions(artifact)),
         ("precision", f"{artifact.precision}, found in the network's {network.layers} layers; TF32 {tf32}"),
         ("products", compute or "none"),
         ("inputs", "\n".join(map(str, artifact.inputs))),
@@ -33,6 +34,14 @@ def engine_text(artifact: EngineArtifact, kernels: EngineKernels | None = None) 
         ("layers", "" if kernels is None else _layers(kernels)),
     ]
     return rows_text([(k, v) for k, v in rows if v])
+
+
+def _versions(artifact: EngineArtifact) -> str:
+    """What may load it; nothing where that is the version above alone."""
+    if not artifact.options.version_compat:
+        return ""
+    major = artifact.version.split(".")[0]
+    return f"this one, later ones of version {major}, and the lean runtime of these (attn-deploy[lean])"
 
 
 def _layers(kernels: EngineKernels) -> str:

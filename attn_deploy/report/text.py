@@ -8,11 +8,12 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from attn_deploy.registry import ModelSpec
+from attn_deploy.registry import ModelSpec, namesakes
 from attn_deploy.resolve.names import parse_name
 
 if TYPE_CHECKING:
     from attn_deploy.graph.artifact import OnnxArtifact
+    from attn_deploy.machine.devices import DeviceProfile
 
 
 def rows_text(rows: Sequence[tuple[str, str]], width: int = 120) -> str:
@@ -41,6 +42,16 @@ def models_text(specs: Iterable[ModelSpec], width: int = 120) -> str:
             lines.append(text if len(text) <= width else text[: width - 1] + "…")
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
+
+
+def devices_text(devices: Sequence[DeviceProfile]) -> str:
+    """A line for each device: its target, memory, bandwidth and what it is called."""
+    left = max(len(d.name) for d in devices) + 2
+    lines = [f"{'name':<{left}}{'target':<9}{'GB':>6}{'GB/s':>8}  device"]
+    for device in devices:
+        memory, bandwidth = (f"{v:g}" if v is not None else "" for v in (device.memory_gib, device.bandwidth_gbs))
+        lines.append(f"{device.name:<{left}}{device.target or 'cpu':<9}{memory:>6}{bandwidth:>8}  {device.title}")
+    return "\n".join(lines)
 
 
 def model_text(spec: ModelSpec, width: int = 120) -> str:
@@ -72,6 +83,7 @@ def model_text(spec: ModelSpec, width: int = 120) -> str:
         ("export", spec.export),
         ("limits", spec.limits),
         ("deviations", spec.deviations),
+        ("same name", "; ".join(f"{word} is also {' and '.join(names)}" for word, names in namesakes(spec).items())),
     ]
     return rows_text([(k, v) for k, v in rows if v], width)
 

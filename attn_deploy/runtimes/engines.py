@@ -20,10 +20,11 @@ def import_engine_library(flavor: str) -> object:
         EngineError: if it is installed and cannot be used.
         NoDeviceError: if there is no GPU.
     """
-    from attn_deploy.engine.flavors import flavor_spec, load_flavor
+    from attn_deploy.engine.flavors import flavor_spec
+    from attn_deploy.engine.lean import load_runtime
     from attn_deploy.machine.gpu import find_gpu
 
-    library = load_flavor(flavor_spec(flavor))
+    library = load_runtime(flavor_spec(flavor))
     if find_gpu() is None:
         raise NoDeviceError(f"{library} is installed, and runs engines on NVIDIA GPUs; there is none here.")
     return library

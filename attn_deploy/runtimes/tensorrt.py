@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attn_deploy.engine.artifact import EngineArtifact, read_engine
-from attn_deploy.engine.flavors import flavor_spec, load_flavor
+from attn_deploy.engine.flavors import flavor_spec
+from attn_deploy.engine.lean import load_runtime, start_runtime
 from attn_deploy.engine.logger import logger_for
 from attn_deploy.engine.network import dtype_name
 from attn_deploy.errors import DeviceError, InvalidRequestError, NoDeviceError
@@ -62,7 +63,9 @@ class TensorRTRunner:
             )
         self.artifact = read_engine(engine.path if isinstance(engine, EngineArtifact) else engine)
         self.artifact.check_fresh()
-        self._flavor = load_flavor(flavor_spec(self.artifact.flavor))
+        compatible = self.artifact.options.version_compat
+        spec = flavor_spec(self.artifact.flavor)
+        self._flavor = load_runtime(spec, engine=self.artifact.path, version_compat=compatible)
         self.artifact.check_loadable(self._flavor.spec.name, self._flavor.version)
         self._gpu = self._find_gpu(device)
         self.artifact.check_loadable(self._flavor.spec.name, self._flavor.version, self._gpu.target)
@@ -93,11 +96,9 @@ class TensorRTRunner:
     def _load(self, specialization: str) -> None:
         trt = self._flavor.trt
         self._logger = logger_for(trt)
-        self._logger.clear()
-        try:
-            self._runtime = trt.Runtime(self._logger)
-        except TypeError as error:  # what the bindings make of a null pointer
-            raise self._failure("could not start its runtime") from error
+        self._runtime = start_runtime(trt, self._logger)
+        if self._runtime is None:
+            raise self._failure("could not start its runtime")
         if self.artifact.options.version_compat and hasattr(self._runtime, "engine_host_code_allowed"):
             self._runtime.engine_host_code_allowed = True  # such plans bring their runtime along
         self._engine = self._runtime.deserialize_cuda_engine(self.artifact.path.read_bytes())

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from attn_deploy.data import ImageSet
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.training.recipe import Recipe
+
+_NO_EPOCH = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,7 @@ class Draw:
         top, left: corner of the window in the padded image, for each image in that order.
         flip: whether it is mirrored.
         cut_top, cut_left: centre of the blanked square.
+        side: pixels to which the shorter side is scaled after all that; chance has no part in it.
     """
 
     order: Tensor
@@ -31,6 +35,7 @@ class Draw:
     flip: Tensor
     cut_top: Tensor
     cut_left: Tensor
+    side: int
 
 
 class ResidentImages:
@@ -78,18 +83,30 @@ class ResidentImages:
         def integers(limit: int) -> Tensor:
             return torch.randint(0, limit, (used,), generator=generator)
 
+        order = torch.randperm(self.count, generator=generator)[:used]
+        top, left = integers(2 * self._recipe.crop + 1), integers(2 * self._recipe.crop + 1)
+        flip = integers(2).bool()
+        if self._recipe.alternate_flip:
+            flip = self._halves(seed)[order] ^ bool(epoch % 2)
         return Draw(
-            order=torch.randperm(self.count, generator=generator)[:used].to(self._device),
-            top=integers(2 * self._recipe.crop + 1).to(self._device),
-            left=integers(2 * self._recipe.crop + 1).to(self._device),
-            flip=integers(2).bool().to(self._device),
+            order=order.to(self._device),
+            top=top.to(self._device),
+            left=left.to(self._device),
+            flip=flip.to(self._device),
             cut_top=integers(height).to(self._device),
             cut_left=integers(width).to(self._device),
+            side=self._recipe.side(epoch, min(self.size)),
         )
 
+    def _halves(self, seed: int) -> Tensor:
+        """Which images are mirrored in even epochs; drawn from a stream that no epoch has."""
+        generator = torch.Generator().manual_seed(mixed_seed(seed, _NO_EPOCH))
+        return torch.randint(0, 2, (self.count,), generator=generator).bool()
+
     def epoch(self, draw: Draw) -> Iterator[tuple[Tensor, Tensor]]:
-        """Augmented, normalised images (B, 3, H, W) in channels_last, and their labels."""
+        """Augmented, normalised images (B, 3, H, W) in channels_last, and their labels; smaller in the first epochs."""
         height, width = self.size
+        scaled = [round(n * draw.side / min(self.size)) for n in self.size]
         windows = self._padded.unfold(2, height, 1).unfold(3, width, 1)  # a view: nothing is copied but what is taken
         for step in range(self.steps):
             part = slice(step * self._recipe.batch, (step + 1) * self._recipe.batch)
@@ -101,6 +118,8 @@ class ResidentImages:
             pixels = pixels.mul_(self._scale).add_(self._shift)
             if self._recipe.cutout:
                 pixels = pixels * self._kept(draw, part)
+            if scaled != [height, width]:
+                pixels = F.interpolate(pixels, scaled, mode="bilinear", antialias=True)
             yield pixels, self._labels[chosen]
 
     def _kept(self, draw: Draw, part: slice) -> Tensor:

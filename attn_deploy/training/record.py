@@ -46,7 +46,9 @@ class TrainingRecord:
         model: its name.
         parameters: trainable scalars.
         dataset: the training images, as `ImageSet.described` gives them.
-        recipe, seed, device, amp, compiled, threads: how it was trained; ``threads`` of the CPU, since sums depend on it.
+        recipe, seed, device, amp, compiled, threads: how it was trained; ``amp`` says whether in bfloat16, ``threads`` of the
+            CPU, since sums depend on it.
+        arithmetic: bfloat16 or float32, and why; empty in records from before this was noted.
         history: the epochs that are done.
         state: file, hash and epoch of the state to go on from; None when finished.
         weights: file and hash of the finished run's weights.
@@ -70,6 +72,7 @@ class TrainingRecord:
     state: StateNote | None = None
     weights: FileNote | None = None
     test: TestNote | None = None
+    arithmetic: str = ""
 
     @property
     def finished(self) -> bool:

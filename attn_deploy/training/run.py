@@ -22,6 +22,7 @@ from attn_deploy.machine.environment import command_line, describe_environment
 from attn_deploy.resolve.make import ResolvedModel
 from attn_deploy.resolve.resolve import resolve
 from attn_deploy.runtimes.eager import EagerRunner
+from attn_deploy.training.arithmetic import Arithmetic, choose_arithmetic, fitting
 from attn_deploy.training.batches import ResidentImages
 from attn_deploy.training.checkpoint import TrainingFolder
 from attn_deploy.training.memory import freed_memory_kept
@@ -70,7 +71,8 @@ def train(
         recipe: how to train; by default that of the data set.
         seed: of weights, order and augmentation.
         device: cpu or cuda; cuda where there is one, by default.
-        amp: compute in bfloat16; on CUDA by default, and only there.
+        amp: compute in bfloat16, with weights, their updates and BatchNorm in float32. By default on CUDA, and on a CPU that
+            has AMX or AVX512-BF16; the record says which and why.
         compile: use torch.compile.
         threads: of the CPU; by default those that torch has set.
         output: the run's folder; ``runs/MODEL-DATASET-sSEED`` by default.
@@ -88,8 +90,6 @@ def train(
         TrainingError: if the loss is not finite.
     """
     place = _device(device)
-    if amp and place.type != "cuda":
-        raise InvalidRequestError("bfloat16 training (--amp) was asked for on the CPU; it is for CUDA: leave it out.")
     if compile:
         require_compiler(place)
     used_threads = threads or torch.get_num_threads()
@@ -100,6 +100,7 @@ def train(
     torch.manual_seed(seed)
     resolved = classifier_for(model, images)
     folder = TrainingFolder(Path(output) if output is not None else RUNS / f"{resolved.name.stem}-{dataset}-s{seed}")
+    arithmetic = _arithmetic(folder, resume, place, amp, resolved, images)
     record = TrainingRecord(
         model=resolved.name.text,
         parameters=sum(p.numel() for p in resolved.module.parameters()),
@@ -107,7 +108,8 @@ def train(
         recipe=recipe or recipe_for(dataset),
         seed=seed,
         device=str(place) if place.type == "cpu" else torch.cuda.get_device_name(place),
-        amp=place.type == "cuda" if amp is None else amp,
+        amp=arithmetic.bfloat16,
+        arithmetic=str(arithmetic),
         compiled=compile,
         threads=used_threads,
         environment=describe_environment(),
@@ -136,6 +138,21 @@ def train(
         with freed_memory_kept() if place.type == "cpu" else contextlib.nullcontext():
             record = _run_epochs(trainer, folder, record, on_step)
         return _finish(trainer, folder, record, resolved, tested, progress)
+
+
+def _arithmetic(
+    folder: TrainingFolder,
+    resume: bool,
+    place: torch.device,
+    amp: bool | None,
+    resolved: ResolvedModel,
+    images: ImageSet,
+) -> Arithmetic:
+    """What was asked for, what the run was begun with, or what the hardware is faster at, in this order."""
+    if amp is None and resume and folder.begun:
+        return Arithmetic(TrainingRecord.from_dict(folder.read_record()).amp, "as the run was begun")
+    example = torch.from_numpy(images.normalised(slice(0, 2)))
+    return fitting(choose_arithmetic(place, amp), resolved.module, example, place=place, asked=amp)
 
 
 def classifier_for(model: str, images: ImageSet) -> ResolvedModel:

@@ -50,6 +50,9 @@ def folder(tmp_path, monkeypatch):
         (("list", "--family", "attention"), "attention ("),
         (("info", "resnet18+se"), "resnet18"),
         (("info", "resnet18+cbam@layer3"), "cbam"),
+        (("info", "PSA"), "psa is also psa_yolo"),
+        (("info", "scconv_recon"), "scconv is also sc_conv"),
+        (("info", "AAttn"), "a2 is also a2_double_attention"),
     ],
 )
 def test_guesses_that_work(arguments, words):
@@ -63,6 +66,7 @@ def test_guesses_that_work(arguments, words):
     [
         (("export", "yolo"), "did you mean 'yolo11n', 'yolov8n'"),
         (("export", "best.pt"), "--weights best.pt"),
+        (("export", "DSConv"), "several models: 'depthwise_separable_conv' and 'snake_conv'"),
         (("lint", "x.onnx"), "`inspect` and `diagnose` examine it"),
         (("train", "model.engine"), "`profile` and `evaluate` take engines"),
         (("export", "eca", "--precision", "int8"), "attn-deploy quantize MODEL --precision int8"),
@@ -87,6 +91,65 @@ def test_a_typo_costs_no_import_of_torch(command):
         "assert done.exit_code == 2 and 'ghostmodule' in done.stderr, done.output\nassert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+VALUES = [
+    ("export eca --opset 99", "opset 99 is not supported"),
+    ("export eca --precision fp61", "'fp61' is unknown"),
+    ("export eca --exporter dynamoo", "'dynamoo' is unknown"),
+    ("export eca --io fp16", "belongs to --precision"),
+    ("export eca --preprocess imagnet", "imagnet"),
+    ("quantize eca --precision int7", "int7"),
+    ("build eca --precision fp61", "fp61"),
+    ("build eca --device rtx4091", "did you mean 'rtx4090'"),
+    ("diagnose eca --precision fp61", "fp61"),
+    ("lint eca --target tensort", "tensort"),
+    ("package eca --for tritn -o pkg", "tritn"),
+    ("package eca --opset 99 -o pkg", "opset 99"),
+    ("profile eca --runtime ort-cp", "did you mean 'ort-cpu'"),
+    ("profile eca --precision fp61", "fp61"),
+    ("matrix eca --opsets 99", "99"),
+    ("train resnet8 --dataset digit", "did you mean 'digits'"),
+]
+
+
+def test_a_wrong_value_costs_no_import_of_torch():
+    code = (
+        "import sys, shlex, json\nfrom typer.testing import CliRunner\nfrom attn_deploy.cli import app\nsaid = []\n"
+        "for line in json.loads(sys.argv[1]):\n"
+        "    done = CliRunner().invoke(app, shlex.split(line))\n"
+        "    said.append([line, done.exit_code, done.stderr, 'torch' in sys.modules])\n"
+        "print(json.dumps(said))"
+    )
+    lines = json.dumps([line for line, _ in VALUES])
+    done = subprocess.run([sys.executable, "-c", code, lines], check=True, capture_output=True, text=True)
+    for (_, words), (line, exit_code, text, torch_there) in zip(VALUES, json.loads(done.stdout), strict=True):
+        assert exit_code == 2, (line, text)
+        assert words in text, (line, text)
+        assert not torch_there, line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("search", "channel attention"), "search is called list here"),
+        (("devices",), "rtx4090"),
+        (("list", "--devices", "--json"), '"compute_capability"'),
+        (("version",), "attn-deploy 0."),
+        (("list", "--type", "x"), "No such option: --type"),
+        (("export", "eca", "--dtype", "FP61"), "--dtype is called --precision here"),
+        (("export", "eca", "--opset_version", "99"), "opset 99 is not supported"),
+        (("export", "eca", "--batch", "4"), "the batch moves by itself"),
+        (("export", "eca", "--imgsz=640"), "--input 1x3x640x640"),
+        (("profile", "eca", "--runtime", "ort,trtt"), "as a runtime ort is ort-cpu"),
+        (("quantize", "nosuch", "--calib", "x"), "--calib is called --calibration here"),
+        (("trt", "nosuch"), "trt is called build here"),
+    ],
+)
+def test_words_of_other_tools_for_commands_and_options(arguments, words):
+    done = run(*arguments)
+    assert words in done.output
+    assert done.exit_code in (0, 2)
 
 
 @pytest.mark.parametrize(

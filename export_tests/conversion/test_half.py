@@ -230,7 +230,7 @@ def test_quantized_and_half_graphs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PrecisionError, match="quantized already"):
         convert(saved(tmp_path, 17, body, s=np.float32(0.1)), precision="fp16")
     half = saved(tmp_path, 17, "y = Relu (x)", "float16[N] x", "float16[N] y")
-    with pytest.raises(PrecisionError, match="computes in float16"):
+    with pytest.raises(PrecisionError, match="'x' is fp16: the graph is in half precision already"):
         convert(half, precision="fp16")
 
 

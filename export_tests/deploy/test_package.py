@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,14 @@ from PIL import Image
 from torch import nn
 
 from attn_deploy import PackageRequest, export, package, verify_package
-from attn_deploy.deploy.package.triton import TENSORRT_OF, ServedTensor, TritonModel, check_engine, config_text
+from attn_deploy.deploy.package.triton import (
+    TENSORRT_OF,
+    ServedTensor,
+    TritonModel,
+    check_engine,
+    config_text,
+    triton_tensorrt,
+)
 from attn_deploy.errors import AttnDeployError, EngineMismatchError, EvidenceError, InvalidRequestError, ParityError
 from attn_deploy.inputs.grammar import parse_inputs
 from export_tests.deploy.stub_triton import grpc_server, http_server
@@ -437,3 +445,18 @@ def test_an_engine_travels_with_its_sidecar(tmp_path):
     with pytest.raises(EngineMismatchError, match="loads those of TensorRT"):
         package(source, tmp_path / "no", request=PackageRequest(target="sm86", parts=("triton",)))
     assert not (tmp_path / "no").exists()
+
+
+def test_a_release_of_the_server_may_say_its_own_tensorrt():
+    assert triton_tensorrt("25.06") == "10.11.0"
+    assert triton_tensorrt("26.01=10.14.1") == "10.14.1"
+    check_engine("tensorrt", "10.14.1.48", "26.01=10.14.1")
+    with pytest.raises(EngineMismatchError, match=r"ships 10\.14\.1"):
+        check_engine("tensorrt", "10.13.3.9", "26.01=10.14.1")
+    for release, words in (
+        ("26.01", "--triton 26.01=10.14.1"),
+        ("25.06=10.3.0", "ships TensorRT 10.11.0"),
+        ("x=y", "not known"),
+    ):
+        with pytest.raises(InvalidRequestError, match=re.escape(words)):
+            triton_tensorrt(release)

@@ -234,6 +234,7 @@ def test_a_folder_of_that_name_is_no_library(tmp_path, monkeypatch):
     (tmp_path / "tensorrt").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    monkeypatch.setattr(flavors, "lean_is_installed", lambda spec: False)  # it has a message of its own
     assert not flavors.is_installed(FLAVORS["tensorrt"])
     with pytest.raises(MissingDependencyError, match="TensorRT is not installed"):
         load_flavor(FLAVORS["tensorrt"])

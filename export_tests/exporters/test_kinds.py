@@ -256,14 +256,6 @@ def test_what_has_no_end_is_ended():
         pass
 
 
-def test_weights_beyond_the_limit_of_a_file_are_refused_before_work():
-    with torch.device("meta"):
-        model = torch.nn.Linear(1 << 15, 1 << 15)
-    with pytest.raises(ExportError, match=r"4\.3 GB.*2 GiB") as caught:
-        prepare(model, inputs=parse_inputs(["1x32768"]))
-    assert caught.value.rule == "too-large"
-
-
 def test_no_guard_behind_a_softmax_that_needs_none(tmp_path):
     model = kinds.Attention().eval()
     artifact = made(model, tmp_path, ("2x7x8",), exporter="dynamo")
@@ -274,20 +266,52 @@ def test_no_guard_behind_a_softmax_that_needs_none(tmp_path):
     assert_right(made(masked, tmp_path, ("2x7x8",), exporter="dynamo").path, copies(masked), *images((5, 7, 8)))
 
 
-def test_a_guard_behind_a_masked_softmax_stays():
-    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [2, 2]) for n in "xy")
-    zero = helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0])
+def guarded(*heads, numbers=()):
+    """A softmax with torch's guard behind scores that ``heads`` make of ``x``, ``mask`` and numbers."""
+    x, y, mask = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [2, 2]) for n in ("x", "y", "mask"))
+    chosen = helper.make_tensor_value_info("chosen", TensorProto.BOOL, [2, 2])
+    constants = [helper.make_tensor(n, TensorProto.FLOAT, [], [v]) for n, v in {"zero": 0.0, **dict(numbers)}.items()]
     tail = [
         helper.make_node("Softmax", ["scores"], ["s"]),
         helper.make_node("IsNaN", ["s"], ["bad"]),
         helper.make_node("Where", ["bad", "zero", "s"], ["kept"]),
         helper.make_node("MatMul", ["kept", "x"], ["y"]),
     ]
-    for heads, dropped in ({"MatMul": 1, "Add": 0}).items():
-        head = helper.make_node(heads, ["x", "x"], ["scores"])
-        model = helper.make_model(helper.make_graph([head, *tail], "g", [x], [y], [zero]))
-        assert drop_needless_guards_(model) == dropped
-        assert ("IsNaN" in [n.op_type for n in model.graph.node]) == (not dropped)
+    graph = helper.make_graph([*heads, *tail], "g", [x, mask, chosen], [y], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+
+
+PRODUCT = helper.make_node("MatMul", ["x", "x"], ["product"])
+
+
+@pytest.mark.parametrize(
+    ("heads", "numbers", "dropped"),
+    [
+        ([helper.make_node("MatMul", ["x", "x"], ["scores"])], {}, 1),
+        ([PRODUCT, helper.make_node("Add", ["product", "table"], ["scores"])], {"table": -100.0}, 1),
+        ([PRODUCT, helper.make_node("Where", ["chosen", "far", "product"], ["scores"])], {"far": -1e4}, 1),
+        ([PRODUCT, helper.make_node("Div", ["product", "root"], ["scores"])], {"root": 8.0}, 1),
+        ([PRODUCT, helper.make_node("Div", ["product", "root"], ["scores"])], {"root": 0.0}, 0),
+        ([PRODUCT, helper.make_node("Add", ["product", "table"], ["scores"])], {"table": -np.inf}, 0),
+        ([PRODUCT, helper.make_node("Where", ["chosen", "far", "product"], ["scores"])], {"far": -np.inf}, 0),
+        ([PRODUCT, helper.make_node("Add", ["product", "mask"], ["scores"])], {}, 0),
+        ([PRODUCT, helper.make_node("Log", ["product"], ["scores"])], {}, 0),
+        ([helper.make_node("Add", ["x", "x"], ["scores"])], {}, 0),
+        (
+            [
+                PRODUCT,
+                helper.make_node("Constant", [], ["far"], value_float=-np.inf),
+                helper.make_node("Add", ["product", "far"], ["scores"]),
+            ],
+            {},
+            0,
+        ),
+    ],
+)
+def test_a_guard_goes_where_scores_are_finite(heads, numbers, dropped):
+    model = guarded(*heads, numbers=numbers)
+    assert drop_needless_guards_(model) == dropped
+    assert ("IsNaN" in [n.op_type for n in model.graph.node]) == (not dropped)
 
 
 def test_padding_computed_in_a_chain(tmp_path):

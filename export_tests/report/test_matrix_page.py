@@ -14,7 +14,7 @@ from PIL import Image
 
 from attn_deploy.report.matrix.html import matrix_html
 from export_tests.matrix.matrix_records import green, mixed_record, record
-from export_tests.report.pages import with_script
+from export_tests.pages.with_script import with_script
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 in_a_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed: apt-get install chromium")

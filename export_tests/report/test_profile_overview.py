@@ -15,7 +15,7 @@ from attn_deploy.report.profile.html import plotly_script, profile_html
 from attn_deploy.report.profile.tables import profile_markdown
 from attn_deploy.report.profile.text import known_text
 from export_tests.bench.profile_records import failed, record, row
-from export_tests.report.pages import with_script
+from export_tests.pages.with_script import with_script
 from export_tests.report.test_profile_report import chromium, in_a_browser
 
 OTHER = (33, 45)  # of a model that takes no other size

@@ -34,7 +34,7 @@ from attn_deploy.report.profile.tables import profile_csv, profile_json, profile
 from attn_deploy.report.profile.terminal import profile_report
 from attn_deploy.report.profile.text import known_text
 from export_tests.bench.profile_records import CPU, GPU, accuracy, failed, full, layer_report, record, row
-from export_tests.report.pages import with_script
+from export_tests.pages.with_script import with_script
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 in_a_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed: apt-get install chromium")

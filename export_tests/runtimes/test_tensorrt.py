@@ -59,7 +59,7 @@ def library(built: EngineArtifact, cuda: FakeCuda, monkeypatch: pytest.MonkeyPat
 
 def pretend(library: FakeTensorRT, flavor: str, version: str, monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
     monkeypatch.setattr(runner_module, "find_gpu", lambda device: ADA if device == 0 else None)
-    monkeypatch.setattr(runner_module, "load_flavor", lambda spec: Flavor(FLAVORS[flavor], library, version))
+    monkeypatch.setattr(runner_module, "load_runtime", lambda spec, **_: Flavor(FLAVORS[flavor], library, version))
     return library
 
 

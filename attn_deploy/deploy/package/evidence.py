@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attn_deploy.deploy.package.facts import AccuracyFacts, Interval, RowFacts, RowSummary
+from attn_deploy.deploy.package.facts import AccuracyFacts, MedianInterval, RowFacts, RowSummary
+from attn_deploy.pages.blocks import facts, table, tiles
+from attn_deploy.pages.page import html, joined, page
 
 Row = tuple[str, ...]
+# Columns of words, by section; those of numbers stand to the right.
+_WORDS = {"Latency": (0, 3), "Accuracy": (0, 1), "Engines": (0, 1, 2, 3), "Files": (0, 2)}
 
 
 def evidence_markdown(manifest: Mapping[str, Any]) -> str:
@@ -24,25 +27,35 @@ def evidence_markdown(manifest: Mapping[str, Any]) -> str:
 
 def evidence_html(manifest: Mapping[str, Any]) -> str:
     """The page in HTML, without anything from outside it."""
-    body = []
+    parts = [
+        html(
+            '<h1>{}: evidence</h1><div class="soft">From the model to what lies in this folder. <code>python verify.py</code> '
+            "checks it again on the machine where it runs.</div>",
+            manifest["name"],
+        ),
+        tiles(_figures(manifest)),
+    ]
     for title, head, rows in _sections(manifest):
         if not rows:
             continue
-        cells = "".join(f"<th>{html.escape(h)}</th>" for h in head)
-        lines = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in rows)
-        body.append(f"<h2>{html.escape(title)}</h2><table><tr>{cells}</tr>{lines}</table>")
-    name = html.escape(str(manifest["name"]))
-    style = (
-        "body{font:15px system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}table{border-collapse:collapse}"
-        "td,th{border:1px solid #bbb;padding:.3rem .6rem;text-align:left;overflow-wrap:anywhere}"
-    )
-    policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f"<title>{name}: evidence</title><style>{style}</style>"
-        f"<h1>{name}: evidence</h1>{''.join(body)}</html>\n"
-    )
+        pairs = [(str(row[0]), str(row[1])) for row in rows]
+        body = facts(pairs) if len(head) == 2 else table(head, rows, _WORDS[title])
+        parts.append(html("<h2>{}</h2>{}", title, html('<div class="card">{}</div>', body) if len(head) == 2 else body))
+    return page(f"{manifest['name']}: evidence", joined(parts, "\n"), kind="evidence")
+
+
+def _figures(manifest: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """What one wants to know first."""
+    parity = manifest["record"].get("parity") or {}
+    figures = [("ok", str(manifest["golden"]), "golden cases right")]
+    if "max_abs_error" in parity:
+        figures.append(("", f"{parity['max_abs_error']:.2g}", "largest error"))
+    timed = [row for row in manifest["latency"] if row[1]]
+    if timed:
+        figures.append(("", str(timed[0][1]), f"ms, {timed[0][0]}"))
+    figures += [("", str(row[2]), f"top-1, {row[0]}") for row in manifest["accuracy"][:2]]
+    figures.append(("", f"{manifest['files']['model.onnx']['size'] / 1e6:.2f}", "MB, model.onnx"))
+    return figures
 
 
 def _sections(manifest: Mapping[str, Any]) -> list[tuple[str, Row, list[Row]]]:
@@ -128,7 +141,7 @@ def latency_rows(profile: Sequence[RowFacts]) -> Sequence[Sequence[str]]:
     for row in profile:
         words = [row.runtime, row.precision, f"b{row.batch}", *(["x".join(map(str, row.size))] if row.size else [])]
         summary = row.summary or RowSummary()
-        bounds = summary.median_interval_ms or Interval()
+        bounds = summary.median_interval_ms or MedianInterval()
         both = bounds.low is not None and bounds.high is not None
         interval = f"{bounds.low:.3f} to {bounds.high:.3f}" if both else ""
         rows.append(

@@ -169,13 +169,22 @@ def check_engine(flavor: str, version: str, release: str | None) -> None:
 
 
 def triton_tensorrt(release: str) -> str:
-    """The TensorRT that a release of the server ships.
+    """The TensorRT that a release of the server ships: ``25.06`` by the table, ``26.01=10.14.1`` by its own word.
 
     Raises:
-        InvalidRequestError: if the release is unknown.
+        InvalidRequestError: if the release is unknown and does not say.
     """
+    name, equals, version = release.partition("=")
+    if equals and re.fullmatch(r"\d\d\.\d\d", name) and re.fullmatch(r"\d+\.\d+(\.\d+)*", version):
+        known = TENSORRT_OF.get(name, version)
+        if known.split(".")[:2] != version.split(".")[:2]:
+            raise InvalidRequestError(f"--triton {release!r}: Triton {name} ships TensorRT {known}.")
+        return version
     if release not in TENSORRT_OF:
-        raise InvalidRequestError(f"--triton {release!r} is not known; those known are {', '.join(TENSORRT_OF)}.")
+        raise InvalidRequestError(
+            f"--triton {release!r} is not known; those known are {', '.join(TENSORRT_OF)}. Of another say which TensorRT it "
+            "ships, as in --triton 26.01=10.14.1: its release notes have it."
+        )
     return TENSORRT_OF[release]
 
 

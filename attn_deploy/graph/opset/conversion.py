@@ -8,14 +8,16 @@ from dataclasses import dataclass
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass, ShapeInferencePass
+from onnx_ir.passes.common import InlinePass
 
 from attn_deploy.errors import GraphError, OpsetError
+from attn_deploy.graph.inference import infer_types
 from attn_deploy.graph.opset import schemas
 from attn_deploy.graph.opset.builder import Builder, Workspace
 from attn_deploy.graph.opset.functions import expand
 from attn_deploy.graph.opset.rule import Direction, NoFormError
 from attn_deploy.graph.opset.table import rule_for
+from attn_deploy.graph.placed import hollow
 from attn_deploy.graph.scopes import NAME_SCOPES, module_path
 
 MIN_OPSET = 13
@@ -212,7 +214,7 @@ def _remove_unused(values: Iterable[ir.Value]) -> None:
 
 def _infer(model: ir.Model) -> None:
     # Lenient: the check at the end refuses a graph that contradicts itself, with a better message.
-    ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+    infer_types(model)
 
 
 def _check_nodes(model: ir.Model, target: int) -> None:
@@ -234,7 +236,8 @@ def _check_nodes(model: ir.Model, target: int) -> None:
 
 def _check(model: onnx.ModelProto, target: int) -> None:
     try:
-        onnx.checker.check_model(model, full_check=model.ByteSize() < onnx.checker.MAXIMUM_PROTOBUF)
+        bare = hollow(model)
+        onnx.checker.check_model(bare, full_check=bare.ByteSize() < onnx.checker.MAXIMUM_PROTOBUF)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         first = str(error).strip().splitlines()[0]
         raise GraphError(f"the graph is not valid at opset {target}: {first}") from error

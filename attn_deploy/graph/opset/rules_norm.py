@@ -36,7 +36,8 @@ def _layer_norm(node: ir.Node, op: Builder) -> Replacement:
     x, dtype = _stash(node, op, data)
     mean = op.reduce("ReduceMean", x, axes)
     centred = op("Sub", x, mean)
-    variance = op.reduce("ReduceMean", op("Mul", centred, centred), axes)
+    # A power, not a product: runtimes recognise a LayerNormalization that is written out by it.
+    variance = op.reduce("ReduceMean", op("Pow", centred, op.constant(2.0, dtype)), axes)
     deviation = op("Sqrt", op("Add", variance, op.constant(attribute(node, "epsilon", 1e-5), dtype)))
     normal = op("Div", centred, deviation)
     y = op("Mul", normal if x is data else op.back(normal, data), scale)
@@ -52,7 +53,7 @@ def _layer_norm(node: ir.Node, op: Builder) -> Replacement:
 def _rms_norm(node: ir.Node, op: Builder) -> Replacement:
     data, _ = data_of(node)
     x, dtype = _stash(node, op, data)
-    square = op.reduce("ReduceMean", op("Mul", x, x), _normalised_axes(node, data))
+    square = op.reduce("ReduceMean", op("Pow", x, op.constant(2.0, dtype)), _normalised_axes(node, data))
     root = op("Sqrt", op("Add", square, op.constant(attribute(node, "epsilon", 1e-5), dtype)))
     normal = op("Div", x, root)
     return op("Mul", normal if x is data else op.back(normal, data), required(node, 1))

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from attn_deploy.errors import InvalidRequestError
+from attn_deploy.graph.inference import is_tensor
 from attn_deploy.graph.opset.schemas import STANDARD_DOMAINS, schema_at
 from attn_deploy.graph.precision import rules
 from attn_deploy.graph.precision.ranges import Range
@@ -136,12 +137,17 @@ def _keep(plan: PrecisionPlan, node: ir.Node, reason: str, largest: float | None
 def _by_rule(node: ir.Node, half: HalfType, opset: int, sizes: set[ir.Value]) -> str:
     if node.domain not in STANDARD_DOMAINS or any(a.type in _GRAPHS for a in node.attributes.values()):
         return rules.NO_HALF_FORM
+    if not all(is_tensor(v) for v in (*node.inputs, *node.outputs) if v is not None):
+        return rules.NO_HALF_FORM  # what it holds would have to change with it, wherever it goes
     if any(v in sizes for v in _floats(node.inputs)) or any(v in sizes for v in _floats(node.outputs)):
         return rules.TAKES_SIZE
     if node.op_type in rules.INDIFFERENT:
         return ""
     if not has_half_form(node, half, opset):
         return rules.NO_HALF_FORM
+    reduction = node.attributes.get("reduction")
+    if node.op_type in rules.SCATTERS and reduction is not None and reduction.as_string() != "none":
+        return rules.SCATTERED
     return rules.reason_to_keep(node.op_type, half.word)
 
 
@@ -300,7 +306,7 @@ def _producer(value: ir.Value) -> ir.Node:
 
 
 def _floats(values: Iterable[ir.Value | None]) -> Iterator[ir.Value]:
-    return (v for v in values if v is not None and v.dtype == _FLOAT)
+    return (v for v in values if v is not None and v.dtype == _FLOAT and is_tensor(v))
 
 
 def _is_integer(value: ir.Value | None) -> bool:

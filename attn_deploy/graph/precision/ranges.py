@@ -18,6 +18,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from attn_deploy.errors import GraphError
+from attn_deploy.graph.inference import is_tensor
 
 _FLOAT = ir.DataType.FLOAT
 _LARGEST, _TOTAL = "attn_deploy_range_largest_", "attn_deploy_range_total_"
@@ -54,9 +55,7 @@ def instrumented(
     """
     working = ir.from_proto(model)
     graph = working.graph
-    values = [v for v in graph.inputs if v.dtype == _FLOAT]
-    for node in graph:
-        values += [v for v in node.outputs if v.dtype == _FLOAT and v.name]
+    values = _floats(graph)
     graph.outputs.clear()
     scalar = ir.Tensor(np.zeros((), np.float32), name="attn_deploy_range_zero")
     zero = ir.Value(name=scalar.name, type=ir.TensorType(_FLOAT), shape=ir.Shape([]), const_value=scalar)
@@ -73,9 +72,12 @@ def instrumented(
 
 def float_tensors(model: onnx.ModelProto) -> tuple[str, ...]:
     """The names of the tensors that `instrumented` measures, in order of computation."""
-    graph = ir.from_proto(model).graph
-    inputs = [v for v in graph.inputs if v.dtype == _FLOAT]
-    return tuple(str(v.name) for v in (*inputs, *(v for n in graph for v in n.outputs)) if v.dtype == _FLOAT and v.name)
+    return tuple(str(v.name) for v in _floats(ir.from_proto(model).graph))
+
+
+def _floats(graph: ir.Graph) -> list[ir.Value]:
+    values = [*graph.inputs, *(v for n in graph for v in n.outputs)]
+    return [v for v in values if v.name and v.dtype == _FLOAT and is_tensor(v)]
 
 
 def _measure(graph: ir.Graph, value: ir.Value, zero: ir.Value, index: int) -> None:

@@ -10,11 +10,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass, ShapeInferencePass
+from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass
 
 from attn_deploy.errors import PrecisionError
 from attn_deploy.graph.artifact import check_model
 from attn_deploy.graph.fold import fold_weights
+from attn_deploy.graph.inference import infer_types, is_tensor
 from attn_deploy.graph.opset.builder import Workspace
 from attn_deploy.graph.opset.schemas import schema_at
 from attn_deploy.graph.precision import rules
@@ -62,20 +63,41 @@ def prepared_graph(model: onnx.ModelProto) -> onnx.ModelProto:
         )
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(working)
     fold_weights(working)
-    ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(working)
+    infer_types(working)
     workspace = Workspace(working)
+    for node in list(working.graph):
+        if node.op_type == "CastLike" and node.domain in ("", "ai.onnx"):
+            _cast_to_type(working.graph, node)
     taken: set[str] = set()
     for index, node in enumerate(working.graph):
         if not node.name or node.name in taken:
             node.name = workspace.unique(node.name or f"{node.op_type}_{index}")
         taken.add(node.name)
-    floats = [v for n in working.graph for v in n.outputs if v.dtype == _FLOAT]
+    floats = [v for n in working.graph for v in n.outputs if v.dtype == _FLOAT and is_tensor(v)]
     if not floats:
         kinds = sorted({v.dtype.name.lower() for n in working.graph for v in n.outputs if v.dtype is not None})
         raise PrecisionError(
             f"the graph computes in {', '.join(kinds) or 'no known type'}, and only fp32 is converted."
         )
     return ir.to_proto(working)
+
+
+def _cast_to_type(graph: ir.Graph, node: ir.Node) -> None:
+    """A Cast in place of a CastLike, whose pattern may get another type."""
+    like = node.inputs[1]
+    if like is None or like.dtype in (None, ir.DataType.UNDEFINED) or not is_tensor(like):
+        return
+    result = ir.Value(name=None, type=ir.TensorType(_known(like)), shape=node.outputs[0].shape)
+    cast = ir.Node(
+        "",
+        "Cast",
+        [node.inputs[0]],
+        ir.convenience.convert_attributes({"to": int(_known(like))}),
+        outputs=[result],
+        name=node.name,
+        metadata_props=dict(node.metadata_props),
+    )
+    ir.convenience.replace_nodes_and_values(graph, node, [node], [cast], list(node.outputs), [result])
 
 
 def apply_plan(model: ir.Model, plan: PrecisionPlan, *, same_io: bool) -> TypedGraph:
@@ -130,14 +152,14 @@ class _Writer:
         wide = self._plan.keeps(node)
         half = self._plan.half.dtype
         for index, value in enumerate(node.inputs):
-            if value is None or value.dtype not in (_FLOAT, half):
+            if value is None or value.dtype not in (_FLOAT, half) or not is_tensor(value):
                 continue
             wanted = _FLOAT if wide or not self._may_be_half(node, index) else half
             if value.dtype != wanted:
                 node.replace_input_with(index, self.as_type(value, wanted))
         if wide:
             return False
-        floats = [v for v in node.outputs if v.dtype == _FLOAT]
+        floats = [v for v in node.outputs if v.dtype == _FLOAT and is_tensor(v)]
         for value in floats:
             value.dtype = half
         if node.op_type == "Attention":  # its softmax sums in float32, as one of its own would
@@ -165,7 +187,7 @@ class _Writer:
         if twin is not None:
             return twin
         if value.is_initializer() and not value.is_graph_input():
-            typed = self._converted(value, self._plan.half)
+            typed = self._converted(value, self._plan.half) if dtype != _FLOAT else self._widened(value)
         else:
             typed = self._cast(value, dtype)
         self._twins[value, dtype] = typed
@@ -218,6 +240,17 @@ class _Writer:
         self._model.graph.register_initializer(weights)
         return weights
 
+    def _widened(self, value: ir.Value) -> ir.Value:
+        """A constant that was half in the source, for a node that stays in fp32."""
+        if value.const_value is None:
+            raise PrecisionError(f"the weights {value.name!r} are not in the file, so they cannot be converted.")
+        array = np.asarray(value.const_value.numpy()).astype(np.float32)
+        name = self.workspace.unique(f"{value.name}_float32")
+        tensor = ir.Tensor(array, dtype=_FLOAT, name=name)
+        wide = ir.Value(name=name, type=ir.TensorType(_FLOAT), shape=ir.Shape(array.shape), const_value=tensor)
+        self._model.graph.register_initializer(wide)
+        return wide
+
     def _may_be_half(self, node: ir.Node, index: int) -> bool:
         schema = schema_at(node.op_type, self._opset)
         if schema is None or not schema.inputs:
@@ -254,7 +287,7 @@ def to_half(array: NDArray[np.float32], half: HalfType) -> NDArray[np.generic]:
 def _outputs(model: ir.Model, writer: _Writer, half: ir.DataType, wanted: ir.DataType) -> None:
     """Cast the graph's outputs to the type of the interface, under their own names."""
     for index, value in enumerate(model.graph.outputs):
-        if value.dtype not in (_FLOAT, half) or value.dtype == wanted:
+        if value.dtype not in (_FLOAT, half) or value.dtype == wanted or not is_tensor(value):
             continue
         if value.is_graph_input():
             raise PrecisionError(f"the output {value.name!r} is an input of the graph: it has one type only.")

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass, ShapeInferencePass
+from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass
 
 from attn_deploy.errors import PrecisionError
 from attn_deploy.graph.fold import fold_weights
+from attn_deploy.graph.inference import infer_types
 from attn_deploy.graph.opset.builder import Workspace
 from attn_deploy.graph.precision.rules import PRODUCTS, QUANTIZED
 from attn_deploy.graph.scopes import NAME_SCOPES, module_path
@@ -71,7 +72,7 @@ def quantizable_graph(model: onnx.ModelProto) -> onnx.ModelProto:
         )
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(working)
     fold_weights(working)
-    ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(working)
+    infer_types(working)
     name_nodes(working)
     return ir.to_proto(working)
 

@@ -8,8 +8,8 @@ from typing import Any
 from attn_deploy.matrix.cell import FAILED, PASSED, SKIPPED, Cell, CellId
 from attn_deploy.matrix.record import MatrixRecord
 from attn_deploy.matrix.summary import cell_groups, models_of, unmade_checks
+from attn_deploy.pages.page import NOTHING, Html, html, joined, page
 from attn_deploy.report.matrix.tables import environment_line
-from attn_deploy.report.page import NOTHING, Html, html, joined, page
 
 _BODY = Path(__file__).with_name("body.html")
 _SCRIPT = Path(__file__).with_name("page.js")
@@ -151,7 +151,8 @@ def _button(record: MatrixRecord, number: int | None) -> Html:
 
 def _foot(record: MatrixRecord) -> Html:
     lines = [
-        f"{check} was not made in {count} cells: {reason}" for (check, reason), count in unmade_checks(record).items()
+        f"{check} was not made in {count:,} cell{'s' * (count != 1)}: {reason}"
+        for (check, reason), count in unmade_checks(record).items()
     ]
     return joined(html('<p class="soft">{}</p>', line) for line in (*lines, environment_line(record)))
 

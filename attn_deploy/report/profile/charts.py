@@ -104,7 +104,8 @@ def distribution(entries: Sequence[Entry]) -> Figure | None:
             "hovertemplate": "p99 %{x:.4g} ms<extra>%{y}</extra>",
         }
     )
-    values = [r.latency.p50_ms for _, r in named if r.latency is not None]
+    values = [r.latency.percentile_ms(p) for _, r in named if r.latency is not None for p in (5, 50, 95)]
+    values += [v for _, v, _ in tails]
     return {
         "data": traces,
         "layout": {
@@ -116,45 +117,48 @@ def distribution(entries: Sequence[Entry]) -> Figure | None:
 
 
 def rounds(entries: Sequence[Entry]) -> Figure | None:
-    """The median of each round over that of all: how steady the machine was while all rows were timed in turn."""
-    traces: list[dict[str, Any]] = []
-    highest = LEVEL
+    """The median of each round over that of all: how steady the machine was while all rows were timed in turn.
+
+    In percent; where a round took more than twice its row's median, as a ratio on a logarithmic axis.
+    """
     shapes = list(dict.fromkeys((e.row.batch, e.row.size, e.row.cuda_graph) for e in entries))
+    lines: list[tuple[str, ProfileRow, list[float]]] = []
     for name, entry in zip(labels(entries), entries, strict=True):
         if entry.row.latency is None:
             continue
         medians = [float(m) / 1e6 for m in statistics.round_medians(entry.row.latency.rounds)]
-        if len(medians) < 2:
-            continue
-        middle = entry.row.latency.p50_ms
-        changes = [100 * (m / middle - 1) for m in medians]
-        highest = max(highest, *map(abs, changes))
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": name,
-                "x": list(range(1, len(medians) + 1)),
-                "y": [round(c, 3) for c in changes],
-                "line": {
-                    "color": color(entry.row.runtime),
-                    "width": 1.5,
-                    "dash": DASHES[shapes.index((entry.row.batch, entry.row.size, entry.row.cuda_graph)) % len(DASHES)],
-                },
-                "marker": {"symbol": SYMBOLS.get(entry.row.precision, "x"), "size": 5},
-                "hovertemplate": "round %{x}: %{y:+.1f} %",
-            }
-        )
-    if not traces:
+        if len(medians) > 1:
+            lines.append((name, entry.row, [m / entry.row.latency.p50_ms for m in medians]))
+    if not lines:
         return None
-    for trace in traces:  # with many rows the names are shown on hovering
-        trace["showlegend"] = len(traces) <= NAMED
-    span = 1.1 * highest
-    layout = {
-        "xaxis": {"title": {"text": "round"}},
-        "yaxis": {"title": {"text": "% from its median"}, "range": [-span, span]},
-    }
-    return {"data": traces, "layout": layout, "height": 320}
+    ratios = [r for _, _, line in lines for r in line]
+    wide = max(ratios) > 2
+    traces = [
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": name,
+            "x": list(range(1, len(line) + 1)),
+            "y": [round(r, 5) if wide else round(100 * (r - 1), 3) for r in line],
+            "line": {
+                "color": color(row.runtime),
+                "width": 1.5,
+                "dash": DASHES[shapes.index((row.batch, row.size, row.cuda_graph)) % len(DASHES)],
+            },
+            "marker": {"symbol": SYMBOLS.get(row.precision, "x"), "size": 5},
+            "hovertemplate": "round %{x}: " + ("%{y:.3g} times" if wide else "%{y:+.1f} %"),
+            "showlegend": len(lines) <= NAMED,  # with many rows the names are shown on hovering
+        }
+        for name, row, line in lines
+    ]
+    if wide:
+        low, high = min(*ratios, 0.8), max(ratios)
+        across: dict[str, Any] = {"title": {"text": "times its median"}, "type": "log", **log_ticks(low, high)}
+        across["range"] = [math.log10(low / 1.2), math.log10(high * 1.2)]
+    else:
+        low, high = 110 * (min(ratios) - 1), 110 * (max(ratios) - 1)
+        across = {"title": {"text": "% from its median"}, "range": [min(low, -LEVEL), max(high, LEVEL)]}
+    return {"data": traces, "layout": {"xaxis": {"title": {"text": "round"}}, "yaxis": across}, "height": 320}
 
 
 def batches(entries: Sequence[Entry]) -> Figure | None:
@@ -267,9 +271,6 @@ def medians(entries: Sequence[Entry], confidence: float, seed: int) -> Figure | 
         "orientation": "h",
         "x": values,
         "y": [row.key for row, _ in timed],
-        "text": [f"{milliseconds(v)} ms" for v in values],
-        "textposition": "outside",
-        "cliponaxis": False,
         "hovertext": [
             f"{row.key}: {milliseconds(v)} ms ({milliseconds(b.low)} - {milliseconds(b.high)})"
             for (row, _), v, b in zip(timed, values, bounds, strict=True)
@@ -287,6 +288,17 @@ def medians(entries: Sequence[Entry], confidence: float, seed: int) -> Figure | 
         "width": 0.6,
         "showlegend": False,
     }
+    numbers = {  # behind the interval, which would strike through them at the end of the bar
+        "type": "scatter",
+        "mode": "text",
+        "x": [max(v, b.high) for v, b in zip(values, bounds, strict=True)],
+        "y": trace["y"],
+        "text": [f"  {milliseconds(v)} ms" for v in values],
+        "textposition": "middle right",
+        "cliponaxis": False,
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
     across: dict[str, Any] = {
         "title": {"text": "milliseconds (median)"},
         "range": [0, max(b.high for b in bounds) * 1.3],
@@ -296,7 +308,7 @@ def medians(entries: Sequence[Entry], confidence: float, seed: int) -> Figure | 
         across = {"title": {"text": "milliseconds (median), logarithmic"}, "type": "log", **log_ticks(low, high)}
         across["range"] = [math.log10(low), math.log10(high)]
     layout = {"xaxis": across, "yaxis": {"autorange": "reversed", "automargin": True, "type": "category"}}
-    return {"data": [trace], "layout": layout, "height": MARGIN + ROW * len(timed)}
+    return {"data": [trace, numbers], "layout": layout, "height": MARGIN + ROW * len(timed)}
 
 
 def layers(report: LayerReport) -> Figure:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from attn_deploy.bench.record import ProfileRecord, ProfileRow
 from attn_deploy.comparison.speed_of_light import SpeedOfLight, row_limits
-from attn_deploy.report.profile.rows import milliseconds
+from attn_deploy.report.profile.rows import milliseconds, times
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ def _speedup(row: ProfileRow, table: _Table) -> str:
     if row.speedup is None:
         return "1" if row.runtime == table.record.baseline and row.latency is not None else ""
     interval = row.speedup.interval
-    return f"{row.speedup.speedup:.2f}x ({interval.low:.2f} - {interval.high:.2f})"
+    return f"{times(row.speedup.speedup)}x ({times(interval.low)} - {times(interval.high)})"
 
 
 def _floor(row: ProfileRow, table: _Table) -> str:

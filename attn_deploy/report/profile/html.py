@@ -8,7 +8,7 @@ from typing import Any
 from attn_deploy.bench.layers import LayerReport
 from attn_deploy.bench.record import ProfileRecord
 from attn_deploy.comparison.overview import Overview
-from attn_deploy.report.page import NOTHING, Html, html, joined, page
+from attn_deploy.pages.page import NOTHING, Html, html, joined, page
 from attn_deploy.report.profile import charts
 from attn_deploy.report.profile import overview_charts as wide
 from attn_deploy.report.profile.caption import machine
@@ -17,7 +17,7 @@ from attn_deploy.report.profile.machines import side_by_side
 from attn_deploy.report.profile.models import FEW, reasons
 from attn_deploy.report.profile.models_html import curves, models_table
 from attn_deploy.report.profile.plotly_script import plotly_script as plotly_script
-from attn_deploy.report.profile.rows import cell_text, first_of, flat_rows, grouped, milliseconds, used
+from attn_deploy.report.profile.rows import cell_text, first_of, flat_rows, grouped, milliseconds, times, used
 from attn_deploy.report.profile.tables import TITLES
 from attn_deploy.report.text import file_words
 
@@ -267,8 +267,8 @@ def _answer(report: Overview, index: int) -> Html:
     if best.speedup is not None:
         s = best.speedup
         text += (
-            f", {s.speedup:.2f} times as fast as {report.runs[index].record.baseline} "
-            f"({s.interval.low:.2f} - {s.interval.high:.2f}: {s.verdict})"
+            f", {times(s.speedup)} times as fast as {report.runs[index].record.baseline} "
+            f"({times(s.interval.low)} - {times(s.interval.high)}: {s.verdict})"
         )
     return html('<p class="answer">{}.</p>', text)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from attn_deploy.comparison.overview import Entry, Overview
-from attn_deploy.report.profile.rows import milliseconds
+from attn_deploy.report.profile.rows import milliseconds, times
 
 
 def side_by_side(report: Overview) -> tuple[list[str], list[list[str]]] | None:
@@ -33,5 +33,5 @@ def _cell(entry: Entry | None) -> str:
     row = entry.row
     if row.latency is None:
         return row.status
-    speedup = f" ({row.speedup.speedup:.2f}x)" if row.speedup is not None else ""
+    speedup = f" ({times(row.speedup.speedup)}x)" if row.speedup is not None else ""
     return milliseconds(row.latency.p50_ms) + speedup

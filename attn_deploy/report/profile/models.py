@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from attn_deploy.bench.row import ProfileRow
 from attn_deploy.comparison.digest import DigestRow
 from attn_deploy.comparison.overview import Overview
-from attn_deploy.report.profile.rows import first_of, grouped, milliseconds
+from attn_deploy.report.profile.rows import first_of, grouped, milliseconds, times
 
 FEW = "too few"  # models for an interval
 
@@ -48,7 +48,7 @@ class TableCell:
     def text(self) -> str:
         """The value in words, or why there is none."""
         if self.speedup is not None:
-            return f"{self.speedup:.2f}x"
+            return f"{times(self.speedup)}x"
         return milliseconds(self.p50_ms) if self.p50_ms is not None else self.status
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from attn_deploy.comparison.overview import Overview
-from attn_deploy.report.page import NOTHING, Html, html, joined
+from attn_deploy.pages.page import NOTHING, Html, html, joined
 from attn_deploy.report.profile.charts import Figure, color, dash, log_ticks
 from attn_deploy.report.profile.models import ModelLine, Series, TableCell, columns, head, model_lines
 from attn_deploy.report.profile.overview_charts import EVEN

@@ -96,3 +96,16 @@ function sortable(id, lines) {
 }
 sortable("rows", rows);
 sortable("models", models);
+
+// Paper: reasons and settings are open, and the charts are drawn at its width, in its light colours.
+const closed = [];
+addEventListener("beforeprint", () => {
+  root.dataset.print = "";
+  for (const part of document.querySelectorAll("details:not([open]):not(#every)")) { part.open = true; closed.push(part); }
+  drawn.clear(); drawVisible();
+});
+addEventListener("afterprint", () => {
+  delete root.dataset.print;
+  for (const part of closed.splice(0)) part.open = false;
+  drawn.clear(); drawVisible();
+});

@@ -176,15 +176,22 @@ def milliseconds(value: float | None) -> str:
     return f"{value:.2f}" if value >= 1 else f"{value:.3f}" if value >= 0.1 else f"{value:.4f}"
 
 
+def times(value: float) -> str:
+    """A ratio with the digits that mean something: 1.53, 12.5, 329."""
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
 def cell_text(key: str, values: Mapping[str, Any]) -> str:
     """A cell of a table for people."""
     value = values[key]
     if value is None or value == "":
         return ""
     if key == "speedup":
-        return f"{value:.2f}x ({values['speedup_low']:.2f} - {values['speedup_high']:.2f})"
+        return f"{times(value)}x ({times(values['speedup_low'])} - {times(values['speedup_high'])})"
     if key in ("top1", "agreement"):
         return f"{100 * value:.2f} %"
+    if key == "provider":
+        return str(value).removesuffix("ExecutionProvider")
     if key == "floor_multiple":
         return f"{value:.1f}x" if value < 100 else f"{value:,.0f}x"
     if key in ("items_per_second", "samples", "images", "macs"):

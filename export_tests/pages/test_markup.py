@@ -10,20 +10,28 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from attn_deploy.accuracy.result import AccuracyResult
 from attn_deploy.comparison.collection import named_runs
 from attn_deploy.comparison.overview import overview
+from attn_deploy.deploy.package.evidence import evidence_html
+from attn_deploy.diagnosis.record import Diagnosis, Fault, Step, Trial
+from attn_deploy.pages.page import Html, html, joined, page
+from attn_deploy.report.accuracy_page import accuracy_html
+from attn_deploy.report.diagnosis_page import diagnosis_html
 from attn_deploy.report.matrix.html import matrix_html
 from attn_deploy.report.matrix.tables import matrix_markdown
-from attn_deploy.report.page import Html, html, joined, page
 from attn_deploy.report.profile.html import profile_html
 from attn_deploy.report.profile.tables import profile_markdown
 from attn_deploy.report.train_table import table_html, table_markdown
+from attn_deploy.runtimes.base import RuntimeInfo
 from attn_deploy.training.deployed import Deployed
+from attn_deploy.training.recipe import Recipe
 from attn_deploy.training.summary import TableRow, TableSummary
 from export_tests.bench.profile_records import full, layer_report
 from export_tests.matrix.matrix_records import mixed_record
@@ -45,6 +53,7 @@ FIXED = {
     "dynamic",
     "baseline",
     "name:check",
+    "question",
     "created",
 }
 
@@ -76,7 +85,7 @@ def table() -> TableSummary:
         for m, t, ms in (("none", 0.9, 1.0), ("se", 0.91, 1.2), ("eca", 0.89, 1.3))
     )  # fmt: skip
     refused = TableRow(module="psp", model="resnet8+psp", reason="does not fit")
-    plan = {"backbone": "resnet8", "source": "digits", "seeds": 1, "recipe": {"epochs": 2, "batch": 8}}
+    plan = {"backbone": "resnet8", "source": "digits", "seeds": 1, "recipe": asdict(Recipe(epochs=2, batch=8))}
     return TableSummary(plan=plan, rows=(*rows, refused), environments=("a machine",), busy=2.0)
 
 
@@ -87,12 +96,63 @@ def profiles(names: tuple[str, ...], *, taint: bool):
     return overview(named_runs(runs))
 
 
+def diagnosis() -> Diagnosis:
+    steps = [
+        Step(f"blocks.{k}", "Block", f"t{k}", "Conv", ratio and ratio / 10, 1e-3, ratio, ratio is not None, None)
+        for k, ratio in enumerate((1e-9, 0.02, 0.5, 40.0, None))
+    ]
+    fault = Fault(
+        "numbers",
+        "blocks.3",
+        "Block",
+        "Exp",
+        "node_exp",
+        "off by 40 times",
+        "scale first",
+        {"Exp": 1},
+        True,
+        "part.onnx",
+    )
+    refused = Fault("build", "mixer", "Mixer", "DFT", "node_dft", "refuses the graph")
+    return Diagnosis(
+        "net.py:Net", "fp16", "tensorrt-rtx", "eager", 90, refused, fault, {"x": (1, 3, 8, 8)}, {"rtol": 1e-3, "atol": 1e-3},
+        tuple(steps), (Trial("the whole graph", 90, True, 1.5),), notes=("one note",), seconds=2.0, attn_deploy="0.1.0",
+    )  # fmt: skip
+
+
+def accuracy() -> AccuracyResult:
+    note = {
+        "name": "digits",
+        "classes": ["one", "two", "three"],
+        "source": "digits",
+        "split": "test",
+        "sha256": "0" * 64,
+    }
+    info = RuntimeInfo(runtime="ort-cpu", version="onnxruntime 1.31", provider="CPU", precision="fp32", threads=1)
+    labels, answers = (0, 1, 2, 1, 2, 2), (0, 1, 1, 1, 2, 2)
+    reference = AccuracyResult("net", info, note, labels, labels, 6, 0.5)
+    result = AccuracyResult("net.onnx", info, note, labels, answers, 6, 0.5)
+    return dataclasses.replace(result, agreement=result.compared_with(reference))
+
+
+MANIFEST = {
+    "name": "net", "golden": 3, "reference": "PyTorch eager", "runtime": "onnxruntime 1.31", "opset": 20, "precision": "fp32",
+    "inputs": [{"name": "image", "dtype": "float32", "shape": ["N", 3]}], "outputs": [], "preprocess": {"layout": "nhwc"},
+    "postprocess": None, "versions": {"torch": "2.13"}, "history": [{"step": "export", "opset": 20}],
+    "latency": [["ort-cpu fp32 b1", "0.123", "0.120 to 0.130", "ok"]], "accuracy": [["ort-cpu", "digits test", "98.1%", "360"]],
+    "engines": [], "files": {"model.onnx": {"size": 9000, "sha256": "0" * 64}},
+    "record": {"model": "net", "parity": {"max_abs_error": 1e-6, "rtol": 1e-4, "atol": 1e-5, "cases": 5,
+                                          "candidate": "onnxruntime", "reference": "eager"}},
+}  # fmt: skip
 PAGES = {
     "profile": lambda taint: profile_html(profiles(("se",), taint=taint)),
     "several": lambda taint: profile_html(profiles(("se", "eca"), taint=taint)),
     "zoo": lambda taint: profile_html(profiles(tuple(f"net{i}" for i in range(12)), taint=taint)),
     "matrix": lambda taint: matrix_html(tainted(mixed_record()) if taint else mixed_record()),
     "train table": lambda taint: table_html(tainted(table()) if taint else table()),
+    "diagnosis": lambda taint: diagnosis_html(tainted(diagnosis()) if taint else diagnosis()),
+    "accuracy": lambda taint: accuracy_html([tainted(accuracy()) if taint else accuracy()]),
+    "evidence": lambda taint: evidence_html(tainted(MANIFEST) if taint else MANIFEST),
 }
 TEXTS = {
     "profile": lambda taint: profile_markdown(profiles(("se",), taint=taint)),
@@ -152,8 +212,8 @@ def test_markup_is_made_by_templates_alone():
     assert html("{}{}", Html("<i>"), html("{!r}", "'")) == "<i>&quot;&#x27;&quot;"
     with pytest.raises(TypeError, match="no markup"):
         joined([html("<b></b>"), "<i>"])  # type: ignore[list-item]
-    room = Path(__file__).parents[2] / "attn_deploy" / "report"
-    for path in room.rglob("*.py"):
+    house = Path(__file__).parents[2] / "attn_deploy"
+    for path in (p for room in ("pages", "report", "deploy") for p in (house / room).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
                 texts = [v.value for v in node.values if isinstance(v, ast.Constant)]
