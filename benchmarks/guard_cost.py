@@ -4,8 +4,9 @@
 
 Functions: `attn_deploy.convert` and its like on a small file, guarded and within `trusted_files`, in turn in one process
 that has called each before; the claim is that the median takes at most 30 % more where ONNX Runtime runs the file.
-`inspect`, which runs nothing, shows what a call costs in itself. Commands: the same command on the same small file, as the console script runs it (in a child that is watched) and straight in one
-process, in turn; the least and the median wall time of each, start-up of Python included. The claim is at most 30 % more.
+`inspect`, which runs nothing, shows what a call costs in itself. Commands: the same command on the same small file, as the
+console script runs it (in a child that is watched) and straight in one process, in turn; the least and the median wall
+time of each, start-up of Python included. The claim is at most 30 % more.
 """
 
 from __future__ import annotations
