@@ -9,15 +9,24 @@ import math
 import os
 import re
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from attn_deploy.errors import InvalidRequestError
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 T = TypeVar("T")
 TEMPORARY = ".attn-deploy-"  # how the names of temporary files and folders begin
+_LARGEST_TOML = 1 << 20  # bytes: what people write by hand
 _LARGEST_JSON = 1 << 29  # bytes; the largest record of a fleet is a hundredth of that
 _WORDS = {
     "int": "a whole number",
@@ -33,12 +42,22 @@ _swept: set[Path] = set()
 
 
 def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
+    """Hexadecimal SHA-256 of a file's bytes.
+
+    Raises:
+        InvalidRequestError: if it is no file: a device, or a pipe, has no end.
+    """
+    _require_regular(path)
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _require_regular(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise InvalidRequestError(f"{path} is no file.")
 
 
 # Writing
@@ -106,11 +125,11 @@ def make_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, rename: bool = True) -> Iterator[Path]:
     """A temporary path beside ``path``; renamed to it when the block ends well, removed when it does not.
 
     The bytes are on the disk before the name is, so that a power cut leaves the old file or the new one. What a process
-    that was killed left beside ``path`` goes at the next write.
+    that was killed left beside ``path`` goes at the next write. Without ``rename`` nothing is moved to ``path``.
 
     Raises:
         InvalidRequestError: if the folder cannot be written, or the disk is full.
@@ -123,12 +142,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     _lock(handle)
     try:
         yield temporary
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # mkstemp makes files that only their owner reads
-        _to_disk(temporary)
-        temporary.replace(path)
-        _to_disk(folder)
+        if rename:
+            _readable(temporary)
+            _to_disk(temporary)
+            temporary.replace(path)
+            _to_disk(folder)
     except OSError as error:
         raise InvalidRequestError(f"{path} could not be written: {error.strerror or error}.") from error
     finally:
@@ -173,6 +191,86 @@ def scratch_folder(beside: Path | None = None) -> Iterator[Path]:
         if handle >= 0:
             os.close(handle)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+class KeptFolder:
+    """A scratch folder that goes when nobody holds it any more, or with `close`; see `scratch_folder`."""
+
+    def __init__(self, beside: Path | None = None) -> None:
+        stack = contextlib.ExitStack()
+        self.path = stack.enter_context(scratch_folder(beside))
+        self._end = weakref.finalize(self, stack.close)
+
+    def close(self) -> None:
+        """Remove the folder now."""
+        self._end()
+
+
+@dataclass(slots=True)
+class Pair:
+    """Two files that are written together, see `atomic_pair`.
+
+    Attributes:
+        main, data: the temporary paths to write to; the first may refer to the second by its name.
+        refer: the bytes of the main file for a name of the data file; to be set before the block ends.
+    """
+
+    main: Path
+    data: Path
+    refer: Callable[[str], bytes] | None = None
+
+
+@contextlib.contextmanager
+def atomic_pair(main: Path, data: Path) -> Iterator[Pair]:
+    """As `atomic_path`, for a file and the data file beside it that it refers to by name.
+
+    At every moment the file at ``main`` is the old one beside its old data, or the new one beside its new data: where data
+    of that name are there already, the new ones get a name of their own first, to which the new file refers until the
+    usual name is theirs as well.
+
+    Raises:
+        InvalidRequestError: as `atomic_path`.
+    """
+    check_writable(data)
+    with atomic_path(data, rename=False) as new_data, atomic_path(main, rename=False) as new_main:
+        pair = Pair(new_main, new_data)
+        yield pair
+        if pair.refer is None:
+            raise RuntimeError("nothing says how the file refers to its data")
+        _readable(new_data)
+        _to_disk(new_data)
+        if not data.exists():
+            new_data.replace(data)
+            _put(new_main, main, pair.refer(data.name))
+            return
+        own = data.with_name(f"{data.name}-{os.urandom(4).hex()}")
+        new_data.replace(own)
+        _put(new_main, main, pair.refer(own.name))
+        try:
+            shutil.copyfile(own, new_data)  # no link: readers of external data refuse files with two names
+        except OSError:  # no room for both: the name of its own stays
+            data.unlink()
+            return
+        new_data.replace(data)
+        _to_disk(data.parent)
+        _put(new_main, main, pair.refer(data.name))
+        for left in data.parent.glob(f"{data.name}-{'[0-9a-f]' * 8}"):  # those of processes that were killed too
+            left.unlink(missing_ok=True)
+
+
+def _put(temporary: Path, path: Path, content: bytes) -> None:
+    temporary.write_bytes(content)
+    _readable(temporary)
+    _to_disk(temporary)
+    temporary.replace(path)
+    _to_disk(path.parent)
+
+
+def _readable(temporary: Path) -> None:
+    """Mkstemp makes files that only their owner reads."""
+    mask = os.umask(0)
+    os.umask(mask)
+    temporary.chmod(0o666 & ~mask)
 
 
 def sweep(folder: Path) -> None:
@@ -228,6 +326,7 @@ def read_json(path: Path) -> Any:
         InvalidRequestError: if it cannot be read, or is not JSON.
     """
     try:
+        _require_regular(path)
         if path.stat().st_size > _LARGEST_JSON:
             raise InvalidRequestError(f"{path} has {path.stat().st_size:,} bytes, which is too large for a record.")
         return json.loads(path.read_bytes())
@@ -261,6 +360,29 @@ def read_typed(path: Path, kind: type[T], what: str, *, schema: int | None = Non
         return typed(data, kind)
     except InvalidRequestError as error:
         raise InvalidRequestError(f"{path} is not {what}: {error}") from error
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """The data in a TOML file.
+
+    Args:
+        path: of the file.
+        what: it is, for messages: "the device profile".
+
+    Raises:
+        InvalidRequestError: if it cannot be read, or is not TOML.
+    """
+    try:
+        _require_regular(path)
+        if path.stat().st_size > _LARGEST_TOML:
+            raise InvalidRequestError(f"{what} {path} has {path.stat().st_size:,} bytes, which is too large for one.")
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidRequestError(f"{what} {path} cannot be read: {error.strerror or error}.") from error
+    except RecursionError as error:
+        raise InvalidRequestError(f"{what} {path} is nested too deeply.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequestError(f"{what} {path} is not valid TOML: {error}.") from error
 
 
 def typed(data: Any, kind: type[T]) -> T:

@@ -268,7 +268,10 @@ def limit_memory(memory: int | None) -> None:
 
 
 def available_memory() -> int | None:
-    """Bytes that can be had without swapping: of the machine, or of the container where that has less."""
+    """Bytes that can be had without swapping: of the machine, or of the container where that has less.
+
+    psutil knows the former only, and takes 24 ms to import in each child (see `attn_deploy.machine.conditions`).
+    """
     free = _number("/proc/meminfo", r"^MemAvailable:\s*(\d+) kB")
     most, used = (_number(f"/sys/fs/cgroup/memory.{n}", r"^(\d+)$") for n in ("max", "current"))
     bounds = [] if free is None else [free * 1024]

@@ -281,7 +281,7 @@ def has_weights(model: onnx.ModelProto) -> bool:
 def _load(path: Path) -> onnx.ModelProto:
     from attn_deploy.graph.artifact import load_model
 
-    return load_model(path)
+    return load_model(path, light=True)
 
 
 def _error(noted: tuple[str, str]) -> Exception:

@@ -15,6 +15,7 @@ from attn_deploy.bench.layers import LayerReport, LayerTime, middle, summed
 from attn_deploy.errors import GraphError
 from attn_deploy.files import scratch_folder
 from attn_deploy.graph.artifact import load_model
+from attn_deploy.graph.placed import placed_tensors
 from attn_deploy.graph.work import node_module
 from attn_deploy.inputs.tensors import Arrays
 from attn_deploy.runtimes.onnxruntime import PROVIDERS, import_onnxruntime
@@ -67,6 +68,10 @@ def onnxruntime_layers(
         for key, value in (config or {}).items():
             options.add_session_config_entry(key, value)
         took = []
+        original = load_model(Path(path), light=True)
+        if placed_tensors(original):  # nor can the optimised graph hold them
+            options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
+            options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
         try:
             session = ort.InferenceSession(str(path), options, providers=[PROVIDERS[provider]])
             for _ in range(_WARMUP + runs):
@@ -84,7 +89,7 @@ def onnxruntime_layers(
         shapes={n: tuple(a.shape) for n, a in inputs.items()},
         source=f"onnxruntime {ort.__version__} profiler",
         runs=runs,
-        layers=layers_of_trace(trace, load_model(Path(path)), optimized, runs),
+        layers=layers_of_trace(trace, original, optimized, runs),
         whole_us=statistics.median(took[_WARMUP:]),
     )
 

@@ -90,6 +90,9 @@ def export(
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare with PyTorch at shapes that were not traced.")
     ] = True,
+    external_data: Annotated[
+        bool, typer.Option("--external-data", help="Weights in NAME.onnx.data beside the graph, as above 2 GiB always.")
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Overwrite the file that is there, whatever it holds.")
     ] = False,
@@ -151,6 +154,7 @@ def export(
             samples=sample,
             verify=verify,
             force=force,
+            external_data=external_data,
             inputs=parse_inputs(shape) if shape else None,
             preprocess=preprocess,
             postprocess=postprocess,

@@ -19,10 +19,23 @@ def train_table(
     backbone: Annotated[
         str, typer.Option(help="What the modules are put into.", autocompletion=complete_model)
     ] = "resnet20",
-    models: Annotated[str, typer.Option(help="Modules, separated by commas, or all.")] = "all",
+    models: Annotated[
+        str, typer.Option(help="Modules, separated by commas; usual: 16 mechanisms; all: every one that could fit.")
+    ] = "usual",
     dataset: Annotated[str, typer.Option(help="cifar10, digits or folder.")] = "cifar10",
     epochs: Annotated[int | None, typer.Option(help="Of each run. Default: the recipe's.")] = None,
+    start_side: Annotated[
+        int | None, typer.Option(help="Side of the first epochs' images, in pixels; it grows over half of the run.")
+    ] = None,
+    alternate_flip: Annotated[
+        bool | None,
+        typer.Option("--alternate-flip/--random-flip", help="Mirror each image in every second epoch."),
+    ] = None,
     seeds: Annotated[int, typer.Option(help="Runs of each module, with seeds 0, 1, ...")] = 1,
+    more_seeds: Annotated[
+        int, typer.Option(help="Runs of the plain backbone and of the best rows; 0 for no more than the others.")
+    ] = 3,
+    best: Annotated[int, typer.Option(help="How many rows get them, by their first runs.")] = 4,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder. Default: runs/train-table/BACKBONE-DATASET.")
     ] = None,
@@ -42,6 +55,7 @@ def train_table(
 
     \b
     Examples:
+      attn-deploy train-table --backbone resnet20 --epochs 30
       attn-deploy train-table --backbone resnet20 --models all --epochs 30 --seeds 3
       attn-deploy train-table --backbone resnet8 --models se,eca,cbam --epochs 6 --resume
       attn-deploy train-table --backbone resnet8 --models se,eca --dataset digits --only-report
@@ -55,14 +69,14 @@ def train_table(
     from attn_deploy.training.table import train_table as make_table
 
     folder = output or default_folder(backbone, dataset)
-    plan = plan_table(
-        backbone, parse_words(models, "--models"), dataset, recipe_for(dataset, epochs=epochs), seeds, data_dir
-    )
+    recipe = recipe_for(dataset, epochs=epochs, start_side=start_side, alternate_flip=alternate_flip)
+    words = parse_words(models, "--models")
+    plan = plan_table(backbone, words, dataset, recipe, seeds, data_dir, more_seeds=more_seeds, best=best)
     with output_aside(), step_bar("training") as bar:
-        words = [""]
+        row = [""]
 
         def show(at: TrainProgress) -> None:
-            bar(at.step, at.steps, f"{words[0]}: epoch {at.epoch} of {at.epochs}")
+            bar(at.step, at.steps, f"{row[0]}: epoch {at.epoch} of {at.epochs}")
 
         summary = make_table(
             folder,
@@ -74,7 +88,7 @@ def train_table(
             threads=threads,
             data_dir=data_dir,
             on_step=show,
-            progress=lambda text: words.__setitem__(0, text),
+            progress=lambda text: row.__setitem__(0, text),
             on_row=lambda summary: write_pages(summary, folder),
         )
     typer.echo(json.dumps(summary.to_dict(), indent=1) if as_json else table_markdown(summary), nl=False)

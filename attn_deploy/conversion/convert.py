@@ -11,15 +11,16 @@ import onnx
 from attn_deploy.conversion.calibration import CalibrationData, load_calibration
 from attn_deploy.conversion.half import note_typing, to_half
 from attn_deploy.errors import GraphError, InvalidRequestError, OpsetError
-from attn_deploy.files import atomic_path, output_file, write_atomic
-from attn_deploy.graph.artifact import OnnxArtifact, load_model, open_model, read_onnx
-from attn_deploy.graph.evidence import Evidence, read_evidence, write_evidence
+from attn_deploy.files import output_file
+from attn_deploy.graph.artifact import OnnxArtifact, open_model, read_onnx
+from attn_deploy.graph.evidence import Evidence, entries_of, read_evidence, seal_state, write_evidence
 from attn_deploy.graph.heads import read_outputs
 from attn_deploy.graph.operators import foreign_nodes
 from attn_deploy.graph.opset import MIN_OPSET, ConversionResult, convert_opset, standard_opset
 from attn_deploy.graph.opset.old import raise_old_opset
 from attn_deploy.graph.precision import half_type
 from attn_deploy.graph.simplify import simplify_model
+from attn_deploy.graph.written import atomic_model, refers_to_data
 from attn_deploy.inputs.samples import example_arrays, verification_sizes
 from attn_deploy.parity.given import GivenInputs, given_inputs
 from attn_deploy.parity.graphs import compare_models, inputs_of_samples, runnable_inputs, with_other_batches
@@ -56,7 +57,7 @@ def simplify(
     """
     source = artifact.path if isinstance(artifact, OnnxArtifact) else Path(artifact)
     target = output_file(path, source.with_name(f"{source.stem}-simple.onnx"), (".onnx",))
-    model, _ = open_model(source)
+    model, _ = open_model(source, light=True)
     simplified = simplify_model(model)
     if not simplified.tool:
         raise GraphError(f"{source} was not simplified: {simplified.reason}.")
@@ -66,7 +67,8 @@ def simplify(
     nodes = {"tool": simplified.tool, "nodes": [simplified.nodes_before, simplified.nodes_after]}
     evidence = (read_evidence(model) or Evidence()).after("simplify", nodes, parity=report.summary())
     write_evidence(simplified.model, evidence)
-    write_atomic(target, simplified.model.SerializeToString())
+    with atomic_model(simplified.model, target, external=refers_to_data(source)):
+        pass
     return read_onnx(target)
 
 
@@ -121,7 +123,7 @@ def convert(
     words = [f"opset{opset}"] * (opset is not None) + [precision] * (precision is not None)
     target = output_file(path, source.with_name("-".join([source.stem, *map(str, words)]) + ".onnx"), (".onnx",))
     import_onnxruntime()
-    model, _ = open_model(source)
+    model, _ = open_model(source, light=precision is None)
     if precision is None and opset == standard_opset(model):
         outcome = f"copied to {target}" if path is not None else "no file is written"
         (progress or (lambda _: None))(f"{source} has opset {opset} already: nothing to do, {outcome}.")
@@ -138,17 +140,13 @@ def convert(
         graph = at_opset(source, model, wanted, given)
     if precision is not None:
         graph = _in_half(source, model, graph, precision, io, calibration, keep, given)
-    with atomic_path(target) as temporary:
-        try:
-            onnx.save(graph, temporary)
-        except ValueError as error:  # protobuf stops at 2 GiB
-            raise GraphError(f"{target} cannot be written as one file: {error}") from error
+    with atomic_model(graph, target, external=refers_to_data(source)) as temporary:
         written = read_onnx(temporary)
         if written.opset != wanted:
             raise OpsetError(f"{source}: the written file has opset {written.opset}, not {wanted}.")
-        if load_model(temporary).graph.SerializeToString() != graph.graph.SerializeToString():
+        if seal_state(graph) != written.seal or entries_of(graph).get("seal") != written.metadata.get("seal"):
             raise GraphError(f"{target}: the graph in the written file is not the one that was compared.")
-    return replace(written, path=target)
+    return replace(written, path=target) if not written.data else read_onnx(target)
 
 
 def _refuse_unknown_domains(source: Path, model: onnx.ModelProto) -> None:
@@ -164,7 +162,8 @@ def _refuse_unknown_domains(source: Path, model: onnx.ModelProto) -> None:
 
 def _copied(source: Path, model: onnx.ModelProto, target: Path) -> OnnxArtifact:
     if source.resolve() != target.resolve():
-        write_atomic(target, model.SerializeToString())
+        with atomic_model(model, target, external=refers_to_data(source)):
+            pass
     return read_onnx(target)
 
 

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from attn_deploy.errors import GraphError, NothingToConvertError, ParityError, PrecisionError
 from attn_deploy.graph.evidence import Evidence, read_evidence, write_evidence
+from attn_deploy.graph.inference import holds_sequences
 from attn_deploy.graph.opset import standard_opset
 from attn_deploy.graph.precision import (
     ClippedMask,
@@ -148,7 +149,7 @@ def _typed(
             continue  # so much kept in fp32 that nothing is left: the comparison says more
         _check_share(typed, half, plan, owner)
         simulation = rounded(typed.model)
-        runner = OnnxRuntimeRunner(simulation.SerializeToString(), optimize=False)
+        runner = _plain_runner(simulation)
         comparison = judge(_Named(runner, half), tolerance)
         runner.close()  # its memory is that of all tensors of a run
         report = comparison if report is None or comparison.passed else report
@@ -185,8 +186,8 @@ def _refuse(report: ParityReport, owner: str, half: HalfType) -> None:
         if all(c.ratio is None or c.ratio <= 1 for c in report.cases):
             raise  # not for want of digits
         raise ParityError(
-            f"{error} What leads there needs more digits than {half.word} has: keep it in fp32 with --keep 'NAME*' (names of "
-            "nodes, modules or operators; 'attn-deploy diagnose' finds them)."
+            f"{str(error).rstrip('.')}. What leads there needs more digits than {half.word} has: keep it in fp32 "
+            "with --keep 'NAME*' (names of nodes, modules or operators; 'attn-deploy diagnose' finds them)."
         ) from error
 
 
@@ -216,7 +217,7 @@ def measure(prepared: onnx.ModelProto, batches: Iterable[Arrays], owner: str) ->
     given = list(batches)
     for start in range(0, len(names), _AT_ONCE):
         model, some = instrumented(prepared, set(names[start : start + _AT_ONCE]))
-        runner = OnnxRuntimeRunner(model.SerializeToString(), optimize=False)
+        runner = _plain_runner(model)
         for batch in given:
             for name, value in read_ranges(some, run_once(runner, batch)).items():
                 ranges[name] = value.joined(ranges[name]) if name in ranges else value
@@ -229,6 +230,11 @@ def measure(prepared: onnx.ModelProto, batches: Iterable[Arrays], owner: str) ->
             f"{owner}: in fp32 already, {_place(prepared, bad)} is NaN or infinite; no precision below repairs that."
         )
     return ranges
+
+
+def _plain_runner(model: onnx.ModelProto) -> OnnxRuntimeRunner:
+    """Every node as it is."""
+    return OnnxRuntimeRunner(model.SerializeToString(), optimize=False, reuse_memory=not holds_sequences(model))
 
 
 def _check_interface(
@@ -264,7 +270,7 @@ def _check_share(typed: TypedGraph, half: HalfType, plan: PrecisionPlan, owner: 
 def _explain_failure(simulation: onnx.ModelProto, batches: Iterable[Arrays], half: HalfType, owner: str) -> None:
     """Name the first tensor of the half graph that is NaN or infinite, if there is one."""
     model, names = instrumented(onnx.shape_inference.infer_shapes(simulation, data_prop=True))
-    runner = OnnxRuntimeRunner(model.SerializeToString(), optimize=False)
+    runner = _plain_runner(model)
     for batch in batches:
         ranges = read_ranges(names, run_once(runner, batch))
         bad = next((n for n in names if not ranges[n].finite), None)
@@ -282,7 +288,7 @@ def _in_onnxruntime(model: onnx.ModelProto, judge: Judge, tolerance: Tolerance, 
     if onnx.TensorProto.BFLOAT16 in interface:
         return {"ran": False, "reason": "numpy has no bfloat16, which the file's inputs or outputs are"}
     try:
-        runner = OnnxRuntimeRunner(model.SerializeToString(), optimize=False)
+        runner = _plain_runner(model)
     except GraphError as error:
         if "NOT_IMPLEMENTED" not in str(error):
             raise

@@ -69,7 +69,7 @@ def run_file(
     path, source = Path(path), Path(data)
     if output is not None:
         output = output_file(output, path.with_name(f"{path.stem}-outputs.npz"), (".npz",))
-    model, _ = open_model(path)
+    model, _ = open_model(path, light=True)
     runner = OnnxRuntimeRunner(path)
     prepared = ""
     if source.suffix == ".npz":

@@ -17,6 +17,7 @@ from attn_deploy.errors import InvalidRequestError
 from attn_deploy.graph.artifact import OnnxArtifact, describe, load_model, open_model
 from attn_deploy.graph.macs import Shape, node_macs
 from attn_deploy.graph.operators import all_nodes
+from attn_deploy.graph.placed import array_of
 from attn_deploy.graph.scopes import NAME_SCOPES, module_path
 from attn_deploy.graph.tensors import infer_tensors
 from attn_deploy.inputs.tensors import TensorInput, fit_size
@@ -109,7 +110,7 @@ def inspect(
                 f"{path} is an engine, whose MACs are not counted: leave out --input and --sample."
             )
         return read_engine(path)
-    model, _ = open_model(path)
+    model, _ = open_model(path, light=True)
     artifact = describe(model, path)
     own = shapes or samples
     sizes = _given_sizes(model, artifact, shapes, samples) if own else _sizes(model, artifact, inputs)
@@ -117,7 +118,7 @@ def inspect(
     weights: collections.Counter[str] = collections.Counter()
     parameters = 0
     for tensor in model.graph.initializer:
-        array = numpy_helper.to_array(tensor)
+        array = array_of(tensor)
         weights[_dtype(tensor.data_type)] += array.nbytes
         parameters += 0 if _dtype(tensor.data_type) in _SHAPE_TYPES else array.size
     quantized = {o for n in model.graph.node if n.op_type == "QuantizeLinear" for o in n.output}

@@ -111,7 +111,7 @@ def fitting_extents(onnx: OnnxArtifact, batch: Extents = BATCH) -> dict[str, Ext
     usual = usual_extents(onnx, batch)
     if any(_shapes_ran(onnx)):
         return usual
-    model = load_model(onnx.path, check_seal=False)
+    model = load_model(onnx.path, check_seal=False, light=True)
     first: GraphError | None = None
     for ladder in _LADDERS:
         table = {s: e if ladder is None or e == batch else ladder for s, e in usual.items()}

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from attn_deploy.errors import ExportError
 from attn_deploy.inputs.tensors import TensorInput
+from attn_deploy.resolve.detectors import NETWORK, is_detector, parts_of
 from attn_deploy.rules.calls import record_calls
 from attn_deploy.rules.location import Place, place_of_error
 from attn_deploy.rules.rules import explain, rule
 from attn_deploy.runtimes.eager import flatten_outputs
-
-_LARGEST_FILE = (1 << 31) - (1 << 24)  # protobuf's 2 GiB, less 16 MiB for everything but the weights
 
 
 def refuse_batch_statistics(module: nn.Module, label: str) -> None:
@@ -48,18 +47,22 @@ def refuse_scripted_parts(module: nn.Module, label: str) -> None:
             raise ExportError(f"{name}: {entry.explanation}. {entry.remedy}", rule=entry.id)
 
 
-def refuse_too_large(module: nn.Module, label: str) -> None:
-    """Refuse a model whose weights do not fit into one protobuf message.
+def refuse_detectors(module: nn.Module, label: str) -> None:
+    """Refuse a detector of torchvision with its post-processing.
 
     Raises:
-        ExportError: with both sizes.
+        ExportError: with the networks in it that can be exported, and how.
     """
-    size = sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
-    if size > _LARGEST_FILE:
-        entry = rule("too-large")
-        raise ExportError(
-            f"{label}: its weights take {size / 1e9:.1f} GB: {entry.explanation}. {entry.remedy}", rule=entry.id
-        )
+    if not is_detector(module):
+        return
+    entry = rule("detector")
+    parts = parts_of(module)
+    name = label.split(":part=")[0] if label.startswith("torchvision:") else f"torchvision:NAME of {label}"
+    by_name = " and ".join(f"part={p}" for p in parts)
+    raise ExportError(
+        f"{label}: {entry.explanation}. {entry.remedy} By name: {name}:part={NETWORK}; its parts are {by_name}.",
+        rule=entry.id,
+    )
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import onnx
 
 from attn_deploy.errors import OpsetError
+from attn_deploy.graph.placed import hollow
 from attn_deploy.graph.scopes import NAME_SCOPES, module_path
 
 # operator -> rank of its first input, up to the opset before the one given
@@ -70,6 +71,6 @@ def _later(model: onnx.ModelProto, opset: int) -> Iterator[tuple[onnx.NodeProto,
 
 
 def _ranks(model: onnx.ModelProto) -> dict[str, int]:
-    graph = onnx.shape_inference.infer_shapes(model).graph
+    graph = onnx.shape_inference.infer_shapes(hollow(model)).graph
     values = (*graph.input, *graph.value_info, *graph.output)
     return {v.name: len(v.type.tensor_type.shape.dim) for v in values if v.type.tensor_type.HasField("shape")}

@@ -38,6 +38,7 @@ class ExportOptions:
         verify: compare with eager at shapes that were not traced, and refuse the file when they differ.
         precision: fp32, fp16 or bf16: the type of everything but what the rules keep in fp32.
         io: ``fp32`` keeps inputs and outputs in fp32, ``same`` gives them the precision's type.
+        external_data: weights in a data file beside the graph, also where one file would hold them.
 
     Raises:
         OpsetError: if the opset is outside 13 to 25, below 22 with bf16, or above what the exporter or the attention asked
@@ -56,6 +57,7 @@ class ExportOptions:
     verify: bool = True
     precision: str = "fp32"
     io: str = "fp32"
+    external_data: bool = False
 
     def __post_init__(self) -> None:
         if not MIN_OPSET <= self.opset <= MAX_OPSET:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import shutil
+import tempfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -15,6 +18,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from attn_deploy.exporters.serving import Serving
+from attn_deploy.files import KeptFolder
 from attn_deploy.fusing.copying import copy_model
 from attn_deploy.graph.heads import Reading
 from attn_deploy.inputs.samples import example_arrays, verification_sizes
@@ -71,12 +75,47 @@ class SharedWork:
         decomposed: what `attn_deploy.exporters.torchlib` keeps of the programs.
         translations: for each exporter its last one.
         findings: what in the model is known to break exports.
+        home: the folder where the weights of graphs lie until they are written; made when it is first needed.
+        beside: a path in whose folder it is made; None for that of temporary files.
+        places: for each exporter the folder in it that holds its last translation.
     """
 
     program: TracedProgram | None = None
     decomposed: dict[Any, Any] = field(default_factory=dict)
     translations: dict[str, Translation] = field(default_factory=dict)
     findings: tuple[Finding, ...] | None = None
+    home: KeptFolder | None = None
+    beside: Path | None = None
+    places: dict[str, Path] = field(default_factory=dict)
+
+    def another(self) -> SharedWork:
+        """Of a variant of the model, in the same home."""
+        return SharedWork(home=self.home, beside=self.beside)
+
+    def place(self, exporter: str) -> Path:
+        """An empty folder for a translation; the last one of this exporter goes."""
+        self.forget(exporter)
+        if self.home is None:
+            self.home = KeptFolder(self.beside)
+        self.places[exporter] = Path(tempfile.mkdtemp(prefix=f"{exporter}-", dir=self.home.path))
+        return self.places[exporter]
+
+    def forget(self, *exporters: str) -> None:
+        """Drop the translations of some exporters, and their files; without a name, those of all."""
+        for exporter in exporters or tuple({*self.places, *self.translations}):
+            self.translations.pop(exporter, None)
+            place = self.places.pop(exporter, None)
+            if place is not None:
+                shutil.rmtree(place, ignore_errors=True)
+
+    def close(self) -> None:
+        """Drop what is large, and remove the home."""
+        self.forget()
+        self.program = None
+        self.decomposed.clear()
+        if self.home is not None:
+            self.home.close()
+            self.home = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import onnx
 import torch
@@ -18,6 +19,8 @@ from attn_deploy.exporters.serving import BEHIND, with_form
 from attn_deploy.exporters.translate import frozen_decision, translate
 from attn_deploy.fusing.copying import copy_model
 from attn_deploy.graph.heads import scores_graph
+from attn_deploy.graph.placed import place_of, placed_tensors
+from attn_deploy.graph.written import graph_beside
 from attn_deploy.inputs.tensors import TensorInput
 from attn_deploy.parity.reference import EagerReference
 from attn_deploy.parity.report import ParityReport
@@ -40,7 +43,7 @@ def proven(prepared: PreparedModel, model: onnx.ModelProto, minimum: Mapping[str
     """
     inputs = at_least(prepared.inputs, minimum)
     tolerance = tolerance_of(prepared.original)
-    graph, dynamic = model.SerializeToString(), prepared.dynamic
+    graph, dynamic = _runnable(prepared, model), prepared.dynamic
     if prepared.reading is None:
         return verify_against(prepared.reference, graph, inputs, dynamic, tolerance=tolerance)
     # Choices alone prove little: a wrong graph often chooses the same. So the scores behind them are compared as numbers.
@@ -49,9 +52,19 @@ def proven(prepared: PreparedModel, model: onnx.ModelProto, minimum: Mapping[str
     if not report.passed:
         return report
     scores = EagerReference(with_form(prepared.original, "scores"), (BEHIND,))
-    bare = scores_graph(model, prepared.outputs[-1], BEHIND).SerializeToString()
+    bare = _runnable(prepared, scores_graph(model, prepared.outputs[-1], BEHIND))
     numbers = verify_against(scores, bare, inputs, dynamic, tolerance=tolerance)
     return replace(report, cases=(*report.cases, *numbers.cases))
+
+
+def _runnable(prepared: PreparedModel, model: onnx.ModelProto) -> Path | bytes:
+    """What ONNX Runtime loads: a file beside the weights that lie in one, which it maps; else the bytes."""
+    placed = placed_tensors(model)
+    if not placed:
+        return bytes(model.SerializeToString())
+    path = place_of(placed[0]).path.with_name("candidate.onnx")
+    graph_beside(model, path)
+    return path
 
 
 def at_least(inputs: Sequence[TensorInput], minimum: Mapping[str, int]) -> tuple[TensorInput, ...]:
@@ -102,10 +115,16 @@ def prove_gates(prepared: PreparedModel, exporter: str, options: ExportOptions) 
     Raises:
         ParityError: naming the gates.
     """
-    original = copy_model(prepared.original)
+    original = copy_model(prepared.original, share_parameters=True, own=prepared.gates)
     open_gates(original, prepared.gates)
     names = ", ".join(prepared.gates[:3]) + (", ..." if len(prepared.gates) > 3 else "")
-    opened = replace(prepared, original=original, module=original, reference=EagerReference(original, prepared.outputs))
+    opened = replace(
+        prepared,
+        original=original,
+        module=original,
+        reference=EagerReference(original, prepared.outputs),
+        work=prepared.work.another(),
+    )
     try:
         opened = deployed(opened, fuse=options.fuse, rewrite=options.rewrite)
         translation = translate(opened, exporter, options.opset)
@@ -123,3 +142,5 @@ def prove_gates(prepared: PreparedModel, exporter: str, options: ExportOptions) 
             f"{error} This is with values in {names}: as the model is made, they are 0 and hide what they multiply.",
             rule=error.rule,
         ) from error
+    finally:
+        opened.work.forget()

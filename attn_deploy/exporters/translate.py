@@ -8,20 +8,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 import torch
+from torch.export import ExportedProgram
 
 from attn_deploy.errors import AttnDeployError, ExportError
 from attn_deploy.exporters import safe_forms
 from attn_deploy.exporters.claims import translations
 from attn_deploy.exporters.decisions import decision_on_values
 from attn_deploy.exporters.guards import decisions_on_sizes
+from attn_deploy.exporters.missing import missing_operator, place_of_operator
 from attn_deploy.exporters.options import DECOMPOSED_MAX_OPSET, DYNAMO_MIN_OPSET, TORCHSCRIPT_MAX_OPSET
 from attn_deploy.exporters.prepared import PreparedModel, Remark, Translation
 from attn_deploy.exporters.program import exported_program
 from attn_deploy.exporters.quiet import quiet_torch
 from attn_deploy.exporters.refusal import refusal
 from attn_deploy.exporters.torchlib import shared_work
-from attn_deploy.files import scratch_folder
+from attn_deploy.graph.light import light_model
+from attn_deploy.graph.placed import INLINE
 from attn_deploy.ops import fold
 from attn_deploy.rules.finding import Finding
 from attn_deploy.rules.location import place_of_error, place_of_line
@@ -72,10 +76,13 @@ def _dynamo(prepared: PreparedModel, opset: int) -> Translation:
                 custom_translation_table=translations(),
             )
         except Exception as error:
-            raise _failed(prepared, "the torch.export exporter", error) from error
+            raise _failed(prepared, "the torch.export exporter", error, traced.program) from error
     if exported is None:
         raise ExportError(f"{prepared.label}: the torch.export exporter returned nothing.")
-    return Translation(exported.model_proto, "dynamo", opset, traced.minimum)
+    path = prepared.work.place("dynamo") / "model.onnx"
+    # Straight from torch's tensors into the file: as protobuf the weights would be in memory three times.
+    ir.save(exported.model, path, external_data="weights", size_threshold_bytes=INLINE)
+    return Translation(light_model(path), "dynamo", opset, traced.minimum)
 
 
 def _torchscript(prepared: PreparedModel, opset: int) -> Translation:
@@ -86,13 +93,12 @@ def _torchscript(prepared: PreparedModel, opset: int) -> Translation:
         axes[name] = {a: d for a, d in enumerate(dims) if isinstance(d, str)}
     with (
         torch.no_grad(),
-        scratch_folder() as folder,
         quiet_torch(),
         prepared.traced(),
         warnings.catch_warnings(record=True) as caught,
     ):
         warnings.simplefilter("always")
-        path = Path(folder, "model.onnx")
+        path = prepared.work.place("torchscript") / "model.onnx"
         try:
             torch.onnx.export(
                 prepared.traceable_module(),
@@ -107,7 +113,7 @@ def _torchscript(prepared: PreparedModel, opset: int) -> Translation:
             )
         except Exception as error:
             raise _failed(prepared, "the TorchScript exporter", error) from error
-        model = onnx.load(path)
+        model = light_model(path)
     frozen = tuple(dict.fromkeys(_frozen(caught)))
     decision = decision_on_values(prepared) if frozen else None
     if decision is not None:
@@ -167,7 +173,9 @@ def frozen_decision(prepared: PreparedModel, remarks: Sequence[Remark]) -> Findi
     return None
 
 
-def _failed(prepared: PreparedModel, which: str, error: Exception) -> AttnDeployError:
+def _failed(
+    prepared: PreparedModel, which: str, error: Exception, program: ExportedProgram | None = None
+) -> AttnDeployError:
     if isinstance(error, AttnDeployError):
         return error
     causes: list[BaseException] = [error]
@@ -177,6 +185,10 @@ def _failed(prepared: PreparedModel, which: str, error: Exception) -> AttnDeploy
     text = " ".join(str(root).split()).split(" Please feel free")[0].split(" [Caused by")[0][:300].rstrip(". ")
     entry = explain(error)
     place = place_of_error(root, prepared.module)
+    missing = missing_operator(text)
+    if missing and (entry is None or entry.general):
+        place = place_of_operator(program, prepared, missing) or place
+        return refusal(prepared.label, "unsupported-operator", place, detail=f"{which} has no {missing}")
     failure = f"{which} failed: {type(root).__name__}: {text}"
     if entry is None:
         return ExportError(f"{prepared.label}: {failure}{place.phrase}.")

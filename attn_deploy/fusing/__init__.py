@@ -48,9 +48,14 @@ def fuse(model: nn.Module) -> nn.Module:
     return fuse_with_report(model).model
 
 
-def fuse_with_report(model: nn.Module) -> FuseResult:
-    """As `fuse`, with the list of changes and of the BatchNorms that are left, with the reasons."""
-    return _rewritten(model, (_deploy_zoo_modules_, bake_weights_, chain_max_pools_))
+def fuse_with_report(model: nn.Module, *, share: bool = False) -> FuseResult:
+    """As `fuse`, with the list of changes and of the BatchNorms that are left, with the reasons.
+
+    Args:
+        model: left alone.
+        share: what is not rewritten keeps the memory of the model's parameters, for a copy that nobody trains.
+    """
+    return _rewritten(model, (_deploy_zoo_modules_, bake_weights_, chain_max_pools_), share=share)
 
 
 def fold_bn(model: nn.Module) -> nn.Module:
@@ -58,8 +63,13 @@ def fold_bn(model: nn.Module) -> nn.Module:
     return _rewritten(model, ()).model
 
 
-def _rewritten(model: nn.Module, rewrites: tuple[Callable[[nn.Module], list[tuple[str, str]]], ...]) -> FuseResult:
-    model = copy_model(model).eval()
+def _rewritten(
+    model: nn.Module, rewrites: tuple[Callable[[nn.Module], list[tuple[str, str]]], ...], *, share: bool = False
+) -> FuseResult:
+    # The deployed forms of the zoo may write into the weights that they start from; nothing else here does.
+    zoo = [path for path, m in model.named_modules() if share and isinstance(m, Fusible)]
+    written = {f"{p}.{n}" if p else n for p in zoo for n, _ in model.get_submodule(p).named_parameters()}
+    model = copy_model(model, share_parameters=share, own=written).eval()
     changes: list[tuple[str, str]] = []
     for rewrite in rewrites:
         changes += rewrite(model)

@@ -16,6 +16,8 @@ from attn_deploy.errors import EvidenceError, FileWarning, GraphError, InvalidGr
 from attn_deploy.files import sha256_of
 from attn_deploy.graph.bounds import refuse_unbounded, refuse_undecodable
 from attn_deploy.graph.evidence import MISMATCH, Evidence, entries_of, read_evidence, seal_state
+from attn_deploy.graph.light import light_model
+from attn_deploy.graph.placed import exceeds_one_file, hollow, placed_tensors, weight_bytes
 from attn_deploy.graph.repair import constants_for_defaults, has_negative_size, repaired
 from attn_deploy.graph.soundness import check_sound
 
@@ -38,6 +40,7 @@ class OnnxArtifact:
 
     Attributes:
         path, sha256, size: the file; size in bytes.
+        data: files beside it that hold weights, by name, with their sizes in bytes.
         opset: version of the standard operator set; ``domains`` lists any other domain with its version.
         ir_version: of the file format.
         inputs, outputs: the graph's interface.
@@ -63,6 +66,7 @@ class OnnxArtifact:
     record: Mapping[str, Any] = field(default_factory=dict)
     evidence: Evidence | None = field(default=None, repr=False)
     seal: str = ""
+    data: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def nodes(self) -> int:
@@ -93,12 +97,14 @@ class OnnxArtifact:
         return data
 
 
-def load_model(path: Path, *, check_seal: bool = True) -> onnx.ModelProto:
+def load_model(path: Path, *, check_seal: bool = True, light: bool = False) -> onnx.ModelProto:
     """The protobuf of an ONNX file, with external data.
 
     Args:
         path: the file.
         check_seal: warn with `FileWarning` if the graph is not the one that the evidence in the file was written for.
+        light: leave large weights in their files, see `attn_deploy.graph.placed`; without it they are loaded, which ends
+            at 2 GiB.
 
     Raises:
         EvidenceError: if the metadata is damaged.
@@ -107,7 +113,10 @@ def load_model(path: Path, *, check_seal: bool = True) -> onnx.ModelProto:
     if not path.is_file():
         raise GraphError(f"{path} not found: no such ONNX file.", exit_code=2)
     try:
-        model = onnx.load(path)
+        model = light_model(path)
+        if not light:
+            _refuse_beyond(model, path)
+            model = onnx.load(path)
     except DecodeError as error:
         raise GraphError(
             f"{path} cannot be read as ONNX ({path.stat().st_size} bytes): it is another kind of file, or was cut "
@@ -133,6 +142,21 @@ def load_model(path: Path, *, check_seal: bool = True) -> onnx.ModelProto:
     return model
 
 
+def _refuse_beyond(model: onnx.ModelProto, path: Path) -> None:
+    """Refuse, before anything is loaded, what protobuf cannot hold in memory.
+
+    Raises:
+        GraphError: with the size and what does work.
+    """
+    if placed_tensors(model) and exceeds_one_file(weight_bytes(model)):
+        raise GraphError(
+            f"{path}: its weights take {weight_bytes(model) / 1e9:.2f} GB, and this step holds a graph with its weights in "
+            "memory, which protobuf ends at 2 GiB (2.15 GB). Files beyond it can be exported, inspected, verified, run, "
+            "profiled and converted to another opset; for half precision or 8 bits, export the model in parts.",
+            exit_code=2,
+        )
+
+
 def serialised(model: onnx.ModelProto) -> bytes:
     """The bytes of a model.
 
@@ -152,20 +176,21 @@ def check_model(model: onnx.ModelProto, what: str) -> None:
         InvalidGraphError: with the checker's message.
     """
     try:
-        onnx.checker.check_model(model, full_check=model.ByteSize() < onnx.checker.MAXIMUM_PROTOBUF)
+        bare = hollow(model)
+        onnx.checker.check_model(bare, full_check=bare.ByteSize() < onnx.checker.MAXIMUM_PROTOBUF)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         message = " ".join(str(error).split())
-        bare = [v.name for v in (*model.graph.input, *model.graph.output) if _is_shapeless(v)]
-        if "shape" in message and bare:
+        shapeless = [v.name for v in (*model.graph.input, *model.graph.output) if _is_shapeless(v)]
+        if "shape" in message and shapeless:
             raise InvalidGraphError(
-                f"{what} is not a valid ONNX model: {bare[0]!r} has no shape, and an input or output needs one, if only of "
+                f"{what} is not a valid ONNX model: {shapeless[0]!r} has no shape, and an input or output needs one, if only of "
                 "symbols. Run onnx.shape_inference.infer_shapes on it, or export it again."
             ) from error
         raise InvalidGraphError(f"{what} is not a valid ONNX model: {message}") from error
 
 
-def open_model(path: Path) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """A checked graph from a file, with what had to be repaired in the copy.
+def open_model(path: Path, *, light: bool = False) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """A checked graph from a file, with what had to be repaired in the copy; ``light`` as in `load_model`.
 
     Inputs that only repeat weights, as files of IR version 3 list them, are left out: weights are constants here. What
     was repaired is said in a `FileWarning` too.
@@ -173,7 +198,7 @@ def open_model(path: Path) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     Raises:
         GraphError: if the file cannot be read, contradicts itself, or fails the checker and cannot be repaired.
     """
-    model = load_model(path)
+    model = load_model(path, light=light)
     check_sound(model, str(path))
     plain = constants_for_defaults(model)
     try:
@@ -201,7 +226,7 @@ def read_onnx(path: Path | str, *, check: bool = True) -> OnnxArtifact:
         GraphError: if the file cannot be read, or fails the checker.
     """
     path = Path(path)
-    return describe(open_model(path)[0] if check else load_model(path, check_seal=False), path)
+    return describe(open_model(path, light=True)[0] if check else load_model(path, check_seal=False, light=True), path)
 
 
 def describe(model: onnx.ModelProto, path: Path) -> OnnxArtifact:
@@ -227,7 +252,14 @@ def describe(model: onnx.ModelProto, path: Path) -> OnnxArtifact:
         record={} if evidence is None else evidence.record,
         evidence=evidence,
         seal=seal_state(model),
+        data=_data_files(model, path),
     )
+
+
+def _data_files(model: onnx.ModelProto, path: Path) -> dict[str, int]:
+    """The files beside a graph that hold its weights, with their sizes."""
+    files = {Path(e.value) for t in placed_tensors(model) for e in t.external_data if e.key == "location"}
+    return {f.name: f.stat().st_size for f in sorted(files) if f != path.absolute() and f.is_file()}
 
 
 def _is_shapeless(value: onnx.ValueInfoProto) -> bool:

@@ -14,6 +14,11 @@ _COMPOUND = frozenset(
 ) | {"Optional", "OptionalGetElement"}
 
 
+def holds_sequences(model: onnx.ModelProto) -> bool:
+    """Whether a node of a graph, its bodies left out, makes a sequence."""
+    return any(n.op_type in _COMPOUND for n in model.graph.node)
+
+
 def infer_types(model: ir.Model) -> None:
     """Infer what onnx can, leniently; the model is changed.
 

@@ -14,11 +14,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from attn_deploy.graph.placed import chunks, is_placed, place_of
+
 _PREFIX = "1:"  # the way of hashing; another way gets another number
 
 
 def seal_of(model: onnx.ModelProto) -> str:
-    """The seal of a model whose weights are loaded."""
+    """The seal of a model whose weights are loaded, or placed in a file (see `attn_deploy.graph.placed`)."""
     digest = hashlib.sha256()
     for domain, version in sorted((o.domain, o.version) for o in model.opset_import):
         digest.update(f"{domain}={version};".encode())
@@ -34,7 +36,13 @@ def seal_of(model: onnx.ModelProto) -> str:
         _update(digest, function.SerializeToString(deterministic=True))
     for tensor in sorted(graph.initializer, key=lambda t: t.name):
         _update(digest, f"{tensor.name} {tensor.data_type} {tuple(tensor.dims)}".encode())
-        _update(digest, _bytes(tensor))
+        if is_placed(tensor):
+            place = place_of(tensor)
+            digest.update(place.length.to_bytes(8, "little"))
+            for block in chunks(place):
+                digest.update(block)
+        else:
+            _update(digest, _bytes(tensor))
     return _PREFIX + digest.hexdigest()
 
 

@@ -18,6 +18,7 @@ import onnx
 from attn_deploy.errors import AttnDeployError, GraphError
 from attn_deploy.files import scratch_folder
 from attn_deploy.graph.artifact import check_model, load_model
+from attn_deploy.graph.placed import filled, hollow
 from attn_deploy.graph.shape_arithmetic import shorten_shape_arithmetic
 from attn_deploy.isolate import run_isolated
 
@@ -45,7 +46,10 @@ class Simplified:
 
 
 def simplify_model(model: onnx.ModelProto, *, timeout: float = TIMEOUT_SECONDS) -> Simplified:
-    """Simplify with the first tool that is installed and gives a valid graph with the same interface."""
+    """Simplify with the first tool that is installed and gives a valid graph with the same interface.
+
+    Weights that lie in a file stay there: the tool sees inputs in their place.
+    """
     before = len(model.graph.node)
     reasons = []
     for tool in TOOLS:
@@ -53,7 +57,7 @@ def simplify_model(model: onnx.ModelProto, *, timeout: float = TIMEOUT_SECONDS) 
             reasons.append(f"{tool} is not installed")
             continue
         try:
-            simplified = shorten_shape_arithmetic(_run(model, tool, timeout))
+            simplified = filled(shorten_shape_arithmetic(_run(hollow(model), tool, timeout)), model)
             _keep_module_paths(model, simplified)
             _same_interface(model, simplified, tool)
             check_model(simplified, f"the graph simplified by {tool}")
@@ -125,7 +129,8 @@ def _same_interface(model: onnx.ModelProto, simplified: onnx.ModelProto, tool: s
     same = [(v.name, v.type.tensor_type.elem_type) for v in before] == [
         (v.name, v.type.tensor_type.elem_type) for v in after
     ]
-    if not same or not all(_known_axes_agree(a, b) for a, b in zip(before, after, strict=True)):
+    named = {d.dim_param for v in model.graph.input for d in v.type.tensor_type.shape.dim if d.dim_param}
+    if not same or not all(_known_axes_agree(a, b, named) for a, b in zip(before, after, strict=True)):
         shown = ([(v.name, v.type.tensor_type.elem_type, _axes(v)) for v in values] for values in (before, after))
         raise GraphError(f"{tool} changed the inputs or outputs from {next(shown)} to {next(shown)}")
     for old, new in zip(before, after, strict=True):
@@ -141,8 +146,10 @@ def _axes(value: onnx.ValueInfoProto) -> tuple[str | int, ...]:
     return tuple(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim)
 
 
-def _known_axes_agree(before: onnx.ValueInfoProto, after: onnx.ValueInfoProto) -> bool:
+def _known_axes_agree(before: onnx.ValueInfoProto, after: onnx.ValueInfoProto, named: set[str]) -> bool:
+    """Whether numbers and the names of the inputs' axes stayed; other names are inventions of an inference."""
     if not before.type.tensor_type.HasField("shape"):
         return True
     one, other = _axes(before), _axes(after)
-    return len(one) == len(other) and all(a == b for a, b in zip(one, other, strict=True) if a not in (0, ""))
+    held = [(a, b) for a, b in zip(one, other, strict=False) if a in named or (a and isinstance(a, int))]
+    return len(one) == len(other) and all(a == b for a, b in held)

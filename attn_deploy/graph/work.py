@@ -125,7 +125,7 @@ def graph_work(graph: Path | str | onnx.ModelProto, shapes: Mapping[str, Shape])
     Raises:
         GraphError: if the file cannot be read, or the graph does not take inputs of these shapes.
     """
-    model = graph if isinstance(graph, onnx.ModelProto) else load_model(Path(graph))
+    model = graph if isinstance(graph, onnx.ModelProto) else load_model(Path(graph), light=True)
     tensors = _tensors(model, shapes)
     nodes = _nodes(model, tensors)
     results = {o for n in model.graph.node for o in n.output}

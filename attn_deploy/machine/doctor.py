@@ -80,6 +80,13 @@ PACKAGES = (
         "TensorRT engines",
         "tensorrt",
     ),
+    InstalledPackage(
+        "tensorrt_lean",
+        ("tensorrt-lean-cu12", "tensorrt-lean-cu13", "tensorrt-lean-cu12-bindings", "tensorrt-lean-cu13-bindings"),
+        "11",
+        "attn-deploy[lean]",
+        "running version-compatible engines without TensorRT",
+    ),
     InstalledPackage("cuda.bindings", ("cuda-python", "cuda-bindings"), "12", "attn-deploy[device]", "running engines"),
 )
 

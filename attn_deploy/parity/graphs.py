@@ -17,11 +17,12 @@ from attn_deploy.inputs.expressions import evaluate_expression
 from attn_deploy.inputs.samples import PIXELS, example_arrays, verification_sizes
 from attn_deploy.inputs.tensors import Arrays, TensorInput, fit_size
 from attn_deploy.parity.given import GivenInputs
+from attn_deploy.parity.reference import RememberingRunner
 from attn_deploy.parity.report import ParityReport
 from attn_deploy.parity.tolerance import TOLERANCES, Tolerance
 from attn_deploy.parity.verify import compare, compare_on
 from attn_deploy.runtimes.base import Runner, run_once
-from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
+from attn_deploy.runtimes.graphs import graph_runner
 
 _NUMPY_TYPES = {
     onnx.TensorProto.FLOAT: "float32",
@@ -177,8 +178,8 @@ def compare_models(
         GraphError: if a graph cannot be loaded, its inputs cannot be made, or it runs at no size that was tried.
     """
     wider, reading = read_outputs(reference)
-    before = OnnxRuntimeRunner(wider.SerializeToString(), optimize=optimize)
-    after = OnnxRuntimeRunner(candidate.SerializeToString(), optimize=optimize)
+    before = RememberingRunner(graph_runner(wider, optimize=optimize))  # run at each size when it is looked for, too
+    after = graph_runner(candidate, optimize=optimize)
     if given.samples:
         batches = with_other_batches(given.samples, reference, before)
         return compare_on(before, after, batches, tolerance=tolerance, reading=reading)

@@ -71,7 +71,12 @@ class FreshRunner:
 
     def __init__(self, module: nn.Module, output_names: Sequence[str] | None = None, *, precise: bool = False) -> None:
         self._module, self._names, self._precise = module, output_names, precise
-        self._current = self._fresh()
+        self._current: Runner | None = None
+
+    def _running(self) -> Runner:
+        if self._current is None:
+            self._current = self._fresh()
+        return self._current
 
     def _fresh(self) -> Runner:
         import torch
@@ -79,35 +84,37 @@ class FreshRunner:
         from attn_deploy.fusing.copying import copy_model
         from attn_deploy.runtimes.eager import EagerRunner
 
-        twin = copy_model(self._module, share_parameters=not self._precise)
+        plain = all(type(p) is torch.nn.Parameter for p in self._module.parameters())  # others are shared as they are
+        twin = copy_model(self._module, share_parameters=plain or not self._precise)
         dtype = torch.float64 if self._precise else torch.float32
         return EagerRunner(twin, output_names=self._names, dtype=dtype, keep=False)
 
     @property
     def info(self) -> RuntimeInfo:
         """What runs here."""
-        return self._current.info
+        return self._running().info
 
     def prepare(self, inputs: Arrays) -> None:
         """Take ``inputs`` into a new copy."""
-        self._current = self._fresh()
-        self._current.prepare(inputs)
+        self._current = None  # one at a time
+        self._running().prepare(inputs)
 
     def enqueue(self) -> None:
         """Run."""
-        self._current.enqueue()
+        self._running().enqueue()
 
     def synchronize(self) -> None:
         """Wait for the run."""
-        self._current.synchronize()
+        self._running().synchronize()
 
     def outputs(self) -> Arrays:
         """The results, by output name."""
-        return self._current.outputs()
+        return self._running().outputs()
 
     def close(self) -> None:
         """Free the copy."""
-        self._current.close()
+        if self._current is not None:
+            self._current.close()
 
 
 class EagerReference:

@@ -71,8 +71,10 @@ def _runtimes(table: Values, folder: Path) -> None:
 
 def _package(table: Values, folder: Path) -> None:
     parts = _words(table.get("for"))
-    given = {k: table[k] for k in ("name", "max_batch", "triton") if k in table}
-    PackageRequest(**given, **({"parts": parts} if parts else {}))
+    given: dict[str, Any] = {k: table[k] for k in ("name", "max_batch", "triton") if k in table}
+    if parts:
+        given["parts"] = parts
+    PackageRequest(**given)
 
 
 def _words(value: Any) -> tuple[str, ...]:

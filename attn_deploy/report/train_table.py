@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from attn_deploy.files import write_atomic
 from attn_deploy.pages.blocks import tiles
 from attn_deploy.pages.page import NOTHING, Html, html, joined, page
 from attn_deploy.report.markdown import inline, name
+from attn_deploy.report.train_chart import chart
 from attn_deploy.training.deployed import Deployed
 from attn_deploy.training.summary import TableRow, TableSummary
 
@@ -18,6 +18,9 @@ NOT_MEASURED = "not measured"
 COLUMNS = (
     "module",
     "top-1",
+    "95 % interval",
+    "against plain",
+    "p (corrected)",
     "parameters",
     "MACs",
     "training",
@@ -26,8 +29,8 @@ COLUMNS = (
     "same answers",
     "int8 p50 ms",
     "int8 top-1",
+    "int8 same answers",
 )
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 1160, 420, 64, 48, 16, 140
 
 
 def write_pages(summary: TableSummary, folder: Path) -> None:
@@ -51,16 +54,23 @@ def table_markdown(summary: TableSummary) -> str:
 
 def train_table_caption(summary: TableSummary) -> list[str]:
     """What the numbers are of, one sentence a line."""
-    plan, recipe = summary.plan, summary.plan["recipe"]
+    plan = summary.plan
     measured = [r for r in summary.rows if r.mean is not None]
     seeds = f"{plan['seeds']} seed{'s' if plan['seeds'] > 1 else ''}"
+    most = max(plan["seeds"], plan.get("more_seeds", 0))
+    if most > plan["seeds"]:
+        seeds += f", {most} of the plain backbone and of the best {plan.get('best', 0)} by their first"
     lines = [
-        f"Images: **{plan['source']}**; trained for {recipe['epochs']} epochs at batch {recipe['batch']}, {seeds}.",
+        f"Images: **{plan['source']}**; {seeds}. Recipe: {recipe_text(plan['recipe'])}.",
         f"{len(measured)} of {len(summary.rows)} rows have numbers. Rows in bold are on the front of accuracy against fp32 "
         "latency.",
         "Top-1 is of the averaged weights on the test images, looked at once after the last epoch; ± is the standard "
-        "deviation over seeds. Latency is of one image in ONNX Runtime on one thread, with its 95 % interval.",
+        "deviation over seeds, the interval that of the number of test images. Latency is of one image in ONNX Runtime on "
+        "one thread, with its 95 % interval.",
+        *_what_seeds_show(summary),
     ]
+    if summary.arithmetics:
+        lines.append(f"Trained in {'; '.join(summary.arithmetics)}.")
     lines += [f"Ran on {where}." for where in summary.environments]
     if summary.busy is not None:
         lines.append(
@@ -68,6 +78,46 @@ def train_table_caption(summary: TableSummary) -> list[str]:
             "percent in latency mean nothing. Accuracies do not depend on it."
         )
     return lines
+
+
+def _what_seeds_show(summary: TableSummary) -> list[str]:
+    """What can be concluded from so many seeds, in words."""
+    plain = next((r for r in summary.rows if r.module == "none"), None)
+    single = sum(len(r.top1) == 1 for r in summary.rows)
+    lines = []
+    if plain is not None and plain.spread is not None:
+        lines.append(
+            f"Differences are held against how much seeds differ (Student's t with one spread for both sides; the plain "
+            f"backbone's is {100 * plain.spread:.2f} points over {len(plain.top1)} seeds), and p is corrected for the number "
+            "of rows (Holm). A row of one seed can show a large effect, and cannot rank modules that lie within that spread."
+        )
+    elif single:
+        lines.append(
+            "One seed each: another seed moves a row by about as much as most modules differ, so that no difference here is "
+            "shown to be more than chance; more seeds of the plain backbone (--more-seeds) would tell how much that is."
+        )
+    if plain is not None and any(len(r.top1) > 1 for r in summary.rows if r is not plain) and single:
+        lines.append(
+            "Rows with more seeds were chosen by their first one, which flatters that one; the further seeds were not looked "
+            "at in the choice."
+        )
+    return lines
+
+
+def recipe_text(recipe: dict[str, Any]) -> str:
+    """A recipe in words."""
+    size = recipe.get("start_side") or 0
+    parts = [
+        f"{recipe['epochs']} epochs at batch {recipe['batch']}",
+        f"one cycle to a rate of {recipe['peak_rate'] * recipe['batch'] / 128:g}",
+        f"label smoothing {recipe['label_smoothing']:g}" if recipe["label_smoothing"] else "",
+        f"crops of {recipe['crop']} pixels" if recipe["crop"] else "",
+        ("alternating flips" if recipe.get("alternate_flip") else "flips") if recipe["flip"] else "",
+        f"cutout {recipe['cutout']}" if recipe["cutout"] else "",
+        f"images from {size} pixels growing over {recipe.get('growth', 0):.0%} of the epochs" if size else "",
+        "averaged weights" if recipe["ema_share"] else "",
+    ]
+    return ", ".join(p for p in parts if p)
 
 
 def cells(row: TableRow) -> list[str]:
@@ -81,6 +131,9 @@ def cells(row: TableRow) -> list[str]:
     return [
         module,
         f"{100 * row.mean:.2f} %{spread}{seeds}",
+        NOT_MEASURED if row.low is None or row.high is None else f"{100 * row.low:.2f} - {100 * row.high:.2f}",
+        _difference(row),
+        _p_value(row),
         f"{row.parameters:,}",
         f"{row.macs / 1e6:.1f} M" if row.macs is not None else NOT_MEASURED,
         _duration(row.seconds),
@@ -89,105 +142,77 @@ def cells(row: TableRow) -> list[str]:
         NOT_MEASURED if row.fp32 is None else f"{row.fp32.same:,} of {row.fp32.images:,}",
         _latency(row.int8),
         NOT_MEASURED if row.int8 is None else f"{100 * row.int8.top1:.2f} %",
+        NOT_MEASURED if row.int8 is None else f"{row.int8.same:,} of {row.int8.images:,}",
     ]
+
+
+def _difference(row: TableRow) -> str:
+    against = row.against_plain
+    if against is None:
+        return "-"
+    if against.low is None or against.high is None:
+        return f"{100 * against.difference:+.2f}"
+    return f"{100 * against.difference:+.2f} ({100 * against.low:+.2f} to {100 * against.high:+.2f})"
+
+
+def _p_value(row: TableRow) -> str:
+    against = row.against_plain
+    if against is None:
+        return "-"
+    if against.p_value is None or row.corrected_p is None:
+        return "too few seeds"
+    return f"{against.p_value:.2g} ({row.corrected_p:.2g})"
 
 
 def table_html(summary: TableSummary) -> str:
     """One page without scripts or anything from elsewhere."""
-    plain = next((r.mean for r in summary.rows if r.module == "none"), None)
-    heads = [*COLUMNS[:2], *["against plain"] * (plain is not None), *COLUMNS[2:]]
-    kinds = [Html(' class="word"'), *[NOTHING] * (len(heads) - 1)]
-    head = joined(html("<th{}>{}</th>", k, c) for k, c in zip(kinds, heads, strict=True))
+    kinds = [Html(' class="word"'), *[NOTHING] * (len(COLUMNS) - 1)]
+    head = joined(html("<th{}>{}</th>", k, c) for k, c in zip(kinds, COLUMNS, strict=True))
     lines = []
     for row in summary.rows:
         shown = [row.module, *cells(row)[1:]]
-        if plain is not None:
-            shown.insert(2, "" if row.mean is None else f"{100 * (row.mean - plain):+.2f} points")
         line = joined(html("<td{}>{}</td>", k, c) for k, c in zip(kinds, shown, strict=True))
         lines.append(html("<tr{}>{}</tr>", Html(' class="front"') if row.on_front else NOTHING, line))
     notes = joined(html('<p class="soft">{}</p>', line.replace("**", "")) for line in train_table_caption(summary))
     reasons = joined(html("<li><b>{}</b> {}</li>", r.model, r.reason) for r in summary.rows if r.reason)
     refused = html('<h2>No number, and why</h2><ul class="reasons">{}</ul>', reasons) if reasons else NOTHING
     drawing = chart(summary.rows)
-    card = '<figure class="card"><figcaption>Accuracy against latency</figcaption>{}</figure>'
+    card = (
+        '<figure class="card"><figcaption>Accuracy against latency</figcaption><p class="soft">The dashed line is the front: '
+        "nothing else is as accurate and faster. A dot without a name has it in the table, and when pointed at.</p>"
+        '<div class="wide">{}</div></figure>'
+    )
     title = _title(summary)
     body = html(
-        '<h1>{}</h1>{}{}<div class="sheet"><table id="table"><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>{}{}',
+        '<h1>{}</h1>{}{}<div class="sheet"><table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>'
+        "</div>{}<details open><summary>What the numbers are</summary>{}</details>",
         title,
-        _figures(summary),
+        _tiles(summary),
         html(card, drawing) if drawing else NOTHING,
         head,
         joined(lines, "\n"),
         refused,
         notes,
     )
-    return page(title, body)
+    return page(title, body, kind="training")
 
 
-def _figures(summary: TableSummary) -> Html:
-    """How many rows have numbers, and which of them is the most accurate and which the fastest."""
-    trained = [r for r in summary.rows if r.mean is not None]
-    timed = [(r, r.fp32) for r in trained if r.fp32 is not None]
-    entries = [("ok" if trained else "none", f"{len(trained)} of {len(summary.rows)}", "rows with numbers")]
-    if trained:
-        best = max(trained, key=lambda r: r.mean or 0.0)
-        entries.append(("", f"{100 * (best.mean or 0.0):.2f} %", f"top-1, {best.module}"))
-    if timed:
-        row, fastest = min(timed, key=lambda pair: pair[1].p50_ms)
-        entries.append(("", f"{fastest.p50_ms:.3f} ms", f"fp32, {row.module}"))
+def _tiles(summary: TableSummary) -> Html:
+    """The answers at a glance."""
+    rows = [r for r in summary.rows if r.mean is not None]
+    entries = [("ok" if rows else "none", f"{len(rows)} of {len(summary.rows)}", "rows with numbers")]
+    plain = next((r for r in rows if r.module == "none"), None)
+    if plain is not None and plain.mean is not None:
+        entries.append(("", f"{100 * plain.mean:.2f} %", "plain"))
+    others = [r for r in rows if r is not plain]
+    if others:
+        best = max(others, key=lambda r: r.mean or 0.0)
+        entries.append(("", f"{100 * (best.mean or 0):.2f} %", f"best: {best.module}"))
+        known = [r for r in others if r.corrected_p is not None]
+        if known:
+            clear = sum((r.corrected_p or 1) < 0.05 for r in known)
+            entries.append(("", f"{clear} of {len(known)}", "differ from plain beyond chance"))
     return tiles(entries)
-
-
-def chart(rows: Sequence[TableRow]) -> Html:
-    """Accuracy against fp32 latency as SVG, with the front as a line; nothing where fewer than two rows have both."""
-    points = [(r.fp32.p50_ms, 100 * r.mean, r) for r in rows if r.fp32 is not None and r.mean is not None]
-    if len(points) < 2:
-        return NOTHING
-    x_low, x_high = _range([p[0] for p in points], floor=0.0)
-    y_low, y_high = _range([p[1] for p in points], floor=0.0, ceiling=100.0)
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
-        down = TOP + (y_high - y) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
-        return round(across, 1), round(down, 1)
-
-    parts = []
-    for y in _ticks(y_low, y_high):
-        down = place(x_low, y)[1]
-        parts.append(html('<line class="grid" x1="{}" y1="{}" x2="{}" y2="{}"/>', LEFT, down, WIDTH - RIGHT, down))
-        parts.append(html('<text x="{}" y="{}" text-anchor="end">{:g}</text>', LEFT - 6, down + 4, y))
-    for x in _ticks(x_low, x_high):
-        across, below = place(x, y_low)[0], HEIGHT - BOTTOM + 18
-        parts.append(html('<line class="grid" x1="{0}" y1="{1}" x2="{0}" y2="{2}"/>', across, TOP, HEIGHT - BOTTOM))
-        parts.append(html('<text x="{}" y="{}" text-anchor="middle">{:g}</text>', across, below, x))
-    middle, half = (LEFT + WIDTH - RIGHT) / 2, HEIGHT / 2
-    parts.append(html('<text x="{}" y="{}" text-anchor="middle">fp32 latency, ms (p50)</text>', middle, HEIGHT - 8))
-    parts.append(html('<text x="14" y="{0}" transform="rotate(-90 14 {0})" text-anchor="middle">top-1, %</text>', half))
-    front = sorted((p for p in points if p[2].on_front), key=lambda p: (p[0], p[1]))
-    line = " ".join(f"{a},{b}" for a, b in (place(x, y) for x, y, _ in front))
-    parts.append(html('<polyline class="line" points="{}"/>', line))
-    for x, y, row in points:
-        across, down = place(x, y)
-        kind = "dot front" if row.on_front else "dot"
-        dot = '<circle class="{}" cx="{}" cy="{}" r="4"><title>{}</title></circle><text x="{}" y="{}">{}</text>'
-        parts.append(html(dot, kind, across, down, row.module, across + 7, down + 4, row.module))
-    drawing = '<svg class="drawn" viewBox="0 0 {} {}" role="img" aria-label="accuracy against latency">{}</svg>'
-    return html(drawing, WIDTH, HEIGHT, joined(parts))
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers between two values, four to nine of them."""
-    ten = 10.0 ** math.floor(math.log10(high - low))
-    steps = (ten * s for s in (0.1, 0.2, 0.5, 1, 2))
-    step = next(s for s in steps if math.floor(high / s) - math.ceil(low / s) < 9)
-    first, last = math.ceil(low / step), math.floor(high / step)
-    return [round(k * step, 10) for k in range(first, last + 1)]
-
-
-def _range(values: Sequence[float], floor: float, ceiling: float = float("inf")) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    margin = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
-    return max(floor, low - margin), min(ceiling, high + margin)
 
 
 def _title(summary: TableSummary) -> str:

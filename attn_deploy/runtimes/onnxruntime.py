@@ -131,6 +131,8 @@ class OnnxRuntimeRunner:
         provider: cpu, cuda or tensorrt-rtx.
         threads: threads within an operator; 0 lets ONNX Runtime choose.
         optimize: graph optimisations; all by default, off to look for errors of the optimiser.
+        reuse_memory: give the memory of one tensor to another; ONNX Runtime takes elements of a sequence for equally
+            large, and fails where they are not.
         config: session configuration entries, over those of `exact_int8`.
         provider_options: of the provider, such as ``{"use_tf32": "0"}``. With ``enable_cuda_graph`` outputs stay at
             fixed addresses, which the runner sees to.
@@ -149,6 +151,7 @@ class OnnxRuntimeRunner:
         provider: str = "cpu",
         threads: int = 0,
         optimize: bool = True,
+        reuse_memory: bool = True,
         config: dict[str, str] | None = None,
         provider_options: dict[str, str] | None = None,
     ) -> None:
@@ -160,6 +163,7 @@ class OnnxRuntimeRunner:
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+        options.enable_mem_reuse = reuse_memory
         options.log_severity_level = 4  # its errors are raised, and reported by us
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         entries = {**exact_int8(), **(config or {})}

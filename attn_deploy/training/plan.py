@@ -29,7 +29,9 @@ class TablePlan:
         dataset: cifar10, digits or folder.
         source: what its training images are, in the words of the set.
         recipe: how all are trained.
-        seeds: 0 to this number - 1.
+        seeds: 0 to this number - 1, of each row.
+        more_seeds: of the plain backbone, and of the ``best`` rows by their first seeds; 0 for no more than the others.
+        best: how many rows get them.
     """
 
     backbone: str
@@ -38,6 +40,8 @@ class TablePlan:
     source: str
     recipe: Recipe
     seeds: int
+    more_seeds: int = 0
+    best: int = 0
 
     def name(self, module: str) -> str:
         """The model of a row."""
@@ -49,6 +53,15 @@ class TablePlan:
 
         return root / f"{parse_name(self.name(module)).stem}-s{seed}"
 
+    def seeds_of(self, module: str, *, among_best: bool = False) -> int:
+        """How many seeds a row is to have."""
+        return max(self.seeds, self.more_seeds) if module == PLAIN or among_best else self.seeds
+
+    @property
+    def most_seeds(self) -> int:
+        """The most that any row has."""
+        return max(self.seeds, self.more_seeds)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
         return {
@@ -59,6 +72,8 @@ class TablePlan:
             "source": self.source,
             "recipe": self.recipe.to_dict(),
             "seeds": self.seeds,
+            "more_seeds": self.more_seeds,
+            "best": self.best,
         }
 
     @classmethod

@@ -22,7 +22,7 @@ from attn_deploy.machine.environment import command_line, describe_environment
 from attn_deploy.resolve.make import ResolvedModel
 from attn_deploy.resolve.resolve import resolve
 from attn_deploy.runtimes.eager import EagerRunner
-from attn_deploy.training.arithmetic import choose_arithmetic, fitting
+from attn_deploy.training.arithmetic import Arithmetic, choose_arithmetic, fitting
 from attn_deploy.training.batches import ResidentImages
 from attn_deploy.training.checkpoint import TrainingFolder
 from attn_deploy.training.memory import freed_memory_kept
@@ -99,9 +99,8 @@ def train(
     tested = load_dataset(dataset, "test", data_dir=data_dir, progress=progress)
     torch.manual_seed(seed)
     resolved = classifier_for(model, images)
-    example = torch.from_numpy(images.normalised(slice(0, 2)))
-    arithmetic = fitting(choose_arithmetic(place, amp), resolved.module, example, place=place, asked=amp)
     folder = TrainingFolder(Path(output) if output is not None else RUNS / f"{resolved.name.stem}-{dataset}-s{seed}")
+    arithmetic = _arithmetic(folder, resume, place, amp, resolved, images)
     record = TrainingRecord(
         model=resolved.name.text,
         parameters=sum(p.numel() for p in resolved.module.parameters()),
@@ -139,6 +138,21 @@ def train(
         with freed_memory_kept() if place.type == "cpu" else contextlib.nullcontext():
             record = _run_epochs(trainer, folder, record, on_step)
         return _finish(trainer, folder, record, resolved, tested, progress)
+
+
+def _arithmetic(
+    folder: TrainingFolder,
+    resume: bool,
+    place: torch.device,
+    amp: bool | None,
+    resolved: ResolvedModel,
+    images: ImageSet,
+) -> Arithmetic:
+    """What was asked for, what the run was begun with, or what the hardware is faster at, in this order."""
+    if amp is None and resume and folder.begun:
+        return Arithmetic(TrainingRecord.from_dict(folder.read_record()).amp, "as the run was begun")
+    example = torch.from_numpy(images.normalised(slice(0, 2)))
+    return fitting(choose_arithmetic(place, amp), resolved.module, example, place=place, asked=amp)
 
 
 def classifier_for(model: str, images: ImageSet) -> ResolvedModel:

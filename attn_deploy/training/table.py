@@ -40,6 +40,11 @@ from attn_deploy.training.run import RUNS, TrainProgress, train
 from attn_deploy.training.summary import TableSummary, summarise
 
 FAMILIES = ("attention", "convolution", "context", "fusion")
+# Attention of every kind and three convolutions, with groups that fit the 16 channels of small ResNets.
+USUAL = (
+    "se", "eca", "cbam", "bam", "simam", "coord_attention", "triplet_attention", "ema", "gc", "sge:groups=8",
+    "shuffle_attention", "scse", "sk:groups=8", "ghostmodule", "condconv", "dgc",
+)  # fmt: skip
 
 
 def default_folder(backbone: str, dataset: str) -> Path:
@@ -50,7 +55,9 @@ def default_folder(backbone: str, dataset: str) -> Path:
 
 
 def choose_modules(words: Sequence[str]) -> tuple[str, ...]:
-    """The modules of a table, the plain backbone first; ``all`` stands for every module that could fill a slot.
+    """The modules of a table, the plain backbone first.
+
+    ``all`` stands for every module that could fill a slot, ``usual`` for those of `USUAL`.
 
     Raises:
         UnknownModelError: if one is unknown.
@@ -60,6 +67,8 @@ def choose_modules(words: Sequence[str]) -> tuple[str, ...]:
     for word in words:
         if word == "all":
             chosen += [s.name for family in FAMILIES for s in registry.list_models(family)]
+        elif word == "usual":
+            chosen += USUAL
         elif word != PLAIN:
             spec = registry.get(word.partition(":")[0])
             if spec.family == "backbone":
@@ -106,9 +115,14 @@ def train_table(
     folder = Path(root)
     plan = _begin(folder, plan, resume or only_report)
     if not only_report:
-        for index, module in enumerate(plan.modules):
-            if index % shard[1] == shard[0] - 1:
-                _row(folder, plan, module, device, threads, data_dir, progress, on_step)
+        own = [m for index, m in enumerate(plan.modules) if index % shard[1] == shard[0] - 1]
+        for module in own:
+            _row(folder, plan, module, plan.seeds_of(module), device, threads, data_dir, progress, on_step)
+            on_row(summarise(folder, plan))
+        for module in best_modules(folder, plan):
+            if module in own:
+                seeds = plan.seeds_of(module, among_best=True)
+                _row(folder, plan, module, seeds, device, threads, data_dir, progress, on_step)
                 on_row(summarise(folder, plan))
     summary = summarise(folder, plan)
     write_atomic(folder / SUMMARY, json.dumps(summary.to_dict(), indent=1, allow_nan=False) + "\n")
@@ -116,8 +130,30 @@ def train_table(
     return summary
 
 
+def best_modules(folder: Path, plan: TablePlan) -> tuple[str, ...]:
+    """The rows that get more seeds, by their first ones: none until every row that can be had is there.
+
+    The choice looks at no further seed, so that it is the same whenever it is made.
+    """
+    if plan.best < 1 or plan.more_seeds <= plan.seeds:
+        return ()
+    first = summarise(folder, replace(plan, more_seeds=0, best=0)).rows
+    if any(len(r.top1) < plan.seeds and r.reason is None for r in first):
+        return ()
+    ranked = sorted((r for r in first if r.mean is not None and r.module != PLAIN), key=lambda r: -(r.mean or 0.0))
+    return tuple(r.module for r in ranked[: plan.best])
+
+
 def plan_table(
-    backbone: str, modules: Sequence[str], dataset: str, recipe: Recipe, seeds: int, data_dir: Path | str | None = None
+    backbone: str,
+    modules: Sequence[str],
+    dataset: str,
+    recipe: Recipe,
+    seeds: int,
+    data_dir: Path | str | None = None,
+    *,
+    more_seeds: int = 0,
+    best: int = 0,
 ) -> TablePlan:
     """A plan, checked: the backbone exists, the modules exist, the images can be had.
 
@@ -130,6 +166,8 @@ def plan_table(
         raise InvalidRequestError(f"{backbone!r} is not a backbone; `attn-deploy list --family backbone` shows all.")
     if seeds < 1:
         raise InvalidRequestError(f"seeds is {seeds}; it must be at least 1.")
+    if best < 0 or more_seeds < 0:
+        raise InvalidRequestError(f"best is {best} and more_seeds is {more_seeds}; neither can be negative.")
     source = load_dataset(dataset, "test", data_dir=data_dir).source
     return TablePlan(
         backbone=backbone,
@@ -138,6 +176,8 @@ def plan_table(
         source=source,
         recipe=recipe,
         seeds=seeds,
+        more_seeds=more_seeds,
+        best=best,
     )
 
 
@@ -154,7 +194,11 @@ def _begin(folder: Path, plan: TablePlan, resume: bool) -> TablePlan:
             if was != now:
                 raise InvalidRequestError(f"{folder} holds a table with {name} {was}, and {now} was asked for.")
         plan = replace(
-            plan, modules=tuple(dict.fromkeys((*earlier.modules, *plan.modules))), seeds=max(earlier.seeds, plan.seeds)
+            plan,
+            modules=tuple(dict.fromkeys((*earlier.modules, *plan.modules))),
+            seeds=max(earlier.seeds, plan.seeds),
+            more_seeds=max(earlier.more_seeds, plan.more_seeds),
+            best=max(earlier.best, plan.best),
         )
         if plan == earlier:
             return plan
@@ -167,6 +211,7 @@ def _row(
     root: Path,
     plan: TablePlan,
     module: str,
+    seeds: int,
     device: str | None,
     threads: int | None,
     data_dir: Path | str | None,
@@ -174,7 +219,7 @@ def _row(
     on_step: Callable[[TrainProgress], None],
 ) -> None:
     name = plan.name(module)
-    for seed in range(plan.seeds):
+    for seed in range(seeds):
         run = plan.folder(root, module, seed)
         if (run / REFUSED).exists():
             return

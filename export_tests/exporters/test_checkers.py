@@ -16,6 +16,7 @@ from attn_deploy.exporters.options import ExportOptions
 from attn_deploy.exporters.pipeline import export, export_prepared
 from attn_deploy.exporters.prepare import prepare
 from attn_deploy.exporters.translate import translate
+from attn_deploy.graph import written
 from attn_deploy.graph.simplify import Simplified
 from attn_deploy.parity.verify import verify_onnx
 from attn_deploy.resolve.resolve import parse_inputs
@@ -133,8 +134,7 @@ def test_a_simplifier_that_changes_numbers_loses_its_graph(block, tmp_path, monk
 
 @pytest.mark.filterwarnings("ignore::attn_deploy.errors.FileWarning")
 def test_a_file_that_is_not_the_verified_graph_is_refused(block, tmp_path, monkeypatch):
-    save = onnx.save
-    monkeypatch.setattr(pipeline.onnx, "save", lambda model, path: save(tampered(model), path))
+    monkeypatch.setattr(written, "write_whole", lambda model, path: onnx.save(tampered(model), path))
     with pytest.raises(GraphError, match="not the one that was verified"):
         export_prepared(block, tmp_path / "m.onnx", ExportOptions(opset=17, exporter="torchscript", simplify=False))
     assert list(tmp_path.iterdir()) == []

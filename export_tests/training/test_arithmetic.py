@@ -132,6 +132,28 @@ def test_a_model_without_a_bfloat16_form_trains_in_float32_and_says_so(networks,
 
 
 def test_a_run_does_not_change_its_arithmetic_on_the_way(networks, tmp_path):
-    run(f"{networks}:Tiny", tmp_path, device="cpu", amp=True)
+    first = run(f"{networks}:Tiny", tmp_path, device="cpu", amp=True)
+    again = run(f"{networks}:Tiny", tmp_path, device="cpu", resume=True)
+    assert again == first, "a run goes on as it was begun where nothing is asked for"
     with pytest.raises(InvalidRequestError, match="holds a run with amp True, and False was asked for"):
         run(f"{networks}:Tiny", tmp_path, device="cpu", amp=False, resume=True)
+
+
+def test_a_run_begun_in_float32_goes_on_in_it_on_a_processor_that_is_faster_in_bfloat16(
+    networks, tmp_path, monkeypatch
+):
+    class Stopped(BaseException):
+        pass
+
+    def stop(at):
+        if at.step == 30:
+            raise Stopped
+
+    monkeypatch.setattr("attn_deploy.training.arithmetic.cpu_isa", lambda: ())
+    with pytest.raises(Stopped):
+        run(f"{networks}:Tiny", tmp_path, device="cpu", on_step=stop)
+    monkeypatch.setattr("attn_deploy.training.arithmetic.cpu_isa", lambda: ("amx_bf16",))
+    record = run(f"{networks}:Tiny", tmp_path, device="cpu", resume=True)
+    assert record.finished
+    assert not record.amp
+    assert record.arithmetic == "float32 (the processor has none of amx_bf16, avx512_bf16)", "as it was begun"

@@ -14,11 +14,12 @@ from typer.testing import CliRunner
 from attn_deploy.cli import app
 from attn_deploy.data import load_dataset
 from attn_deploy.errors import CheckpointError, DatasetError, InvalidRequestError, UnknownModelError
+from attn_deploy.report.train_chart import place_labels
 from attn_deploy.report.train_table import table_html, table_markdown, write_pages
 from attn_deploy.training import deployed, table
 from attn_deploy.training.deployed import Deployed
 from attn_deploy.training.recipe import recipe_for
-from attn_deploy.training.summary import TableRow, pareto_front, summarise
+from attn_deploy.training.summary import TableRow, TableSummary, pareto_front, summarise
 from attn_deploy.training.table import choose_modules, plan_table, train_table
 
 RECIPE = recipe_for("digits", epochs=1, batch=64)
@@ -72,6 +73,68 @@ def test_shards_fill_the_table(made):
     assert row.int8.sha256 != row.fp32.sha256
     assert row.macs > second.rows[0].macs > 1e6
     assert "out_channels must be a multiple of groups" in second.rows[2].reason
+
+
+def test_rows_are_held_against_the_plain_one(made):
+    plain, eca, pyconv = made[2].rows
+    assert plain.against_plain is None
+    assert pyconv.against_plain is None
+    assert eca.against_plain.difference == pytest.approx(eca.mean - plain.mean)
+    assert eca.against_plain.freedom == 2
+    assert eca.corrected_p == eca.against_plain.p_value, "one comparison needs no correction"
+    assert plain.low < plain.mean < plain.high
+    text = table_markdown(made[2])
+    assert "Differences are held against how much seeds differ" in text
+    assert "cannot rank modules that lie within that spread" in text
+    assert "Recipe: 1 epochs at batch 64" in text
+    assert made[2].arithmetics
+    assert f"Trained in {made[2].arithmetics[0]}." in text
+    assert "One seed each" not in text
+    alone = replace(plain, top1=plain.top1[:1], spread=None)
+    only = replace(
+        eca, top1=eca.top1[:1], spread=None, against_plain=replace(eca.against_plain, p_value=None, low=None)
+    )
+    page = table_markdown(replace(made[2], rows=(alone, only)))
+    assert "One seed each: another seed moves a row by about as much as most modules differ" in page
+    assert "too few seeds" in page
+
+
+def test_the_best_rows_and_the_plain_one_get_more_seeds(tmp_path, monkeypatch):
+    """Chosen by their first seeds, once all of them are there."""
+    trained = []
+
+    def pretend(name, *, seed, output, **settings):
+        trained.append((name, seed))
+        (output / "done").parent.mkdir(parents=True, exist_ok=True)
+        (output / "done").write_text("")
+
+    def rows(root, plan):
+        accuracy = {"none": 0.8, "se": 0.7, "eca": 0.9, "gc": 0.85}
+        made = []
+        for module in plan.modules:
+            count = sum((plan.folder(root, module, s) / "done").exists() for s in range(plan.most_seeds))
+            mean = accuracy[module] if count else None
+            made.append(TableRow(module=module, model=plan.name(module), top1=(mean,) * count, mean=mean))
+        return TableSummary(plan=plan.to_dict(), rows=tuple(made), environments=(), busy=None)
+
+    monkeypatch.setattr(table, "train", pretend)
+    monkeypatch.setattr(table, "summarise", rows)
+    monkeypatch.setattr(table, "measure_deployed", lambda *a, **k: ())
+    monkeypatch.setattr(table, "write_deployed", lambda *a, **k: None)
+    asked = plan_table("resnet8", ("se", "eca", "gc"), "digits", RECIPE, 1, more_seeds=3, best=2)
+    train_table(tmp_path, asked, shard=(1, 2))
+    assert trained == [("resnet8", 0), ("resnet8", 1), ("resnet8", 2), ("resnet8+eca", 0)], (
+        "half of the rows are not there"
+    )
+    trained.clear()
+    train_table(tmp_path, asked, shard=(2, 2), resume=True)
+    assert trained[:2] == [("resnet8+se", 0), ("resnet8+gc", 0)]
+    assert set(trained[2:]) == {("resnet8+gc", s) for s in range(3)}, "the second shard's best row"
+    trained.clear()
+    train_table(tmp_path, asked, resume=True)
+    assert {t for t in trained if t[1] > 0} == {
+        (m, s) for m in ("resnet8", "resnet8+eca", "resnet8+gc") for s in (1, 2)
+    }
 
 
 def test_a_finished_table_runs_nothing(made, plan, monkeypatch):
@@ -164,6 +227,21 @@ def test_load_is_told(made):
     assert "load up to" not in table_markdown(replace(summary, busy=None))
 
 
+@given(st.lists(st.tuples(st.floats(64, 640), st.floats(16, 370)), max_size=20))
+def test_labels_do_not_cover_each_other_or_a_dot(places):
+    dots = {f"module{i}": (round(x, 1), round(y, 1)) for i, (x, y) in enumerate(places)}
+    boxes = []
+    for name, (x, y, anchor) in place_labels(dots).items():
+        width = 6.2 * len(name)
+        left = {"start": x, "end": x - width, "middle": x - width / 2}[anchor]
+        assert left >= 60
+        assert left + width <= 761
+        boxes.append((left, y - 9, left + width, y + 1))
+    for index, (a, top, b, bottom) in enumerate(boxes):
+        assert not any(a < d and c < b and top < f and e < bottom for c, e, d, f in boxes[:index])
+        assert not any(a < x < b and top < y < bottom for x, y in dots.values())
+
+
 @given(st.lists(st.one_of(st.none(), st.tuples(st.integers(0, 5), st.integers(0, 5))), max_size=12))
 def test_the_front_holds_what_nothing_beats(points):
     front = pareto_front([None if p is None else (float(p[0]), float(p[1])) for p in points])
@@ -184,6 +262,8 @@ def test_words():
     assert {"se", "ghostmodule", "psp"} <= set(every)
     assert not {"resnet18", "mish"} & set(every)
     assert choose_modules(("se", "SE", "sa", "none")) == ("none", "se", "shuffle_attention")
+    assert choose_modules(("usual",)) == ("none", *table.USUAL)
+    assert len(table.USUAL) >= 16
     assert choose_modules(("se:reduction=8",)) == ("none", "se:reduction=8")
     with pytest.raises(UnknownModelError):
         choose_modules(("sse2",))
@@ -196,6 +276,8 @@ def test_plans_that_cannot_be(tmp_path):
         plan_table("se", ("eca",), "digits", RECIPE, 1)
     with pytest.raises(InvalidRequestError, match=r"'resnet8\+se' is not a backbone"):
         plan_table("resnet8+se", ("eca",), "digits", RECIPE, 1)
+    with pytest.raises(InvalidRequestError, match=r"best is -1 and more_seeds is 0; neither can be negative"):
+        plan_table("resnet8", ("eca",), "digits", RECIPE, 1, best=-1)
     with pytest.raises(InvalidRequestError, match="seeds is 0"):
         plan_table("resnet8", ("eca",), "digits", RECIPE, 0)
     with pytest.raises(DatasetError):

@@ -17,6 +17,7 @@ from attn_deploy.graph.opset.builder import Builder, Workspace
 from attn_deploy.graph.opset.functions import expand
 from attn_deploy.graph.opset.rule import Direction, NoFormError
 from attn_deploy.graph.opset.table import rule_for
+from attn_deploy.graph.placed import hollow
 from attn_deploy.graph.scopes import NAME_SCOPES, module_path
 
 MIN_OPSET = 13
@@ -235,7 +236,8 @@ def _check_nodes(model: ir.Model, target: int) -> None:
 
 def _check(model: onnx.ModelProto, target: int) -> None:
     try:
-        onnx.checker.check_model(model, full_check=model.ByteSize() < onnx.checker.MAXIMUM_PROTOBUF)
+        bare = hollow(model)
+        onnx.checker.check_model(bare, full_check=bare.ByteSize() < onnx.checker.MAXIMUM_PROTOBUF)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         first = str(error).strip().splitlines()[0]
         raise GraphError(f"the graph is not valid at opset {target}: {first}") from error

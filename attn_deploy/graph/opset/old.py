@@ -17,6 +17,7 @@ from attn_deploy.errors import GraphError, OpsetError
 from attn_deploy.files import scratch_folder
 from attn_deploy.graph.artifact import check_model, load_model, serialised
 from attn_deploy.graph.opset.conversion import IR_VERSIONS, MIN_OPSET, standard_opset
+from attn_deploy.graph.placed import inflated
 from attn_deploy.isolate import run_isolated
 
 OLDEST = 4  # below, onnx's converter lacks steps; ONNX Runtime runs most of opset 4 to 6 without promising it
@@ -39,7 +40,7 @@ def raise_old_opset(model: onnx.ModelProto) -> onnx.ModelProto:
         )
     with scratch_folder() as folder:
         before, after = Path(folder, "in.onnx"), Path(folder, "out.onnx")
-        before.write_bytes(serialised(model))
+        before.write_bytes(serialised(inflated(model)))
         run_isolated(
             "attn_deploy.graph.opset.old:_in_child",
             {"source": str(before), "target": str(after)},
