@@ -21,6 +21,15 @@ from attn_deploy.specs.spec import DEFAULT_DYNAMIC, DEFAULT_SIZES
 from attn_deploy.specs.spec import Input as Input
 from attn_deploy.specs.spec import ModelSpec as ModelSpec
 
+# Names that the literature gives to several modules: the first of them answers, if it has the name as an alias.
+SHARED_NAMES: Mapping[str, tuple[str, ...]] = {
+    "psa": ("psa", "psa_yolo", "polarized_self_attention", "polarized_self_attention_sequential"),
+    "scconv": ("sc_conv", "scconv_recon"),
+    "a2": ("a2_double_attention", "area_attention"),
+    "dsconv": ("depthwise_separable_conv", "snake_conv"),
+    "residual_attention": ("csra_multihead", "rnan_res_att"),
+}
+
 C = TypeVar("C", bound=type)
 
 
@@ -162,8 +171,18 @@ def get(name: str) -> ModelSpec:
     index = _index()
     spec = index.get(_key(name))
     if spec is None:
+        shared = {_key(word): names for word, names in SHARED_NAMES.items()}.get(_key(name))
+        if shared is not None:
+            either = " and ".join(repr(n) for n in shared)
+            raise UnknownModelError(f"{name!r} is the name of several models: {either}; ask for one of them.")
         raise UnknownModelError(f"no model is called {name!r}{suggest(name)} `attn-deploy list` shows all.")
     return spec
+
+
+def namesakes(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
+    """The words that also name other models, with the names of those."""
+    shared = {word: names for word, names in SHARED_NAMES.items() if spec.name in names}
+    return {word: tuple(n for n in names if n != spec.name) for word, names in shared.items()}
 
 
 def suggest(name: str) -> str:

@@ -35,13 +35,12 @@ from attn_deploy.bench.statistics import (
     Comparison,
     Rounds,
     compare_rounds,
-    comparison_from_dict,
     pooled,
     round_medians,
 )
 from attn_deploy.bench.timer import measure
 from attn_deploy.errors import AttnDeployError
-from attn_deploy.files import write_atomic
+from attn_deploy.files import typed, write_atomic
 from attn_deploy.inputs.samples import example_arrays
 from attn_deploy.inputs.tensors import Arrays
 from attn_deploy.machine.environment import Environment, command_line, describe_environment, load_average
@@ -159,13 +158,13 @@ class Record:
         if data.get("schema_version") != SCHEMA_VERSION:
             raise SystemExit(f"{path} has schema version {data.get('schema_version')}, this reads {SCHEMA_VERSION}.")
         rows = tuple(_row(r) for r in data["rows"])
-        options, environment = BenchOptions(**data["options"]), Environment.from_dict(data["environment"])
+        options, environment = BenchOptions(**data["options"]), typed(data["environment"], Environment)
         return cls(environment, options, rows, tuple(data["argv"]), data["created"], data["load_after"])
 
 
 def _row(data: dict[str, Any]) -> Row:
     sides = {k: Side(**data[k]) if data[k] else None for k in ("plain", "zoo")}
-    speedup = comparison_from_dict(data["speedup"]) if data["speedup"] else None
+    speedup = typed(data["speedup"], Comparison) if data["speedup"] else None
     return Row(**{**data, **sides, "speedup": speedup, "size": tuple(data["size"]), "dynamic": tuple(data["dynamic"])})
 
 

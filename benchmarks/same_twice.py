@@ -36,7 +36,7 @@ from attn_deploy.files import write_atomic
 from attn_deploy.inputs.samples import example_arrays
 from attn_deploy.inputs.tensors import Arrays
 from attn_deploy.machine.environment import command_line, describe_environment
-from attn_deploy.report.profile.terminal import machine
+from attn_deploy.report.profile.caption import machine
 from attn_deploy.runtimes.base import RuntimeInfo
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 

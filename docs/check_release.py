@@ -24,7 +24,20 @@ def problems(tag: str, root: Path = ROOT) -> list[str]:
             lines.append(f"{name} has {version}, the tag is {number}.")
     if number not in heads:
         lines.append(f"CHANGELOG.md has no section {number}; its sections are {', '.join(heads) or 'none'}.")
-    return lines
+    return lines + _unaddressed(root)
+
+
+def _unaddressed(root: Path) -> list[str]:
+    """What a page of a package index would lack: the project's own address, and links that lead somewhere from there."""
+    if "[project.urls]" not in (root / "pyproject.toml").read_text(encoding="utf-8"):
+        return ["pyproject.toml has no [project.urls]: write the address that the project has by now, as Repository."]
+    readme = root / "README.md"
+    links = re.findall(r"\]\((?!https?://|#)([^)]+)\)", readme.read_text(encoding="utf-8")) if readme.is_file() else []
+    return (
+        [f"README.md links to {links[0]} and {len(links) - 1} others that lead nowhere from a package index."]
+        if links
+        else []
+    )
 
 
 def main() -> int:

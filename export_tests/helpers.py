@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from attn_deploy.parity.tolerance import NOISE_FACTOR
-from attn_deploy.registry import ModelSpec
+from attn_deploy.registry import CATALOG, ModelSpec
 from attn_deploy.resolve.seeding import enliven as randomize
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "as_tuple",
     "assert_matches_official",
     "assert_same_function",
+    "cheap_first",
     "randomize",
     "read_vectors",
     "tiered",
@@ -37,6 +38,15 @@ def tiered(specs: Iterable[ModelSpec], default: Container[str] | None = None) ->
     heavy = {s.name for s in specs if s.family == "backbone" and s.name not in LIGHT_BACKBONES}
     slow = heavy | {s.name for s in specs if default is not None and s.name not in default}
     return [pytest.param(s, id=s.name, marks=[pytest.mark.slow] if s.name in slow else []) for s in specs]
+
+
+CHEAP = 9_000_000  # multiply-accumulates at 32x32: a third of the zoo
+
+
+def cheap_first(specs: Iterable[ModelSpec]) -> list[Any]:
+    """Registry entries as test parameters: the light third for the default tier, the others marked slow."""
+    work = {entry["name"]: entry["macs"] or 0 for entry in json.loads(CATALOG.read_text(encoding="utf-8"))}
+    return [pytest.param(s, id=s.name, marks=[pytest.mark.slow] if work[s.name] > CHEAP else []) for s in specs]
 
 
 def read_vectors(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -14,6 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from attn_deploy.machine.devices import list_devices
 from attn_deploy.registry import list_models
 from attn_deploy.rules.rules import RULES
 from export_tests.bench.profile_records import full
@@ -75,6 +77,37 @@ def test_each_entry_rule_and_command_has_its_place(generate):
     for command in ("export", "matrix merge", "quantize", "doctor"):
         assert f"## {command}\n" in pages["generated/commands.md"]
     assert "--input" in pages["generated/commands.md"]
+
+
+def test_each_entry_has_its_graph_and_its_picture(generate):
+    graphs = json.loads((ROOT / "docs" / "zoo_graphs.json").read_text(encoding="utf-8"))
+    names = {s.name for s in list_models()}
+    assert names <= set(graphs), "run python docs/zoo_graphs.py"
+    pages = generate.generated_pages()
+    for name in names:
+        page = pages[f"generated/zoo/{name}.md"]
+        assert "## Graph" in page
+        graph = graphs[name]
+        count = len(graph.get("nodes", ()))
+        assert ("<svg" in page) == (0 < count <= 80)
+        if "<svg" in page:
+            svg = re.search(r"<svg.*?</svg>", page)[0]
+            shown = re.findall(r">([^<]+)</text>", svg)
+            assert len(shown) == count + len(graph["inputs"]) + len(graph["outputs"])
+            assert [n for n, _ in graph["nodes"]].count("Conv") == shown.count("Conv")
+
+
+def test_rules_have_examples_and_versions_are_those_of_the_project(generate):
+    pages = generate.generated_pages()
+    rules = pages["generated/rules.md"]
+    assert rules.count("```python") >= 24
+    assert "if x.mean() > 0.5:" in rules[rules.index("## data-dependent-branch") : rules.index("## branch-on-shape")]
+    support = pages["generated/support.md"]
+    pinned = re.search(r"(?m)^torch==(.+)$", (ROOT / "constraints.txt").read_text())[1]
+    assert f"| torch | >=2.9 | {pinned} | core |" in support
+    assert "| 25.06 | 10.11.0 |" in support
+    for device in list_devices():
+        assert f"| {device} |" in pages["generated/devices.md"]
 
 
 def test_the_published_schemas_describe_the_records(generate):

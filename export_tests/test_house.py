@@ -66,13 +66,18 @@ def test_a_release_needs_tag_version_and_changelog_to_agree(tmp_path):
     check = script("check_release")
     (tmp_path / "attn_deploy").mkdir()
     (tmp_path / "attn_deploy" / "_version.py").write_text('__version__ = "1.2.3"\n')
-    (tmp_path / "pyproject.toml").write_text('[project]\nversion = "1.2.3"\n')
+    project = tmp_path / "pyproject.toml"
+    project.write_text('[project]\nversion = "1.2.3"\n[project.urls]\nRepository = "https://example.org"\n')
     (tmp_path / "CHANGELOG.md").write_text("# Changelog\n\n## Unreleased\n\n## 1.2.3 (2030-01-01)\n")
     assert check.problems("v1.2.3", tmp_path) == []
     assert len(check.problems("v1.2.4", tmp_path)) == 3
     assert "not of the form" in check.problems("1.2.3", tmp_path)[0]
+    (tmp_path / "README.md").write_text("[a](docs/a.md) [b](https://example.org)\n")
+    assert "docs/a.md" in check.problems("v1.2.3", tmp_path)[0]
+    project.write_text('[project]\nversion = "1.2.3"\n')
+    assert "no [project.urls]" in check.problems("v1.2.3", tmp_path)[0]
     version = re.search(r'= "(.+)"', (PACKAGE / "_version.py").read_text())[1]
-    assert not [p for p in check.problems(f"v{version}") if "CHANGELOG" not in p], "the two version numbers differ"
+    assert not [p for p in check.problems(f"v{version}") if "the tag is" in p], "the two version numbers differ"
 
 
 # The commands that messages, help texts and documents name.

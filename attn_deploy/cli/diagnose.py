@@ -65,8 +65,8 @@ def diagnose(
         list[str] | None, typer.Option(help="Shapes at which the target builds, as NAME:MIN,OPT,MAX. Default: derived.")
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds for each trial of the target.")] = 120.0,
-    trust: Trust = False,
     page: Annotated[Path | None, typer.Option(help="Write the result as a page too: diagnosis.html.")] = None,
+    trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
 ) -> None:
     """Say which module breaks the build, and which first gives wrong numbers. Exit code 1 if one does.

@@ -46,8 +46,8 @@ def evaluate(
     shape: Annotated[
         list[str] | None, typer.Option("--input", help="Of a model of your own, for ort-cpu: 1x3x224x224.")
     ] = None,
-    trust: Trust = False,
     page: Annotated[Path | None, typer.Option(help="Write the results as a page too: accuracy.html.")] = None,
+    trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results on standard output.")] = False,
 ) -> None:
     """Test a trained classifier: top-1, top-5, classes, and whether runtimes give the same answers.

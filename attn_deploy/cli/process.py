@@ -107,7 +107,11 @@ def _be_the_child(command: Callable[[], None], finishing: int, signals: set[sign
         _say(f"error: {error.filename or 'the output cannot be written'}: {error.strerror}.")
         code = 1
     except Exception as error:
-        _say(f"error: {type(error).__name__}: {error}. This is a bug, please report it.")
+        if isinstance(error, ValueError) and any(s is None or s.closed for s in (sys.stdout, sys.stderr)):
+            _say("error: code that this command ran closed its output; nothing was left half-written.")
+            code = 2
+        else:
+            _say(f"error: {type(error).__name__}: {error}. This is a bug, please report it.")
     code = _flushed(code) & 0xFF
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # it ends anyway
@@ -143,7 +147,7 @@ def _flushed(code: int) -> int:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             with contextlib.suppress(OSError, ValueError):
                 os.dup2(nowhere, stream.fileno())
-            if not isinstance(error, BrokenPipeError):
+            if not isinstance(error, BrokenPipeError) and not (isinstance(error, ValueError) and code):
                 _say(f"error: the output cannot be written: {error}.")
             code = code or 1
     return code

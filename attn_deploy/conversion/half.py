@@ -186,8 +186,8 @@ def _refuse(report: ParityReport, owner: str, half: HalfType) -> None:
         if all(c.ratio is None or c.ratio <= 1 for c in report.cases):
             raise  # not for want of digits
         raise ParityError(
-            f"{error} What leads there needs more digits than {half.word} has: keep it in fp32 with --keep 'NAME*' (names of "
-            "nodes, modules or operators; 'attn-deploy diagnose' finds them)."
+            f"{str(error).rstrip('.')}. What leads there needs more digits than {half.word} has: keep it in fp32 "
+            "with --keep 'NAME*' (names of nodes, modules or operators; 'attn-deploy diagnose' finds them)."
         ) from error
 
 

@@ -37,7 +37,8 @@ from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 from attn_deploy.runtimes.optimised import optimised_graph
 
 _SHOWN = 64
-_MEASURED_ELEMENTS = 64 * 3 * 256 * 256  # of the inputs of a run, by the number of tensors that it gives
+_MEASURED_ELEMENTS = 256 * 3 * 256 * 256  # of the inputs of a run, by the number of tensors that it gives
+_HELD = 512 << 20  # bytes of the tensors that a run gives, by the largest of the run before
 
 Progress = Callable[[str], None]
 
@@ -52,6 +53,9 @@ class Quantizer:
         owner: how messages name the model.
         progress: called with a few words at each step.
         given: shapes and samples of the user's.
+
+    Attributes:
+        speed: of the finished graph against the float one, in ONNX Runtime here; None where it was not timed.
 
     Raises:
         NothingToConvertError: if the graph has no product that can be quantized.
@@ -69,6 +73,7 @@ class Quantizer:
     ) -> None:
         self._form, self._options, self._owner, self._progress = form, options, owner, progress
         self._timed = options.target == "cpu" and options.timed
+        self.speed: dict[str, float] | None = None
         self._scheme = scheme_for(model, form, options)
         self._plan = self._scheme.plan
         _require_layers(self._plan, form, owner)
@@ -117,7 +122,7 @@ class Quantizer:
         judge = Judge(self._model, data.held_out, data.labels, scores=scores, classes=data.classes, owner=self._owner)
         limit.check(judge, self._owner)
         self._measure(data)
-        one = self._single(data.batches[0])
+        one = self._apart(data.batches[0])[0]
         if self._timed and not self._options.only:
             self._leave_slow(one, methods[0])
         tried: dict[str, Judgement] = {}
@@ -158,15 +163,19 @@ class Quantizer:
                 for y, e in sensitive[:_SHOWN]
             ],
             "onnxruntime": ran,
-            "speed": self._speed(quantized.model, one) if ran["ran"] and self._timed else None,
         }
         _note(quantized.model, record)
+        if ran["ran"] and self._timed:
+            self.speed = self._speed(quantized.model, one)
         return quantized
 
-    def _single(self, batch: Arrays) -> Arrays:
-        """One sample of a batch, where the graph takes any number."""
-        moves = bool(self._inputs) and self._inputs[0].dims[0] in self._symbols
-        return {n: a[:1] for n, a in batch.items()} if moves and all(a.ndim for a in batch.values()) else batch
+    def _apart(self, batch: Arrays) -> list[Arrays]:
+        """The samples of a batch, where the graph takes any number; otherwise the batch."""
+        first = {i.dims[0] if i.dims else 1 for i in self._inputs}
+        if len(first) != 1 or not first <= set(self._symbols):
+            return [batch]
+        count = len(next(iter(batch.values())))
+        return [{n: a[k : k + 1] for n, a in batch.items()} for k in range(count)]
 
     def _leave_slow(self, arrays: Arrays, method: str) -> None:
         """Leave layers in float without which the graph is faster."""
@@ -196,15 +205,21 @@ class Quantizer:
 
     def _measure(self, data: CalibrationData) -> None:
         names = self._scheme.names
-        done = 0
-        for graph, group in probes(self._scheme.prepared, names, _at_once(data.batches)):
+        # Sample by sample: what a run gives stays in memory together, and each more tensor of it saves a run of the graph.
+        batches = [one for batch in data.batches for one in self._apart(batch)]
+        done, count = 0, [_at_once(batches)]
+        for graph, group in probes(self._scheme.prepared, names, lambda: count[-1]):
             runner = OnnxRuntimeRunner(graph.SerializeToString(), optimize=True)
-            for batch in data.batches:
+            largest = 1
+            for batch in batches:
                 values = list(run_once(runner, batch).values())
+                largest = max(largest, *(v.nbytes for v in values))
                 for name, value in zip(group, values, strict=True):
                     self._scheme.add(name, value)
             runner.close()
             done += len(group)
+            # Each run begins at the inputs: as many tensors of it as the memory holds, or long graphs take hours.
+            count.append(max(count[-1], min(8 * count[-1], _HELD // largest)))
             self._progress(f"measured {done} of {len(names)} tensors")
         bad = self._scheme.not_finite()
         if bad is not None:

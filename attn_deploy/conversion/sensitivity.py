@@ -9,7 +9,7 @@ from attn_deploy.parity.judge import LARGEST_ERROR
 
 SINGLY = 8  # layers, up to which each is judged by itself
 QUIET = LARGEST_ERROR / 5  # of a group of layers that is not to blame
-MOST_JUDGEMENTS = 40
+MOST_JUDGEMENTS = 16
 
 
 def sensitivities(
@@ -28,20 +28,23 @@ def sensitivities(
             error. Otherwise, and for few layers, each is judged by itself.
         progress: called with how far it is.
     """
-    pending: list[Sequence[Layer]] = [(y,) for y in layers]
+    pending: list[tuple[Sequence[Layer], float]] = [((y,), 0.0) for y in layers]
     if by_halves and len(layers) > SINGLY:
-        pending = _halves(layers)
+        pending = [(half, 0.0) for half in _halves(layers)]
     alone: list[tuple[Layer, float]] = []
     judgements = 0
     while pending:
-        group = pending.pop(0)
+        group, share = pending.pop(0)
         progress(f"sensitivity of layers: {len(alone)} of {len(layers)}")
+        if by_halves and judgements >= MOST_JUDGEMENTS:  # what is left shares what its group was judged by
+            alone += [(y, share) for y in group]
+            continue
         together = error(group)
         judgements += 1
-        if len(group) == 1 or together <= QUIET or (by_halves and judgements >= MOST_JUDGEMENTS):
+        if len(group) == 1 or together <= QUIET:
             alone += [(y, together / len(group)) for y in group]
         else:
-            pending += _halves(group)
+            pending += [(half, together / len(group)) for half in _halves(group)]
     return sorted(alone, key=lambda pair: -pair[1])
 
 

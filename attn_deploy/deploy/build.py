@@ -140,7 +140,10 @@ def _graph(
 
 
 def _is_file(model: str) -> bool:
-    return Path(model).suffix.lower() == ".onnx" or Path(model).is_file()
+    from attn_deploy.resolve.names import PICKLES
+
+    path = Path(model)
+    return path.suffix.lower() == ".onnx" or (path.is_file() and path.suffix not in PICKLES)
 
 
 def _typed(

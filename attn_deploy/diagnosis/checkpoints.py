@@ -47,9 +47,12 @@ def checkpoints(parts: Parts) -> tuple[Checkpoint, ...]:
     """The floating-point tensors at module boundaries and between modules, in order of computation."""
     paths = [module_at(parts, i) for i in range(len(parts.nodes))]
     exits: dict[str, list[Exit]] = {}
-    for module in sorted({m for p in paths for m in _around(p)}, key=lambda m: -m.count(".")):
-        members = [i for i, p in enumerate(paths) if p == module or p.startswith(module + ".")]
-        leaving = [n for n in parts.leaving(members) if is_float(parts, n)]
+    members: dict[str, list[int]] = {}
+    for node, path in enumerate(paths):
+        for module in _around(path):
+            members.setdefault(module, []).append(node)
+    for module in sorted(members, key=lambda m: (-m.count("."), m)):
+        leaving = [n for n in parts.leaving(members[module]) if is_float(parts, n)]
         for index, name in enumerate(leaving):
             exits.setdefault(name, []).append(Exit(module, index, len(leaving)))
     between = [o for i, p in enumerate(paths) if not p for o in parts.nodes[i].output]

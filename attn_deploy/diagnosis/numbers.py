@@ -20,7 +20,8 @@ from attn_deploy.inputs.tensors import Arrays
 from attn_deploy.runtimes.base import run_once
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
-AT_A_TIME = 8  # extra outputs of one run: their memory is what limits
+AT_A_TIME = 8  # extra outputs of the first run: their memory is what limits
+_HELD = 256 << 20  # bytes of extra outputs of both sides, by the largest of the run before
 MOST_ALONE = 32  # parts that are run alone in search of the one to blame
 _INFINITE = -1.0
 _BEYOND = 1e9  # JSON has no infinity
@@ -69,9 +70,10 @@ class Walk:
     def steps(self, pairs: Sequence[Pair]) -> list[tuple[Pair, Step]]:
         """The error at each checkpoint, a few at a time; those that hold something else on both sides are left out."""
         results: list[tuple[Pair, Step]] = []
-        for start in range(0, len(pairs), AT_A_TIME):
-            self._progress(f"comparing tensors {start + 1} to {min(start + AT_A_TIME, len(pairs))} of {len(pairs)}")
-            some = pairs[start : start + AT_A_TIME]
+        start, count = 0, AT_A_TIME
+        while start < len(pairs):
+            some = pairs[start : start + count]
+            self._progress(f"comparing tensors {start + 1} to {start + len(some)} of {len(pairs)}")
             right = self._reference.values([key for _, key in some], self._inputs)
             names = [self._shown(point.tensor) for point, _ in some]
             model = self._running.up_to(list(dict.fromkeys(names)))
@@ -82,6 +84,10 @@ class Walk:
                 if right[key].shape != got[name].shape and point.tensor not in self._running.outputs:
                     continue  # a simplifier moved a reshape over the boundary
                 results.append(((point, key), self._step(point, right[key], got[name])))
+            start += len(some)
+            largest = max((a.nbytes for a in (*right.values(), *got.values())), default=1)
+            # Each run begins at the inputs: as many tensors of it as the memory holds, or long graphs take hours.
+            count = min(8 * count, max(AT_A_TIME, _HELD // (2 * max(1, largest))))
         return results
 
     def pairs(self) -> list[Pair]:
@@ -122,13 +128,17 @@ class Walk:
         by_name = {self._shown(point.tensor): (point, key) for (point, key), _ in results}
         regions = {name: self._region(name, by_name) for name in by_name}
         by_tensor = {self._shown(point.tensor): step for (point, _), step in results}
+        behind: dict[str, list[str]] = {}
+        for other, (_, entering) in regions.items():
+            for source in entering:
+                behind.setdefault(source, []).append(other)
         best: Blamed | None = None
         tried = 0
         for (point, key), step in results:
             name = self._shown(point.tensor)
             if among is not None and point.tensor not in among:
                 continue
-            if not step.exceeds or self._recovers(name, regions, by_tensor):
+            if not step.exceeds or self._recovers(name, behind, by_tensor):
                 continue
             if tried == MOST_ALONE:
                 break
@@ -146,13 +156,12 @@ class Walk:
     def _shown(self, tensor: str) -> str:
         return self._candidate.shown.get(tensor, tensor)
 
-    def _recovers(
-        self, name: str, regions: Mapping[str, tuple[tuple[int, ...], tuple[str, ...]]], steps: Mapping[str, Step]
-    ) -> bool:
+    def _recovers(self, name: str, behind: Mapping[str, Sequence[str]], steps: Mapping[str, Step]) -> bool:
+        """Whether an error is gone at every step behind this one."""
         if name in self._running.outputs:
             return False
-        behind = [steps[other] for other, (_, entering) in regions.items() if name in entering]
-        return bool(behind) and not any(s.exceeds for s in behind)
+        after = [steps[other] for other in behind.get(name, ())]
+        return bool(after) and not any(s.exceeds for s in after)
 
     def _region(self, name: str, by_name: Mapping[str, Pair]) -> tuple[tuple[int, ...], tuple[str, ...]]:
         """The nodes between a tensor and the known ones before it, and those known ones."""

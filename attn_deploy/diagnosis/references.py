@@ -87,12 +87,14 @@ class GraphReference:
         # The boundaries of the reference, since a conversion may have put casts behind its own.
         shared = at_tensors(candidate, [c.tensor for c in ours])
         pairs = {c.tensor: (c, c.tensor) for c in shared}
+        taken = {k for _, k in pairs.values()}
         for point in checkpoints(candidate):
             if point.tensor in pairs or point.tensor in known:
                 continue
             key = next((by_exit[e] for e in point.exits if e in by_exit), None)
-            if key is not None and key not in {k for _, k in pairs.values()}:
+            if key is not None and key not in taken:
                 pairs[point.tensor] = (point, key)
+                taken.add(key)
         for mine, theirs in zip(self._parts.outputs, candidate.outputs, strict=False):
             for point in at_tensors(candidate, [theirs]):
                 pairs.setdefault(theirs, (point, mine))

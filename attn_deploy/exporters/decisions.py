@@ -6,6 +6,7 @@ count. Those that change with the input are not, whichever way the test tensors 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -77,11 +78,23 @@ def conversions_in(prepared: PreparedModel, example: tuple[Tensor, ...]) -> list
     module = prepared.fresh_module()
     recorder = _Conversions(module)
     try:
-        with torch.no_grad(), recorder:
+        with torch.no_grad(), recorder, _as_if_traced():
             module(*example)
     except Exception:  # whatever a model of the user's raises
         return None
     return recorder.log
+
+
+@contextlib.contextmanager
+def _as_if_traced() -> Iterator[None]:
+    """Let code that asks whether it is traced hear that it is: what it skips then is in no trace."""
+    jit: Any = torch.jit
+    question = jit.is_tracing
+    jit.is_tracing = lambda: True
+    try:
+        yield
+    finally:
+        jit.is_tracing = question
 
 
 def decision_on_values(prepared: PreparedModel) -> Finding | None:

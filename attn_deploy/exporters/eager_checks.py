@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from attn_deploy.errors import ExportError
 from attn_deploy.inputs.tensors import TensorInput
+from attn_deploy.resolve.detectors import NETWORK, is_detector, parts_of
 from attn_deploy.rules.calls import record_calls
 from attn_deploy.rules.location import Place, place_of_error
 from attn_deploy.rules.rules import explain, rule
@@ -44,6 +45,24 @@ def refuse_scripted_parts(module: nn.Module, label: str) -> None:
             entry = rule("scripted-part")
             name = f"{label}.{path}" if path else label
             raise ExportError(f"{name}: {entry.explanation}. {entry.remedy}", rule=entry.id)
+
+
+def refuse_detectors(module: nn.Module, label: str) -> None:
+    """Refuse a detector of torchvision with its post-processing.
+
+    Raises:
+        ExportError: with the networks in it that can be exported, and how.
+    """
+    if not is_detector(module):
+        return
+    entry = rule("detector")
+    parts = parts_of(module)
+    name = label.split(":part=")[0] if label.startswith("torchvision:") else f"torchvision:NAME of {label}"
+    by_name = " and ".join(f"part={p}" for p in parts)
+    raise ExportError(
+        f"{label}: {entry.explanation}. {entry.remedy} By name: {name}:part={NETWORK}; its parts are {by_name}.",
+        rule=entry.id,
+    )
 
 
 @torch.no_grad()

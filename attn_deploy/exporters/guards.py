@@ -22,11 +22,13 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from attn_deploy.exporters.decisions import Replay, conversions_in
 from attn_deploy.exporters.prepared import PreparedModel
 from attn_deploy.exporters.quiet import quiet_torch
+from attn_deploy.exporters.time_limit import time_limit
 from attn_deploy.inputs.expressions import evaluate_expression
 from attn_deploy.inputs.tensors import bounds, fit_size
 
 _MOST_CONSTANTS = 12
 _MOST_SIZES = 60
+_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +93,10 @@ def decisions_on_sizes(prepared: PreparedModel, lines: Iterable[str]) -> Limits 
     try:
         with quiet_torch(), FakeCopyMode(mode):
             module = copy.deepcopy(prepared.fresh_module())
-        with quiet_torch(), torch.no_grad(), mode, Replay(conversions or ()):
+        limit = time_limit(_SECONDS, "running the model on symbolic sizes")
+        with quiet_torch(), torch.no_grad(), mode, Replay(conversions or ()), limit:
             module(*fakes)
-    except Exception:  # an operator without a symbolic form, or a decision on values
+    except Exception:  # an operator without a symbolic form, a decision on values, or arithmetic without end
         return None
     return limits_of(prepared, fakes, lines)
 

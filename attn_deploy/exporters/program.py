@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -24,11 +24,16 @@ from attn_deploy.exporters.quiet import quiet_torch
 from attn_deploy.exporters.refusal import refusal
 from attn_deploy.exporters.size_arithmetic import make_divisions_exact_
 from attn_deploy.exporters.time_limit import OutOfTimeError, time_limit
+from attn_deploy.inputs.tensors import TensorInput
+from attn_deploy.rules.finding import Finding
 from attn_deploy.rules.location import Place, place_of_error
 from attn_deploy.rules.rules import explain, rule
 
 # Symbolic arithmetic on sizes grows without end in some models (a chain of SAME padding); the other exporter has none.
-TRACE_SECONDS = 60.0
+TRACE_SECONDS = 40.0
+# With named dimensions torch also holds every size against its range, which is where such arithmetic ends least; the same
+# trace with free ones may take a second.
+NAMED_SECONDS = 20.0
 _ABOUT_SIZES = re.compile(
     r"specified range|Constraints violated|inferred to be a constant|specializ|generated guard|marked as dynamic|"
     r"Could not guard|data-dependent|symbolic|create Dim",
@@ -57,6 +62,10 @@ def _trace(prepared: PreparedModel) -> TracedProgram:
         try:
             program = _export(prepared, shapes, declaration)
         except OutOfTimeError as error:
+            if declaration.named and prepared.dynamic:
+                failures.append(str(error))
+                first = first or refusal(prepared.label, "endless-arithmetic", Place(), detail=str(error))
+                continue
             raise refusal(prepared.label, "endless-arithmetic", Place(), detail=str(error)) from error
         except Exception as error:
             failures.append(str(error))
@@ -97,7 +106,7 @@ def _export(prepared: PreparedModel, shapes: Any, declaration: Declaration) -> E
         symbolic_config.patch(backed_size_oblivious=declaration.any_extent),  # type: ignore[attr-defined]
         quiet_torch(),
         prepared.traced(),
-        time_limit(TRACE_SECONDS, "tracing with torch.export"),
+        time_limit(NAMED_SECONDS if declaration.named else TRACE_SECONDS, "tracing with torch.export"),
     ):
         program = torch.export.export(
             prepared.traceable_module(), prepared.example(), dynamic_shapes=shapes, strict=False
@@ -154,6 +163,67 @@ def _by_parameter(module: nn.Module, shapes: tuple[Any, ...]) -> tuple[Any, ...]
     return shapes
 
 
+_FROM_VALUES = ("data-dependent-branch", "number-from-tensor", "data-dependent-size")
+
+
+def _seen_at(prepared: PreparedModel, place: Place) -> Finding | None:
+    """What a run showed on the line at which values decide something: a condition, a number, or a size."""
+    here = [f for f in prepared.findings if f.rule in _FROM_VALUES and f.place.line == place.line and place.line]
+    return here[0] if here else None
+
+
+def plain_constraint(text: str, inputs: Sequence[TensorInput]) -> str:
+    """What torch.export says of a size, in the symbols of the request.
+
+    ``Not all values of H = L['x'].size()[2] in the specified range H <= 8192 satisfy the generated guard
+    math.trunc(0.5*torch.sym_float(L['x'].size()[2])) == 8`` becomes ``the file would hold for int(0.5*H) == 8 only``.
+    """
+    reason = _first_reason(text)
+
+    def symbol(match: re.Match[str]) -> str:
+        dims = next((i.dims for i in inputs if i.name == match[1]), inputs[0].dims)
+        axis = int(match[2])
+        return str(dims[axis]) if axis < len(dims) else match[0]
+
+    for pattern in (r"L\['(\w+)'\]\.size\(\)\[(\d+)\]", r"\b(\w+)\.size\(\)\[(\d+)\]"):
+        reason = re.sub(pattern, symbol, reason)
+    reason = reason.replace("math.trunc(", "int(").replace("torch.sym_float(", "float(")
+    guard = re.search(r"satisfy the generated guard (.+)", reason)
+    if guard is not None:
+        return f"the file would hold for {guard[1].strip()[:200]} only"
+    baked = re.search(r"(\w+) was inferred to be a constant \((\d+)\)", reason)
+    if baked is not None:
+        return f"{baked[1]} is the number {baked[2]} in the trace"
+    return reason[:200].rstrip(". ")
+
+
+def _first_reason(text: str) -> str:
+    reasons = re.findall(r"- (.+?)(?= - |$|Suggested|During|The error above|If you're using)", text)
+    return (reasons[0].strip() if reasons else text).rstrip(". ")
+
+
+_BAKING_BATCH = ("loop-over-batch", "groups-from-batch")
+_BAKING = ("pool-window-from-shape", "cached-by-size", "number-from-shape", "branch-on-shape")
+
+
+def _stuck_axis(prepared: PreparedModel, text: str) -> DynamicAxisError:
+    """The error of an axis that torch found to be a number: the constraint, and the line that a look at the model shows.
+
+    A constraint says what would have to hold, not what asks for it: a window, a loop and a roll can all ask that
+    ``H // 4`` be 4. So its words decide only where nothing of the kind is known of the model.
+    """
+    axes = ", ".join(s for s in prepared.dynamic if re.search(rf"\b{s}\b", text)) or ", ".join(prepared.dynamic)
+    reason = plain_constraint(text, prepared.inputs)
+    causes = (*_BAKING_BATCH, *_BAKING) if axes[:1] == "N" else _BAKING
+    shown = next((f for name in causes for f in prepared.findings if f.rule == name), None)
+    entry = rule(shown.rule) if shown is not None else explain(_first_reason(text)) or rule("baked-size")
+    where = f": {entry.explanation}{shown.place.phrase}: {shown.what}" if shown is not None else ""
+    remedy = "" if entry.general else f" {entry.remedy}"
+    return DynamicAxisError(
+        f"{prepared.label}: the axis {axes} cannot be dynamic, since {reason}{where}.{remedy}", rule=entry.id
+    )
+
+
 def _explained(prepared: PreparedModel, error: Exception | None) -> ExportError:
     if isinstance(error, ExportError):
         return error
@@ -161,16 +231,12 @@ def _explained(prepared: PreparedModel, error: Exception | None) -> ExportError:
     place = place_of_error(error, prepared.module) if error is not None else Place()
     entry = explain(text)
     if re.search(r"data-dependent|GuardOnDataDependent|Could not guard on", text):
-        return refusal(prepared.label, "data-dependent-branch", place)
+        cause = _seen_at(prepared, place)
+        if cause is None:
+            return refusal(prepared.label, "data-dependent-branch", place)
+        return refusal(prepared.label, cause.rule, cause.place, detail=cause.what)
     if re.search(r"Constraints violated|was inferred to be a constant|specialized", text):
-        reasons = re.findall(r"- (.+?)(?= - |$|Suggested|During|The error above|If you're using)", text)
-        axes = ", ".join(s for s in prepared.dynamic if re.search(rf"\b{s}\b", text)) or ", ".join(prepared.dynamic)
-        reason = (reasons[0].strip() if reasons else text)[:200].rstrip(". ")
-        cause = entry if entry is not None else rule("baked-size")
-        remedy = "" if cause.general else f" {cause.remedy}"
-        return DynamicAxisError(
-            f"{prepared.label}: the axis {axes} cannot be dynamic: {reason}.{remedy}", rule=cause.id
-        )
+        return _stuck_axis(prepared, text)
     failure = f"torch.export cannot trace the model: {type(error).__name__}: {text[:400]}{place.phrase}"
     if entry is not None and not entry.general:
         return refusal(prepared.label, entry.id, place, detail=failure)

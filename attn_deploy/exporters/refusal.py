@@ -31,6 +31,8 @@ _SILENT_CAUSES = (
     "fold",
 )
 
+_OWN_REMEDY = frozenset({"later-form", "detector"})  # whose errors end with one that fits the case
+
 
 def refusal(label: str, identifier: str, place: Place, *, detail: str = "") -> ExportError:
     """The error of a rule: what is wrong and where, what the exporter said, what to do."""
@@ -58,7 +60,8 @@ def _most_telling(prepared: PreparedModel, failures: Sequence[tuple[str, AttnDep
     entries = [(name, error, _entry(error)) for name, error in failures]
     for _, error, entry in entries:
         if entry is not None and not entry.general:
-            text = "" if entry.remedy in str(error) else f"{_stop(error)} {entry.remedy}"
+            says = entry.remedy in str(error) or (entry.id in _OWN_REMEDY and error.rule == entry.id)
+            text = "" if says else f"{_stop(error)} {entry.remedy}"
             at = next((f for f in prepared.findings if f.rule == entry.id), None)
             if at is not None and "line " not in str(error):
                 text += f" It is in {at.what!r}{at.place.phrase}."
@@ -89,7 +92,7 @@ def _silent_cause(findings: Sequence[Finding]) -> Finding | None:
 
 def _others(failures: Sequence[tuple[str, AttnDeployError]], chosen: AttnDeployError, label: str) -> str:
     for name, error in failures:
-        if error is not chosen:
+        if error is not chosen and (error.rule is None or error.rule != chosen.rule):
             text = str(error).removeprefix(f"{label}: ")
             return f" ({name} failed too: {text if len(text) <= 160 else text[:160] + '...'})"
     return ""

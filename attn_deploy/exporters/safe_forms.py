@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from attn_deploy import ops
+from attn_deploy.exporters import order_forms, safe_resize, whole_windows
 from attn_deploy.exporters.claims import rounded_up
 from attn_deploy.ops.fold import fold
 from attn_deploy.ops.per_sample_conv import grouped_by_batch
@@ -33,6 +34,8 @@ class Scope:
         uneven: a pooled map does not divide into its bins; known after the recording run.
         pads: maps are padded by amounts computed from their size; known after recording runs at two sizes.
         rolls: torch.roll gets shifts that depend on a size; known after recording runs at two sizes.
+        windows: which calls of poolings, by their order, take the whole map along which axes; known likewise.
+        resizes: which calls of F.interpolate, by their order, need PyTorch's rounding; known after recording runs.
     """
 
     batch: bool
@@ -40,6 +43,8 @@ class Scope:
     uneven: bool = False
     rolls: bool = False
     pads: bool = False
+    resizes: frozenset[int] = frozenset()
+    windows: Mapping[int, whole_windows.Window] = field(default_factory=dict)
 
 
 class SafeForms(TorchFunctionMode):
@@ -57,6 +62,9 @@ class SafeForms(TorchFunctionMode):
         self.changes: dict[tuple[str, str], None] = {}
         self.shifts: list[Any] = []
         self.pads: list[tuple[int, ...]] = []
+        self.nearest_resizes = False
+        self.windows: list[whole_windows.Window | None] = []
+        self.uneven_resizes: list[bool] = []
         self._padded: tuple[Tensor, tuple[Any, Any]] | None = None
         self._paths = None if model is None else module_paths(model)
 
@@ -70,6 +78,18 @@ class SafeForms(TorchFunctionMode):
             self.pads.append(tuple(keywords.get("pad", args[1] if len(args) > 1 else ())))
         if self._paths is not None and _is_uneven(func, args, keywords):
             self.scope = replace(self.scope, uneven=True)
+        if func in whole_windows.POOLS:
+            self.windows.append(None if self._paths is None else whole_windows.whole_axes(args, keywords))
+            axes = self.scope.windows.get(len(self.windows) - 1)
+            if axes is not None:
+                self._note(whole_windows.WORDS)
+                return whole_windows.reduced(func, args[0] if args else keywords["input"], axes)
+        if func is F.interpolate:
+            self.nearest_resizes = self.nearest_resizes or safe_resize.is_nearest(args, keywords)
+            self.uneven_resizes.append(self._paths is not None and safe_resize.is_uneven(args, keywords))
+            if len(self.uneven_resizes) - 1 in self.scope.resizes:
+                self._note(safe_resize.WORDS)
+                return safe_resize.nearest_to_size(*args, **keywords)
         if self.scope.pads and self._paths is None and torch.compiler.is_exporting():
             return self._with_simple_size(func, args, keywords)
         form = _FORMS.get(func)
@@ -79,9 +99,12 @@ class SafeForms(TorchFunctionMode):
         if replacement is None:
             return func(*args, **keywords)
         result, words = replacement
+        self._note(words)
+        return result
+
+    def _note(self, words: str) -> None:
         if self._paths is not None:
             self.changes[(place_here(self._paths).module, words)] = None
-        return result
 
     def _with_simple_size(self, func: Callable[..., Any], args: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
         """A call while sizes are symbolic: what a convolution of a padded map gives has a size in simple terms."""
@@ -134,6 +157,15 @@ def _adaptive(maximum: bool, axes: int) -> Callable[..., _Made]:
         return (lifted.squeeze(-2) if axes == 1 else lifted), words
 
     return form
+
+
+def _area(
+    scope: Scope, input: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", *_: Any, **__: Any
+) -> _Made:
+    """``mode="area"``, which is adaptive pooling under another name."""
+    if mode != "area" or size is None or input.dim() not in (3, 4):
+        return None
+    return _adaptive(False, input.dim() - 2)(scope, input, size)
 
 
 def _fold(
@@ -246,8 +278,10 @@ _FORMS: dict[Callable[..., Any], Callable[..., _Made]] = {
     F.adaptive_max_pool1d: _adaptive(True, 1),
     F.adaptive_max_pool2d: _adaptive(True, 2),
     F.fold: _fold,
+    F.interpolate: _area,
     torch.conv2d: _conv2d,
     torch.roll: _roll,
     F.multi_head_attention_forward: _multi_head_attention,
+    **order_forms.FORMS,
 }
 _POOLS = {F.adaptive_avg_pool1d: 1, F.adaptive_avg_pool2d: 2, F.adaptive_max_pool1d: 1, F.adaptive_max_pool2d: 2}

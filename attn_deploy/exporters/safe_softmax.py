@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+
+from attn_deploy.graph.placed import array_of
 
 # What gives finite numbers of inputs of the network, whatever made those: products, norms, activations.
 _FINITE = frozenset(
@@ -125,15 +126,14 @@ class _Finiteness:
 
     def _is_source(self, name: str) -> bool:
         if name in self._constants:
-            return bool(np.isfinite(numpy_helper.to_array(self._constants[name])).all())
+            return bool(np.isfinite(array_of(self._constants[name])).all())
         node = self.makers.get(name)
         if node is None:
             return False
         if node.op_type == "Constant":
             return all(bool(np.isfinite(_numbers(a)).all()) for a in node.attribute)
         if node.op_type == "ConstantOfShape":
-            values = [numpy_helper.to_array(a.t) for a in node.attribute]
-            return all(bool(np.isfinite(v).all()) for v in values)
+            return all(bool(np.isfinite(_numbers(a)).all()) for a in node.attribute)
         return node.op_type in _FINITE
 
     def _needed(self, name: str) -> Iterator[str]:
@@ -150,14 +150,14 @@ class _Finiteness:
         yield from (i for i in node.input[first:last] if i)
 
     def _is_nonzero(self, name: str) -> bool:
-        return bool(np.all(numpy_helper.to_array(self._constants[name]) != 0))
+        return bool(np.all(array_of(self._constants[name]) != 0))
 
 
 def _numbers(attribute: onnx.AttributeProto) -> Any:
     """The numbers of a Constant, however it holds them; none of one that holds text."""
     value = onnx.helper.get_attribute_value(attribute)
     if isinstance(value, onnx.TensorProto):
-        return numpy_helper.to_array(value)
+        return array_of(value)
     return value if isinstance(value, (int, float, list)) and not isinstance(value, bytes) else np.zeros(0)
 
 

@@ -10,12 +10,14 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 import torch
+from torch.export import ExportedProgram
 
 from attn_deploy.errors import AttnDeployError, ExportError
 from attn_deploy.exporters import safe_forms
 from attn_deploy.exporters.claims import translations
 from attn_deploy.exporters.decisions import decision_on_values
 from attn_deploy.exporters.guards import decisions_on_sizes
+from attn_deploy.exporters.missing import missing_operator, place_of_operator
 from attn_deploy.exporters.options import DECOMPOSED_MAX_OPSET, DYNAMO_MIN_OPSET, TORCHSCRIPT_MAX_OPSET
 from attn_deploy.exporters.prepared import PreparedModel, Remark, Translation
 from attn_deploy.exporters.program import exported_program
@@ -74,7 +76,7 @@ def _dynamo(prepared: PreparedModel, opset: int) -> Translation:
                 custom_translation_table=translations(),
             )
         except Exception as error:
-            raise _failed(prepared, "the torch.export exporter", error) from error
+            raise _failed(prepared, "the torch.export exporter", error, traced.program) from error
     if exported is None:
         raise ExportError(f"{prepared.label}: the torch.export exporter returned nothing.")
     path = prepared.work.place("dynamo") / "model.onnx"
@@ -171,7 +173,9 @@ def frozen_decision(prepared: PreparedModel, remarks: Sequence[Remark]) -> Findi
     return None
 
 
-def _failed(prepared: PreparedModel, which: str, error: Exception) -> AttnDeployError:
+def _failed(
+    prepared: PreparedModel, which: str, error: Exception, program: ExportedProgram | None = None
+) -> AttnDeployError:
     if isinstance(error, AttnDeployError):
         return error
     causes: list[BaseException] = [error]
@@ -181,6 +185,10 @@ def _failed(prepared: PreparedModel, which: str, error: Exception) -> AttnDeploy
     text = " ".join(str(root).split()).split(" Please feel free")[0].split(" [Caused by")[0][:300].rstrip(". ")
     entry = explain(error)
     place = place_of_error(root, prepared.module)
+    missing = missing_operator(text)
+    if missing and (entry is None or entry.general):
+        place = place_of_operator(program, prepared, missing) or place
+        return refusal(prepared.label, "unsupported-operator", place, detail=f"{which} has no {missing}")
     failure = f"{which} failed: {type(root).__name__}: {text}"
     if entry is None:
         return ExportError(f"{prepared.label}: {failure}{place.phrase}.")

@@ -20,6 +20,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from attn_deploy.graph.placed import hollow
+
 _SMALL = 16  # elements of a constant that may be a factor or an index
 _LAST = np.iinfo(np.int64).max
 _FIRST = np.iinfo(np.int64).min
@@ -197,18 +199,6 @@ def _slice_of_shape(name: str, source: str, view: _View) -> tuple[int, int] | No
 
 def _ranks(model: onnx.ModelProto) -> dict[str, int]:
     """The rank of each tensor, inferred without the weights."""
-    bare = onnx.ModelProto(ir_version=model.ir_version)
-    bare.opset_import.extend(model.opset_import)
-    bare.functions.extend(model.functions)
-    bare.graph.name = model.graph.name
-    bare.graph.node.extend(model.graph.node)
-    bare.graph.input.extend(model.graph.input)
-    bare.graph.output.extend(model.graph.output)
-    for tensor in model.graph.initializer:
-        if math.prod(tensor.dims) <= _SMALL:
-            bare.graph.initializer.append(tensor)
-        else:
-            bare.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    graph = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
+    graph = onnx.shape_inference.infer_shapes(hollow(model), data_prop=True).graph
     values: Sequence[onnx.ValueInfoProto] = (*graph.input, *graph.value_info, *graph.output)
     return {v.name: len(v.type.tensor_type.shape.dim) for v in values if v.type.tensor_type.HasField("shape")}

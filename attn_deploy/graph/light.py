@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
 from attn_deploy.errors import GraphError
-from attn_deploy.graph.placed import INLINE, Place, is_placed, place_of, set_place
+from attn_deploy.graph.placed import INLINE, ByteRange, is_placed, place_of, set_place
 
 # Field numbers of onnx.proto and wire types of protobuf, which are part of both formats.
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
@@ -57,7 +57,7 @@ def anchored(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
             length = int(entries.get("length") or where.stat().st_size - offset)
         except (OSError, ValueError) as error:
             raise GraphError(f"{path} cannot be loaded: {error}", exit_code=2) from error
-        set_place(tensor, Place(where, offset, length))
+        set_place(tensor, ByteRange(where, offset, length))
         place_of(tensor)
     return model
 
@@ -94,7 +94,7 @@ def _light_tensor(data: mmap.mmap, start: int, end: int, path: Path) -> bytes | 
     place, parts = None, []
     for number, kind, begin, first, last in _fields(data, start, end):
         if (number, kind) == (_RAW_DATA, _BYTES) and last - first > INLINE:
-            place = Place(path.absolute(), first, last - first)
+            place = ByteRange(path.absolute(), first, last - first)
         else:
             parts.append(data[begin:last])
     if place is None:

@@ -97,7 +97,7 @@ class Parts:
     def up_to(self, names: Sequence[str]) -> onnx.ModelProto:
         """The whole graph as far as some tensors, which become its outputs; it takes all inputs."""
         wanted = {self.maker[n] for n in names if n in self.maker}
-        needed = sorted(wanted | {a for i in wanted for a in self.ancestors(i)})
+        needed = sorted(self._with_ancestors(wanted))
         read = dict.fromkeys(n for i in needed for n in self.reads[i])
         return self._write(needed, tuple(self.inputs), names, tuple(read))
 
@@ -129,6 +129,18 @@ class Parts:
                     reached[maker] = None
                     pending.append(maker)
         return tuple(reached)
+
+    def _with_ancestors(self, nodes: Iterable[int]) -> set[int]:
+        """The nodes and all that they rest on, each looked at once."""
+        reached = set(nodes)
+        pending = list(reached)
+        while pending:
+            for name in self.reads[pending.pop()]:
+                maker = self.maker.get(name)
+                if maker is not None and maker not in reached:
+                    reached.add(maker)
+                    pending.append(maker)
+        return reached
 
     def leaving(self, nodes: Iterable[int]) -> tuple[str, ...]:
         """Tensors that lead out of a set of nodes and can enter elsewhere, in order of computation."""

@@ -25,7 +25,7 @@ _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ByteRange:
     """Where the elements of a tensor lie: so many bytes from an offset on."""
 
     path: Path
@@ -43,7 +43,7 @@ def placed_tensors(model: onnx.ModelProto) -> list[TensorProto]:
     return [t for t in model.graph.initializer if is_placed(t)]
 
 
-def place_of(tensor: TensorProto) -> Place:
+def place_of(tensor: TensorProto) -> ByteRange:
     """Where the elements lie.
 
     Raises:
@@ -63,7 +63,7 @@ def place_of(tensor: TensorProto) -> Place:
             f"the weights {tensor.name!r} take {wanted if wanted is not None else length:,} bytes from byte {offset:,} of "
             f"{path}, which has {size:,}: the file of weights is not that of this graph, or was cut short. Copy both again."
         )
-    return Place(path, offset, length)
+    return ByteRange(path, offset, length)
 
 
 def element_bytes(tensor: TensorProto) -> int | None:
@@ -87,7 +87,7 @@ def exceeds_one_file(size: int) -> bool:
     return size > LARGEST_FILE
 
 
-def set_place(tensor: TensorProto, place: Place, location: str = "") -> None:
+def set_place(tensor: TensorProto, place: ByteRange, location: str = "") -> None:
     """Say that the elements lie in a file, under its absolute path or another location."""
     for name in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "external_data"):
         tensor.ClearField(name)
@@ -97,7 +97,7 @@ def set_place(tensor: TensorProto, place: Place, location: str = "") -> None:
         tensor.external_data.add(key=key, value=str(value))
 
 
-def chunks(place: Place) -> Iterator[bytes]:
+def chunks(place: ByteRange) -> Iterator[bytes]:
     """The bytes at a place, a piece at a time: nothing of them stays in memory."""
     with place.path.open("rb", buffering=0) as file:
         file.seek(place.offset)

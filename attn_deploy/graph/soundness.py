@@ -68,13 +68,15 @@ def _check_names(model: onnx.ModelProto, what: str) -> None:
 def _check_weights(model: onnx.ModelProto, what: str) -> None:
     learned = {i for n in model.graph.node if n.op_type in _LEARNED for i in n.input}
     for name, tensor in _constants(model.graph):
-        if tensor.data_type not in _FLOATS:
-            continue
         try:
             array = array_of(tensor).reshape(-1)
-        except (ValueError, TypeError) as error:
-            raise GraphError(f"{what}: the weights {name!r} cannot be read: {error}") from error
-        if all(np.isfinite(array[k : k + _PIECE]).all() for k in range(0, array.size, _PIECE)):
+        except Exception as error:  # whatever numpy makes of sizes and types that contradict each other
+            raise GraphError(
+                f"{what}: the weights {name!r} cannot be read: {' '.join(str(error).split())[:300]}"
+            ) from error
+        if tensor.data_type not in _FLOATS or all(
+            np.isfinite(array[k : k + _PIECE]).all() for k in range(0, array.size, _PIECE)
+        ):
             continue
         nans = int(np.isnan(array).sum())
         if nans or name in learned:

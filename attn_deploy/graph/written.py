@@ -21,7 +21,7 @@ from attn_deploy.files import atomic_pair, atomic_path
 from attn_deploy.graph.light import light_model, varint
 from attn_deploy.graph.placed import (
     INLINE,
-    Place,
+    ByteRange,
     chunks,
     exceeds_one_file,
     is_placed,
@@ -108,7 +108,7 @@ def place_weights(model: onnx.ModelProto, data: Path) -> onnx.ModelProto:
             if not is_placed(tensor) and len(tensor.raw_data) > INLINE:
                 offset = _aligned(file)
                 file.write(tensor.raw_data)
-                set_place(tensor, Place(data, offset, file.tell() - offset))
+                set_place(tensor, ByteRange(data, offset, file.tell() - offset))
     return model
 
 
@@ -124,9 +124,9 @@ def graph_beside(model: onnx.ModelProto, path: Path) -> None:
     path.write_bytes(copy.SerializeToString())
 
 
-def write_data(model: onnx.ModelProto, data: Path) -> dict[str, Place]:
+def write_data(model: onnx.ModelProto, data: Path) -> dict[str, ByteRange]:
     """Write all large weights of a graph into one file; where each is in it, by name."""
-    places: dict[str, Place] = {}
+    places: dict[str, ByteRange] = {}
     with data.open("wb") as file:
         for tensor in model.graph.initializer:
             if is_placed(tensor):
@@ -137,11 +137,11 @@ def write_data(model: onnx.ModelProto, data: Path) -> dict[str, Place]:
                 file.write(tensor.raw_data)
             else:
                 continue
-            places[tensor.name] = Place(data, offset, file.tell() - offset)
+            places[tensor.name] = ByteRange(data, offset, file.tell() - offset)
     return places
 
 
-def graph_with(model: onnx.ModelProto, places: Mapping[str, Place], location: str) -> bytes:
+def graph_with(model: onnx.ModelProto, places: Mapping[str, ByteRange], location: str) -> bytes:
     """The bytes of a graph whose weights lie in one data file of this name beside it.
 
     Raises:
@@ -189,7 +189,7 @@ def write_whole(model: onnx.ModelProto, path: Path) -> None:
             copy_bytes(place, file)
 
 
-def copy_bytes(place: Place, file: BinaryIO) -> None:
+def copy_bytes(place: ByteRange, file: BinaryIO) -> None:
     """Append the bytes at a place to a file, inside the kernel where the system can."""
     file.flush()
     left, position = place.length, place.offset
@@ -206,7 +206,7 @@ def copy_bytes(place: Place, file: BinaryIO) -> None:
                     break
                 left, position = left - count, position + count
         file.seek(0, os.SEEK_END)
-    for block in chunks(Place(place.path, position, left)) if left else ():
+    for block in chunks(ByteRange(place.path, position, left)) if left else ():
         file.write(block)
 
 

@@ -22,6 +22,7 @@ from attn_deploy.matrix.cell import CellId
 from attn_deploy.matrix.options import MatrixOptions
 from attn_deploy.matrix.plan import in_registry
 from attn_deploy.resolve.names import ModelName, parse_name
+from attn_deploy.resolve.package_names import MODULES
 
 _ROOT = Path(__file__).resolve().parent.parent
 # Rooms whose code cannot change what is found: they report, time, or hold the models, which are hashed one by one.
@@ -41,7 +42,7 @@ def cell_key(cell: CellId, options: MatrixOptions) -> str:
         "inputs": list(options.inputs) if foreign else [],
         "toolkit": toolkit_hash(),
         "model": model_hash(cell.model),
-        "versions": {**_versions(engine), **installed_versions((parsed.package,) if parsed.package else ())},
+        "versions": {**_versions(engine), **installed_versions((MODULES[parsed.package],) if parsed.package else ())},
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 
@@ -79,6 +80,8 @@ def _files(parsed: ModelName) -> list[Path]:
     if parsed.checkpoint is not None:
         path = Path(parsed.checkpoint)
         return [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".json"))
+    if parsed.pickled is not None:
+        return [Path(parsed.pickled)]
     files: list[Path] = []
     if parsed.package is not None:
         return files  # its version is in the key

@@ -6,9 +6,8 @@ usual form is refused by an exporter or, worse, exported wrong in silence.
 
 from attn_deploy.ops.activations import ACTIVATIONS, activation, require_activation
 from attn_deploy.ops.bilinear_rows import bilinear_taps, pixel_rows
-from attn_deploy.ops.bilinear_sampling import bilinear_sample, coordinates_like
+from attn_deploy.ops.bilinear_sampling import bilinear_sample, bilinear_sums, coordinates_like
 from attn_deploy.ops.ceil_pooling import ceil_avg_pool2d
-from attn_deploy.ops.channel_layer_norm import ChannelLayerNorm2d
 from attn_deploy.ops.checks import (
     check_channels,
     check_map,
@@ -62,7 +61,6 @@ from attn_deploy.ops.strips import strip_means
 __all__ = [
     "ACTIVATIONS",
     "EXPORT_FORMS",
-    "ChannelLayerNorm2d",
     "ConvNormAct",
     "DropPath",
     "ExpertConv2d",
@@ -76,6 +74,7 @@ __all__ = [
     "add_parallel_conv_",
     "averaging_matrix",
     "bilinear_sample",
+    "bilinear_sums",
     "bilinear_taps",
     "ceil_avg_pool2d",
     "centred_kernel",

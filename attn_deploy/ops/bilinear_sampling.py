@@ -43,6 +43,45 @@ def bilinear_sample(
         padding: "zeros" outside of the map, or "border" for the nearest pixel of the border.
         weights: factor of each sample, (N, L, G, T).
     """
+    table, corners = _corners(maps, columns, rows, channels // groups, groups, padding, weights)
+
+    def corner(index: Tensor, weight: Tensor) -> Tensor:
+        values = table.index_select(0, index.flatten())
+        values = values.reshape(-1, columns.shape[1], groups, taps, channels // groups)
+        return values * weight.to(maps.dtype).unsqueeze(4)
+
+    first, second, third, fourth = (corner(i, w) for i, w in corners)
+    return first + second + third + fourth
+
+
+def bilinear_sums(
+    maps: Tensor,
+    columns: Tensor,
+    rows: Tensor,
+    *,
+    channels: int,
+    groups: int,
+    taps: int,
+    weights: Tensor,
+    padding: str = "zeros",
+) -> Tensor:
+    """The weighted samples of `bilinear_sample`, added over the taps: (N, H, W, C) -> (N, L, G, C / G).
+
+    All corners of all taps are one Gather and one product with their weights, so that no tensor of single samples is
+    multiplied and added.
+    """
+    table, corners = _corners(maps, columns, rows, channels // groups, groups, padding, weights)
+    index = torch.cat([i for i, _ in corners], 3)
+    factors = torch.cat([w for _, w in corners], 3).to(maps.dtype)
+    values = table.index_select(0, index.flatten())
+    values = values.reshape(-1, columns.shape[1], groups, 4 * taps, channels // groups)
+    return torch.matmul(factors.unsqueeze(3), values).squeeze(3)
+
+
+def _corners(
+    maps: Tensor, columns: Tensor, rows: Tensor, width_of_group: int, groups: int, padding: str, weights: Tensor | None
+) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """The map as a table of rows, and of each of the four corners the row and the weight of every sample."""
     ring = 1 if padding == "zeros" else 0
     if ring:  # one ring of zeros: what lies beyond it is clamped onto it
         maps = F.pad(maps, (0, 0, 1, 1, 1, 1))
@@ -55,23 +94,16 @@ def bilinear_sample(
     if groups > 1:
         group = torch.arange(groups, device=maps.device).reshape(1, 1, -1, 1)
         left, right = left * groups + group, right * groups + group
-    table = maps.reshape(-1, channels // groups)
-
-    def corner(row: Tensor, column: Tensor, weight: Tensor) -> Tensor:
-        values = table.index_select(0, (row + column).flatten())
-        values = values.reshape(-1, columns.shape[1], groups, taps, channels // groups)
-        return values * weight.to(maps.dtype).unsqueeze(4)
-
     above, below = 1 - down, down
     if weights is not None:
         above, below = above * weights, below * weights
     before, after = 1 - across, across
-    return (
-        corner(upper, left, above * before)
-        + corner(upper, right, above * after)
-        + corner(lower, left, below * before)
-        + corner(lower, right, below * after)
-    )
+    return maps.reshape(-1, width_of_group), [
+        (upper + left, above * before),
+        (upper + right, above * after),
+        (lower + left, below * before),
+        (lower + right, below * after),
+    ]
 
 
 def _neighbours(positions: Tensor, length: int, ring: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from attn_deploy.errors import InvalidRequestError
+from attn_deploy.resolve.detectors import NETWORK, is_detector, network_of, part_input
 from attn_deploy.resolve.package_names import MODULES
 from attn_deploy.resolve.yolo_form import exportable, side_of
 
@@ -59,19 +60,36 @@ def _torchvision_models(library: Any) -> Any:
 def _make_torchvision(library: Any, name: str, settings: Mapping[str, Any]) -> Any:
     models = _torchvision_models(library)
     options = dict(settings)
+    part = options.pop("part", None)
     # Detectors and segmenters download a trained backbone unless an argument forbids it.
     if "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters:
         options.setdefault("weights_backbone", None)
-    return models.get_model(name, **options)
+    model = models.get_model(name, **options)
+    if part is not None and not is_detector(model):
+        raise InvalidRequestError(f"torchvision:{name} is no detector, and has no parts; leave out part={part}.")
+    return model if part is None else network_of(model, str(part))
+
+
+_FRAMES = 16  # of a clip
 
 
 def _torchvision_input(library: Any, name: str, model: nn.Module) -> list[str]:
-    """The size of the images that the published weights of a classifier were made for."""
+    """The size of the images, or clips, that the published weights were made for."""
+    part = getattr(type(model), "_part_of_detector", None)
+    if part is not None or is_detector(model):
+        return [part_input(model, part or NETWORK)]
     try:
-        crop = _torchvision_models(library).get_model_weights(name).DEFAULT.transforms().crop_size
+        transforms = _torchvision_models(library).get_model_weights(name).DEFAULT.transforms()
     except (AttributeError, ValueError):
         return []
-    return [f"1x3x{crop[0]}x{crop[-1]}"]
+    crop, resized = getattr(transforms, "crop_size", None), getattr(transforms, "resize_size", None)
+    if type(transforms).__name__ == "VideoClassification" and crop:
+        return [f"clips:1x3xT={_FRAMES}xH={crop[0]}xW={crop[-1]}"]
+    if crop:
+        return [f"1x3x{crop[0]}x{crop[-1]}"]
+    if type(transforms).__name__ == "SemanticSegmentation" and resized:
+        return [f"1x3x{resized[0]}x{resized[-1]}"]
+    return []
 
 
 def _transformers_names(library: Any) -> list[str]:

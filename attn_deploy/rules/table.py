@@ -16,10 +16,7 @@ ENTRIES: tuple[dict[str, Any], ...] = (
         "explanation": "forward takes a Python decision on a size, so a file would follow the traced size for every other",
         "remedy": "Do the arithmetic without the if: padding by (p - H % p) % p is right for every H, and a pad of 0 changes "
         "nothing. Or let only the other axes move, as in --dynamic N.",
-        "patterns": (
-            r"decision on a size",
-            r"satisfy the generated guard (?!.*(trunc|sym_float|// \d+\) ==)).*(%|!=|==|<|>)",
-        ),
+        "patterns": (r"decision on a size",),
     },
     {
         "id": "loop-over-batch",
@@ -47,7 +44,7 @@ ENTRIES: tuple[dict[str, Any], ...] = (
         "explanation": "a pooling window is computed from the size of the map, and a graph's window is a constant",
         "remedy": "Write a global pool as x.mean((2, 3), keepdim=True) or x.amax((2, 3), keepdim=True), and others with "
         "attn_deploy.ops.adaptive_avg_pool2d.",
-        "patterns": (r"make things \(e\.g\. kernel sizes\) static", r"generated guard .*// \d+\) =="),
+        "patterns": (r"make things \(e\.g\. kernel sizes\) static",),
     },
     {
         "id": "adaptive-pooling",
@@ -122,6 +119,14 @@ ENTRIES: tuple[dict[str, Any], ...] = (
         "remedy": "Build it without torch.jit.script or torch.jit.trace; with PYTORCH_JIT=0 in the environment, torch.jit.script "
         "returns the Python module.",
         "patterns": (r"is TorchScript, which no exporter",),
+    },
+    {
+        "id": "detector",
+        "explanation": "a detector of torchvision takes a list of images, resizes each, and chooses boxes by their values "
+        "(thresholds, non-maximum suppression), so that the sizes in it depend on values",
+        "remedy": "Export the network without its post-processing, and choose the boxes outside: in Python "
+        "export(attn_deploy.resolve.detectors.network_of(model), inputs=parse_inputs(['1x3x320x320'])).",
+        "patterns": (r"a detector of torchvision takes",),
     },
     {
         "id": "later-form",
@@ -203,13 +208,14 @@ ENTRIES: tuple[dict[str, Any], ...] = (
     },
     {
         "id": "unsupported-operator",
-        "explanation": "an operator of PyTorch has no form in ONNX, or none in this exporter",
-        "remedy": "Try the other --exporter, or write that part with matrix products, reductions, sorting by topk and "
-        "elementwise operators.",
+        "explanation": "an operator has no form in ONNX, or none in this exporter",
+        "remedy": "Write that part with what ONNX has: matrix products, reductions, sorting (x.sort(dim)), gathers and "
+        "elementwise operators. One of a library's own is replaced by its PyTorch code.",
         "patterns": (
             r"Exporting the operator '[\w:]+' to ONNX",
             r"No ONNX function found for",
             r"ONNX export of operator",
+            r"operator with unrecognized namespace",
         ),
         "general": True,
     },
@@ -219,7 +225,7 @@ ENTRIES: tuple[dict[str, Any], ...] = (
         "remedy": "Leave that axis out of --dynamic, or keep sizes symbolic: only + - * // on x.shape, no branch, loop, int() "
         "or window that depends on it.",
         "patterns": (
-            r"cannot be dynamic: ",
+            r"cannot be dynamic[:,] ",
             r"specialized it to be a constant",
             r"Constraints violated",
             r"has been baked in",

@@ -4,6 +4,7 @@ Written for comparison only: the same mathematics on the same weights, without a
 is copied; every class follows the description of the mathematics, and is checked against the zoo module.
 """
 
-from .cases import CASES, Case, Pair, make_pair
+from .case import Case
+from .cases import CASES, Pair, make_pair
 
 __all__ = ["CASES", "Case", "Pair", "make_pair"]

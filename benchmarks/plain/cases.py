@@ -15,38 +15,13 @@ from attn_deploy.resolve.resolve import resolve
 from attn_deploy.resolve.seeding import enliven
 
 from . import branches, criss_cross, descriptors, gates, non_local, parts, pyramid, regions, windows
-
-Size = tuple[int, int, int]
-Arguments = Callable[[int, int, int], Mapping[str, Any]]
-
-
-def _channels(c: int, h: int, w: int) -> Mapping[str, Any]:
-    return {"channels": c}
+from .case import Case, Size
+from .second_wave import SECOND_WAVE
+from .second_wave_blocks import SECOND_WAVE_BLOCKS
 
 
 def _in_channels(c: int, h: int, w: int) -> Mapping[str, Any]:
     return {"in_channels": c}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """One zoo module and its plain formulation; everything is a function of channels, height and width.
-
-    Attributes:
-        plain: makes the plain module, whose state dict has the official keys.
-        arguments: constructor arguments of the zoo module.
-        model: registry name, where the case is called otherwise.
-        sizes: extents of axis symbols that are not simply H and W.
-        at: another (channels, height, width) to measure at than the one asked for.
-        note: what is special about the configuration, for the table.
-    """
-
-    plain: Callable[[int, int, int], nn.Module]
-    arguments: Arguments = _channels
-    model: str = ""
-    sizes: Callable[[int, int], Mapping[str, int]] = lambda h, w: {}
-    at: Callable[[Size], Size] = lambda size: size
-    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +36,11 @@ class Pair:
 
 def make_pair(name: str, size: Size, *, seed: int = 0) -> Pair:
     """Make a case's two modules at (channels, height, width), with random weights that leave nothing at zero or one."""
-    case = CASES[name]
+    return pair_of(name, CASES[name], size, seed=seed)
+
+
+def pair_of(name: str, case: Case, size: Size, *, seed: int = 0) -> Pair:
+    """As `make_pair`, of a case that is in no table."""
     c, h, w = size
     plain = enliven(case.plain(c, h, w).eval(), seed)
     zoo = resolve(case.model or name, case.arguments(c, h, w))
@@ -257,4 +236,6 @@ CASES: dict[str, Case] = {
         sizes=lambda h, w: {"H": h // 2, "W": w // 2},
         note="the size is that of the fine map",
     ),
+    **SECOND_WAVE,
+    **SECOND_WAVE_BLOCKS,
 }

@@ -50,6 +50,9 @@ def folder(tmp_path, monkeypatch):
         (("list", "--family", "attention"), "attention ("),
         (("info", "resnet18+se"), "resnet18"),
         (("info", "resnet18+cbam@layer3"), "cbam"),
+        (("info", "PSA"), "psa is also psa_yolo"),
+        (("info", "scconv_recon"), "scconv is also sc_conv"),
+        (("info", "AAttn"), "a2 is also a2_double_attention"),
     ],
 )
 def test_guesses_that_work(arguments, words):
@@ -63,6 +66,7 @@ def test_guesses_that_work(arguments, words):
     [
         (("export", "yolo"), "did you mean 'yolo11n', 'yolov8n'"),
         (("export", "best.pt"), "--weights best.pt"),
+        (("export", "DSConv"), "several models: 'depthwise_separable_conv' and 'snake_conv'"),
         (("lint", "x.onnx"), "`inspect` and `diagnose` examine it"),
         (("train", "model.engine"), "`profile` and `evaluate` take engines"),
         (("export", "eca", "--precision", "int8"), "attn-deploy quantize MODEL --precision int8"),

@@ -11,7 +11,7 @@ import pytest
 from onnx import helper
 from typer.testing import CliRunner
 
-from attn_deploy import convert, diagnose, inspect, profile, quantize, simplify, verify_files
+from attn_deploy import convert, diagnose, inspect, profile, quantize, simplify, trusted_files, verify_files
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.plan import inputs_from_dicts, inputs_to_dicts
 from attn_deploy.cli import app
@@ -162,7 +162,8 @@ def test_rows_of_a_file_are_held_against_the_file(tmp_path, monkeypatch):
     )
     right = OpenVinoRunner.outputs
     monkeypatch.setattr(OpenVinoRunner, "outputs", lambda self: {n: a * 1.01 for n, a in right(self).items()})
-    record = profile(source, runtimes=("ort-cpu", "openvino"), options=QUICK)
+    with trusted_files():  # in this process
+        record = profile(source, runtimes=("ort-cpu", "openvino"), options=QUICK)
     rows = {r.runtime: r for r in record.rows}
     assert rows["ort-cpu"].status == "ok"
     assert rows["openvino"].status == "invalid"
@@ -174,3 +175,17 @@ def test_choices_are_of_equality_alone():
     outputs = [helper.make_tensor_value_info("b", onnx.TensorProto.BOOL, [])]
     graph = helper.make_graph([node("Less", ["k", "c"], ["b"])], "g", inputs, outputs, [constant("c", 9, np.int64)])
     assert integer_choices(helper.make_model(graph)) == {}
+
+
+def test_a_state_whose_first_axis_is_no_batch_is_quantized(tmp_path):
+    """Two layers, and a batch of two: slicing each input along its first axis would cut the layers."""
+    nodes = [
+        node("MatMul", ["sound", "w"], ["near"], name="near"),
+        node("Unsqueeze", ["near", "first"], ["row"]),
+        node("Add", ["state", "row"], ["y"]),
+    ]
+    constants = [weights("w", 16, 8), constant("first", [0], np.int64)]
+    inputs = [value("sound", FLOAT, ["N", 16]), value("state", FLOAT, [2, "N", 8])]
+    source = save(tmp_path / "s.onnx", nodes, inputs, [value("y", FLOAT, [2, "N", 8])], constants)
+    record = json.loads(quantize(source, tmp_path / "q.onnx", target="cpu").metadata["quantization"])
+    assert record["layers"] == 1

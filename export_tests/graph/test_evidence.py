@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import warnings
 
@@ -16,6 +17,7 @@ from attn_deploy.cli import app
 from attn_deploy.errors import EvidenceError, FileWarning
 from attn_deploy.graph.artifact import load_model, read_onnx
 from attn_deploy.graph.evidence import Evidence, read_evidence, seal_state, write_evidence
+from attn_deploy.graph.seal import seal_of
 
 RNG = np.random.default_rng(0)
 
@@ -181,3 +183,39 @@ def test_every_writer_seals(tmp_path):
     for artifact in (exported, converted, half, small, simple):
         assert artifact.seal == "whole"
         assert [h["step"] for h in artifact.evidence.history] == steps[artifact.path.stem]
+
+
+def test_a_change_of_the_evidence_breaks_the_seal(sealed):
+    entry = next(p for p in sealed.metadata_props if p.key.startswith("attn_deploy.") and not p.key.endswith(".seal"))
+    entry.value += " "
+    assert seal_state(sealed) == "broken"
+
+
+def test_a_seal_of_an_earlier_version_is_read(sealed):
+    entry = next(p for p in sealed.metadata_props if p.key.endswith(".seal"))
+    entry.value = seal_of(sealed)
+    assert seal_state(sealed) == "whole"
+    sealed.graph.node[1].op_type = "Sigmoid"
+    assert seal_state(sealed) == "broken"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "field"),
+    [
+        ("record", {"versions": []}, "record.versions"),
+        ("record", {"verified_shapes": [3]}, r"record.verified_shapes\[0\]"),
+        ("record", {"multiple": {"N": "x"}}, "record.multiple.N"),
+        ("record", {"preprocess": {"mean": [1]}}, "record.preprocess"),
+        ("record", {"postprocess": {"k": "x"}}, "record.postprocess.k"),
+        ("record", {"weights": 5}, "record.weights"),
+        ("record", {"arguments": 3}, "record"),
+        ("parity", {"max_abs_error": "<b>"}, "parity.max_abs_error"),
+        ("history", [{"step": {"a": 1}}], r"history\[0\].step"),
+    ],
+)
+def test_evidence_of_strangers_is_typed(key, value, field, sealed):
+    for entry in [p for p in sealed.metadata_props if p.key == f"attn_deploy.{key}"]:
+        sealed.metadata_props.remove(entry)
+    sealed.metadata_props.add(key=f"attn_deploy.{key}", value=json.dumps(value))
+    with pytest.raises(EvidenceError, match=f"the evidence in the file is damaged: attn_deploy.{field}"):
+        read_evidence(sealed)

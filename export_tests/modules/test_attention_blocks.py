@@ -22,7 +22,7 @@ def test_group_and_layer_norm():
         ours, theirs = randomize(ops.GroupNorm2d(groups, 12)), nn.GroupNorm(groups, 12)
         theirs.load_state_dict(ours.state_dict())
         torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
-    ours, theirs = randomize(ops.ChannelLayerNorm2d(12)), nn.LayerNorm(12)
+    ours, theirs = randomize(ops.LayerNormOverChannels(12, eps=1e-5)), nn.LayerNorm(12)
     theirs.load_state_dict(ours.state_dict())
     torch.testing.assert_close(ours(x), theirs(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), rtol=1e-5, atol=1e-5)
 

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from attn_deploy.report.profile.tables import profile_markdown
 from attn_deploy.report.train_table import table_html, table_markdown
 from attn_deploy.runtimes.base import RuntimeInfo
 from attn_deploy.training.deployed import Deployed
+from attn_deploy.training.recipe import Recipe
 from attn_deploy.training.summary import TableRow, TableSummary
 from export_tests.bench.profile_records import full, layer_report
 from export_tests.matrix.matrix_records import mixed_record
@@ -83,7 +85,7 @@ def table() -> TableSummary:
         for m, t, ms in (("none", 0.9, 1.0), ("se", 0.91, 1.2), ("eca", 0.89, 1.3))
     )  # fmt: skip
     refused = TableRow(module="psp", model="resnet8+psp", reason="does not fit")
-    plan = {"backbone": "resnet8", "source": "digits", "seeds": 1, "recipe": {"epochs": 2, "batch": 8}}
+    plan = {"backbone": "resnet8", "source": "digits", "seeds": 1, "recipe": asdict(Recipe(epochs=2, batch=8))}
     return TableSummary(plan=plan, rows=(*rows, refused), environments=("a machine",), busy=2.0)
 
 

@@ -10,8 +10,9 @@ import pytest
 
 import attn_deploy
 from attn_deploy.errors import InvalidRequestError, MissingDependencyError, UnknownModelError
+from attn_deploy.exporters.pixels import parse_preprocess
 from attn_deploy.resolve.names import parse_name
-from attn_deploy.resolve.resolve import resolve
+from attn_deploy.resolve.resolve import resolve, resolve_seeded
 
 
 @pytest.mark.parametrize(
@@ -142,6 +143,27 @@ def test_names_of_other_packages(text, shape, channels, fakes):
     model = resolve(text)
     assert [i.shape() for i in model.inputs] == [shape]
     assert next(model.module.parameters()).shape[0] == channels
+
+
+def test_what_a_package_says_of_its_images(fakes):
+    (fakes / "preprocessor_config.json").write_text(
+        '{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25], "size": {"height": 24, "width": 32}}'
+    )
+    images = resolve(f"transformers:TinyModel:config={fakes}").images
+    assert (images.mean, images.std, images.size) == ((0.5,) * 3, (0.25,) * 3, (24, 32))
+    assert "preprocessor_config.json" in images.source
+    pixels = parse_preprocess(images.option)
+    assert (pixels.mean, pixels.std, pixels.dtype, pixels.color) == ((0.5,) * 3, (0.25,) * 3, "uint8", "rgb")
+    assert abs(pixels.scale - 1 / 255) < 1e-9
+    assert resolve("transformers:TinyModel").images is None
+    assert resolve("ultralytics:yolo11n").images.size == (640, 640)
+
+
+def test_a_snapshot_gives_the_configuration(fakes):
+    (fakes / "config.json").write_text("{}")
+    model = resolve_seeded("transformers:TinyModel", weights=fakes)
+    assert model.module.config.width == 6
+    assert resolve_seeded("transformers:TinyModel", weights=fakes / "w.pt").module.config.width == 4
 
 
 def test_a_configuration_of_a_folder(fakes):

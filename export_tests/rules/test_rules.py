@@ -50,12 +50,12 @@ PROVOKED = {
     "not-finite": (broken.MasksWholeRows, SCRIPT, ""),
     "constant-output": (broken.StartsAtZero, SCRIPT, ""),
     "no-tensor": (broken.ReturnsNumber, SCRIPT, ""),
-    "unsupported-operator": (broken.TakesMedian, SCRIPT, "median"),
+    "unsupported-operator": (broken.TakesBessel, TRACED, "broken.py, line"),
     "baked-size": (broken.WarpsByAffineGrid, TRACED, ""),
     "eager-failure": (broken.MismatchedLayers, SCRIPT, "(fc, broken.py, line"),
 }
 ELSEWHERE = {"hard-coded-device", "native-attention", "data-dependent-size", "unsupported-by-target", "wrong-numbers"}
-ELSEWHERE |= {"later-form", "scripted-part", "endless-arithmetic"}  # in test_kinds.py
+ELSEWHERE |= {"later-form", "scripted-part", "endless-arithmetic", "detector"}  # in test_kinds.py, test_words.py
 
 
 def test_every_rule_is_provoked_and_says_what_to_do():

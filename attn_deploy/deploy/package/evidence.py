@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attn_deploy.deploy.package.facts import AccuracyFacts, Interval, RowFacts, RowSummary
+from attn_deploy.deploy.package.facts import AccuracyFacts, MedianInterval, RowFacts, RowSummary
 from attn_deploy.pages.blocks import facts, table, tiles
 from attn_deploy.pages.page import html, joined, page
 
@@ -141,7 +141,7 @@ def latency_rows(profile: Sequence[RowFacts]) -> Sequence[Sequence[str]]:
     for row in profile:
         words = [row.runtime, row.precision, f"b{row.batch}", *(["x".join(map(str, row.size))] if row.size else [])]
         summary = row.summary or RowSummary()
-        bounds = summary.median_interval_ms or Interval()
+        bounds = summary.median_interval_ms or MedianInterval()
         both = bounds.low is not None and bounds.high is not None
         interval = f"{bounds.low:.3f} to {bounds.high:.3f}" if both else ""
         rows.append(

@@ -11,7 +11,7 @@ from attn_deploy.files import field_error, read_json, typed
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
+class MedianInterval:
     """A confidence interval, in milliseconds."""
 
     low: float | None = None
@@ -23,7 +23,7 @@ class RowSummary:
     """Of a row that was timed."""
 
     p50_ms: float | None = None
-    median_interval_ms: Interval | None = None
+    median_interval_ms: MedianInterval | None = None
     items_per_second: float | None = None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import onnx
 import onnx_ir as ir
@@ -26,20 +26,22 @@ def observed_tensors(model: ir.Model, layers: Sequence[Layer]) -> tuple[str, ...
 
 
 def probes(
-    model: onnx.ModelProto, names: Sequence[str], at_once: int = AT_ONCE
+    model: onnx.ModelProto, names: Sequence[str], at_once: int | Callable[[], int] = AT_ONCE
 ) -> Iterator[tuple[onnx.ModelProto, tuple[str, ...]]]:
     """Copies of a graph, each giving a group of tensors under names of its own.
 
     Args:
         model: the graph.
         names: of the tensors.
-        at_once: how many tensors are outputs at the same time.
+        at_once: how many tensors are outputs at the same time; as a function, it is asked before each graph.
 
     Yields:
         The graph, and the tensors in the order of its outputs.
     """
-    for start in range(0, len(names), at_once):
-        group = tuple(names[start : start + at_once])
+    start = 0
+    while start < len(names):
+        group = tuple(names[start : start + (at_once if isinstance(at_once, int) else at_once())])
+        start += len(group)
         working = ir.from_proto(model)
         values = {str(v.name): v for v in working.graph.inputs}
         values |= {str(v.name): v for n in working.graph for v in n.outputs if v.name}

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attn_deploy.ops import Fusible, averaging_matrix, check_channels, require_divisible, require_positive
-from attn_deploy.ops.channel_layer_norm import ChannelLayerNorm2d
+from attn_deploy.ops.layer_norm_2d import LayerNormOverChannels
 from attn_deploy.ops.parallel_convs import split_channels
 from attn_deploy.ops.sizes import require_exact_size
 from attn_deploy.registry import Input, register
@@ -79,7 +79,7 @@ class AgentAttention(Fusible, nn.Module):
         self.proj = nn.Conv2d(channels, channels, 1)
         if sr_ratio > 1:
             self.sr = nn.Conv2d(channels, channels, sr_ratio, stride=sr_ratio)
-            self.norm = ChannelLayerNorm2d(channels)
+            self.norm = LayerNormOverChannels(channels, eps=1e-5)
         self.dwc = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
         shapes = {
             "an_bias": (num_heads, agent_num, GRID, GRID),

@@ -143,7 +143,7 @@ class MSDeformableAttention(nn.Module):
         weights = (weights.to(value.dtype) * attention.unsqueeze(4)).flatten(3)
         samples = rows.index_select(0, index.flatten())
         samples = samples.reshape(value.shape[0], self.num_heads, -1, taps, self.head_dim)
-        return (samples * weights.unsqueeze(4)).sum(3)
+        return torch.matmul(weights.unsqueeze(3), samples).squeeze(3)
 
     def _by_grid_sample(self, value: Tensor, x: Tensor, y: Tensor, attention: Tensor) -> Tensor:
         """As `_by_gather`, by the operator of that name."""

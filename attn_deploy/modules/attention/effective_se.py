@@ -16,7 +16,9 @@ from attn_deploy.ops import check_channels, global_avg_pool, require_positive
 from attn_deploy.registry import register
 
 
-@register("effective_se", aliases=("ese", "ese_module", "effective_squeeze_excite"), parameters=4160)
+@register(
+    "effective_se", aliases=("ese", "ese_module", "effective_se_layer", "effective_squeeze_excite"), parameters=4160
+)
 class EffectiveSE(nn.Module):
     """Reweights channels by a gate that one layer computes from their global averages.
 

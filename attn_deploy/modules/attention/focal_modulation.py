@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attn_deploy.ops import Fusible, check_channels, global_avg_pool, require_odd, require_positive
-from attn_deploy.ops.channel_layer_norm import ChannelLayerNorm2d
+from attn_deploy.ops.layer_norm_2d import LayerNormOverChannels
 from attn_deploy.registry import register
 
 
@@ -65,7 +65,7 @@ class FocalModulation(Fusible, nn.Module):
             require_odd(**{f"focal_window + {level} * focal_factor": kernel})
             conv = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels, bias=False)
             self.focal_layers.append(nn.Sequential(conv, nn.GELU()))
-        self.ln = ChannelLayerNorm2d(channels) if use_postln_in_modulation else None
+        self.ln = LayerNormOverChannels(channels, eps=1e-5) if use_postln_in_modulation else None
 
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, self.channels, "FocalModulation")

@@ -29,7 +29,7 @@ from attn_deploy.ops import (
 from attn_deploy.registry import register
 
 
-@register("sk", aliases=("skconv", "selective_kernel", "sk_unit"), parameters=8768)
+@register("sk", aliases=("skconv", "selective_kernel", "sk_unit", "sk_attention"), parameters=8768)
 class SelectiveKernelConv(Fusible, nn.Module):
     """Mixes convolutions of several receptive fields by a softmax gate for each channel.
 

@@ -2,8 +2,9 @@
 
 Paper: Layer Normalization, 2016, arXiv:1607.06450; on maps as in A ConvNet for the 2020s, CVPR 2022, arXiv:2201.03545.
 Official: facebookresearch/ConvNeXt, models/convnext.py (LayerNorm with data_format="channels_first").
-Export: means over the channel axis, without a permutation to (N, H, W, C) and back. The mean is subtracted before
-    squaring, and in fp16 the differences are taken relative to the largest, so that no square leaves the range. Equal.
+Export: between two permutations to (N, H, W, C) and back, since runtimes have LayerNorm over the last axis as one kernel;
+    means over the second axis cost three times as much. In fp16 there is no permutation, the mean is subtracted before
+    squaring, and the differences are taken relative to the largest, so that no square leaves the range. Equal.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ class LayerNorm2d(LayerNormOverChannels):
         if not eps > 0:
             raise ValueError(f"eps must be above 0, got {eps!r}: it keeps a constant position from dividing by 0.")
         super().__init__(channels, eps=eps)
-        self.channels = channels
 
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, self.channels, "LayerNorm2d")

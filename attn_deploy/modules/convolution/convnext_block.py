@@ -4,8 +4,9 @@ Paper: A ConvNet for the 2020s, CVPR 2022, arXiv:2201.03545; version 2: ConvNeXt
     with Masked Autoencoders, CVPR 2023, arXiv:2301.00808.
 Official: facebookresearch/ConvNeXt, models/convnext.py (Block); facebookresearch/ConvNeXt-V2, models/convnextv2.py
     (Block).
-Export: everything stays (N, C, H, W): both Linear layers are 1x1 convolutions, LayerNorm and GRN are means over the
-    channels and sums over the map, so no Transpose is left. Fused, LayerNorm's scale and shift are in the first 1x1
+Export: version 1 stays (N, H, W, C) from LayerNorm to the layer scale, as published; in version 2 both Linear layers are
+    1x1 convolutions on (N, C, H, W), GRN is sums over the map, and only LayerNorm, which runtimes have over the last
+    axis, stands between two permutations. Fused, LayerNorm's scale and shift are in the first 1x1
     convolution, GRN's beta and the layer scale in the second. Equal up to rounding.
 Deviations: timm names the layers mlp.fc1 and mlp.fc2, and GRN's tensors weight and bias. The official networks start
     the weights from a truncated normal of 0.02; here they start as PyTorch's layers do.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm, linear
 
 from attn_deploy.ops import (
     DropPath,
@@ -27,6 +29,7 @@ from attn_deploy.ops import (
     require_positive,
     scale_conv_output_,
 )
+from attn_deploy.ops.bounded import in_half_range
 from attn_deploy.registry import register
 
 
@@ -85,13 +88,23 @@ class ConvNeXtBlock(Fusible, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, self.channels, "ConvNeXtBlock")
-        y = self.act(self.pwconv1(self.norm(self.dwconv(x))))
+        y = self.dwconv(x)
+        if self.response is None and not in_half_range(y):
+            return x + self.drop_path(self._channels_last(y))
+        y = self.act(self.pwconv1(self.norm(y)))
         if self.response is not None:
             y = self.response(y)
         y = self.pwconv2(y)
         if self.gamma is not None:
             y = y * self.gamma.reshape(1, -1, 1, 1)
         return x + self.drop_path(y)
+
+    def _channels_last(self, x: Tensor) -> Tensor:
+        """From LayerNorm to the layer scale between two permutations: products with a bias and GELU are one kernel."""
+        y = layer_norm(x.permute(0, 2, 3, 1), (self.channels,), self.norm.weight, self.norm.bias, self.norm.eps)
+        y = self.act(linear(y, self.pwconv1.weight.flatten(1), self.pwconv1.bias))
+        y = linear(y, self.pwconv2.weight.flatten(1), self.pwconv2.bias)
+        return (y if self.gamma is None else y * self.gamma).permute(0, 3, 1, 2)
 
     @torch.no_grad()
     def fuse_(self) -> str | None:

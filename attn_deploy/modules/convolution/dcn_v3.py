@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from attn_deploy.ops import (
     Fusible,
     activation,
-    bilinear_sample,
+    bilinear_sums,
     check_channels,
     coordinates_like,
     require_activation,
@@ -149,7 +149,7 @@ class DCNv3(Fusible, nn.Module):
             offset = offset * self.offset_scale
         mask = self.mask(features).reshape(-1, places, self.group, self.taps).softmax(3)
         columns, rows = self._places(height, width, offset)
-        sums = bilinear_sample(
+        sums = bilinear_sums(
             values,
             offset[:, :, :, :, 0] + columns,
             offset[:, :, :, :, 1] + rows,
@@ -157,7 +157,7 @@ class DCNv3(Fusible, nn.Module):
             groups=self.group,
             taps=self.taps,
             weights=mask,
-        ).sum(3)
+        )
         if self.center_scale is not None:
             scale = self.center_scale(features).sigmoid().reshape(-1, places, self.group, 1)
             sums = sums * (1 - scale) + values.reshape(-1, places, self.group, self.channels // self.group) * scale

@@ -2,8 +2,9 @@
 
 Paper: DualConv: Dual Convolutional Kernels for Lightweight Deep Neural Networks, IEEE TNNLS 2023, arXiv:2202.07481.
 Official: ChipsGuardian/DualConv, kernels/DualConv.py.
-Export: fused, one dense 3x3 convolution, with zeros between the groups and the 1x1 kernels on the centres; with
-    deploy_form="two_convs" the two stay. Equal up to rounding.
+Export: nothing needed replacing. With deploy_form="one_conv" fusing makes one dense 3x3 convolution of the two, with zeros
+    between the groups and the 1x1 kernels on the centres: fewest kernels for more multiplications, which on a CPU is
+    slower. Equal up to rounding.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from attn_deploy.ops import Fusible, check_channels, require_choice, require_divisible, require_positive
 from attn_deploy.registry import register
 
-DEPLOY_FORMS = ("one_conv", "two_convs")
+DEPLOY_FORMS = ("two_convs", "one_conv")
 
 
 @register(
@@ -33,8 +34,8 @@ class DualConv2d(Fusible, nn.Module):
         out_channels: C_out.
         groups: groups of the 3x3 convolution.
         stride: step of both.
-        deploy_form: "one_conv" (dense 3x3, fewest kernels) or "two_convs" (fewest multiplications): what fusing makes of
-            it.
+        deploy_form: "two_convs" (as they are, fewest multiplications) or "one_conv" (dense 3x3, fewest kernels): what
+            fusing makes of it.
 
     Raises:
         ValueError: if groups does not divide both channel counts, or deploy_form is not one of the choices.
@@ -43,7 +44,7 @@ class DualConv2d(Fusible, nn.Module):
     official_keys = {"gc": "grouped", "pwc": "pointwise"}
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, groups: int = 4, stride: int = 1, deploy_form: str = "one_conv"
+        self, in_channels: int, out_channels: int, *, groups: int = 4, stride: int = 1, deploy_form: str = "two_convs"
     ) -> None:
         super().__init__()
         require_positive(in_channels=in_channels, out_channels=out_channels, groups=groups, stride=stride)

@@ -63,7 +63,7 @@ class PartialConv(nn.Module):
         return torch.cat([self.conv(x[:, : self.convolved]), x[:, self.convolved :]], 1)
 
 
-@register("fasternet_block", aliases=("fasternet",), parameters=18944)
+@register("fasternet_block", aliases=("fasternet", "faster_block"), parameters=18944)
 class FasterNetBlock(Fusible, nn.Module):
     """Adds to the map a partial convolution and two 1x1 convolutions of it, with an activation in between.
 

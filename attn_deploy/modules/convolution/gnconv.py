@@ -24,8 +24,8 @@ from attn_deploy.ops import (
     require_multiple,
     require_positive,
 )
-from attn_deploy.ops.channel_layer_norm import ChannelLayerNorm2d
 from attn_deploy.ops.fourier import dft_tables, filter_frequencies
+from attn_deploy.ops.layer_norm_2d import LayerNormOverChannels
 from attn_deploy.ops.parallel_convs import split_channels
 from attn_deploy.ops.sizes import sizes_are_known
 from attn_deploy.registry import register
@@ -55,8 +55,8 @@ class GlobalLocalFilter(nn.Module):
         self.dw = nn.Conv2d(half, half, 3, padding=1, groups=half, bias=False)
         self.complex_weight = nn.Parameter(torch.empty(half, height, width // 2 + 1, 2))
         nn.init.trunc_normal_(self.complex_weight, std=0.02)
-        self.pre_norm = ChannelLayerNorm2d(channels, eps=1e-6)
-        self.post_norm = ChannelLayerNorm2d(channels, eps=1e-6)
+        self.pre_norm = LayerNormOverChannels(channels, eps=1e-6)
+        self.post_norm = LayerNormOverChannels(channels, eps=1e-6)
         for name, table in zip(("across", "down", "back"), dft_tables(height, width), strict=True):
             self.register_buffer(name, table.float().contiguous(), persistent=False)
 
@@ -72,7 +72,7 @@ class GlobalLocalFilter(nn.Module):
         return self.post_norm(pairs.reshape(-1, self.channels, x.shape[2], x.shape[3]))
 
 
-@register("gnconv", aliases=("recursive_gated_conv", "hornet"), parameters=21520)
+@register("gnconv", aliases=("recursive_gated_conv", "recursive_gated_convolution", "hornet"), parameters=21520)
 @register(
     "gnconv_gf",
     aliases=("gnconv_global_local",),

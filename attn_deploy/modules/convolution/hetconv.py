@@ -3,9 +3,9 @@
 Paper: HetConv: Heterogeneous Kernel-Based Convolutions for Deep CNNs, CVPR 2019, arXiv:1903.04120.
 Official: ChipsGuardian/DualConv, kernels/HetConv.py, which follows the paper; what the paper's authors publish
     (irvinxav/Efficient-HetConv-...) is the zoo's dualconv.
-Export: fused, one dense 3x3 convolution with zeros around the 1x1 kernels; with deploy_form="two_convs", a grouped 3x3 on
-    shuffled channels beside a 1x1. The official code, p pairs of convolutions on strided slices, is 34 nodes. Equal up to
-    rounding.
+Export: fused, a grouped 3x3 on shuffled channels beside a 1x1; with deploy_form="one_conv", one dense 3x3 convolution
+    with zeros around the 1x1 kernels: fewest kernels for p times the multiplications, which on a CPU is slower. The
+    official code, p pairs of convolutions on strided slices, is 34 nodes. Equal up to rounding.
 Deviations: an out_channels that p does not divide is refused; the official code drops the channels that are left over.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from attn_deploy.ops import Fusible, centred_kernel, check_channels, require_choice, require_divisible, require_positive
 from attn_deploy.registry import register
 
-DEPLOY_FORMS = ("one_conv", "two_convs")
+DEPLOY_FORMS = ("two_convs", "one_conv")
 
 
 @register(
@@ -37,15 +37,15 @@ class HetConv2d(Fusible, nn.Module):
         out_channels: C_out; filter j * p + i has its 3x3 kernels on the input channels i, i + p, i + 2p, ...
         p: one in how many kernels is 3x3.
         stride: step of the window.
-        deploy_form: "one_conv" (dense 3x3, fewest kernels) or "two_convs" (grouped 3x3 and 1x1, fewest
-            multiplications): what fusing makes of it.
+        deploy_form: "two_convs" (grouped 3x3 and 1x1, fewest multiplications) or "one_conv" (dense 3x3, fewest
+            kernels): what fusing makes of it.
 
     Raises:
         ValueError: if p does not divide both channel counts or is below 2, or deploy_form is not one of the choices.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, p: int = 4, stride: int = 1, deploy_form: str = "one_conv"
+        self, in_channels: int, out_channels: int, *, p: int = 4, stride: int = 1, deploy_form: str = "two_convs"
     ) -> None:
         super().__init__()
         require_positive(in_channels=in_channels, out_channels=out_channels, p=p, stride=stride)

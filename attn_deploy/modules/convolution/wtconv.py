@@ -114,9 +114,8 @@ class WTConv2d(Fusible, nn.Module):
 
     def _analysed(self, x: Tensor) -> Tensor:
         """One level of the transform: (N, C, h, w) -> (N, 4C, ceil(h / 2), ceil(w / 2)), zeros beyond an odd end."""
-        kernel = torch.cat((torch.zeros_like(self.wt_filter[:, :, :1]), self.wt_filter), 2)
-        kernel = torch.cat((torch.zeros_like(kernel[:, :, :, :1]), kernel), 3)
-        return F.conv2d(x, kernel, stride=2, padding=self.overlap + 1, groups=self.channels)
+        before, after = self.overlap, self.overlap + 1
+        return F.conv2d(F.pad(x, (before, after, before, after)), self.wt_filter, stride=2, groups=self.channels)
 
     def _synthesised(self, bands: Tensor, low: Tensor | None) -> Tensor:
         """The inverse, with ``low`` added to the LL band."""

@@ -1,0 +1,94 @@
+"""Up-sampling and convolution at learned places, with GridSample on normalised coordinates."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class DySample(nn.Module):
+    """DySample (lp): coordinates from ranges of the size, normalised, shuffled, sampled."""
+
+    def __init__(self, channels: int, scale: int = 2, groups: int = 4) -> None:
+        super().__init__()
+        self.scale, self.groups = scale, groups
+        self.offset = nn.Conv2d(channels, 2 * groups * scale * scale, 1)
+        steps = torch.arange((1 - scale) / 2, (scale - 1) / 2 + 1) / scale
+        grid = torch.stack(torch.meshgrid([steps, steps], indexing="ij")).transpose(1, 2)
+        self.register_buffer("init_pos", grid.repeat(1, groups, 1).reshape(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        offset = self.offset(x) * 0.25 + self.init_pos
+        batch, _, height, width = offset.shape
+        offset = offset.view(batch, 2, -1, height, width)
+        ranges = torch.arange(width) + 0.5, torch.arange(height) + 0.5
+        places = torch.stack(torch.meshgrid(list(ranges), indexing="ij")).transpose(1, 2)
+        places = places.unsqueeze(1).unsqueeze(0).to(x.dtype)
+        size = torch.tensor([width, height], dtype=x.dtype).view(1, 2, 1, 1, 1)
+        grid = 2 * (places + offset) / size - 1
+        grid = F.pixel_shuffle(grid.view(batch, -1, height, width), self.scale)
+        grid = grid.view(batch, 2, -1, self.scale * height, self.scale * width)
+        grid = grid.permute(0, 2, 3, 4, 1).contiguous().flatten(0, 1)
+        groups = x.reshape(batch * self.groups, -1, height, width)
+        y = F.grid_sample(groups, grid, mode="bilinear", align_corners=False, padding_mode="border")
+        return y.view(batch, -1, self.scale * height, self.scale * width)
+
+
+class DCNv3(nn.Module):
+    """DCNv3 in PyTorch: reference points and taps by linspace of the size, on a padded channels-last map."""
+
+    def __init__(self, channels: int, group: int = 4) -> None:
+        super().__init__()
+        self.group, self.width = group, channels // group
+        self.dw_conv = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, groups=channels),
+            nn.Sequential(_ToLast(), nn.LayerNorm(channels, eps=1e-6)),
+            nn.GELU(),
+        )
+        self.offset, self.mask = nn.Linear(channels, group * 18), nn.Linear(channels, group * 9)
+        self.input_proj, self.output_proj = nn.Linear(channels, channels), nn.Linear(channels, channels)
+
+    @staticmethod
+    def _reference(height: int, width: int, rows: int, columns: int, x: Tensor) -> Tensor:
+        y, xs = torch.meshgrid(
+            torch.linspace(1.5, 1.5 + rows - 1, rows, dtype=x.dtype),
+            torch.linspace(1.5, 1.5 + columns - 1, columns, dtype=x.dtype),
+            indexing="ij",
+        )
+        y, xs = y.reshape(-1)[None] / height, xs.reshape(-1)[None] / width
+        return torch.stack((xs, y), -1).reshape(1, rows, columns, 1, 2)
+
+    @staticmethod
+    def _taps(height: int, width: int, group: int, x: Tensor) -> Tensor:
+        steps = torch.linspace(-1, 1, 3, dtype=x.dtype)
+        xs, y = torch.meshgrid(steps, steps, indexing="ij")
+        grid = torch.stack([xs / width, y / height], -1).reshape(-1, 1, 2).repeat(1, group, 1).permute(1, 0, 2)
+        return grid.reshape(1, 1, 1, group * 9, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels_last = x.permute(0, 2, 3, 1)
+        batch, rows, columns, channels = channels_last.shape
+        values = F.pad(self.input_proj(channels_last), [0, 0, 1, 1, 1, 1])
+        height, width = values.shape[1:3]
+        features = self.dw_conv(x)
+        offset = self.offset(features)
+        mask = self.mask(features).reshape(batch, rows, columns, self.group, -1).softmax(-1)
+        reference = self._reference(height, width, rows, columns, x)
+        taps = self._taps(height, width, self.group, x)
+        size = torch.tensor([width, height], dtype=x.dtype).reshape(1, 1, 1, 2).repeat(1, 1, 1, self.group * 9)
+        places = (reference + taps).repeat(batch, 1, 1, 1, 1).flatten(3, 4) + offset / size
+        grids = (2 * places - 1).view(batch, rows * columns, self.group, 9, 2).transpose(1, 2).flatten(0, 1)
+        flat = values.view(batch, height * width, channels).transpose(1, 2)
+        flat = flat.reshape(batch * self.group, self.width, height, width)
+        sampled = F.grid_sample(flat, grids, mode="bilinear", padding_mode="zeros", align_corners=False)
+        mask = mask.view(batch, rows * columns, self.group, 9).transpose(1, 2)
+        mask = mask.reshape(batch * self.group, 1, rows * columns, 9)
+        y = (sampled * mask).sum(-1).view(batch, channels, rows * columns)
+        y = y.transpose(1, 2).reshape(batch, rows, columns, -1)
+        return self.output_proj(y).permute(0, 3, 1, 2)
+
+
+class _ToLast(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1)

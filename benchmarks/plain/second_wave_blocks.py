@@ -1,0 +1,78 @@
+"""The cases of the second wave outside attention: blocks that are rewritten or merged for deployment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from . import bifpn, dynamic, mixers, reparameterised, sampled
+from .case import Case
+
+
+def _both(c: int, h: int, w: int) -> Mapping[str, Any]:
+    return {"in_channels": c, "out_channels": c}
+
+
+SECOND_WAVE_BLOCKS: dict[str, Case] = {
+    "repvgg_block": Case(plain=lambda c, h, w: reparameterised.RepVGG(c), arguments=_both),
+    "qarepvgg_block": Case(plain=lambda c, h, w: reparameterised.QARepVGG(c), arguments=_both),
+    "mobileone_block": Case(
+        plain=lambda c, h, w: reparameterised.MobileOne(c),
+        arguments=lambda c, h, w: {"in_channels": c, "out_channels": c, "num_conv_branches": 4},
+    ),
+    "diverse_branch_block": Case(
+        plain=lambda c, h, w: reparameterised.DiverseBranch(c),
+        arguments=lambda c, h, w: {"in_channels": c, "out_channels": c, "activation": "relu"},
+    ),
+    "dilated_reparam_block": Case(plain=lambda c, h, w: reparameterised.DilatedReparam(c)),
+    "replk_block": Case(
+        plain=lambda c, h, w: reparameterised.RepLK(c, 13, 5),
+        arguments=lambda c, h, w: {"channels": c, "kernel_size": 13},
+        note="13x13 with 5x5",
+    ),
+    "hetconv": Case(
+        plain=lambda c, h, w: reparameterised.HetConv(c),
+        arguments=lambda c, h, w: {"in_channels": c, "out_channels": c, "deploy_form": "two_convs"},
+    ),
+    "spd_conv": Case(plain=lambda c, h, w: reparameterised.SPDConv(c, c), arguments=_both),
+    "dysample": Case(plain=lambda c, h, w: sampled.DySample(c)),
+    "dcn_v3": Case(plain=lambda c, h, w: sampled.DCNv3(c)),
+    "odconv": Case(
+        plain=lambda c, h, w: dynamic.ODConv(c, c),
+        arguments=lambda c, h, w: {"in_channels": c, "out_channels": c, "padding": 1},
+    ),
+    "involution": Case(plain=lambda c, h, w: dynamic.Involution(c)),
+    "rfaconv": Case(plain=lambda c, h, w: dynamic.RFAConv(c, c), arguments=_both),
+    "rfcaconv": Case(plain=lambda c, h, w: dynamic.RFCAConv(c, c), arguments=_both),
+    "gsconv": Case(
+        plain=lambda c, h, w: dynamic.GSConv(c, c),
+        arguments=lambda c, h, w: {"in_channels": c, "out_channels": c, "shuffle": "deinterleave"},
+        note="as in the YOLOv5 folder",
+    ),
+    "wtconv": Case(
+        plain=lambda c, h, w: dynamic.WTConv(c, 2), arguments=lambda c, h, w: {"channels": c, "wt_levels": 2}
+    ),
+    "acmix": Case(plain=lambda c, h, w: mixers.ACmix(c, c), arguments=_both),
+    "mobilevit": Case(
+        plain=lambda c, h, w: mixers.MobileViT(c, 96, 192, 24),
+        arguments=lambda c, h, w: {"channels": c, "dim": 96, "ffn_dim": 192, "head_dim": 24},
+    ),
+    "convnext_block": Case(plain=lambda c, h, w: mixers.ConvNeXt(c)),
+    "convnextv2_block": Case(
+        plain=lambda c, h, w: mixers.ConvNeXt(c, 2), arguments=lambda c, h, w: {"channels": c, "version": 2}
+    ),
+    "starnet_block": Case(plain=lambda c, h, w: mixers.Star(c)),
+    "csra_multihead": Case(
+        plain=lambda c, h, w: mixers.MultiHeadCSRA(c, 20),
+        arguments=lambda c, h, w: {"in_channels": c, "num_classes": 20},
+    ),
+    "sppcspc": Case(plain=lambda c, h, w: mixers.SPPCSPC(c), arguments=_both),
+    "repvit_block": Case(plain=lambda c, h, w: mixers.RepViT(c), arguments=_both),
+    "bifpn_layer": Case(
+        plain=lambda c, h, w: bifpn.BiFPN(c, h, w),
+        arguments=lambda c, h, w: {"in_channels": (c,) * 5, "out_channels": c},
+        at=lambda size: (64, *(max(16, n // 16 * 16) for n in size[1:])),
+        sizes=lambda h, w: {"H": h // 16, "W": w // 16},
+        note="five levels; the size is that of the finest",
+    ),
+}
