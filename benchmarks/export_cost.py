@@ -139,7 +139,7 @@ def measured(side: str, name: str, axes: str, timeout: float) -> Cost:
         return Cost(
             round(usage.ru_utime + usage.ru_stime, 2),
             round(wall, 2),
-            round(max(peak[0] / 1e6, usage.ru_maxrss * 1024 / 1e6), 1),
+            round(peak[0] / 1e6, 1),
             last.removeprefix("axes ") if last.startswith("axes ") else "",
             failure[:300],
         )
@@ -147,27 +147,29 @@ def measured(side: str, name: str, axes: str, timeout: float) -> Cost:
 
 def _watch(process: int, peak: list[int], over: threading.Event) -> None:
     while not over.wait(_INTERVAL):
-        peak[0] = max(peak[0], sum(map(_resident, _tree(process))))
+        peak[0] = max(peak[0], sum(_resident(p)[1] for p in _tree(process)))
 
 
 def _tree(process: int) -> list[int]:
-    """A process and everything below it."""
+    """A process and everything below it that has memory of its own: until a child runs its program, it has its parent's."""
     family = [process]
     for member in family:
         try:
             for task in Path(f"/proc/{member}/task").iterdir():
                 text = (task / "children").read_text()
-                family += [int(word) for word in text.split()]
+                family += [int(word) for word in text.split() if _resident(int(word)) != _resident(member)]
         except OSError:
             continue
     return family
 
 
-def _resident(process: int) -> int:
+def _resident(process: int) -> tuple[int, int]:
+    """The bytes of a process's addresses, and of those that are resident."""
     try:
-        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * _PAGE
-    except (OSError, IndexError):
-        return 0
+        whole, resident = Path(f"/proc/{process}/statm").read_text().split()[:2]
+    except (OSError, ValueError):
+        return 0, 0
+    return int(whole) * _PAGE, int(resident) * _PAGE
 
 
 def row_of(name: str, repeats: int, timeout: float) -> Row:

@@ -104,16 +104,10 @@ def _eager(bench: Bench, ready: dict[str, ReadyRunner], references: list[str], s
 def _file(bench: Bench, path: Path, stack: contextlib.ExitStack) -> _Right:
     """The user's file as it says, step by step: optimisers and converted files are held against that."""
     from attn_deploy.graph.artifact import load_model
-    from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
+    from attn_deploy.runtimes.graphs import graph_runner
 
-    wider, graph_reading = read_outputs(load_model(path))
-    source: bytes | Path = path
-    reading: Reading | None = None
-    with contextlib.suppress(
-        ValueError
-    ):  # protobuf stops at 2 GiB; such a file is compared by the types of its outputs
-        source, reading = wider.SerializeToString(), graph_reading
-    runner = OnnxRuntimeRunner(source, threads=bench.threads, optimize=False)
+    wider, reading = read_outputs(load_model(path, light=True))
+    runner = graph_runner(wider, threads=bench.threads, optimize=False)
     stack.callback(runner.close)
     return _Right(runner, "the file without optimisations", reading=reading)
 

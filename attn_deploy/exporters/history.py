@@ -25,29 +25,39 @@ from attn_deploy.runtimes.eager import flatten_outputs
 _OTHER_SIZES = 2  # at which a copy that has run is compared with one that has not
 
 
-def first_outputs(model: nn.Module, inputs: Sequence[TensorInput], label: str) -> Any:
-    """The outputs of a fresh copy at the traced sizes, after the checks of `checked_run`.
+def first_outputs(model: nn.Module, inputs: Sequence[TensorInput], label: str) -> tuple[Any, nn.Module]:
+    """The outputs of a fresh copy at the traced sizes, after the checks of `checked_run`; and the copy, which ran twice.
 
     Raises:
         ExportError: as `checked_run`.
     """
     example = tuple(torch.from_numpy(a) for a in example_arrays(inputs).values())
-    return checked_run(copy_model(model, share_parameters=True), inputs, example, label)
+    used = copy_model(model, share_parameters=True)
+    return checked_run(used, inputs, example, label), used
 
 
 def refuse_history(
-    model: nn.Module, reference: EagerReference, inputs: Sequence[TensorInput], dynamic: Sequence[str], label: str
+    model: nn.Module,
+    reference: EagerReference,
+    inputs: Sequence[TensorInput],
+    dynamic: Sequence[str],
+    label: str,
+    used: nn.Module,
 ) -> None:
     """Refuse a model that gives other outputs after it has run at another size.
+
+    Args:
+        model: never run.
+        reference: runs fresh copies of it.
+        inputs: of the model.
+        dynamic: the symbols that move.
+        label: its name in messages.
+        used: a copy that has run at the traced sizes, or near them.
 
     Raises:
         ExportError: naming what it keeps, and the line where it does.
     """
-    sizes = [{}, *verification_sizes(inputs, dynamic)[:_OTHER_SIZES]]
-    if len(sizes) == 1:
-        return
-    used = copy_model(model, share_parameters=True)
-    for size in sizes:
+    for size in verification_sizes(inputs, dynamic)[:_OTHER_SIZES]:
         arrays = example_arrays(inputs, size)
         right = list(run_once(reference.runner, arrays).values())
         example = tuple(torch.from_numpy(a) for a in arrays.values())

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,23 +24,25 @@ from attn_deploy.errors import (
 )
 from attn_deploy.exporters.candidate import Candidate, made_record
 from attn_deploy.exporters.eager_checks import refuse_constant
+from attn_deploy.exporters.fewer_axes import with_fewer_and_fewer_axes
 from attn_deploy.exporters.finish import normalise, stamp
-from attn_deploy.exporters.options import DYNAMO_MIN_OPSET, ExportOptions
-from attn_deploy.exporters.prepare import prepare, with_fewer_axes
+from attn_deploy.exporters.options import ExportOptions
+from attn_deploy.exporters.order import exporters_for, reason_of
+from attn_deploy.exporters.prepare import prepare
 from attn_deploy.exporters.prepared import PreparedModel
 from attn_deploy.exporters.proof import prove_gates, proven, raise_if_failed
 from attn_deploy.exporters.refusal import most_telling
 from attn_deploy.exporters.serving import BEHIND, parse_serving, with_form
 from attn_deploy.exporters.translate import translate
 from attn_deploy.files import KeptFolder, output_file, sha256_of
-from attn_deploy.fusing.copying import is_large
+from attn_deploy.fusing.copying import bytes_of, is_large
 from attn_deploy.graph.artifact import OnnxArtifact, load_model, read_onnx
 from attn_deploy.graph.evidence import entries_of, read_evidence
 from attn_deploy.graph.opset import convert_opset, standard_opset
 from attn_deploy.graph.placed import exceeds_one_file, inflated
 from attn_deploy.graph.simplify import Simplified, simplify_model
 from attn_deploy.graph.written import atomic_model, data_path, refuse_foreign_data
-from attn_deploy.inputs.samples import example_arrays, verification_sizes
+from attn_deploy.inputs.samples import example_arrays, verification_batches, verification_sizes
 from attn_deploy.inputs.tensors import TensorInput
 from attn_deploy.inputs.user_samples import Sample
 from attn_deploy.parity.reference import EagerReference
@@ -50,7 +51,7 @@ from attn_deploy.parity.tolerance import Tolerance
 from attn_deploy.parity.verify import compare
 from attn_deploy.resolve.names import parse_name
 from attn_deploy.rules.rules import explain
-from attn_deploy.runtimes.base import Runner
+from attn_deploy.runtimes.base import Runner, run_once
 from attn_deploy.runtimes.onnxruntime import import_onnxruntime
 
 Progress = Callable[[str], None]
@@ -58,21 +59,6 @@ Progress = Callable[[str], None]
 
 def _silent(_: str) -> None:
     """No progress is shown."""
-
-
-# Causes that no choice of axes mends.
-_WHATEVER_MOVES = frozenset(
-    {
-        "data-dependent-branch",
-        "not-finite",
-        "complex-output",
-        "later-form",
-        "native-attention",
-        "fft",
-        "overlapping-write",
-    }
-)
-_LONGEST_REASON = 240
 
 
 def export(
@@ -180,8 +166,8 @@ def export(
         narrow=precision == "fp16",
         serving=serving,
     )
+    _refuse_beyond(target, prepared, options, force=force)
     if is_large(prepared.module):
-        _refuse_beyond(target, prepared, options, force=force)
         prepared.work.beside = target.absolute()
     prepared.work.home = KeptFolder(prepared.work.beside)
     try:
@@ -197,7 +183,7 @@ def _refuse_beyond(target: Path, prepared: PreparedModel, options: ExportOptions
         PrecisionError: if half precision is asked of weights beyond what it works on.
         InvalidRequestError: if the data file that is needed is there, and is not that of the file to be replaced.
     """
-    size = sum(t.numel() * t.element_size() for t in (*prepared.module.parameters(), *prepared.module.buffers()))
+    size = bytes_of(prepared.module)
     if exceeds_one_file(size) and options.precision != "fp32":
         raise PrecisionError(
             f"{prepared.label}: its weights take {size / 1e9:.1f} GB, and --precision {options.precision} measures and types "
@@ -262,22 +248,19 @@ def first_good(
     What is known to be wrong whichever axes move ends it.
     """
     if options.verify and not all(i.values for i in prepared.inputs):
-        module = prepared.fresh_module()
-        if prepared.serving.answers is not None:
-            module = with_form(module, "scores")
-        refuse_constant(module, prepared.inputs, prepared.example(), prepared.example(seed=1), prepared.label)
+        _refuse_constant(prepared)
     first: AttnDeployError | None = None
     refusals: list[AttnDeployError] = []
-    for attempt in _with_fewer_and_fewer_axes(prepared, refusals):
+    for attempt in with_fewer_and_fewer_axes(prepared, refusals):
         failures: list[tuple[str, AttnDeployError]] = []
-        for name in _order(attempt, options):
+        for name in exporters_for(attempt, options):
             progress(f"exporting with {name}")
             try:
                 candidate = _attempt(attempt, name, options, progress)
             except (ExportError, GraphError, ParityError, PrecisionError) as error:
                 failures.append((name, error))
                 continue
-            return attempt, candidate, _reason(attempt, options, name, failures)
+            return attempt, candidate, reason_of(attempt, options, name, failures)
         telling = most_telling(attempt, failures)
         refusals.append(telling)
         first = first or telling
@@ -286,50 +269,21 @@ def first_good(
     raise first from first.__cause__
 
 
-def _with_fewer_and_fewer_axes(prepared: PreparedModel, refusals: list[AttnDeployError]) -> Iterator[PreparedModel]:
-    """The model; and where the request leaves the axes open, again without those that an exporter cannot make move."""
-    yield prepared
-    if not prepared.flexible:
-        return
-    tried = {prepared.dynamic}
-    current = prepared
-    while current.dynamic and refusals[-1].rule not in _WHATEVER_MOVES:
-        text = str(refusals[-1]).removeprefix(f"{prepared.label}: ")
-        text = re.sub(r"^the axis [\w, ]+ cannot be dynamic, since ", "", text)
-        reason = re.split(r"(?<=[a-z)])\. |: the \w+ exporter failed|: torch\.export cannot", text)[0]
-        match = re.search(r"the axis ([\w, ]+) cannot be dynamic", str(refusals[-1]))
-        named = {s for s in current.dynamic if match and re.search(rf"\b{s}\b", match[1])}
-        choices = [tuple(s for s in current.dynamic if s not in named)] if named else []
-        batch = tuple(s for s in prepared.dynamic if s[0] == "N")
-        choices += [batch, tuple(s for s in prepared.dynamic if s not in batch), ()]
-        fewer = next((c for c in choices if c not in tried), None)
-        if fewer is None:
+def _refuse_constant(prepared: PreparedModel) -> None:
+    """Refuse a model whose outputs are the same whatever its inputs.
+
+    Looked at where the batch is 1 and the reference remembers the outputs for other values, which costs one image.
+    """
+    module = prepared.fresh_module()
+    if prepared.serving.answers is not None:
+        module = with_form(module, "scores")
+    else:
+        known = verification_batches(prepared.inputs, prepared.dynamic)[1]
+        other = example_arrays(prepared.inputs, known.sizes, seed=1)
+        first, second = (run_once(prepared.reference.runner, a).values() for a in (known.arrays, other))
+        if any((a != b).any() for a, b in zip(first, second, strict=True) if a.shape == b.shape):
             return
-        tried.add(fewer)
-        reason = reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]}..."
-        reasons = {s: reason for s in prepared.dynamic if s not in fewer}
-        current = with_fewer_axes(prepared, fewer, reasons)
-        yield current
-
-
-def _order(prepared: PreparedModel, options: ExportOptions) -> Sequence[str]:
-    """The exporters to try: of padding computed map after map TorchScript has the trace in seconds, torch.export in minutes."""
-    order = options.exporter_order()
-    return sorted(order, key=lambda name: name != "torchscript") if prepared.free_sizes else order
-
-
-def _reason(
-    prepared: PreparedModel, options: ExportOptions, name: str, failures: list[tuple[str, AttnDeployError]]
-) -> str:
-    if options.exporter != "auto":
-        return "asked for"
-    if failures:
-        return f"{failures[0][0]} failed: {failures[0][1]}"
-    if prepared.free_sizes and name == "torchscript" and options.exporter_order()[0] != name:
-        return "padding is computed from sizes again and again, which torch.export takes minutes to follow"
-    if name == "dynamo":
-        return f"has operators for opset {DYNAMO_MIN_OPSET} and above"
-    return f"writes opset {options.opset} itself; dynamo writes {DYNAMO_MIN_OPSET} and needs a conversion"
+    refuse_constant(module, prepared.inputs, prepared.example(), prepared.example(seed=1), prepared.label)
 
 
 def _attempt(prepared: PreparedModel, exporter: str, options: ExportOptions, progress: Progress) -> Candidate:

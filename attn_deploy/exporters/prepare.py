@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from attn_deploy.errors import ExportError, InvalidRequestError
@@ -21,7 +23,7 @@ from attn_deploy.exporters.writes import writes_weights
 from attn_deploy.fusing import fuse_with_report
 from attn_deploy.fusing.copying import copy_model, is_large, mark_writing
 from attn_deploy.inputs.binding import Binding, bind_inputs
-from attn_deploy.inputs.samples import verification_sizes
+from attn_deploy.inputs.samples import verification_batches, verification_sizes
 from attn_deploy.inputs.tensors import TensorInput, dynamic_symbols
 from attn_deploy.inputs.user_samples import Sample, parse_samples, with_samples
 from attn_deploy.parity.reference import EagerReference
@@ -29,6 +31,7 @@ from attn_deploy.resolve.checkpoints import load_weights
 from attn_deploy.resolve.make import ResolvedModel
 from attn_deploy.resolve.resolve import resolve_module, resolve_seeded
 from attn_deploy.resolve.seeding import gates_of
+from attn_deploy.runtimes.base import run_once
 from attn_deploy.runtimes.eager import dropped_outputs, flatten_outputs, output_names
 
 
@@ -118,7 +121,7 @@ def prepare(
     else:
         movement = asked_movement(prober, first.inputs, first.symbols, own=own)
     movement = _settled(movement, taken[0].sizes)
-    refuse_history(original, reference, movement.inputs, movement.dynamic, label)
+    refuse_history(original, reference, movement.inputs, movement.dynamic, label, first.used)
     prepared = PreparedModel(
         label,
         original,
@@ -147,19 +150,40 @@ def prepare(
 def deployed(prepared: PreparedModel, *, fuse: bool, rewrite: bool) -> PreparedModel:
     """The prepared model with its deployed form: fused, and with calls rewritten that exporters get wrong."""
     module, changes, rewritten = prepared.original, prepared.changes, prepared.rewritten
-    free = prepared.free_sizes
+    free, windows = prepared.free_sizes, prepared.whole_windows
     if fuse:
         fused = fuse_with_report(module, share=is_large(module))
         module, changes = fused.model, fused.changes
     if rewrite:
         space = any(not s.startswith("N") for s in prepared.dynamic)
-        sizes = [None, *verification_sizes(prepared.inputs, prepared.dynamic)]
-        examples = [prepared.example(s) for s in sizes]
-        rewriting = rewrite_model(module, examples, batch="N" in prepared.dynamic, space=space, label=prepared.label)
+        # At two sizes of the proof, whose outputs are remembered for it; the proof holds the file to all of them.
+        batches = [b for b in verification_batches(prepared.inputs, prepared.dynamic) if not b.extra][:2]
+        examples = [tuple(torch.from_numpy(a) for a in b.arrays.values()) for b in batches]
+
+        def expected(example: tuple[torch.Tensor, ...]) -> list[NDArray[Any]]:
+            arrays = next(b.arrays for b, e in zip(batches, examples, strict=True) if e is example)
+            known = run_once(prepared.reference.runner, arrays)
+            return list(known.values())
+
+        rewriting = rewrite_model(
+            module,
+            examples,
+            batch="N" in prepared.dynamic,
+            space=space,
+            label=prepared.label,
+            expected=expected,
+        )
         module, rewritten = rewriting.model, rewriting.changes
         free = space and rewriting.computed_pads >= _MANY_PADS
+        windows = space and rewriting.window_pads >= _MANY_PADS
     return replace(
-        prepared, free_sizes=free, module=module, changes=changes, rewritten=rewritten, work=prepared.work.another()
+        prepared,
+        free_sizes=free,
+        whole_windows=windows,
+        module=module,
+        changes=changes,
+        rewritten=rewritten,
+        work=prepared.work.another(),
     )
 
 
@@ -219,12 +243,13 @@ _MANY_PADS = 3  # maps that are padded by amounts computed from their size, one 
 
 @dataclass(frozen=True, slots=True)
 class _FirstRun:
-    """The inputs at sizes where the model runs, what may still move, why the rest stays, and the outputs."""
+    """The inputs at sizes where the model runs, what may still move, why the rest stays, the outputs, and what ran."""
 
     inputs: tuple[TensorInput, ...]
     symbols: tuple[str, ...]
     fixed: dict[str, str]
     outputs: Any
+    used: nn.Module
 
 
 def _first_run(
@@ -237,18 +262,19 @@ def _first_run(
     enlarged = tuple(_enlarged(i, symbols) for i in inputs)
     changed = [s for s in symbols if enlarged[0].sizes[s] != inputs[0].sizes[s]]
     try:
-        return _FirstRun(enlarged, symbols, {}, first_outputs(model, enlarged, label))
+        outputs, used = first_outputs(model, enlarged, label)
+        return _FirstRun(enlarged, symbols, {}, outputs, used)
     except ExportError as error:
         if not changed or error.rule != "eager-failure":
             raise
-        outputs = first_outputs(model, inputs, label)
+        outputs, used = first_outputs(model, inputs, label)
         rest = tuple(s for s in symbols if s not in changed)
         if not flexible:
             prober = Prober(model, EagerReference(model), label)
             able = largest_movement(prober, inputs, rest).dynamic
             raise stuck(prober, enlarged, symbols, able, error) from error
         reason = " ".join(str(error.__cause__ or error).split())[:160]
-        return _FirstRun(inputs, rest, dict.fromkeys(changed, reason), outputs)
+        return _FirstRun(inputs, rest, dict.fromkeys(changed, reason), outputs, used)
 
 
 def _settled(movement: Movement, sizes: Mapping[str, int]) -> Movement:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from attn_deploy.errors import ExportError
@@ -15,7 +17,7 @@ from attn_deploy.exporters.encoders import patch_encoders_
 from attn_deploy.exporters.safe_forms import SafeForms, Scope
 from attn_deploy.exporters.whole_windows import common
 from attn_deploy.fusing.copying import copy_model
-from attn_deploy.parity.tolerance import TOLERANCES, Tolerance
+from attn_deploy.parity.tolerance import TOLERANCES
 from attn_deploy.runtimes.eager import flatten_outputs
 
 _MANY_PADS = 2  # maps padded by computed amounts, one after the other, that torch still copes with
@@ -29,15 +31,23 @@ class Rewriting:
         model: the copy, or the model itself if nothing was changed.
         changes: (module path, words) for each change.
         computed_pads: how often a map is padded, where amounts depend on its size.
+        window_pads: how many of them are not in front of a convolution: to whole windows.
     """
 
     model: nn.Module
     changes: tuple[tuple[str, str], ...]
     computed_pads: int = 0
+    window_pads: int = 0
 
 
 def rewrite(
-    model: nn.Module, examples: Sequence[tuple[Tensor, ...]], *, batch: bool, space: bool, label: str
+    model: nn.Module,
+    examples: Sequence[tuple[Tensor, ...]],
+    *,
+    batch: bool,
+    space: bool,
+    label: str,
+    expected: Callable[[tuple[Tensor, ...]], Sequence[NDArray[Any]]] | None = None,
 ) -> Rewriting:
     """Replace what is known to be exported wrong; the model itself is left alone, and returned if nothing is.
 
@@ -47,6 +57,7 @@ def rewrite(
         batch: whether the batch moves.
         space: whether any other axis moves.
         label: the model's name in messages.
+        expected: gives the model's outputs for an example, where they are known; by default it is run.
 
     Raises:
         ExportError: if the copy gives other numbers than the model.
@@ -55,6 +66,7 @@ def rewrite(
     differing = recorder.shifts or len(recorder.pads) > 2
     other = _recorded(model, Scope(batch, space), examples[-1]) if differing else recorder
     pads = len(recorder.pads) if recorder.pads != other.pads else 0
+    window_pads = max(0, pads - recorder.same_pads)
     rolls = recorder.shifts != other.shifts
     runs = [recorder]  # what the calls of resizing and pooling have in common at all sizes
     if recorder.nearest_resizes or (space and any(recorder.windows)):
@@ -69,11 +81,12 @@ def rewrite(
     encoders = patch_encoders_(encoder)
     scope = replace(recorder.scope, pads=pads > _MANY_PADS)
     if not recorder.changes and not encoders and not scope.pads:
-        return Rewriting(model, (), pads)
+        return Rewriting(model, (), pads, window_pads)
     changed = _redirected(encoder, scope) if recorder.changes or scope.pads else encoder
     for example in examples:
-        _compare(model, changed, example, label)
-    return Rewriting(changed, (*encoders, *recorder.changes), pads)
+        right = _outputs(model, example) if expected is None else expected(example)
+        _compare(right, changed, example, label)
+    return Rewriting(changed, (*encoders, *recorder.changes), pads, window_pads)
 
 
 def _recorded(model: nn.Module, scope: Scope, example: tuple[Tensor, ...]) -> SafeForms:
@@ -101,15 +114,16 @@ def _redirected(model: nn.Module, scope: Scope) -> nn.Module:
     return twin
 
 
-def _compare(model: nn.Module, changed: nn.Module, example: tuple[Tensor, ...], label: str) -> None:
+def _outputs(model: nn.Module, example: tuple[Tensor, ...]) -> list[NDArray[Any]]:
+    """The outputs of a fresh copy, without what numpy has no type for."""
     with torch.no_grad():
-        expected, got = (
-            flatten_outputs(copy_model(m, share_parameters=True)(*(t.clone() for t in example)))
-            for m in (model, changed)
-        )
-    tolerance = TOLERANCES["float32"]
-    for index, (right, result) in enumerate(zip(expected, got, strict=True)):
-        if right.shape != result.shape or not _close(right, result, tolerance):
+        outputs = flatten_outputs(copy_model(model, share_parameters=True)(*(t.clone() for t in example)))
+    return [(t.float() if t.dtype == torch.bfloat16 else t).detach().cpu().numpy() for t in outputs]
+
+
+def _compare(right: Sequence[NDArray[Any]], changed: nn.Module, example: tuple[Tensor, ...], label: str) -> None:
+    for index, (one, other) in enumerate(zip(right, _outputs(changed, example), strict=True)):
+        if one.shape != other.shape or not _close(one, other):
             shapes = ", ".join("x".join(map(str, t.shape)) for t in example)
             raise ExportError(
                 f"{label}: the rewritten copy differs from the model in output {index} at {shapes}. Use --no-rewrite, and "
@@ -118,8 +132,10 @@ def _compare(model: nn.Module, changed: nn.Module, example: tuple[Tensor, ...], 
             )
 
 
-def _close(right: Tensor, result: Tensor, tolerance: Tolerance) -> bool:
-    if not right.is_floating_point():
-        return torch.equal(right, result)
-    scale = float(right.abs().nan_to_num(0, 0, 0).max()) if right.numel() else 0.0
-    return torch.allclose(result, right, rtol=tolerance.rtol, atol=tolerance.atol * max(1.0, scale), equal_nan=True)
+def _close(right: NDArray[Any], result: NDArray[Any]) -> bool:
+    if right.dtype.kind not in "fc":
+        return bool(np.array_equal(right, result))
+    tolerance = TOLERANCES["float32"]
+    scale = float(np.abs(np.nan_to_num(right, nan=0.0, posinf=0.0, neginf=0.0)).max(initial=0.0))
+    atol = tolerance.atol * max(1.0, scale)
+    return bool(np.allclose(result, right, rtol=tolerance.rtol, atol=atol, equal_nan=True))

@@ -40,15 +40,19 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def writes_weights(model: nn.Module, inputs: Sequence[TensorInput]) -> bool:
     """Whether a run writes in place to a parameter or a large buffer; it is stopped before it does.
 
-    A model that does not run at all is not judged: what runs it next says so.
+    Run with a batch of 1 where the model takes that, for that is cheapest. A model that does not run at all is not judged:
+    what runs it next says so.
     """
-    example = tuple(torch.from_numpy(a) for a in example_arrays(inputs).values())
-    twin = copy_model(model, share_parameters=True)
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), _Watch(shared_storages(model)):
-            twin(*example)
-    except _Written:
-        return True
-    except Exception:  # whatever a model of the user's raises
+    storages = shared_storages(model)
+    for sizes in ({"N": 1}, {}):
+        example = tuple(torch.from_numpy(a) for a in example_arrays(inputs, sizes).values())
+        twin = copy_model(model, share_parameters=True)
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]), _Watch(storages):
+                twin(*example)
+        except _Written:
+            return True
+        except Exception:  # whatever a model of the user's raises
+            continue
         return False
     return False

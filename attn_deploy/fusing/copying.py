@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from attn_deploy.fusing.rebinding import rebound, uncopyable
+
 LARGE = 1 << 25  # bytes; a model with more weights is copied without them where nobody writes to them
 _LARGE_BUFFER = 1 << 22  # bytes
 _WRITES = "attn_deploy_writes_parameters"  # attribute of a model whose forward does
@@ -23,9 +25,14 @@ _HOOKS = (
 )
 
 
+def bytes_of(model: nn.Module) -> int:
+    """The bytes of a model's parameters and buffers."""
+    return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+
+
 def is_large(model: nn.Module) -> bool:
     """Whether copies of a model's weights are to be avoided."""
-    return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers())) > LARGE
+    return bytes_of(model) > LARGE
 
 
 def mark_writing(model: nn.Module) -> None:
@@ -61,14 +68,39 @@ def copy_model(model: nn.Module, *, share_parameters: bool = False, own: Collect
     if share_parameters and not vars(model).get(_WRITES, False):
         memo.update({id(p): _alias(p) for n, p in model.named_parameters() if n not in own})
         memo.update({id(b): b.detach() for b in model.buffers() if _is_large_buffer(b)})
-    twin = copy.deepcopy(model, memo)
+    known = dict(memo)
+    try:
+        twin = copy.deepcopy(model, memo)
+    except TypeError:  # a lock, a generator, a module of Python: one for all copies
+        memo = {**known, **{id(v): v for v in uncopyable(model, known)}}
+        twin = copy.deepcopy(model, memo)
     for module in twin.modules():
         for holder in [vars(module), *(vars(module).get(h) or {} for h in _HOOKS)]:
             for key, value in list(holder.items()):
-                bound = _rebound(value, memo)
+                bound = rebound(value, memo)
                 if bound is not value:
                     holder[key] = bound
-    return twin
+    return _unwrapped(twin)
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The copy without what torch.compile and DataParallel put around modules: it is run and traced as it is."""
+    for module in model.modules():
+        for name, child in module._modules.items():
+            if child is not None:
+                module._modules[name] = _inner(child)
+    return _inner(model)
+
+
+def _inner(module: nn.Module) -> nn.Module:
+    while not (module._forward_hooks or module._forward_pre_hooks):
+        if type(module).__name__ == "OptimizedModule" and isinstance(module._modules.get("_orig_mod"), nn.Module):
+            module = module._modules["_orig_mod"]  # type: ignore[assignment]
+        elif isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            module = module.module
+        else:
+            break
+    return module
 
 
 def _alias(parameter: nn.Parameter) -> nn.Parameter:
@@ -82,31 +114,6 @@ def _alias(parameter: nn.Parameter) -> nn.Parameter:
 
 def _is_large_buffer(buffer: Tensor) -> bool:
     return type(buffer) is Tensor and buffer.numel() * buffer.element_size() > _LARGE_BUFFER and buffer.is_leaf
-
-
-def _rebound(value: Any, memo: dict[int, Any]) -> Any:
-    """A function whose closure holds something that was copied, over the copies; anything else as it is."""
-    if not isinstance(value, types.FunctionType) or not value.__closure__:
-        return value
-    cells = []
-    changed = False
-    for cell in value.__closure__:
-        try:
-            content = cell.cell_contents
-        except ValueError:  # an empty cell
-            cells.append(cell)
-            continue
-        inner = memo.get(id(content), content)
-        if inner is content:
-            inner = _rebound(content, memo)
-        changed = changed or inner is not content
-        cells.append(cell if inner is content else types.CellType(inner))
-    if not changed:
-        return value
-    twin = types.FunctionType(value.__code__, value.__globals__, value.__name__, value.__defaults__, tuple(cells))
-    twin.__kwdefaults__ = value.__kwdefaults__
-    twin.__dict__.update(value.__dict__)
-    return twin
 
 
 def _kept_tensors(model: nn.Module) -> Iterator[Tensor]:

@@ -71,7 +71,12 @@ class FreshRunner:
 
     def __init__(self, module: nn.Module, output_names: Sequence[str] | None = None, *, precise: bool = False) -> None:
         self._module, self._names, self._precise = module, output_names, precise
-        self._current = self._fresh()
+        self._current: Runner | None = None
+
+    def _running(self) -> Runner:
+        if self._current is None:
+            self._current = self._fresh()
+        return self._current
 
     def _fresh(self) -> Runner:
         import torch
@@ -87,28 +92,29 @@ class FreshRunner:
     @property
     def info(self) -> RuntimeInfo:
         """What runs here."""
-        return self._current.info
+        return self._running().info
 
     def prepare(self, inputs: Arrays) -> None:
         """Take ``inputs`` into a new copy."""
-        self._current = self._fresh()
-        self._current.prepare(inputs)
+        self._current = None  # one at a time
+        self._running().prepare(inputs)
 
     def enqueue(self) -> None:
         """Run."""
-        self._current.enqueue()
+        self._running().enqueue()
 
     def synchronize(self) -> None:
         """Wait for the run."""
-        self._current.synchronize()
+        self._running().synchronize()
 
     def outputs(self) -> Arrays:
         """The results, by output name."""
-        return self._current.outputs()
+        return self._running().outputs()
 
     def close(self) -> None:
         """Free the copy."""
-        self._current.close()
+        if self._current is not None:
+            self._current.close()
 
 
 class EagerReference:

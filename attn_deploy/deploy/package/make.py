@@ -24,6 +24,7 @@ from attn_deploy.engine.builder import build
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.files import scratch_folder, sha256_of
 from attn_deploy.graph.artifact import OnnxArtifact, TensorInfo, open_model, read_onnx
+from attn_deploy.graph.placed import exceeds_one_file
 from attn_deploy.inputs.tensors import TensorInput
 from attn_deploy.parity.graphs import graph_inputs
 from attn_deploy.runtimes.base import Runner
@@ -154,6 +155,7 @@ def _from_name(model: str, path: Path, options: dict[str, Any], progress: Progre
     from attn_deploy.exporters.pipeline import export_prepared
     from attn_deploy.exporters.prepare import prepare
     from attn_deploy.exporters.serving import parse_serving
+    from attn_deploy.fusing.copying import bytes_of
 
     serving = parse_serving(
         options.pop("preprocess", None),
@@ -176,6 +178,12 @@ def _from_name(model: str, path: Path, options: dict[str, Any], progress: Progre
         serving=serving,
         **making,
     )
+    size = bytes_of(prepared.module)
+    if exceeds_one_file(size) or settings.external_data:
+        raise InvalidRequestError(
+            f"{prepared.label}: its weights take {size / 1e9:.2f} GB, and a package holds a file of up to 2 GiB (2.15 GB) with "
+            "its weights in it. Export the model, and deploy the graph with its data file yourself."
+        )
     artifact = export_prepared(prepared, path, settings, progress=progress)
     runner = eager_runner(prepared)
     return _Source(artifact, prepared.inputs, prepared.dynamic, runner, "PyTorch in eager mode")

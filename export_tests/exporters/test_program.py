@@ -1,0 +1,43 @@
+"""Tracing that has no end is cut, and tried in another way before it is given up."""
+
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from attn_deploy.errors import ExportError
+from attn_deploy.exporters import program
+from attn_deploy.exporters.prepare import prepare
+from attn_deploy.exporters.time_limit import OutOfTimeError
+from attn_deploy.inputs.grammar import parse_inputs
+
+
+@pytest.fixture
+def prepared():
+    return prepare(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), inputs=parse_inputs(["1x3x9x9"]))
+
+
+def endless(always: bool, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    real, named = program._export, []
+
+    def export(prepared, shapes, declaration):
+        named.append(declaration.named)
+        if declaration.named or always:
+            raise OutOfTimeError("tracing took more than 30 s of processor time and was ended")
+        return real(prepared, shapes, declaration)
+
+    monkeypatch.setattr(program, "_export", export)
+    return named
+
+
+def test_named_sizes_without_an_end_are_tried_free(prepared, monkeypatch):
+    named = endless(False, monkeypatch)
+    assert program.exported_program(prepared).program is not None
+    assert named == [True, False]
+
+
+def test_what_has_no_end_in_either_way_is_refused_with_the_bound(prepared, monkeypatch):
+    endless(True, monkeypatch)
+    with pytest.raises(ExportError, match="more than 30 s") as caught:
+        program.exported_program(prepared)
+    assert caught.value.rule == "endless-arithmetic"
