@@ -298,7 +298,7 @@ def test_weights_in_several_files(trained, tmp_path):
     with pytest.raises(InvalidRequestError, match=r"names 2 files and 1 of them are missing \(model-2.safetensors\)"):
         load_weights(network(), tmp_path, "m")
     index.write_text(json.dumps({"weight_map": {"0.weight": "../other.safetensors"}}))
-    with pytest.raises(InvalidRequestError, match="not a file beside it"):
+    with pytest.raises(InvalidRequestError, match="no file of tensors beside it"):
         load_weights(network(), index, "m")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InvalidRequestError, match=r"holds none of model\.safetensors"):
