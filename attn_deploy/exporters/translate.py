@@ -13,7 +13,7 @@ import torch
 from torch.export import ExportedProgram
 
 from attn_deploy.errors import AttnDeployError, ExportError
-from attn_deploy.exporters import safe_forms
+from attn_deploy.exporters import attention_forms, order_forms, safe_forms
 from attn_deploy.exporters.claims import translations
 from attn_deploy.exporters.decisions import decision_on_values
 from attn_deploy.exporters.guards import decisions_on_sizes
@@ -33,7 +33,7 @@ from attn_deploy.rules.rules import explain
 
 _TORCH = Path(torch.__file__).resolve().parent
 # Here channel counts are made numbers on purpose.
-_OWN = {Path(str(m.__file__)).resolve() for m in (safe_forms, fold)}
+_OWN = {Path(str(m.__file__)).resolve() for m in (attention_forms, order_forms, safe_forms, fold)}
 
 
 def translate(prepared: PreparedModel, exporter: str, opset: int, *, native_attention: bool = False) -> Translation:

@@ -314,11 +314,11 @@ def test_a_guard_goes_where_scores_are_finite(heads, numbers, dropped):
     assert ("IsNaN" in [n.op_type for n in model.graph.node]) == (not dropped)
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_attention_over_other_axes_than_four(masked, tmp_path):
+@pytest.mark.parametrize(("masked", "exporter"), [(False, "dynamo"), (True, "dynamo"), (True, "torchscript")])
+def test_attention_over_other_axes_than_four(masked, exporter, tmp_path):
     model = kinds.GroupedAttention(masked).eval()
     model.arguments = (masked,)
-    artifact = made(model, tmp_path, ("2x8x8",), exporter="dynamo")
+    artifact = made(model, tmp_path, ("2x8x8",), exporter=exporter)
     words = {w for _, w in artifact.record["rewritten"]}
     assert words == {"attention with the axes before the heads as one", "attention with an axis of one batch"}
     assert "N" in artifact.dynamic_axes

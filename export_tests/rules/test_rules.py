@@ -34,7 +34,7 @@ PROVOKED = {
     "loop-over-batch": (broken.LoopsOverBatchPlainly, SCRIPT, "range(x.shape[0])"),
     "number-from-shape": (broken.HalvesWithInt, SCRIPT, "int(x.shape[2] * 0.5)"),
     "number-from-tensor": (broken.ScalesByItem, SCRIPT, ".item()"),
-    "pool-window-from-shape": (broken.PoolsTheWholeMap, SCRIPT, "broken.py, line"),
+    "pool-window-from-shape": (broken.PoolsTheWholeMap, AS_WRITTEN, "broken.py, line"),
     "adaptive-pooling": (broken.PyramidPooling, AS_WRITTEN, "(pool, broken.py, line"),
     "groups-from-batch": (broken.DynamicKernels, AS_WRITTEN, "broken.py, line"),
     "multi-head-attention": (broken.HeadsOverBatch, AS_WRITTEN, "(attn, broken.py, line"),
