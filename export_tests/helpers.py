@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from attn_deploy.parity.tolerance import NOISE_FACTOR
-from attn_deploy.registry import CATALOG, ModelSpec
+from attn_deploy.registry import ModelSpec
 from attn_deploy.resolve.seeding import enliven as randomize
+from attn_deploy.specs.sources import CATALOG
 
 __all__ = [
     "EXEMPLARS",
