@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -234,7 +235,8 @@ def measure(prepared: onnx.ModelProto, batches: Iterable[Arrays], owner: str) ->
 
 def _plain_runner(model: onnx.ModelProto) -> OnnxRuntimeRunner:
     """Every node as it is."""
-    return OnnxRuntimeRunner(model.SerializeToString(), optimize=False, reuse_memory=not holds_sequences(model))
+    reuse = not holds_sequences(model)
+    return OnnxRuntimeRunner(model.SerializeToString(), optimize=False, reuse_memory=reuse, in_order=True)
 
 
 def _check_interface(
@@ -309,7 +311,7 @@ def _described(typed: TypedGraph, plan: PrecisionPlan, ranges: Mapping[str, Rang
         "casts": typed.casts,
         "kept": dict(collections.Counter(k.reason.split(":")[0] for k in plan.wide.values())),
         "kept_by_range": [_kept(k) for k in by_range[:_SHOWN]],
-        "largest": max((r.largest for r in ranges.values()), default=0.0),
+        "largest": max((r.largest for r in ranges.values() if math.isfinite(r.largest)), default=0.0),
         "margin": MARGIN,
         "overflow": None if plan.overflow is None else _kept(plan.overflow),
         "weights_lost": [{"name": n, "share": s} for n, s in typed.lost[:_SHOWN]],

@@ -133,6 +133,7 @@ class OnnxRuntimeRunner:
         optimize: graph optimisations; all by default, off to look for errors of the optimiser.
         reuse_memory: give the memory of one tensor to another; ONNX Runtime takes elements of a sequence for equally
             large, and fails where they are not.
+        in_order: run nodes as early as they can, so that what looks at a tensor does not keep it alive to the end.
         config: session configuration entries, over those of `exact_int8`.
         provider_options: of the provider, such as ``{"use_tf32": "0"}``. With ``enable_cuda_graph`` outputs stay at
             fixed addresses, which the runner sees to.
@@ -152,6 +153,7 @@ class OnnxRuntimeRunner:
         threads: int = 0,
         optimize: bool = True,
         reuse_memory: bool = True,
+        in_order: bool = False,
         config: dict[str, str] | None = None,
         provider_options: dict[str, str] | None = None,
     ) -> None:
@@ -164,6 +166,8 @@ class OnnxRuntimeRunner:
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
         options.enable_mem_reuse = reuse_memory
+        if in_order and hasattr(ort, "ExecutionOrder"):
+            options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         options.log_severity_level = 4  # its errors are raised, and reported by us
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         entries = {**exact_int8(), **(config or {})}

@@ -130,3 +130,26 @@ def test_a_file_that_is_slower_says_so(tmp_path, monkeypatch):
     assert record["layers"] == 4
     assert "SLOWER than float" in " ".join(text.split())
     assert "SLOWER" not in pace_words({**record["speed"], "ratio": 1.0})
+
+
+def test_what_is_moved_has_a_range_wherever_the_eight_bits_begin(tmp_path):
+    """A Split between convolutions: with the first in float, its parts are the first tensors in 8 bits."""
+    nodes = [
+        node("Conv", ["x", "w_a"], ["a"], name="first"),
+        node("Split", ["a"], ["b", "c"], axis=1, name="parts"),
+        node("Conv", ["b", "w_b"], ["d"], name="left"),
+        node("Conv", ["c", "w_b"], ["e"], name="right"),
+        node("Add", ["d", "e"], ["y"]),
+    ]
+    constants = [weights("w_a", 8, 3, 1, 1), weights("w_b", 4, 4, 1, 1)]
+    source = save(
+        tmp_path / "s.onnx", nodes, [value("x", FLOAT, ["N", 3, 8, 8])], [value("y", FLOAT, ["N", 4, 8, 8])], constants
+    )
+    scheme = scheme_for(load_model(source), quant_format("int8"), QuantOptions(target="cpu"))
+    images = np.random.default_rng(1).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    for name in scheme.names:
+        scheme.add(name, images)
+    scheme.choose("minmax")
+    for without in ((), ("first",), ("left", "right"), ("first", "left")):
+        graph = scheme.write(without).model.graph
+        assert sum(n.op_type == "Conv" for n in graph.node) == 3

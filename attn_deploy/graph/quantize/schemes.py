@@ -107,7 +107,8 @@ class _Cpu:
         products = {y.node for y in self.plan.layers}
         excluded = Selection((), options.exclude)
         self._kept = [str(n.name) for n in self._model.graph if excluded.reason(n)]
-        self._observation = CpuObservation(self._model, self.plan.layers, place(self._model, products, self._kept))
+        self._whole = place(self._model, products, self._kept)
+        self._observation = CpuObservation(self._model, self.plan.layers, self._whole)
         self.names = self._observation.names
         self._ranges: dict[str, tuple[float, float]] = {}
 
@@ -118,7 +119,9 @@ class _Cpu:
         return next(iter(self._observation.not_finite()), None)
 
     def choose(self, method: str) -> None:
-        self._ranges = self._observation.ranges(method)
+        ranges = self._observation.ranges(method)
+        # What only moves values has the range of what it moves; with that in float it begins a pair of its own.
+        self._ranges = {n: ranges[root] for n, root in self._whole.pairs.items()} | ranges
 
     def write(self, without: Collection[str] = ()) -> QuantizedGraph:
         products = [y.node for y in self.plan.layers if y.node not in without]
