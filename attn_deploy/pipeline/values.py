@@ -9,7 +9,7 @@ from typing import Any
 from attn_deploy.conversion.calibration import check_calibration
 from attn_deploy.conversion.quantize import check_options
 from attn_deploy.data import require_dataset
-from attn_deploy.deploy.package.request import PARTS, PackageRequest
+from attn_deploy.deploy.package.request import PackageRequest
 from attn_deploy.errors import AttnDeployError, InvalidRequestError
 from attn_deploy.exporters.options import check_export
 from attn_deploy.graph.quantize.formats import quant_format
@@ -72,7 +72,9 @@ def _runtimes(table: Values, folder: Path) -> None:
 def _package(table: Values, folder: Path) -> None:
     parts = _words(table.get("for"))
     given: dict[str, Any] = {k: table[k] for k in ("name", "max_batch", "triton") if k in table}
-    PackageRequest(**given, parts=parts or PARTS[:1])
+    if parts:
+        given["parts"] = parts
+    PackageRequest(**given)
 
 
 def _words(value: Any) -> tuple[str, ...]:
