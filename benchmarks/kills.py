@@ -67,7 +67,9 @@ PROFILE = ("--runtimes", "eager,ort-cpu", "--seconds", "0.1", "--batch", "1,2", 
 MATRIX = ("--models", "se,eca", "--opsets", "17,18", "--exporters", "torchscript", "--runtimes", "ort", "--jobs", "1")
 TRAIN = ("train", "net.py:Net", "--dataset", "digits", "--epochs", "2", "--threads", "1", "-o", "run")
 SCENARIOS = {
-    "export": Scenario(("export", "eca", "-o", "m.onnx"), ("export", "eca", "-o", "m.onnx"), "m.onnx"),
+    "export": Scenario(
+        ("export", "eca", "--force", "-o", "m.onnx"), ("export", "eca", "--force", "-o", "m.onnx"), "m.onnx"
+    ),
     "convert": Scenario(
         ("convert", "source.onnx", "--precision", "fp16", "-o", "m.onnx"),
         ("convert", "source.onnx", "--precision", "fp16", "-o", "m.onnx"),
@@ -205,7 +207,7 @@ def main() -> int:
     options = parser.parse_args()
     chance = random.Random(options.seed)
     folder = prepare("export", b"")
-    start(("export", "resnet8", "-o", "source.onnx"), folder).communicate()
+    start(("export", "resnet8", "--force", "-o", "source.onnx"), folder).communicate()
     source = (folder / "source.onnx").read_bytes()
     shutil.rmtree(folder)
     names = [options.only] if options.only else list(SCENARIOS)

@@ -59,7 +59,25 @@ def anchored(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
             raise GraphError(f"{path} cannot be loaded: {error}", exit_code=2) from error
         set_place(tensor, ByteRange(where, offset, length))
         place_of(tensor)
+    for node in model.graph.node:
+        for tensor in _inner(node):
+            if is_placed(tensor):  # constants, and weights of branches: small, and looked at wherever a node is
+                location = next((e.value for e in tensor.external_data if e.key == "location"), "")
+                _inside(folder, location, tensor.name, path)
+                onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
+                tensor.data_location = TensorProto.DEFAULT
+                del tensor.external_data[:]
     return model
+
+
+def _inner(node: onnx.NodeProto) -> Iterator[TensorProto]:
+    """The tensors within a node: of its attributes, and of the graphs in them."""
+    for attribute in node.attribute:
+        yield from (*([attribute.t] if attribute.HasField("t") else ()), *attribute.tensors)
+        for graph in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+            yield from graph.initializer
+            for inner in graph.node:
+                yield from _inner(inner)
 
 
 def _inside(folder: Path, location: str, tensor: str, path: Path) -> Path:

@@ -82,6 +82,8 @@ def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
             f"{path} cannot be read as an .npz of arrays: {error or type(error).__name__}"
         ) from error
     for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # what else an archive holds is handed out as bytes
+            raise InvalidRequestError(f"{path}: {name!r} is no array.")
         if array.dtype.kind not in "biuf":
             raise InvalidRequestError(
                 f"{path}: {name!r} is {array.dtype} of shape {array.shape}; only numbers and booleans can be used."

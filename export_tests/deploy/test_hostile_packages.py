@@ -110,6 +110,13 @@ def test_what_was_added_or_leads_elsewhere_is_named(pkg):
     assert problems == ("client/infer.py is a link to elsewhere", "client/sitecustomize.py is not in the manifest")
 
 
+@pytest.mark.parametrize("target", ["model.onnx", "/dev/zero", "/nowhere"])
+def test_a_link_is_never_followed(target, pkg):
+    (pkg / "golden.npz").unlink()
+    (pkg / "golden.npz").symlink_to("golden.npz" if target == "model.onnx" else target)
+    assert verify_package(pkg).problems[0] == "golden.npz is a link to elsewhere"
+
+
 @pytest.mark.parametrize(
     "arrays",
     [

@@ -85,7 +85,7 @@ def test_values_are_numbers_and_texts(table, tmp_path):
 
 @pytest.mark.parametrize("word", ["../../x", "/tmp/x", "..", "a/b.toml"])
 def test_no_step_writes_outside_of_the_output(word, tmp_path):
-    plan = plan_pipeline(settings(tmp_path, {"build": {"device": word}}), COMMANDS)
+    plan = plan_pipeline(settings(tmp_path, {"build": {"target": word}}), COMMANDS)
     (step,) = plan.steps
     assert step.output.parent == tmp_path / "out" / "engines"
 

@@ -97,7 +97,8 @@ def changed_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
     problems = []
     for name, facts in manifest["files"].items():
         path = folder / name
-        if path.resolve() != folder.resolve() / name:
+        links = path.is_symlink() or any((folder / part).is_symlink() for part in list(Path(name).parents)[:-1])
+        if links:
             problems.append(f"{name} is a link to elsewhere")
         elif not path.is_file():
             problems.append(f"{name} is missing")
