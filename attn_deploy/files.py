@@ -9,6 +9,7 @@ import math
 import os
 import re
 import shutil
+import sys
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,8 +19,14 @@ from typing import Any, TypeVar
 
 from attn_deploy.errors import InvalidRequestError
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 T = TypeVar("T")
 TEMPORARY = ".attn-deploy-"  # how the names of temporary files and folders begin
+_LARGEST_TOML = 1 << 20  # bytes: what people write by hand
 _LARGEST_JSON = 1 << 29  # bytes; the largest record of a fleet is a hundredth of that
 _WORDS = {
     "int": "a whole number",
@@ -35,12 +42,22 @@ _swept: set[Path] = set()
 
 
 def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
+    """Hexadecimal SHA-256 of a file's bytes.
+
+    Raises:
+        InvalidRequestError: if it is no file: a device, or a pipe, has no end.
+    """
+    _require_regular(path)
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _require_regular(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise InvalidRequestError(f"{path} is no file.")
 
 
 # Writing
@@ -309,6 +326,7 @@ def read_json(path: Path) -> Any:
         InvalidRequestError: if it cannot be read, or is not JSON.
     """
     try:
+        _require_regular(path)
         if path.stat().st_size > _LARGEST_JSON:
             raise InvalidRequestError(f"{path} has {path.stat().st_size:,} bytes, which is too large for a record.")
         return json.loads(path.read_bytes())
@@ -342,6 +360,29 @@ def read_typed(path: Path, kind: type[T], what: str, *, schema: int | None = Non
         return typed(data, kind)
     except InvalidRequestError as error:
         raise InvalidRequestError(f"{path} is not {what}: {error}") from error
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """The data in a TOML file.
+
+    Args:
+        path: of the file.
+        what: it is, for messages: "the device profile".
+
+    Raises:
+        InvalidRequestError: if it cannot be read, or is not TOML.
+    """
+    try:
+        _require_regular(path)
+        if path.stat().st_size > _LARGEST_TOML:
+            raise InvalidRequestError(f"{what} {path} has {path.stat().st_size:,} bytes, which is too large for one.")
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidRequestError(f"{what} {path} cannot be read: {error.strerror or error}.") from error
+    except RecursionError as error:
+        raise InvalidRequestError(f"{what} {path} is nested too deeply.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequestError(f"{what} {path} is not valid TOML: {error}.") from error
 
 
 def typed(data: Any, kind: type[T]) -> T:

@@ -23,6 +23,7 @@ import shutil
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -121,6 +122,7 @@ def main() -> int:
     parser.add_argument("--only", choices=list(CLASSES))
     parser.add_argument("--save", type=Path, help="write the table as JSON")
     options = parser.parse_args()
+    warnings.simplefilter("ignore")  # what torch has to say about the tensors of a case
     for library in LIBRARIES:
         importlib.import_module(library)
     started, load = time.monotonic(), os.getloadavg()[0]

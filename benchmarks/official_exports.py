@@ -38,7 +38,7 @@ from attn_deploy.exporters.prepare import prepare
 from attn_deploy.exporters.quiet import quiet_torch
 from attn_deploy.files import write_atomic
 from attn_deploy.inputs.samples import example_arrays
-from attn_deploy.inputs.tensors import Arrays
+from attn_deploy.inputs.tensors import Arrays, dynamic_symbols, symbols_of
 from attn_deploy.machine.environment import command_line, describe_environment, load_average
 
 SCHEMA_VERSION = 1
@@ -140,11 +140,11 @@ def _plain(pair: Pair, path: Path, exporter: str) -> None:
     """As the documentation of torch.onnx.export says, with every axis named that can move."""
     arrays = example_arrays(pair.inputs, {"N": HAZARDS[pair.name].traced[0]})
     example = tuple(torch.from_numpy(a) for a in arrays.values())
-    axes = {i.name: {a: d for a, d in enumerate(i.dims) if d in pair.zoo.dynamic} for i in pair.inputs}
+    axes = {i.name: {a: str(d) for a, d in enumerate(i.dims) if _moves(pair, d)} for i in pair.inputs}
     options: dict[str, Any] = {"dynamic_axes": axes, "do_constant_folding": True}
     if exporter == "dynamo":
-        symbols = {d: torch.export.Dim(d.replace("*", "_")) for a in axes.values() for d in a.values()}
-        shapes = tuple({a: symbols[d] for a, d in axes[i.name].items()} for i in pair.inputs)
+        symbols = {s: torch.export.Dim(s) for a in axes.values() for d in a.values() for s in symbols_of(d)}
+        shapes = tuple({a: _dimension(d, symbols) for a, d in axes[i.name].items()} for i in pair.inputs)
         options = {"dynamic_shapes": shapes, "verbose": False}
     with quiet_torch():
         torch.onnx.export(
@@ -156,6 +156,18 @@ def _plain(pair: Pair, path: Path, exporter: str) -> None:
             input_names=[i.name for i in pair.inputs],
             **options,
         )
+
+
+def _moves(pair: Pair, dim: str | int) -> bool:
+    """Whether an axis is to move: its symbol does, or for a level of a pyramid the symbol that it is a multiple of."""
+    moving = dynamic_symbols(pair.inputs, pair.zoo.dynamic, pair.zoo.dynamic, pair.name)
+    return isinstance(dim, str) and bool(set(symbols_of(dim)) & set(moving))
+
+
+def _dimension(dim: str, symbols: dict[str, Any]) -> Any:
+    """A symbol, or a multiple such as ``8*H``, as torch.export takes it."""
+    factor, _, symbol = dim.rpartition("*")
+    return int(factor) * symbols[symbol] if factor else symbols[symbol]
 
 
 def _zoo(pair: Pair, path: Path) -> None:
@@ -170,7 +182,7 @@ def _judge(name: str, hazard: Hazard, pair: Pair, model: onnx.ModelProto, nodes:
         f"{value.name}[{axis}] = {dim.dim_value}"
         for value, given in zip(model.graph.input, pair.inputs, strict=True)
         for axis, (dim, symbol) in enumerate(zip(value.type.tensor_type.shape.dim, given.dims, strict=True))
-        if symbol in pair.zoo.dynamic and not dim.dim_param
+        if _moves(pair, symbol) and not dim.dim_param
     ]
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4

@@ -13,7 +13,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # MkDocs loads this file alone
 
-from official_pages import official_pages
+from official_exports_page import official_exports_page
 from rule_pages import rule_pages
 from support_pages import support_pages
 from zoo_pages import cell, zoo_pages
@@ -33,7 +33,7 @@ def on_files(files: Any, *, config: Any) -> Any:
 def generated_pages() -> dict[str, str]:
     """Every page by its path in the site's sources."""
     pages: dict[str, str] = {}
-    for make in (_commands, zoo_pages, official_pages, rule_pages, _devices, support_pages, _records):
+    for make in (_commands, zoo_pages, official_exports_page, rule_pages, _devices, support_pages, _records):
         pages |= make()
     return pages
 

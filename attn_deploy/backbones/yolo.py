@@ -111,7 +111,14 @@ class _Detector(nn.Module):
     neck_blocks: tuple[int, int, int, int]  # their numbers in the official list of layers
     separable = False
 
-    def __init__(self, num_classes: int, decode: bool, slot: Filler | None, slot_stage: str | None) -> None:
+    def __init__(
+        self,
+        *,
+        num_classes: int = 80,
+        decode: bool = True,
+        slot: Filler | None = None,
+        slot_stage: str | None = None,
+    ) -> None:
         super().__init__()
         require_positive(num_classes=num_classes)
         slots = Slots(type(self).__name__.lower(), slot, slot_stage, STAGES)
@@ -190,16 +197,6 @@ class YOLOv8n(_Detector):
     neck_blocks = (12, 15, 18, 21)
     official_keys = _official_keys(0, 22, neck_blocks)
 
-    def __init__(
-        self,
-        *,
-        num_classes: int = 80,
-        decode: bool = True,
-        slot: Filler | None = None,
-        slot_stage: str | None = None,
-    ) -> None:
-        super().__init__(num_classes, decode, slot, slot_stage)
-
     def _block(self, number: int, in_channels: int, out_channels: int) -> nn.Module:
         return C2f(in_channels, out_channels, n=2 if number in (4, 6) else 1, shortcut=number < 9)
 
@@ -226,16 +223,6 @@ class YOLO11n(_Detector):
     neck_blocks = (13, 16, 19, 22)
     separable = True
     official_keys = _official_keys(10, 23, neck_blocks)
-
-    def __init__(
-        self,
-        *,
-        num_classes: int = 80,
-        decode: bool = True,
-        slot: Filler | None = None,
-        slot_stage: str | None = None,
-    ) -> None:
-        super().__init__(num_classes, decode, slot, slot_stage)
 
     def _width(self, index: int) -> int:
         return (64, 128, 128, 256)[index]

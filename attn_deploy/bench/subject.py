@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attn_deploy.errors import InvalidRequestError
+from attn_deploy.errors import FileWarning, InvalidRequestError
 from attn_deploy.inputs.expected import fit_to_expected
 from attn_deploy.inputs.tensors import TensorInput, fit_size
 from attn_deploy.inputs.user_samples import parse_samples, with_samples
@@ -66,7 +67,7 @@ class ProfileSubject:
         if missing:
             raise InvalidRequestError(
                 f"{self.name}: the extent of the axes {', '.join(missing)} is not known; give --size 224x224, or the "
-                "whole shape as in --input 1x3x224x224."
+                "whole shape as in --input 1x3x224x224, or real inputs, --sample FILE.npz."
             )
         return tuple(replace(i, sizes={**i.sizes, **wanted}) for i in self.inputs)
 
@@ -235,11 +236,14 @@ def _trained(model: str, path: Path) -> ResolvedModel | None:
 
 
 def _from_file(path: Path, inputs: Sequence[TensorInput] | None) -> ProfileSubject:
-    from attn_deploy.graph.artifact import load_model, read_onnx
+    from attn_deploy.graph.artifact import open_model, read_onnx
     from attn_deploy.parity.graphs import graph_inputs
 
     artifact = read_onnx(path)
-    tensors = graph_inputs(load_model(path, light=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FileWarning)  # read_onnx has told it
+        model, _ = open_model(path, light=True)
+    tensors = graph_inputs(model)
     symbols = tuple(dict.fromkeys(s for i in tensors for s in i.symbols))
     unsized: tuple[str, ...] = ()
     if inputs is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -107,7 +108,8 @@ def quantize_file(
     given = given_inputs(model, inputs, samples)
     raised = _raised(source, model, kind, given)
     form = replace(form, target=form.target or usual_target(raised, kind))
-    quantized = Quantizer(raised, kind, form, owner or str(source), report, given).run(
+    quantizer = Quantizer(raised, kind, form, owner or str(source), report, given)
+    quantized = quantizer.run(
         calibration,
         methods=METHODS if method == "auto" else (method,),
         limit=limit,
@@ -131,7 +133,10 @@ def quantize_file(
                 f"{target}: {quantized.pairs} pairs at opset {standard_opset(raised)} were written, and the file holds "
                 f"{pairs} at opset {written.opset}."
             )
-    return replace(written, path=target)
+    if quantizer.speed is None:
+        return replace(written, path=target)
+    # Beside the file's own: a time in the file would make another file of each run.
+    return replace(written, path=target, metadata={**written.metadata, "speed": json.dumps(quantizer.speed)})
 
 
 def usual_target(model: onnx.ModelProto, form: QuantFormat) -> Literal["cpu", "gpu"]:

@@ -9,7 +9,7 @@ from attn_deploy.parity.judge import LARGEST_ERROR
 
 SINGLY = 8  # layers, up to which each is judged by itself
 QUIET = LARGEST_ERROR / 5  # of a group of layers that is not to blame
-MOST_JUDGEMENTS = 24
+MOST_JUDGEMENTS = 16
 
 
 def sensitivities(

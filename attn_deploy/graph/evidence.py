@@ -175,7 +175,7 @@ def _check_types(values: Mapping[str, Any]) -> None:
     Raises:
         EvidenceError: naming the field.
     """
-    fields_read = {k: values[k] for k in ("record", "parity", "history") if k in values}
+    fields_read = {k: values[k] for k in ("record", "parity", "conversion", "typing", "history") if k in values}
     if not fields_read:
         return
     from attn_deploy.graph.notes import EvidenceNote

@@ -84,6 +84,47 @@ class RecordNote(TypedDict, total=False):
     dropped: tuple[str, ...]
 
 
+# What one conversion of the opset was; "from" is no name of Python's.
+ConversionNote = TypedDict(
+    "ConversionNote",
+    {
+        "from": int,
+        "rules": dict[str, int],
+        "shapes": Any,
+        "max_abs_error": float,
+        "worst": str | None,
+        "rtol": float,
+        "atol": float,
+    },
+    total=False,
+)
+
+
+class PlaceNote(TypedDict, total=False):
+    """A node, and what was done with it."""
+
+    operator: str
+    module: str
+    node: str
+    reason: str
+
+
+class TypingNote(TypedDict, total=False):
+    """How half types were chosen."""
+
+    precision: str
+    products: dict[str, int]
+    kept: dict[str, int]
+    kept_by_range: tuple[PlaceNote, ...]
+    overflow: PlaceNote | None
+    nodes_half: int
+    nodes_fp32: int
+    casts: int
+    calibration: dict[str, Any]
+    max_abs_error: float
+    compared: str
+
+
 class StepNote(TypedDict, total=False):
     """One entry of the history."""
 
@@ -96,4 +137,6 @@ class EvidenceNote(TypedDict, total=False):
 
     record: RecordNote
     parity: ParityNote
+    conversion: ConversionNote
+    typing: TypingNote
     history: tuple[StepNote, ...]

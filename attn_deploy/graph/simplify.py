@@ -129,7 +129,8 @@ def _same_interface(model: onnx.ModelProto, simplified: onnx.ModelProto, tool: s
     same = [(v.name, v.type.tensor_type.elem_type) for v in before] == [
         (v.name, v.type.tensor_type.elem_type) for v in after
     ]
-    if not same or not all(_known_axes_agree(a, b) for a, b in zip(before, after, strict=True)):
+    named = {d.dim_param for v in model.graph.input for d in v.type.tensor_type.shape.dim if d.dim_param}
+    if not same or not all(_known_axes_agree(a, b, named) for a, b in zip(before, after, strict=True)):
         shown = ([(v.name, v.type.tensor_type.elem_type, _axes(v)) for v in values] for values in (before, after))
         raise GraphError(f"{tool} changed the inputs or outputs from {next(shown)} to {next(shown)}")
     for old, new in zip(before, after, strict=True):
@@ -145,8 +146,10 @@ def _axes(value: onnx.ValueInfoProto) -> tuple[str | int, ...]:
     return tuple(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim)
 
 
-def _known_axes_agree(before: onnx.ValueInfoProto, after: onnx.ValueInfoProto) -> bool:
+def _known_axes_agree(before: onnx.ValueInfoProto, after: onnx.ValueInfoProto, named: set[str]) -> bool:
+    """Whether numbers and the names of the inputs' axes stayed; other names are inventions of an inference."""
     if not before.type.tensor_type.HasField("shape"):
         return True
     one, other = _axes(before), _axes(after)
-    return len(one) == len(other) and all(a == b for a, b in zip(one, other, strict=True) if a not in (0, ""))
+    held = [(a, b) for a, b in zip(one, other, strict=False) if a in named or (a and isinstance(a, int))]
+    return len(one) == len(other) and all(a == b for a, b in held)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attn_deploy.inputs.expressions import evaluate_expression
-from attn_deploy.inputs.structures import Draw, structures
+from attn_deploy.inputs.structures import Draw, structures, usual
 from attn_deploy.inputs.tensors import Arrays, TensorInput, fit_size, symbols_of
 
 _LEVEL_REACH = 4  # an axis that is more times as long as its symbol is verified at smaller extents of the symbol
@@ -164,7 +164,9 @@ def _draws(tensor: TensorInput) -> tuple[Draw, ...]:
     def ordinary(rng: np.random.Generator, shape: _Shape) -> NDArray[Any]:
         return _ramps(rng, shape, tensor.dtype, tensor.bound)
 
-    return (ordinary, *structures(tensor.name, tensor.dtype, tensor.bound))
+    first = usual(tensor.name, tensor.dtype, tensor.bound)
+    rest = (ordinary, *structures(tensor.name, tensor.dtype, tensor.bound))
+    return rest if first is None else (first, *rest)
 
 
 def draws_of(inputs: Sequence[TensorInput]) -> int:

@@ -19,9 +19,34 @@ Draw = Callable[[np.random.Generator, _Shape], _Values]
 _MASK = re.compile(r"mask|padding|(^|_)bias($|_)", re.IGNORECASE)
 _BOX = re.compile(r"box|roi|proposal", re.IGNORECASE)
 _TIME = re.compile(r"time|(^|_)(t|ts|step|steps|sigma)($|_)", re.IGNORECASE)
+_SIZE = re.compile(r"(^|_)(size|sizes|shape|shapes|height|width)($|_)", re.IGNORECASE)
+_LENGTH = re.compile(r"len|count", re.IGNORECASE)
 _LOWEST = float(np.finfo(np.float32).min)
 _STEPS, _PIXELS = 1000, 64
 _IDS = 8  # below this are the indices of a test tensor, unless its input says more
+
+
+def usual(name: str, dtype: str, bound: int | None) -> Draw | None:
+    """How values of an input are drawn first, where its name says what they are; None for the ordinary way.
+
+    A mask of numbers is of zeros and ones, boxes have their corners in order, sizes and lengths are above 0: a model may give
+    NaN for anything else.
+
+    Args:
+        name: of the input.
+        dtype: of its values.
+        bound: integers are below this; None for what is usual.
+    """
+    kind = np.dtype(dtype)
+    if bound is not None or kind.kind not in "if" or kind.itemsize < 2:
+        return None
+    if re.search("mask|padding", name, re.IGNORECASE):
+        return _as_number(_scattered, kind)
+    if kind.kind == "f":
+        return _boxes(kind, 1) if _BOX.search(name) else None
+    if _SIZE.search(name):
+        return lambda rng, shape: rng.integers(_PIXELS // 4, _PIXELS + 1, shape).astype(kind)
+    return (lambda rng, shape: rng.integers(1, _IDS, shape).astype(kind)) if _LENGTH.search(name) else None
 
 
 def structures(name: str, dtype: str, bound: int | None) -> tuple[Draw, ...]:
@@ -73,6 +98,13 @@ def _right_padding(rng: np.random.Generator, shape: _Shape) -> _Values:
 
 def _left_padding(rng: np.random.Generator, shape: _Shape) -> _Values:
     return np.ascontiguousarray(_right_padding(rng, shape)[..., ::-1]) if shape else _right_padding(rng, shape)
+
+
+def _scattered(rng: np.random.Generator, shape: _Shape) -> _Values:
+    """Half of the places are kept, the first always: a row without any has no softmax."""
+    mask = rng.random(shape) < 0.5
+    mask[..., :1] = True
+    return mask
 
 
 def _causal(rng: np.random.Generator, shape: _Shape) -> _Values:

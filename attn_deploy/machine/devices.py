@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from attn_deploy.errors import InvalidRequestError, PrecisionError
-from attn_deploy.files import typed
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from attn_deploy.files import read_toml, typed
 
 DEVICES = Path(__file__).with_name("device_profiles")
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
@@ -172,14 +166,11 @@ def read_device(path: Path) -> DeviceProfile:
         InvalidRequestError: if the file cannot be read, lacks a field, or holds one that makes no sense.
     """
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidRequestError(
-            f"the device profile {path} cannot be read: {error.strerror or error}. Known devices: "
-            f"{', '.join(list_devices())}."
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequestError(f"the device profile {path} is not valid TOML: {error}.") from error
+        data = read_toml(path, "the device profile")
+    except InvalidRequestError as error:
+        if path.is_file():
+            raise
+        raise InvalidRequestError(f"{error} Known devices: {', '.join(list_devices())}.") from error
     wrong = _fault(data)
     if wrong:
         raise InvalidRequestError(f"the device profile {path} {wrong}.")

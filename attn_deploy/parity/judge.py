@@ -180,7 +180,7 @@ class Judge:
     @property
     def few(self) -> int:
         """How many batches are enough for one layer's error."""
-        return min(8, -(-self.enough // 3))
+        return min(8, -(-self.enough // 6))
 
     @property
     def enough(self) -> int:

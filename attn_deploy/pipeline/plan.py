@@ -15,6 +15,7 @@ from attn_deploy.errors import InvalidRequestError
 from attn_deploy.files import read_json, sha256_of, write_atomic
 from attn_deploy.pipeline.commands import Commands, Option
 from attn_deploy.pipeline.settings import PipelineSettings
+from attn_deploy.pipeline.values import check_values
 
 STATE = "state.json"
 # What gives the steps after it another file to work on.
@@ -65,8 +66,9 @@ def plan_pipeline(settings: PipelineSettings, commands: Commands) -> PipelinePla
     """The steps of a pipeline in order.
 
     Raises:
-        InvalidRequestError: if two engines would have one name.
+        InvalidRequestError: if two engines would have one name, or a value is none that its command takes.
     """
+    check_values(settings)
     folder = settings.folder / settings.output
     planner = _Planner(settings, commands, folder, read_state(folder))
     return planner.plan()

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import difflib
 import math
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from attn_deploy.errors import InvalidRequestError
+from attn_deploy.files import read_toml
 from attn_deploy.pipeline.commands import GATES, STEPS, Commands, Option
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 Values = Mapping[str, Any]
 _TOP = ("model", "output")
-_LARGEST = 1 << 20  # bytes
 _KINDS = {"integer": int, "number": (int, float), "boolean": bool, "string": str}
 _WORDS = {"integer": "a whole number", "number": "a finite number", "boolean": "true or false", "string": "text"}
 
@@ -55,16 +49,7 @@ def read_settings(path: Path, commands: Commands) -> PipelineSettings:
         InvalidRequestError: if it cannot be read, or holds an unknown key, a value of another type or a gate without its
             step; the message names the line's key.
     """
-    try:
-        if path.stat().st_size > _LARGEST:
-            raise InvalidRequestError(f"{path} has {path.stat().st_size:,} bytes, which is no pipeline's file.")
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidRequestError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except RecursionError as error:
-        raise InvalidRequestError(f"{path} is nested too deeply.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequestError(f"{path} is not TOML: {error}.") from error
+    data = read_toml(path, "the pipeline")
     return checked(data, path.absolute().parent, str(path), commands)
 
 

@@ -12,7 +12,8 @@ from attn_deploy.report.diagnose import compared_text, verdict_text
 
 _TITLES = {"build": "What the target refuses", "numbers": "Where numbers go wrong"}
 _DRAWN = 48  # steps of the chart, those around the first that exceeds what is allowed
-_WIDTH, _NAMES, _VALUES, _ROW = 1160, 300, 92, 20
+_WIDTH, _VALUES, _ROW = 1160, 92, 20
+_LETTER, _LONGEST = 6.6, 44  # pixels of a letter, and letters of a name that are shown
 _LOWEST = 1e-4  # of what is allowed: what lies below is drawn there
 
 
@@ -94,11 +95,13 @@ def errors_chart(steps: Sequence[Step]) -> Html:
     """A bar for each step on a logarithmic axis, and a line where the tolerance ends. Infinite ones end at the edge."""
     highest = max([10.0, *(s.ratio for s in steps if s.ratio is not None)]) * 2
     low, high = math.log10(_LOWEST), math.log10(highest)
-    room = _WIDTH - _NAMES - _VALUES
+    shown = [_short(s.module or s.tensor) for s in steps]
+    names = 16 + _LETTER * max(map(len, shown))
+    room = _WIDTH - names - _VALUES
 
     def across(ratio: float | None) -> float:
         value = high if ratio is None else math.log10(max(ratio, _LOWEST))
-        return round(_NAMES + room * (value - low) / (high - low), 1)
+        return round(names + room * (value - low) / (high - low), 1)
 
     bottom = 8 + _ROW * len(steps)
     parts = []
@@ -115,7 +118,7 @@ def errors_chart(steps: Sequence[Step]) -> Html:
         parts.append(
             html(
                 '<text x="{}" y="{}" text-anchor="end">{}<title>{}</title></text>',
-                _NAMES - 8,
+                names - 8,
                 y + 13,
                 _short(name),
                 name,
@@ -125,9 +128,9 @@ def errors_chart(steps: Sequence[Step]) -> Html:
             html(
                 '<rect class="{}" x="{}" y="{}" width="{}" height="{}" rx="2"/>',
                 kind,
-                _NAMES,
+                names,
                 y + 3,
-                max(1.0, end - _NAMES),
+                max(1.0, end - names),
                 _ROW - 7,
             )
         )
@@ -164,4 +167,4 @@ def _number(value: float | None) -> str:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 44 else "…" + name[-43:]
+    return name if len(name) <= _LONGEST else "…" + name[1 - _LONGEST :]

@@ -39,7 +39,7 @@ def quantization_text(artifact: OnnxArtifact) -> str:
         ),
         ("left", _listed([f"{_place(y)}: {y['reason']}" for y in record["left"]])),
         ("ONNX Runtime", _ran(record["onnxruntime"])),
-        ("speed", pace_words(record["speed"]) if record.get("speed") else ""),
+        ("speed", pace_words(json.loads(artifact.metadata["speed"])) if "speed" in artifact.metadata else ""),
         ("inputs", "\n".join(map(str, artifact.inputs))),
         ("outputs", "\n".join(map(str, artifact.outputs))),
         ("operators", ", ".join(f"{op} {n}" for op, n in artifact.operators.items())),
@@ -50,7 +50,12 @@ def quantization_text(artifact: OnnxArtifact) -> str:
 
 def _calibration(identity: Mapping[str, str]) -> str:
     if "sha256" not in identity:
-        return f"{identity['data']}: ranges on real data differ; give --calibration"
+        if identity["data"] != "ramped noise":
+            return str(identity["data"])
+        return (
+            f"{identity['data']}: ranges on real data differ; give --calibration, or --sample. The error below is that on "
+            "noise: on real data this file may be wrong"
+        )
     what = identity["data"] + (f" ({identity['split']})" if "split" in identity else "")
     return (
         f"{identity['samples']} samples of {what}, sha256 {identity['sha256'][:12]}...; "

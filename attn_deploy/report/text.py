@@ -176,17 +176,29 @@ def _note(artifact: OnnxArtifact, name: str, fields: Sequence[str]) -> dict[str,
 
 def conversion_text(artifact: OnnxArtifact) -> str:
     """The evidence of a conversion to another opset, precision or both."""
+    rows = [("file", f"{artifact.path} ({artifact.size:,} bytes)")]
+    try:
+        rows += _conversion_rows(artifact)
+    except (LookupError, TypeError, ValueError, AttributeError):  # somebody else's words where our facts should be
+        rows += [("evidence", "it is not what a conversion writes, and cannot be shown")]
+    rows += [
+        ("operators", ", ".join(f"{op} {n}" for op, n in artifact.operators.items())),
+        ("sha256", artifact.sha256),
+    ]
+    return rows_text([(k, v) for k, v in rows if v])
+
+
+def _conversion_rows(artifact: OnnxArtifact) -> list[tuple[str, str]]:
     moved = _note(artifact, "conversion", ("from", "rules", "shapes", "max_abs_error"))
     typing = _note(artifact, "typing", (*_TYPING, "compared", "shapes", "max_abs_error"))
     opset = f"{artifact.opset}, read back from the file (IR version {artifact.ir_version})"
-    rows = [("file", f"{artifact.path} ({artifact.size:,} bytes)")]
     if moved is not None:
-        rows += [
+        rows = [
             ("opset", f"{opset}; was {moved['from']}"),
             ("rewritten", "\n".join(f"{name} ({count})" for name, count in moved["rules"].items()) or "nothing"),
         ]
     else:
-        rows += [("opset", opset)]
+        rows = [("opset", opset)]
     rows += typing_rows(typing) if typing is not None else []
     rows += [
         ("inputs", "\n".join(map(str, artifact.inputs))),
@@ -204,11 +216,7 @@ def conversion_text(artifact: OnnxArtifact) -> str:
                 f"(allowed: rtol {allowed['rtol']:g}, atol {allowed['atol']:g} * max(1, max|y|))",
             ),
         ]
-    rows += [
-        ("operators", ", ".join(f"{op} {n}" for op, n in artifact.operators.items())),
-        ("sha256", artifact.sha256),
-    ]
-    return rows_text([(k, v) for k, v in rows if v])
+    return rows
 
 
 def simplified_text(artifact: OnnxArtifact) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -118,8 +118,12 @@ def read_checkpoint(path: Path) -> Any:
     if path.suffix == ".safetensors":
         try:
             return dict(load_file(path))
-        except SafetensorError as error:
-            raise InvalidRequestError(f"{path} cannot be read as safetensors: {error}.") from error
+        except MemoryError:
+            raise
+        except Exception as error:  # also types of elements that torch has no name for
+            raise InvalidRequestError(
+                f"{path} cannot be read as safetensors: {error or type(error).__name__}."
+            ) from error
     try:
         with torch.serialization.safe_globals(_inert()):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -241,7 +245,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], TrainedHeader]:
         with safe_open(file, framework="pt") as opened:
             header = (opened.metadata() or {}).get(HEADER)
         tensors = load_file(file)
-    except (SafetensorError, OSError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # also types of elements that torch has no name for
         raise CheckpointError(f"{file} is not a whole safetensors file: {error}.") from error
     if header is None:
         raise CheckpointError(

@@ -20,7 +20,7 @@ def names_in(path: Path) -> tuple[str, ...]:
     """
     try:
         return tuple(dict.fromkeys(_globals(_pickled(path))))
-    except (ValueError, KeyError, IndexError, zipfile.BadZipFile, OSError) as error:
+    except Exception as error:  # of archives and pickles that were damaged or made to be
         raise InvalidRequestError(
             f"{path} cannot be read as a file that torch.save wrote ({path.stat().st_size} bytes): it was cut short, or is "
             "something else."

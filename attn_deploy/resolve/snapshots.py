@@ -57,13 +57,13 @@ def weight_files(path: Path) -> tuple[Path, ...]:
     try:
         table = json.loads(path.read_text())["weight_map"]
         names = dict.fromkeys(str(v) for v in table.values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidRequestError(
             f"{path} is no index of weights, with the file of each tensor under 'weight_map'."
         ) from error
-    outside = [n for n in names if Path(n).name != n]
+    outside = [n for n in names if Path(n).name != n or n.endswith(INDEX)]
     if outside:
-        raise InvalidRequestError(f"{path} names {outside[0]!r}, which is not a file beside it.")
+        raise InvalidRequestError(f"{path} names {outside[0]!r}, which is no file of tensors beside it.")
     absent = [n for n in names if not path.with_name(n).is_file()]
     if absent or not names:
         raise InvalidRequestError(

@@ -127,7 +127,7 @@ HAZARDS: dict[str, Hazard] = {
     ),
     "deformable_attention": Hazard(
         title="multi-scale deformable attention (ICLR 2021)",
-        cause="a split by the sizes of the maps, which tracing turns into constants",
+        cause="the sizes of the maps as a tensor of numbers, which tracing turns into constants",
         case=CASES["deformable_attention"],
         traced=(2, 32, 40),
         others=((3, 24, 16), (1, 16, 48)),

@@ -11,7 +11,7 @@ import onnxruntime as ort
 import pytest
 from typer.testing import CliRunner
 
-from attn_deploy import convert, diagnose, inspect, quantize, simplify, verify_files
+from attn_deploy import convert, diagnose, inspect, quantize, verify_files
 from attn_deploy.cli import app
 from attn_deploy.errors import FileWarning, GraphError, InvalidRequestError, OpsetError, ParityError
 from attn_deploy.graph.artifact import load_model, read_onnx
@@ -265,7 +265,7 @@ def test_the_whole_message_of_the_checker_is_told(tmp_path):
 def test_opsets_that_nothing_reads_are_refused(tmp_path):
     nodes, constants = elsewhere.trunk(end="y")
     outputs = [elsewhere.value("y", 1, ["N", 16, 8, 8])]
-    path = elsewhere.save(tmp_path / "s.onnx", nodes, [elsewhere.IMAGE], outputs, constants, opset=3, ir=3)
+    path = elsewhere.save(tmp_path / "s.onnx", nodes, [elsewhere.IMAGE], outputs, constants, opset=3, ir=4)
     with pytest.raises(OpsetError, match="opset is 3; opsets 4 and above"):
         convert(path, opset=17)
 
@@ -392,7 +392,7 @@ def test_simplify_refuses_other_numbers(tmp_path, monkeypatch):
     other = load_model(elsewhere.detector(tmp_path / "e.onnx"))
     monkeypatch.setattr(module, "simplify_model", lambda model: Simplified(other, "planted", 13, 12))
     with pytest.raises(ParityError, match="simplified by planted"):
-        simplify(source, tmp_path / "s.onnx")
+        module.simplify(source, tmp_path / "s.onnx")  # in this process, where the plant is
 
 
 def test_weights_behind_a_cast_or_a_transpose_are_weights(tmp_path):
@@ -434,3 +434,33 @@ def test_finite_tensors_whose_sum_overflows_are_finite(tmp_path):
     model.graph.output[0].CopyFrom(elsewhere.value("y", 1, ["N", 4, 30, 30]))
     onnx.save(model, path)
     assert convert(path, tmp_path / "h.onnx", precision="fp16").evidence.typing["products"] == {"float16": 1}
+
+
+@pytest.mark.parametrize("name", ["", "invented"])
+def test_what_a_tool_learns_of_an_output_is_no_change(name):
+    from attn_deploy.graph.simplify import _same_interface
+
+    def graph(axis: str | int | None) -> onnx.ModelProto:
+        nodes = [onnx.helper.make_node("Relu", ["x"], ["y"])]
+        inputs = [elsewhere.value("x", elsewhere.FLOAT, ["N", 4])]
+        outputs = [elsewhere.value("y", elsewhere.FLOAT, [axis, 4])]
+        return onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", inputs, outputs))
+
+    before, after = graph(name or None), graph(1)
+    _same_interface(before, after, "it")
+    assert after.graph.output[0] == before.graph.output[0]
+    with pytest.raises(GraphError, match="changed the inputs or outputs"):
+        _same_interface(graph("N"), graph(1), "it")  # the batch of the input
+
+
+def test_a_profile_takes_sizes_of_minus_one(tmp_path):
+    nodes, constants = elsewhere.trunk(end="y")
+    source = elsewhere.save(
+        tmp_path / "m.onnx",
+        nodes,
+        [elsewhere.value("x", elsewhere.FLOAT, [-1, 3, 32, 32])],
+        [elsewhere.value("y", elsewhere.FLOAT, [-1, 16, 8, 8])],
+        constants,
+    )
+    result = CliRunner().invoke(app, ["profile", str(source), "--seconds", "0.01", "--threads", "1"])
+    assert result.exit_code == 0, result.output

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attn_deploy import quantize
 from attn_deploy.conversion import pace
 from attn_deploy.conversion.pace import Pace, pace_of, pace_words
-from attn_deploy.graph.artifact import load_model
+from attn_deploy.deploy.quantize import quantize
+from attn_deploy.graph.artifact import load_model, read_onnx
 from attn_deploy.graph.quantize import QuantOptions, quant_format, scheme_for
 from attn_deploy.report.quantization import quantization_text
 from export_tests.conversion.graphs_from_elsewhere import FLOAT, constant, node, save, value, weights
@@ -93,7 +93,11 @@ def quantized(tmp_path: Path, **options: object) -> tuple[dict[str, object], str
         target="cpu",
         **options,  # type: ignore[arg-type]
     )
-    return json.loads(artifact.metadata["quantization"]), quantization_text(artifact)
+    record = json.loads(artifact.metadata["quantization"])
+    if "speed" in artifact.metadata:
+        record["speed"] = json.loads(artifact.metadata["speed"])
+    assert "speed" not in read_onnx(artifact.path).metadata  # another in each run
+    return record, quantization_text(artifact)
 
 
 def test_layers_that_are_slower_in_eight_bits_stay_in_float(tmp_path, monkeypatch):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from attn_deploy.inputs.grammar import parse_inputs
-from attn_deploy.inputs.samples import draws_of, verification_batches
-from attn_deploy.inputs.structures import structures
+from attn_deploy.inputs.samples import draws_of, example_arrays, verification_batches
+from attn_deploy.inputs.structures import structures, usual
 
 
 def drawn(name, dtype, shape, bound=None):
@@ -50,6 +50,18 @@ def test_integers_are_sorted_repeated_and_masks():
     assert any(set(np.unique(v)) == {0, 1} for v in values)
     assert max(v.max() for v in drawn("timestep", "int64", (64,))) > 100
     assert max(v.max() for v in drawn("timestep", "int64", (64,), bound=20)) < 20
+
+
+def test_what_is_drawn_first_is_what_the_name_says():
+    inputs = parse_inputs(["mask:2x9:int64", "gate_mask:2x9", "boxes:2x5x4", "lengths:8:int64", "orig_size:8:int64"])
+    first = {i.name: example_arrays([i])[i.name] for i in inputs}
+    assert set(np.unique(first["mask"])) == set(np.unique(first["gate_mask"])) == {0, 1}
+    assert first["mask"][:, 0].all()
+    assert (first["boxes"][..., :2] <= first["boxes"][..., 2:]).all()
+    assert first["lengths"].min() >= 1
+    assert first["orig_size"].min() >= 16
+    assert usual("image", "float32", None) is None
+    assert usual("ids", "int64", None) is None
 
 
 def test_boxes_have_their_corners_in_order():

@@ -297,3 +297,27 @@ def test_the_example_runs_from_training_to_package(tmp_path):
     result = run_pipeline(read_settings(tmp_path / "cpu.toml", COMMANDS), COMMANDS)
     assert result.passed, result.gates
     assert verify_package(result.package).passed
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ('model = "resnet88"\n[export]\n', "did you mean 'resnet"),
+        ('model = "resnet8"\n[export]\nprecision = "int8"\n', "[export]: export writes fp32, fp16 or bf16"),
+        ('model = "resnet8"\n[export]\nopset = 99\n', "[export]: opset 99"),
+        ('model = "resnet8"\n[export]\npreprocess = "imagnet"\n', "did you mean 'imagenet'"),
+        ('model = "resnet8"\n[train]\ndataset = "digit"\n[export]\n', "[train]"),
+        ('model = "resnet8"\n[export]\n[quantize]\ncalibration = "cifar1"\n', "did you mean 'cifar10'"),
+        ('model = "resnet8"\n[export]\n[build]\ndevice = "rtx4091"\n', "did you mean 'rtx4090'"),
+        ('model = "resnet8"\n[export]\n[profile]\nruntime = "ort-cp"\n', "did you mean 'ort-cpu'"),
+        ('model = "resnet8"\n[export]\n[package]\nfor = ["python", "tritn"]\n', "did you mean 'triton'"),
+        ('model = "resnet8"\n[export]\n[package]\nfor = "triton"\ntriton = "99.01"\n', "[package]: --triton '99.01'"),
+    ],
+)
+def test_a_wrong_value_is_answered_before_the_first_step(tmp_path, lines, words):
+    (tmp_path / "d.toml").write_text(lines)
+    settings = read_settings(tmp_path / "d.toml", COMMANDS)
+    with pytest.raises((InvalidRequestError, AttnDeployError)) as caught:
+        plan_pipeline(settings, COMMANDS)
+    assert words in str(caught.value)
+    assert not (tmp_path / "deployed").exists()

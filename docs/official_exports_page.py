@@ -9,10 +9,7 @@ from typing import Any
 
 from zoo_pages import cell, text_of
 
-OFFICIAL_EXPORTS = Path(__file__).resolve().parents[1] / "profiles" / "official-exports.json"
-
-Pages = Mapping[str, str]
-
+RECORD = Path(__file__).resolve().parents[1] / "profiles" / "official-exports.json"
 VERDICTS = {
     "right": "right",
     "wrong": "**wrong numbers**, no error",
@@ -23,9 +20,9 @@ VERDICTS = {
 }
 
 
-def official_pages() -> Pages:
-    """Which published formulations export wrong, from the record of ``benchmarks/official_exports.py``."""
-    data = json.loads(OFFICIAL_EXPORTS.read_text(encoding="utf-8"))
+def official_exports_page() -> dict[str, str]:
+    """A table of the verdicts, the command that shows each, and what the exporters and the runtime said."""
+    data = json.loads(RECORD.read_text(encoding="utf-8"))
     packages, opsets = data["environment"]["packages"], data["exporters"]
     parts = [
         "# Published code that exports wrong",
@@ -42,10 +39,10 @@ def official_pages() -> Pages:
         "|---|---|---|---|---|---:|",
     ]
     for row in data["rows"]:
-        outcomes = [_outcome(row["outcomes"][exporter]) for exporter in opsets]
+        cells = [_outcome(row["outcomes"][exporter]) for exporter in opsets]
         model, error = row["model"], row["zoo"]["error"]
         link = f"[{cell(model)}](zoo/{model}.md)"
-        parts.append(f"| {cell(row['title'])} | {' | '.join(outcomes)} | {cell(row['cause'])} | {link} | {error:.0e} |")
+        parts.append(f"| {cell(row['title'])} | {' | '.join(cells)} | {cell(row['cause'])} | {link} | {error:.0e} |")
     parts += [
         "",
         "## See it",
