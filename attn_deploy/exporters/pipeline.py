@@ -38,8 +38,9 @@ from attn_deploy.files import KeptFolder, output_file, sha256_of
 from attn_deploy.fusing.copying import bytes_of, is_large
 from attn_deploy.graph.artifact import OnnxArtifact, load_model, read_onnx
 from attn_deploy.graph.evidence import entries_of, read_evidence
+from attn_deploy.graph.fold_placed import fold_placed
 from attn_deploy.graph.opset import convert_opset, standard_opset
-from attn_deploy.graph.placed import exceeds_one_file, inflated
+from attn_deploy.graph.placed import exceeds_one_file, inflated, place_of, placed_tensors
 from attn_deploy.graph.simplify import Simplified, simplify_model
 from attn_deploy.graph.written import atomic_model, data_path, refuse_foreign_data
 from attn_deploy.inputs.samples import example_arrays, verification_batches, verification_sizes
@@ -307,6 +308,8 @@ def _attempt(prepared: PreparedModel, exporter: str, options: ExportOptions, pro
     kept = Simplified(raw, "", len(raw.graph.node), len(raw.graph.node), "not asked for")
     if options.simplify:
         progress("simplifying")
+        if placed := placed_tensors(raw):
+            fold_placed(raw, place_of(placed[0]).path.with_name("folded"))
         kept = simplify_model(raw)
     if not options.verify:
         return Candidate(exporter, kept, None, source, applied, translation.minimum)

@@ -45,6 +45,19 @@ class Buffered(nn.Module):
         return x * self.scale + self.table[:5] + (x @ self.table.t()).mean(-1, keepdim=True)
 
 
+class Standardised(nn.Module):
+    """Computes its weight from another at every call, as weight standardisation does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(128, 128, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.conv.weight
+        weight = (weight - weight.mean((1, 2, 3), keepdim=True)) / (weight.std((1, 2, 3), keepdim=True) + 1e-5)
+        return torch.conv2d(x, weight, self.conv.bias, padding=1)
+
+
 class Clamped(Layers):
     """Writes to its weights, as some clip them at every call."""
 
@@ -85,6 +98,13 @@ def test_a_pair_is_exported_proven_and_used(lowered, tmp_path, make, exporter):
         assert step.seal == "whole"
         assert list(step.data) == [f"{step.path.name}.data"]
     assert sorted(p.suffix for p in tmp_path.iterdir() if ".onnx" in p.name) == [".data"] * 3 + [".onnx"] * 3
+
+
+@pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
+def test_weights_that_are_computed_are_computed_once(tmp_path, exporter):
+    inputs = parse_inputs(["1x128x8x8"])
+    artifact = export(Standardised().eval(), tmp_path / "net.onnx", inputs=inputs, exporter=exporter)
+    assert dict(artifact.operators) == {"Conv": 1}
 
 
 def test_what_cannot_be_done_with_a_pair_says_so_at_once(lowered, tmp_path):

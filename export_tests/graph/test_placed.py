@@ -10,11 +10,13 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from attn_deploy.errors import GraphError, InvalidRequestError
 from attn_deploy.graph import placed
 from attn_deploy.graph.artifact import load_model, read_onnx
 from attn_deploy.graph.evidence import Evidence, write_evidence
+from attn_deploy.graph.fold_placed import fold_placed
 from attn_deploy.graph.light import light_model
 from attn_deploy.graph.placed import array_of, filled, hollow, inflated, place_of, placed_tensors, weight_bytes
 from attn_deploy.graph.seal import seal_of
@@ -211,3 +213,29 @@ def test_a_graph_of_another_name_does_not_own_the_data(pair):
     moved = pair.rename(pair.with_name("other.onnx"))
     assert not refers_to_data(moved)
     assert read_onnx(moved).seal == "whole"  # the location inside still leads to the data
+
+
+def test_what_depends_on_weights_alone_is_computed_once(tmp_path):
+    model = graph()
+    nodes = [
+        helper.make_node("Transpose", ["w"], ["t"], perm=[1, 0]),
+        helper.make_node("ReduceMean", ["t"], ["mean"], axes=[0], keepdims=1),
+        helper.make_node("Sub", ["t", "mean"], ["standard"]),
+        helper.make_node("Expand", ["standard", "many"], ["large"]),  # more than it is made of: stays
+        helper.make_node("MatMul", ["x", "standard"], ["m"]),
+        helper.make_node("ReduceMean", ["large"], ["one"], axes=[0, 1, 2], keepdims=0),
+        helper.make_node("Add", ["m", "one"], ["y"]),
+    ]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([9, SIZE, SIZE]), "many"))
+    onnx.save(model, tmp_path / "net.onnx")
+    light = light_model(tmp_path / "net.onnx")
+    assert fold_placed(light, tmp_path / "folded") == 3
+    assert [n.op_type for n in light.graph.node] == ["Expand", "MatMul", "ReduceMean", "Add"]
+    assert [t.name for t in light.graph.initializer] == ["many", "standard"]
+    write_whole(light, tmp_path / "folded.onnx")
+    x = np.random.default_rng(1).standard_normal((2, SIZE)).astype(np.float32)
+    right, got = (ReferenceEvaluator(str(tmp_path / n)).run(None, {"x": x})[0] for n in ("net.onnx", "folded.onnx"))
+    assert np.allclose(right, got, atol=1e-4)
+    assert fold_placed(light_model(tmp_path / "folded.onnx"), tmp_path / "again") == 0
