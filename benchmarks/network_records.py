@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from network_names import NETWORKS
+
 from attn_deploy.files import typed, write_atomic
 from attn_deploy.machine.environment import Environment
 
@@ -186,7 +188,10 @@ def page(record: Record) -> str:
         "times are medians of interleaved rounds. `python benchmarks/public_networks.py --plain --output "
         "profiles/amd-epyc/public-networks.json` makes this page and goes on where it stopped."
     )
-    return "\n\n".join(["# Public networks", text, summary(rows), where, "\n".join(table)]) + "\n"
+    missing = [n for n in NETWORKS if n not in record.rows]
+    rest = f"{len(missing)} of the {len(NETWORKS)} networks of the list have no row here yet." if missing else ""
+    parts = ["# Public networks", text, summary(rows), rest, where, "\n".join(table)]
+    return "\n\n".join(p for p in parts if p) + "\n"
 
 
 def _loads(rows: Sequence[Row]) -> list[float]:

@@ -45,6 +45,10 @@ def train_table(
         bool, typer.Option("--only-report", help="Run nothing; write the pages of what is there.")
     ] = False,
     device: Annotated[str | None, typer.Option("--on", help="cpu or cuda. Default: cuda where there is one.")] = None,
+    amp: Annotated[
+        bool | None,
+        typer.Option("--amp/--no-amp", help="bfloat16. Default: on CUDA, and on CPUs with AMX or AVX512-BF16."),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Of the CPU.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the images are.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary on standard output.")] = False,
@@ -85,6 +89,7 @@ def train_table(
             shard=parse_shard(shard),
             only_report=only_report,
             device=device,
+            amp=amp,
             threads=threads,
             data_dir=data_dir,
             on_step=show,

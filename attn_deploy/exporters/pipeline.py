@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,11 @@ from attn_deploy.errors import (
 )
 from attn_deploy.exporters.candidate import Candidate, made_record
 from attn_deploy.exporters.eager_checks import refuse_constant
+from attn_deploy.exporters.fewer_axes import with_fewer_and_fewer_axes
 from attn_deploy.exporters.finish import normalise, stamp
-from attn_deploy.exporters.options import DYNAMO_MIN_OPSET, ExportOptions
-from attn_deploy.exporters.prepare import prepare, with_fewer_axes
+from attn_deploy.exporters.options import ExportOptions
+from attn_deploy.exporters.order import exporters_for, reason_of
+from attn_deploy.exporters.prepare import prepare
 from attn_deploy.exporters.prepared import PreparedModel
 from attn_deploy.exporters.proof import prove_gates, proven, raise_if_failed
 from attn_deploy.exporters.refusal import most_telling
@@ -58,21 +59,6 @@ Progress = Callable[[str], None]
 
 def _silent(_: str) -> None:
     """No progress is shown."""
-
-
-# Causes that no choice of axes mends.
-_WHATEVER_MOVES = frozenset(
-    {
-        "data-dependent-branch",
-        "not-finite",
-        "complex-output",
-        "later-form",
-        "native-attention",
-        "fft",
-        "overlapping-write",
-    }
-)
-_LONGEST_REASON = 240
 
 
 def export(
@@ -265,16 +251,16 @@ def first_good(
         _refuse_constant(prepared)
     first: AttnDeployError | None = None
     refusals: list[AttnDeployError] = []
-    for attempt in _with_fewer_and_fewer_axes(prepared, refusals):
+    for attempt in with_fewer_and_fewer_axes(prepared, refusals):
         failures: list[tuple[str, AttnDeployError]] = []
-        for name in _order(attempt, options):
+        for name in exporters_for(attempt, options):
             progress(f"exporting with {name}")
             try:
                 candidate = _attempt(attempt, name, options, progress)
             except (ExportError, GraphError, ParityError, PrecisionError) as error:
                 failures.append((name, error))
                 continue
-            return attempt, candidate, _reason(attempt, options, name, failures)
+            return attempt, candidate, reason_of(attempt, options, name, failures)
         telling = most_telling(attempt, failures)
         refusals.append(telling)
         first = first or telling
@@ -298,52 +284,6 @@ def _refuse_constant(prepared: PreparedModel) -> None:
         if any((a != b).any() for a, b in zip(first, second, strict=True) if a.shape == b.shape):
             return
     refuse_constant(module, prepared.inputs, prepared.example(), prepared.example(seed=1), prepared.label)
-
-
-def _with_fewer_and_fewer_axes(prepared: PreparedModel, refusals: list[AttnDeployError]) -> Iterator[PreparedModel]:
-    """The model; and where the request leaves the axes open, again without those that an exporter cannot make move."""
-    yield prepared
-    if not prepared.flexible:
-        return
-    tried = {prepared.dynamic}
-    current = prepared
-    while current.dynamic and refusals[-1].rule not in _WHATEVER_MOVES:
-        text = str(refusals[-1]).removeprefix(f"{prepared.label}: ")
-        text = re.sub(r"^the axis [\w, ]+ cannot be dynamic, since ", "", text)
-        reason = re.split(r"(?<=[a-z)])\. |: the \w+ exporter failed|: torch\.export cannot", text)[0]
-        match = re.search(r"the axis ([\w, ]+) cannot be dynamic", str(refusals[-1]))
-        named = {s for s in current.dynamic if match and re.search(rf"\b{s}\b", match[1])}
-        choices = [tuple(s for s in current.dynamic if s not in named)] if named else []
-        batch = tuple(s for s in prepared.dynamic if s[0] == "N")
-        choices += [batch, tuple(s for s in prepared.dynamic if s not in batch), ()]
-        fewer = next((c for c in choices if c not in tried), None)
-        if fewer is None:
-            return
-        tried.add(fewer)
-        reason = reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]}..."
-        reasons = {s: reason for s in prepared.dynamic if s not in fewer}
-        current = with_fewer_axes(prepared, fewer, reasons)
-        yield current
-
-
-def _order(prepared: PreparedModel, options: ExportOptions) -> Sequence[str]:
-    """The exporters to try: of padding computed map after map TorchScript has the trace in seconds, torch.export in minutes."""
-    order = options.exporter_order()
-    return sorted(order, key=lambda name: name != "torchscript") if prepared.free_sizes else order
-
-
-def _reason(
-    prepared: PreparedModel, options: ExportOptions, name: str, failures: list[tuple[str, AttnDeployError]]
-) -> str:
-    if options.exporter != "auto":
-        return "asked for"
-    if failures:
-        return f"{failures[0][0]} failed: {failures[0][1]}"
-    if prepared.free_sizes and name == "torchscript" and options.exporter_order()[0] != name:
-        return "padding is computed from sizes again and again, which torch.export takes minutes to follow"
-    if name == "dynamo":
-        return f"has operators for opset {DYNAMO_MIN_OPSET} and above"
-    return f"writes opset {options.opset} itself; dynamo writes {DYNAMO_MIN_OPSET} and needs a conversion"
 
 
 def _attempt(prepared: PreparedModel, exporter: str, options: ExportOptions, progress: Progress) -> Candidate:

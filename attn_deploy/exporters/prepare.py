@@ -150,7 +150,7 @@ def prepare(
 def deployed(prepared: PreparedModel, *, fuse: bool, rewrite: bool) -> PreparedModel:
     """The prepared model with its deployed form: fused, and with calls rewritten that exporters get wrong."""
     module, changes, rewritten = prepared.original, prepared.changes, prepared.rewritten
-    free = prepared.free_sizes
+    free, windows = prepared.free_sizes, prepared.whole_windows
     if fuse:
         fused = fuse_with_report(module, share=is_large(module))
         module, changes = fused.model, fused.changes
@@ -175,8 +175,15 @@ def deployed(prepared: PreparedModel, *, fuse: bool, rewrite: bool) -> PreparedM
         )
         module, rewritten = rewriting.model, rewriting.changes
         free = space and rewriting.computed_pads >= _MANY_PADS
+        windows = space and rewriting.window_pads >= _MANY_PADS
     return replace(
-        prepared, free_sizes=free, module=module, changes=changes, rewritten=rewritten, work=prepared.work.another()
+        prepared,
+        free_sizes=free,
+        whole_windows=windows,
+        module=module,
+        changes=changes,
+        rewritten=rewritten,
+        work=prepared.work.another(),
     )
 
 

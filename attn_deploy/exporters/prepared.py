@@ -141,6 +141,7 @@ class PreparedModel:
         called: what of the inputs goes to forward by position although it has a name, in words.
         dropped: what among the outputs is no tensor, and in no file: the types.
         narrow: trace the forms of the modules that keep their products within the range of fp16.
+        whole_windows: much of it pads to whole windows, on which torch.export does not end.
         free_sizes: padding is computed from sizes, layer after layer; torch takes minutes to hold that against ranges.
         flexible: nobody asked for the axes by name, and fewer may move than the model itself allows.
         serving: what stands around the model.
@@ -168,6 +169,7 @@ class PreparedModel:
     dropped: tuple[str, ...] = ()
     narrow: bool = False
     free_sizes: bool = False
+    whole_windows: bool = False
     flexible: bool = False
     serving: Serving = field(default_factory=Serving)
     reading: Reading | None = None

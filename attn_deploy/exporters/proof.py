@@ -107,6 +107,12 @@ def raise_if_failed(prepared: PreparedModel, report: ParityReport, translation: 
         raise said from error
 
 
+def _ended(error: Exception) -> str:
+    """A message as a sentence that another may follow."""
+    text = str(error).rstrip()
+    return text if text.endswith(".") else f"{text}."
+
+
 def prove_gates(prepared: PreparedModel, exporter: str, options: ExportOptions) -> None:
     """Export and compare a copy whose closed gates are open: what they multiply would otherwise be proven by nothing.
 
@@ -134,12 +140,12 @@ def prove_gates(prepared: PreparedModel, exporter: str, options: ExportOptions) 
         if "of the reference itself" in str(error):  # the values do not suit this model, and nothing is known of it
             return
         raise ParityError(
-            f"{error} This is with values in {names}: as the model is made, they are 0 and hide what they multiply.",
+            f"{_ended(error)} This is with values in {names}: as the model is made, they are 0 and hide what they multiply.",
             rule=error.rule,
         ) from error
     except ExportError as error:
         raise type(error)(
-            f"{error} This is with values in {names}: as the model is made, they are 0 and hide what they multiply.",
+            f"{_ended(error)} This is with values in {names}: as the model is made, they are 0 and hide what they multiply.",
             rule=error.rule,
         ) from error
     finally:

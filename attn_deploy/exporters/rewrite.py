@@ -31,11 +31,13 @@ class Rewriting:
         model: the copy, or the model itself if nothing was changed.
         changes: (module path, words) for each change.
         computed_pads: how often a map is padded, where amounts depend on its size.
+        window_pads: how many of them are not in front of a convolution: to whole windows.
     """
 
     model: nn.Module
     changes: tuple[tuple[str, str], ...]
     computed_pads: int = 0
+    window_pads: int = 0
 
 
 def rewrite(
@@ -64,6 +66,7 @@ def rewrite(
     differing = recorder.shifts or len(recorder.pads) > 2
     other = _recorded(model, Scope(batch, space), examples[-1]) if differing else recorder
     pads = len(recorder.pads) if recorder.pads != other.pads else 0
+    window_pads = max(0, pads - recorder.same_pads)
     rolls = recorder.shifts != other.shifts
     runs = [recorder]  # what the calls of resizing and pooling have in common at all sizes
     if recorder.nearest_resizes or (space and any(recorder.windows)):
@@ -78,12 +81,12 @@ def rewrite(
     encoders = patch_encoders_(encoder)
     scope = replace(recorder.scope, pads=pads > _MANY_PADS)
     if not recorder.changes and not encoders and not scope.pads:
-        return Rewriting(model, (), pads)
+        return Rewriting(model, (), pads, window_pads)
     changed = _redirected(encoder, scope) if recorder.changes or scope.pads else encoder
     for example in examples:
         right = _outputs(model, example) if expected is None else expected(example)
         _compare(right, changed, example, label)
-    return Rewriting(changed, (*encoders, *recorder.changes), pads)
+    return Rewriting(changed, (*encoders, *recorder.changes), pads, window_pads)
 
 
 def _recorded(model: nn.Module, scope: Scope, example: tuple[Tensor, ...]) -> SafeForms:

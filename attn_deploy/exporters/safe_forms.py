@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from attn_deploy import ops
-from attn_deploy.exporters import order_forms, safe_resize, whole_windows
+from attn_deploy.exporters import attention_forms, order_forms, safe_resize, whole_windows
 from attn_deploy.exporters.claims import rounded_up
 from attn_deploy.ops.fold import fold
 from attn_deploy.ops.per_sample_conv import grouped_by_batch
@@ -62,6 +62,8 @@ class SafeForms(TorchFunctionMode):
         self.changes: dict[tuple[str, str], None] = {}
         self.shifts: list[Any] = []
         self.pads: list[tuple[int, ...]] = []
+        self.same_pads = 0  # of them those in front of a convolution
+        self._noted: Tensor | None = None
         self.nearest_resizes = False
         self.windows: list[whole_windows.Window | None] = []
         self.uneven_resizes: list[bool] = []
@@ -76,6 +78,10 @@ class SafeForms(TorchFunctionMode):
             self.shifts.append(keywords.get("shifts", args[1] if len(args) > 1 else None))
         if self._paths is not None and getattr(func, "__name__", "") == "pad" and args[0].dim() == 4:
             self.pads.append(tuple(keywords.get("pad", args[1] if len(args) > 1 else ())))
+            self._noted = func(*args, **keywords)
+            return self._noted
+        if self._paths is not None and func is torch.conv2d and args[0] is self._noted:
+            self.same_pads += 1
         if self._paths is not None and _is_uneven(func, args, keywords):
             self.scope = replace(self.scope, uneven=True)
         if func in whole_windows.POOLS:
@@ -282,6 +288,7 @@ _FORMS: dict[Callable[..., Any], Callable[..., _Made]] = {
     torch.conv2d: _conv2d,
     torch.roll: _roll,
     F.multi_head_attention_forward: _multi_head_attention,
+    **attention_forms.FORMS,
     **order_forms.FORMS,
 }
 _POOLS = {F.adaptive_avg_pool1d: 1, F.adaptive_avg_pool2d: 2, F.adaptive_max_pool1d: 1, F.adaptive_max_pool2d: 2}

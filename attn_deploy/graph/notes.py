@@ -100,7 +100,7 @@ ConversionNote = TypedDict(
 )
 
 
-class Place(TypedDict, total=False):
+class PlaceNote(TypedDict, total=False):
     """A node, and what was done with it."""
 
     operator: str
@@ -115,8 +115,8 @@ class TypingNote(TypedDict, total=False):
     precision: str
     products: dict[str, int]
     kept: dict[str, int]
-    kept_by_range: tuple[Place, ...]
-    overflow: Place | None
+    kept_by_range: tuple[PlaceNote, ...]
+    overflow: PlaceNote | None
     nodes_half: int
     nodes_fp32: int
     casts: int

@@ -13,6 +13,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -26,6 +27,7 @@ from attn_deploy.isolate import death_of
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_MOST_CALLS = 100  # of one process: what a library leaks does not add up for ever
 _FILES = (".onnx", ".engine")
 _trusted = contextvars.ContextVar("trusted", default=False)
 _server: _Server | None = None
@@ -95,6 +97,24 @@ def _served(module: str) -> _Server:
         return _server
 
 
+class _GoneError(Exception):
+    """A process ended before it took a call."""
+
+
+@dataclass(slots=True)
+class _Line:
+    """A process that makes calls: the connection to it, and the end of a pipe without which it is ended."""
+
+    connection: socket.socket
+    held: int
+    calls: int = 0
+
+    def close(self) -> None:
+        self.connection.close()
+        with contextlib.suppress(OSError):
+            os.close(self.held)
+
+
 class _Server:
     """The process that forks, as this one sees it."""
 
@@ -116,6 +136,7 @@ class _Server:
         )
         other.close()
         self._lock = threading.Lock()
+        self._idle: list[_Line] = []
         self._ends: dict[int, int] = {}
         self._heard = b""
 
@@ -126,6 +147,8 @@ class _Server:
 
     def close(self) -> None:
         """Let it go."""
+        for line in self._idle:
+            line.close()
         self._control.close()
         if self._owner == os.getpid():
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -143,25 +166,55 @@ class _Server:
             "folder": str(Path.cwd()),
             "memory": None,
         }
+        line = self._idle_line() or self._new_line()
+        while True:
+            try:
+                value = self._result(line, packed(request), name, functions)
+                break
+            except _GoneError:
+                used = line.calls > 0
+                line.close()
+                if not used:
+                    raise WorkerError(f"{name}: the process that makes guarded calls is gone.") from None
+                line = self._new_line()  # it was ended while it waited: that says nothing of this call
+            except BaseException:
+                line.close()  # whatever is left of that call ends with its process
+                raise
+        line.calls += 1
+        if line.calls < _MOST_CALLS:
+            with self._lock:
+                self._idle.append(line)
+        else:
+            line.close()
+        return value
+
+    def _idle_line(self) -> _Line | None:
+        with self._lock:
+            return self._idle.pop() if self._idle else None
+
+    def _new_line(self) -> _Line:
         ours, theirs = socket.socketpair()
         lifeline, held = os.pipe()
         try:
             with self._lock:
                 socket.send_fds(self._control, [b"c"], [theirs.fileno(), lifeline])
-            theirs.close()
-            send(ours, packed(request))
-            return self._result(ours, name, functions)
-        except BrokenPipeError as error:
-            raise WorkerError(f"{name}: the process that makes guarded calls is gone.") from error
-        finally:
+        except OSError as error:
             ours.close()
+            os.close(held)
+            raise WorkerError("the process that makes guarded calls is gone.") from error
+        finally:
             theirs.close()
             os.close(lifeline)
-            os.close(held)  # from now on the call's process has nobody to answer, and is ended
+        return _Line(ours, held)
 
-    def _result(self, connection: socket.socket, name: str, functions: list[Callable[..., Any]]) -> Any:
+    def _result(self, line: _Line, request: bytes, name: str, functions: list[Callable[..., Any]]) -> Any:
         pid = 0
-        while (data := receive(connection)) is not None:
+        try:
+            send(line.connection, request)
+            data = receive(line.connection)
+        except OSError:
+            data = None
+        while data is not None:
             kind, *rest = unpacked(data)
             if kind == "pid":
                 pid = rest[0]
@@ -173,6 +226,9 @@ class _Server:
                 for category, text in rest[1]:
                     warnings.warn(text, getattr(errors, category, FileWarning), stacklevel=4)
                 return unpacked(rest[0])
+            data = receive(line.connection)
+        if not pid:
+            raise _GoneError
         code = self._code_of(pid)
         raise WorkerCrashError(
             f"{name} {death_of(code)} A library failed on this input; nothing was left half-written."

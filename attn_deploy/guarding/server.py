@@ -1,7 +1,8 @@
 """The process behind guarded calls: it has the libraries loaded, and a fork of it stands ready for the next call.
 
-The fork is made before it is needed, so that a call costs a message to it. When one begins to work, the next is made.
-It dies with the process that started the server.
+The fork is made before it is needed, so that a call costs a message to it. When one begins to work, the next is made. A
+fork whose call went well takes the next one too; after an error the caller lets go of it. All die with the process that
+started the server.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def _import(module: str) -> None:
 
 
 def _stand_ready(door: socket.socket, begun: int) -> None:
-    """Wait for a call, make it, and end."""
+    """Wait for a caller, make its calls one after another until it lets go, and end."""
     server = os.getppid()
     handles: list[int] = []
     with contextlib.suppress(OSError):
@@ -116,16 +117,22 @@ def _stand_ready(door: socket.socket, begun: int) -> None:
         os._exit(0)
     connection, lifeline = socket.socket(fileno=handles[0]), handles[1]
     die_with(server, lifeline)
-    send(connection, packed(("pid", os.getpid())))
-    request = unpacked(receive(connection) or b"")
-    os.write(begun, f"{request['module']}\n".encode())
-    door.close()
-    os.close(begun)
     send_by(lambda number, arguments: send(connection, packed(("call", number, arguments))))
-    send(connection, packed(_answer(request)))
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
+    with contextlib.suppress(OSError):
+        while (data := receive(connection)) is not None:
+            send(connection, packed(("pid", os.getpid())))
+            request = unpacked(data)
+            if begun >= 0:
+                os.write(begun, f"{request['module']}\n".encode())
+                door.close()
+                os.close(begun)
+                begun = -1
+            send(connection, packed(_answer(request)))
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError, ValueError):
+                    stream.flush()
+    if begun >= 0:
+        os.write(begun, b"\n")  # its caller went before it had said anything
     os._exit(0)
 
 

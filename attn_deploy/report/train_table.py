@@ -106,16 +106,17 @@ def _what_seeds_show(summary: TableSummary) -> list[str]:
 
 def recipe_text(recipe: dict[str, Any]) -> str:
     """A recipe in words."""
-    size = recipe.get("start_side") or 0
+    given = recipe.get  # a table of an earlier version has fewer settings
+    size, rate = given("start_side"), given("peak_rate")
     parts = [
         f"{recipe['epochs']} epochs at batch {recipe['batch']}",
-        f"one cycle to a rate of {recipe['peak_rate'] * recipe['batch'] / 128:g}",
-        f"label smoothing {recipe['label_smoothing']:g}" if recipe["label_smoothing"] else "",
-        f"crops of {recipe['crop']} pixels" if recipe["crop"] else "",
-        ("alternating flips" if recipe.get("alternate_flip") else "flips") if recipe["flip"] else "",
-        f"cutout {recipe['cutout']}" if recipe["cutout"] else "",
-        f"images from {size} pixels growing over {recipe.get('growth', 0):.0%} of the epochs" if size else "",
-        "averaged weights" if recipe["ema_share"] else "",
+        f"one cycle to a rate of {rate * recipe['batch'] / 128:g}" if rate else "",
+        f"label smoothing {given('label_smoothing'):g}" if given("label_smoothing") else "",
+        f"crops of {given('crop')} pixels" if given("crop") else "",
+        ("alternating flips" if given("alternate_flip") else "flips") if given("flip") else "",
+        f"cutout {given('cutout')}" if given("cutout") else "",
+        f"images from {size} pixels growing over {given('growth', 0):.0%} of the epochs" if size else "",
+        "averaged weights" if given("ema_share") else "",
     ]
     return ", ".join(p for p in parts if p)
 

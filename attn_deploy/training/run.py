@@ -28,6 +28,7 @@ from attn_deploy.training.checkpoint import TrainingFolder
 from attn_deploy.training.memory import freed_memory_kept
 from attn_deploy.training.recipe import Recipe, recipe_for
 from attn_deploy.training.record import Epoch, TestNote, TrainingRecord
+from attn_deploy.training.sizes import check_sizes
 from attn_deploy.training.trainer import Trainer
 
 RUNS = Path("runs")
@@ -87,7 +88,7 @@ def train(
         NoDeviceError: if CUDA is asked for and there is none.
         DatasetError: if the images cannot be had.
         CheckpointError: if the run cannot go on from what is in its folder.
-        TrainingError: if the loss is not finite.
+        TrainingError: if the loss is not finite, or the model does not take the smaller images of the first epochs.
     """
     place = _device(device)
     if compile:
@@ -123,6 +124,7 @@ def train(
             folder.check_weights()
             return earlier
         folder.clean()
+        check_sizes(resolved.name.text, resolved.module, images, record.recipe)
         trainer = Trainer(
             resolved.module.to(place),
             ResidentImages(images, record.recipe, place),

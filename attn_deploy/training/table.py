@@ -85,6 +85,7 @@ def train_table(
     shard: tuple[int, int] = (1, 1),
     only_report: bool = False,
     device: str | None = None,
+    amp: bool | None = None,
     threads: int | None = None,
     data_dir: Path | str | None = None,
     progress: Callable[[str], None] = lambda _: None,
@@ -102,6 +103,7 @@ def train_table(
         shard: (k, n): of the rows, the k-th of every n.
         only_report: run nothing; summarise what is there.
         device: see `attn_deploy.train`.
+        amp: likewise; a run that was begun goes on as it was where nothing is asked for.
         threads: likewise; by default those that a run was begun with.
         data_dir: likewise.
         progress: called with a few words between steps.
@@ -117,12 +119,12 @@ def train_table(
     if not only_report:
         own = [m for index, m in enumerate(plan.modules) if index % shard[1] == shard[0] - 1]
         for module in own:
-            _row(folder, plan, module, plan.seeds_of(module), device, threads, data_dir, progress, on_step)
+            _row(folder, plan, module, plan.seeds_of(module), device, amp, threads, data_dir, progress, on_step)
             on_row(summarise(folder, plan))
         for module in best_modules(folder, plan):
             if module in own:
                 seeds = plan.seeds_of(module, among_best=True)
-                _row(folder, plan, module, seeds, device, threads, data_dir, progress, on_step)
+                _row(folder, plan, module, seeds, device, amp, threads, data_dir, progress, on_step)
                 on_row(summarise(folder, plan))
     summary = summarise(folder, plan)
     write_atomic(folder / SUMMARY, json.dumps(summary.to_dict(), indent=1, allow_nan=False) + "\n")
@@ -213,6 +215,7 @@ def _row(
     module: str,
     seeds: int,
     device: str | None,
+    amp: bool | None,
     threads: int | None,
     data_dir: Path | str | None,
     progress: Callable[[str], None],
@@ -236,6 +239,7 @@ def _row(
                 recipe=plan.recipe,
                 seed=seed,
                 device=device,
+                amp=amp,
                 threads=threads if threads is not None else _threads_of(run),
                 output=run,
                 resume=True,

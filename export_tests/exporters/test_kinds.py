@@ -314,6 +314,26 @@ def test_a_guard_goes_where_scores_are_finite(heads, numbers, dropped):
     assert ("IsNaN" in [n.op_type for n in model.graph.node]) == (not dropped)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_over_other_axes_than_four(masked, tmp_path):
+    model = kinds.GroupedAttention(masked).eval()
+    model.arguments = (masked,)
+    artifact = made(model, tmp_path, ("2x8x8",), exporter="dynamo")
+    words = {w for _, w in artifact.record["rewritten"]}
+    assert words == {"attention with the axes before the heads as one", "attention with an axis of one batch"}
+    assert "N" in artifact.dynamic_axes
+    assert_right(artifact.path, copies(model), *images((1, 8, 8), (5, 8, 8)))
+
+
+def test_where_maps_are_padded_to_windows_the_faster_trace_comes_first(tmp_path):
+    model = kinds.PadsToWindows().eval()
+    artifact = made(model, tmp_path, ("1x3x40x48",))
+    assert artifact.record["exporter"] == "torchscript"
+    assert "padded to whole windows" in artifact.record["exporter_reason"]
+    assert set(artifact.dynamic_axes) == {"N", "H", "W"}
+    assert_right(artifact.path, copies(model), *images((1, 3, 41, 67), (3, 3, 64, 39)))
+
+
 def test_padding_computed_in_a_chain(tmp_path):
     """The sizes stay simple in the trace, and the file holds nothing of the claim that keeps them so."""
     model = kinds.SamePadding().eval()

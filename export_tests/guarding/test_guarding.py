@@ -22,7 +22,7 @@ import attn_deploy
 from attn_deploy.conversion.convert import convert as direct_convert
 from attn_deploy.errors import AttnDeployError, FileWarning, GraphError, InvalidRequestError, WorkerCrashError
 from attn_deploy.graph.evidence import Evidence, write_evidence
-from attn_deploy.guarding import guarded
+from attn_deploy.guarding import call, guarded
 from attn_deploy.guarding.transport import error_data, error_from, packed, unpacked
 from attn_deploy.inputs.tensors import TensorInput
 from export_tests.conftest import ROOT
@@ -62,11 +62,31 @@ def test_a_library_that_dies_is_an_error(deadly, sound, tmp_path):
         lambda path: attn_deploy.run_file(str(path), data),
         lambda path: attn_deploy.verify_files(sound, path),
     ]
-    for call in calls:
+    for run in calls:
         with pytest.raises(WorkerCrashError, match=r"crashed \(SIGFPE\)\. A library failed on this input"):
-            call(deadly)
-        call(sound)  # the next call finds a process that is as it was
+            run(deadly)
+        run(sound)  # the next call finds a process that is as it was
     assert attn_deploy.run_file(sound, data).outputs["y"].tolist() == [[1.0] * 4] * 2
+
+
+def test_a_process_makes_the_calls_that_go_well_and_no_more(sound, deadly, tmp_path):
+    idle = lambda: [line.held for line in call._server._idle]  # noqa: E731
+    attn_deploy.inspect(sound)
+    first = idle()
+    attn_deploy.inspect(sound)
+    assert idle() == first
+    with pytest.raises(GraphError):
+        attn_deploy.inspect(tmp_path / "missing.onnx")
+    assert len(idle()) == len(first) - 1, "after an error the process is let go"
+
+
+def test_a_process_that_is_gone_while_it_waits_is_no_error(sound):
+    attn_deploy.inspect(sound)
+    server = call._server._process.pid
+    before = family(server)
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    assert attn_deploy.inspect(sound).artifact.opset == 17
 
 
 def test_errors_warnings_and_callbacks_come_back(sound, tmp_path):

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from attn_deploy.data import load_dataset
-from attn_deploy.errors import InvalidRequestError
+from attn_deploy.errors import InvalidRequestError, TrainingError
 from attn_deploy.training.batches import ResidentImages
-from attn_deploy.training.recipe import Recipe
+from attn_deploy.training.recipe import Recipe, recipe_for
+from attn_deploy.training.run import train
 
 CPU = torch.device("cpu")
 
@@ -47,6 +48,29 @@ def test_small_images_are_the_full_ones_scaled():
         coarse = torch.nn.functional.avg_pool2d(large, 2)
         assert float(torch.corrcoef(torch.stack([coarse.flatten(), scaled.flatten()]))[0, 1]) > 0.97
     assert next(small.epoch(small.draw(0, 3)))[0].shape == (16, 3, 32, 32)
+
+
+FIXED = """
+from torch import nn
+
+class Fixed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 4, 4, stride=4), nn.Linear(256, 10)
+
+    def forward(self, x):
+        return self.head(self.body(x).flatten(1))
+"""
+
+
+def test_a_model_of_one_size_is_refused_before_its_first_step(tmp_path):
+    (tmp_path / "net.py").write_text(FIXED)
+    model = f"{tmp_path}/net.py:Fixed"
+    settings = {"dataset": "digits", "device": "cpu", "output": tmp_path / "run"}
+    recipe = recipe_for("digits", epochs=2, start_side=16)
+    with pytest.raises(TrainingError, match=r"does not take images of 16x16.*start_side 16.*--start-side 0"):
+        train(model, recipe=recipe, on_step=lambda _: pytest.fail("a step was made"), **settings)
+    assert train(model, recipe=recipe_for("digits", epochs=2, start_side=0), **settings).finished
 
 
 def test_two_epochs_show_each_image_both_ways():

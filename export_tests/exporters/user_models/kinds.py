@@ -227,6 +227,43 @@ class Attention(nn.Module):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias).transpose(1, 2).flatten(2)
 
 
+class GroupedAttention(nn.Module):
+    """Attention in groups of four tokens, over five axes with heads and over three without; with a table or a mask."""
+
+    def __init__(self, masked=False):
+        super().__init__()
+        self.qkv = nn.Linear(8, 24)
+        self.table = nn.Parameter(torch.randn(2, 4, 4)) if masked else None
+
+    def forward(self, tokens):
+        n, length, _ = tokens.shape
+        groups = length // 4
+        q, k, v = self.qkv(tokens).reshape(n, groups, 4, 3, 2, 4).permute(3, 0, 1, 4, 2, 5)
+        mask = None if self.table is None else self.table[None, None] + torch.arange(groups).view(1, -1, 1, 1, 1)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=0.3)
+        flat = y.transpose(2, 3).reshape(n, length, 8)
+        return F.scaled_dot_product_attention(flat, flat * 2, flat, attn_mask=None)
+
+
+class PadsToWindows(nn.Module):
+    """Maps padded to whole windows before each attention, as DaViT and Twins do, and cut again behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(3 if i == 0 else 4, 4, 3, stride=2, padding=1) for i in range(3))
+
+    def forward(self, x):
+        for conv in self.convs:
+            y = conv(x)
+            h, w = y.shape[2:]
+            padded = F.pad(y, (0, (3 - w % 3) % 3, 0, (3 - h % 3) % 3))
+            n, c, tall, wide = padded.shape
+            windows = padded.view(n, c, tall // 3, 3, wide // 3, 3).permute(0, 2, 4, 3, 5, 1).reshape(-1, 9, c)
+            mixed = windows.softmax(1).view(n, tall // 3, wide // 3, 3, 3, c).permute(0, 5, 1, 3, 2, 4)
+            x = y + mixed.reshape(n, c, tall, wide)[:, :, :h, :w]
+        return x.mean((2, 3))
+
+
 class SamePadding(nn.Module):
     """Padding computed from the size in a chain, as networks that came from TensorFlow have it."""
 

@@ -1,0 +1,50 @@
+"""A model again with fewer axes that move, where the request leaves them open and an exporter cannot make all of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from attn_deploy.errors import AttnDeployError
+from attn_deploy.exporters.prepare import with_fewer_axes
+from attn_deploy.exporters.prepared import PreparedModel
+
+# Causes that no choice of axes mends.
+_WHATEVER_MOVES = frozenset(
+    {
+        "data-dependent-branch",
+        "not-finite",
+        "complex-output",
+        "later-form",
+        "native-attention",
+        "fft",
+        "overlapping-write",
+    }
+)
+_LONGEST_REASON = 240
+
+
+def with_fewer_and_fewer_axes(prepared: PreparedModel, refusals: list[AttnDeployError]) -> Iterator[PreparedModel]:
+    """The model; and where the request leaves the axes open, again without those that an exporter cannot make move."""
+    yield prepared
+    if not prepared.flexible:
+        return
+    tried = {prepared.dynamic}
+    current = prepared
+    while current.dynamic and refusals[-1].rule not in _WHATEVER_MOVES:
+        text = str(refusals[-1]).removeprefix(f"{prepared.label}: ")
+        text = re.sub(r"^the axis [\w, ]+ cannot be dynamic, since ", "", text)
+        reason = re.split(r"(?<=[a-z)])\. |: the \w+ exporter failed|: torch\.export cannot", text)[0]
+        match = re.search(r"the axis ([\w, ]+) cannot be dynamic", str(refusals[-1]))
+        named = {s for s in current.dynamic if match and re.search(rf"\b{s}\b", match[1])}
+        choices = [tuple(s for s in current.dynamic if s not in named)] if named else []
+        batch = tuple(s for s in prepared.dynamic if s[0] == "N")
+        choices += [batch, tuple(s for s in prepared.dynamic if s not in batch), ()]
+        fewer = next((c for c in choices if c not in tried), None)
+        if fewer is None:
+            return
+        tried.add(fewer)
+        reason = reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]}..."
+        reasons = {s: reason for s in prepared.dynamic if s not in fewer}
+        current = with_fewer_axes(prepared, fewer, reasons)
+        yield current
