@@ -64,7 +64,6 @@ def train(
     from attn_deploy.report.accuracy import training_text
     from attn_deploy.report.console import step_bar
     from attn_deploy.training.recipe import recipe_for
-    from attn_deploy.training.run import train as train_model
 
     recipe = recipe_for(
         dataset,
@@ -76,6 +75,8 @@ def train(
         alternate_flip=alternate_flip,
         label_smoothing=smoothing,
     )
+    from attn_deploy.training.run import train as train_model  # torch, which a wrong value does not wait for
+
     with output_aside(), step_bar(model) as progress:
 
         def show(at: TrainProgress) -> None:

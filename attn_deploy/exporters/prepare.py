@@ -104,14 +104,15 @@ def prepare(
         mark_writing(original)
         original = copy_model(original)
     first = _first_run(original, taken, symbols, label, flexible=flexible)
-    declared = resolved.outputs
+    declared, used = resolved.outputs, first.used
     if declared is None or len(declared) != len(
         flatten_outputs(first.outputs)
     ):  # arguments may add levels of a pyramid
         declared = tuple(output_names(first.outputs))
     if around.answers is not None:
         around.answers.check_outputs([tuple(t.shape) for t in flatten_outputs(first.outputs)], label)
-        original, declared = with_answers(original, around.answers), around.answers.outputs
+        original, used = (with_answers(module, around.answers) for module in (original, used))
+        declared = around.answers.outputs
     names = _unlike_inputs(_chosen_names(declared, around.output_names, label), taken)
     reference = EagerReference(original, names)
     prober = Prober(original, reference, label)
@@ -121,7 +122,7 @@ def prepare(
     else:
         movement = asked_movement(prober, first.inputs, first.symbols, own=own)
     movement = _settled(movement, taken[0].sizes)
-    refuse_history(original, reference, movement.inputs, movement.dynamic, label, first.used)
+    refuse_history(original, reference, movement.inputs, movement.dynamic, label, used)
     prepared = PreparedModel(
         label,
         original,

@@ -123,7 +123,7 @@ def _step(step: Mapping[str, Any]) -> Row:
 
 
 def _plain(facts: Mapping[str, Any]) -> str:
-    text = ", ".join(f"{k} {v}" for k, v in facts.items())
+    text = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in facts.items())
     return text if len(text) <= 400 else text[:397] + "..."
 
 
