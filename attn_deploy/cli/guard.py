@@ -101,6 +101,8 @@ def _line_of(error: Exception) -> tuple[str, int]:
             "files can be built, inspected, profiled and evaluated."
         )
         return text, MissingDependencyError.exit_code
+    if type(error).__module__.startswith("onnx.") and type(error).__name__ in ("ValidationError", "InferenceError"):
+        return f"a graph is not valid ONNX: {' '.join(str(error).split())[:300]}", 1
     if isinstance(error, MemoryError):
         return "there is not enough memory for this; raise --memory-limit, or use a smaller input or batch.", 1
     if isinstance(error, OSError) and error.errno is not None:

@@ -134,7 +134,8 @@ def tensors(chance: random.Random, folder: Path) -> Case:
     state = dict(create(name).state_dict())
     key = chance.choice(list(state))
     values = (
-        state[key].to(torch.complex64), torch.zeros(0), torch.full_like(state[key], float("nan")), state[key].to(torch.bool),
+        state[key].to(torch.complex64), torch.zeros(0), torch.full_like(state[key].float(), float("nan")),
+        state[key].to(torch.bool),
         torch.zeros(3, 3, 3, 3, 3), state[key].to(torch.int64), torch.sparse_coo_tensor(size=(4, 4)), {"a": 1}, None, "text",
         state[key].to(torch.float8_e4m3fn), torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
     )  # fmt: skip
