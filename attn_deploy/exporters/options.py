@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from attn_deploy.errors import InvalidRequestError, OpsetError
-from attn_deploy.graph.opset import MAX_OPSET, MIN_OPSET
+from attn_deploy.graph.versions import MAX_OPSET, MIN_OPSET
 from attn_deploy.rules.rules import rule
 
 DEFAULT_OPSET = 20

@@ -68,10 +68,10 @@ def plan_pipeline(settings: PipelineSettings, commands: Commands) -> PipelinePla
     Raises:
         InvalidRequestError: if two engines would have one name, or a value is none that its command takes.
     """
-    check_values(settings)
     folder = settings.folder / settings.output
-    planner = _Planner(settings, commands, folder, read_state(folder))
-    return planner.plan()
+    plan = _Planner(settings, commands, folder, read_state(folder)).plan()
+    check_values(settings)
+    return plan
 
 
 def read_state(folder: Path) -> dict[str, Any]:

@@ -249,7 +249,7 @@ def test_what_init_writes_is_a_file_that_can_be_read(tmp_path, model):
         ('model = "a"\n[profile]', "add the table [export]"),
         ('model = "a.onnx"\n[export]', "leave out [train] and [export]"),
         ('model = "a"\n[export]\n[[build]]\n[[build]]', "two steps are called"),
-        ("model =", "is not TOML"),
+        ("model =", "is not valid TOML"),
     ],
 )
 def test_a_file_that_cannot_be_run_is_refused_in_one_line(tmp_path, text, words):

@@ -7,12 +7,10 @@ rewrites the node; where only the allowed element types change, the standard's s
 from __future__ import annotations
 
 from attn_deploy.graph.opset.conversion import (
-    IR_VERSIONS,
-    MAX_OPSET,
-    MIN_OPSET,
     ConversionResult,
     convert_opset,
     standard_opset,
 )
+from attn_deploy.graph.versions import IR_VERSIONS, MAX_OPSET, MIN_OPSET
 
 __all__ = ["IR_VERSIONS", "MAX_OPSET", "MIN_OPSET", "ConversionResult", "convert_opset", "standard_opset"]

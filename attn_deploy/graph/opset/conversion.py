@@ -19,12 +19,7 @@ from attn_deploy.graph.opset.rule import Direction, NoFormError
 from attn_deploy.graph.opset.table import rule_for
 from attn_deploy.graph.placed import hollow
 from attn_deploy.graph.scopes import NAME_SCOPES, module_path
-
-MIN_OPSET = 13
-MAX_OPSET = min(25, onnx.defs.onnx_opset_version())  # an older onnx knows fewer
-# The IR version that came with each opset: a runtime that knows the opset reads the file. Readers of those before 10 skip
-# the metadata of nodes.
-IR_VERSIONS = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 13}
+from attn_deploy.graph.versions import IR_VERSIONS, MAX_OPSET, MIN_OPSET
 
 _BY_DEFINITION = "by its definition in the standard"
 

@@ -16,8 +16,9 @@ from onnx import version_converter
 from attn_deploy.errors import GraphError, OpsetError
 from attn_deploy.files import scratch_folder
 from attn_deploy.graph.artifact import check_model, load_model, serialised
-from attn_deploy.graph.opset.conversion import IR_VERSIONS, MIN_OPSET, standard_opset
+from attn_deploy.graph.opset.conversion import standard_opset
 from attn_deploy.graph.placed import inflated
+from attn_deploy.graph.versions import IR_VERSIONS, MIN_OPSET
 from attn_deploy.isolate import run_isolated
 
 OLDEST = 4  # below, onnx's converter lacks steps; ONNX Runtime runs most of opset 4 to 6 without promising it
