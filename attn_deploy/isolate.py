@@ -37,6 +37,7 @@ _CHILD = (
     "import sys; sys.path[:] = [p for p in sys.path if p]; from attn_deploy.isolate import serve; sys.exit(serve())"
 )
 _GRACE = 1.0  # seconds between asking a child to end and killing it
+_FAREWELL = 5.0  # seconds in which a child that has nothing to do may remove what it kept
 _ALARM_MARGIN = 5.0  # seconds that the alarm inside a child leaves the parent to end it first
 _LAST_LINES = 60
 
@@ -106,6 +107,7 @@ class IsolatedWorker:
         self._readers: list[threading.Thread] = []
         self._lifeline = -1
         self._closed = False
+        self._idle = True
         self._lock = threading.Lock()
 
     @property
@@ -125,6 +127,7 @@ class IsolatedWorker:
                 self._child = self._start()
         deadline = time.monotonic() + timeout
         outcome: Event | None = None
+        self._idle = False
         try:
             self._send({"target": target, "arguments": dict(arguments), "seconds": timeout + _ALARM_MARGIN})
             while outcome is None:
@@ -144,6 +147,7 @@ class IsolatedWorker:
             raise
         if outcome is None:
             raise self._death(what, timeout)
+        self._idle = True
         return _value_of(outcome, what)
 
     def close(self) -> None:
@@ -201,6 +205,10 @@ class IsolatedWorker:
 
     def _end(self) -> None:
         child = self._child
+        if child is not None and self._idle and child.stdin is not None:
+            with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
+                child.stdin.close()  # it ends by itself, and removes what it kept
+                child.wait(timeout=_FAREWELL)
         if child is not None and child.poll() is None:
             child.terminate()
             try:
@@ -213,6 +221,7 @@ class IsolatedWorker:
     def _release(self) -> None:
         """Give back what belonged to a child that has ended."""
         child, self._child = self._child, None
+        self._idle = True
         _workers.discard(self)
         if child is None:
             return

@@ -223,3 +223,11 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="No space left on device"):
         write_atomic(target, b"data")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_child_that_is_idle_removes_what_it_kept(tmp_path):
+    worker = IsolatedWorker()
+    kept = worker.call("export_tests.sleeper:keep", {"beside": str(tmp_path / "x")}, what="a call", timeout=60)
+    assert Path(kept).is_dir()
+    worker.close()
+    assert not Path(kept).exists()
