@@ -57,7 +57,7 @@ _PUBLIC = {
     "simplify": "attn_deploy.conversion.convert",
     "train": "attn_deploy.training.run",
     "trusting": "attn_deploy.resolve.trust",
-    "trusted_files": "attn_deploy.guarding",
+    "unguarded": "attn_deploy.guarding",
     "verify": "attn_deploy.parity.verify",
     "verify_package": "attn_deploy.deploy.package.check",
     "verify_files": "attn_deploy.parity.files",
@@ -101,7 +101,7 @@ if TYPE_CHECKING:
     from attn_deploy.fusing import fuse as fuse
     from attn_deploy.fusing import fuse_with_report as fuse_with_report
     from attn_deploy.graph.artifact import OnnxArtifact as OnnxArtifact
-    from attn_deploy.guarding import trusted_files as trusted_files
+    from attn_deploy.guarding import unguarded as unguarded
     from attn_deploy.matrix.diff import MatrixDiff as MatrixDiff
     from attn_deploy.matrix.options import MatrixOptions as MatrixOptions
     from attn_deploy.matrix.record import MatrixRecord as MatrixRecord

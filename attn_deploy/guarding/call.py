@@ -35,7 +35,7 @@ _starting = threading.Lock()
 
 
 @contextlib.contextmanager
-def trusted_files() -> Iterator[None]:
+def unguarded() -> Iterator[None]:
     """Within the block, functions of this program read files in this process.
 
     A file that makes a native library crash then ends the process. What is saved is a message to another process and

@@ -168,6 +168,6 @@ def _answer(request: dict[str, Any]) -> tuple[Any, ...]:
 
 def _unfit(reason: str) -> str:
     return (
-        f"{reason}, where files of others are read. Call it within attn_deploy.trusted_files() if you trust the file: then "
+        f"{reason}, where files of others are read. Call it within attn_deploy.unguarded() if you trust the file: then "
         "it runs in this process."
     )

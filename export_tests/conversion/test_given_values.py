@@ -11,7 +11,7 @@ import pytest
 from onnx import helper
 from typer.testing import CliRunner
 
-from attn_deploy import convert, diagnose, inspect, profile, quantize, simplify, trusted_files, verify_files
+from attn_deploy import convert, diagnose, inspect, profile, quantize, simplify, unguarded, verify_files
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.plan import inputs_from_dicts, inputs_to_dicts
 from attn_deploy.cli import app
@@ -162,7 +162,7 @@ def test_rows_of_a_file_are_held_against_the_file(tmp_path, monkeypatch):
     )
     right = OpenVinoRunner.outputs
     monkeypatch.setattr(OpenVinoRunner, "outputs", lambda self: {n: a * 1.01 for n, a in right(self).items()})
-    with trusted_files():  # in this process
+    with unguarded():  # in this process
         record = profile(source, runtimes=("ort-cpu", "openvino"), options=QUICK)
     rows = {r.runtime: r for r in record.rows}
     assert rows["ort-cpu"].status == "ok"
