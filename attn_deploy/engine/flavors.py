@@ -160,8 +160,15 @@ def lean_is_installed(spec: FlavorSpec) -> bool:
 
 
 def _is_there(modules: tuple[str, ...]) -> bool:
-    specs = (importlib.util.find_spec(m) for m in modules)
-    return any(f is not None and f.origin is not None for f in specs)  # no origin: just a folder of that name
+    return any(map(_is_importable, modules))
+
+
+def _is_importable(module: str) -> bool:
+    try:
+        spec = importlib.util.find_spec(module)
+    except ValueError:  # imported, by something that says nothing of where it comes from
+        return True
+    return spec is not None and spec.origin is not None  # no origin: just a folder of that name
 
 
 def check_installed(name: str) -> None:

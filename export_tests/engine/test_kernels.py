@@ -121,7 +121,7 @@ def test_what_stands_in_the_way_is_told(built, pretended, monkeypatch):
 def test_the_inspectors_names_are_in_the_libraries():
     path = Path(module.__file__)
     used = {chain for owner, chain in uses_in(path) if owner == "trt"}
-    assert used >= {"Runtime", "LayerInformationFormat.JSON"}
+    assert used >= {"LayerInformationFormat.JSON"}
     assert {u.split(".")[0] for u in used} <= set(dir(rtx)) & set(SURFACE["module"])
     for name in ("get_engine_information",):
         assert hasattr(rtx.EngineInspector, name)

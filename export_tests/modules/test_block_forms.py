@@ -31,14 +31,14 @@ def made(name, **arguments):
 def test_layer_norm_over_channels_in_both_ranges(scale):
     x, weight, bias = ramp(2, 7, 5, 6) * scale, ramp(7), ramp(7, seed=1)
     expected = F.layer_norm(x.permute(0, 2, 3, 1), (7,), weight, bias, 1e-6).permute(0, 3, 1, 2)
-    torch.testing.assert_close(ops.layer_norm_2d(x, weight, bias), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ops.layer_norm_2d(x, 7, weight, bias), expected, rtol=1e-4, atol=1e-5)
     with half_range():
-        torch.testing.assert_close(ops.layer_norm_2d(x, weight, bias), expected, rtol=1e-4, atol=1e-5)
-    half = ops.layer_norm_2d(x.half(), weight.half(), bias.half())
+        torch.testing.assert_close(ops.layer_norm_2d(x, 7, weight, bias), expected, rtol=1e-4, atol=1e-5)
+    half = ops.layer_norm_2d(x.half(), 7, weight.half(), bias.half())
     torch.testing.assert_close(half.float(), expected, rtol=1e-2, atol=2e-2)
     flat = torch.full((1, 7, 2, 2), 3.0)
     for dtype in (torch.float16, torch.float32):
-        assert float(ops.layer_norm_2d(flat.to(dtype), None, None).abs().max()) < 1e-2
+        assert float(ops.layer_norm_2d(flat.to(dtype), 7, None, None).abs().max()) < 1e-2
 
 
 @pytest.mark.parametrize("scale", [1e-2, 1.0, 1e3])

@@ -317,7 +317,7 @@ def test_folders_are_read_with_what_stands_beside_the_record(tmp_path):
             r"record\.json cannot be read as a profile record: environment is missing",
         ),
         ({"other.json": '{"title": "another benchmark"}'}, "holds no profile record"),
-        ({"half.json": '{"schema_version": 2, "na'}, r"half\.json cannot be read as JSON"),
+        ({"half.json": '{"schema_version": 2, "na'}, r"half\.json is not JSON"),
     ],
 )
 def test_folders_that_cannot_be_read_say_so_with_the_file(tmp_path, files, message):
