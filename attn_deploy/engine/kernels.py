@@ -13,7 +13,7 @@ from typing import Any
 from attn_deploy.engine.artifact import EngineArtifact, read_engine
 from attn_deploy.engine.flavors import flavor_spec
 from attn_deploy.engine.lean import load_runtime, start_runtime
-from attn_deploy.engine.logger import logger_for
+from attn_deploy.engine.logger import collection_paused, logger_for
 from attn_deploy.errors import AttnDeployError, DeviceError, NoDeviceError
 from attn_deploy.isolate import run_isolated
 from attn_deploy.machine.gpu import find_gpu
@@ -82,6 +82,7 @@ def read_kernels(artifact: EngineArtifact, *, timeout: float = 300.0) -> EngineK
     return EngineKernels(kernels, "" if kernels else "the library lists none")
 
 
+@collection_paused()
 def run(emit: Callable[[dict[str, Any]], None], *, path: str) -> list[dict[str, Any]]:
     """The child's side: load the engine and ask its inspector."""
     artifact = read_engine(path)

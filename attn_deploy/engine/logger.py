@@ -5,9 +5,11 @@ The first logger that TensorRT is given is used for some messages of the whole p
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 LOG = logging.getLogger("attn_deploy.engine")
@@ -18,6 +20,23 @@ _LEVELS = {
     "INFO": logging.INFO,
     "VERBOSE": logging.DEBUG,
 }
+
+
+@contextlib.contextmanager
+def collection_paused() -> Iterator[None]:
+    """Calls into the library during which no object of its own is collected as garbage.
+
+    It holds a lock while it calls a logger, and takes the same lock when a builder or an engine goes. One that was left in
+    a circle of references, and is collected while a message is handled, would wait for its own thread for ever.
+    """
+    was_on = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _is_routine(message: str) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from attn_deploy.engine.flavors import Flavor, choose_flavor, load_flavor
-from attn_deploy.engine.logger import logger_for
+from attn_deploy.engine.logger import collection_paused, logger_for
 from attn_deploy.engine.network import summarise
 from attn_deploy.engine.options import HARDWARE_COMPAT, BuildOptions
 from attn_deploy.engine.parse import ParsedNetwork, parse_onnx
@@ -28,6 +28,7 @@ from attn_deploy.machine.gpu import find_gpu
 Send = Callable[[dict[str, Any]], bool]
 
 
+@collection_paused()
 def run(
     emit: Callable[[dict[str, Any]], None],
     *,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from attn_deploy.engine.artifact import EngineArtifact, read_engine
 from attn_deploy.engine.flavors import flavor_spec
 from attn_deploy.engine.lean import load_runtime, start_runtime
-from attn_deploy.engine.logger import logger_for
+from attn_deploy.engine.logger import collection_paused, logger_for
 from attn_deploy.engine.network import dtype_name
 from attn_deploy.errors import DeviceError, InvalidRequestError, NoDeviceError
 from attn_deploy.files import write_atomic
@@ -93,6 +93,7 @@ class TensorRTRunner:
             )
         return gpu
 
+    @collection_paused()
     def _load(self, specialization: str) -> None:
         trt = self._flavor.trt
         self._logger = logger_for(trt)
