@@ -17,9 +17,10 @@ gc.disable()
 garbage = [trt.Builder(logger)]
 garbage.append(garbage)
 del garbage
-logger.forward = lambda level, text: gc.collect()
+other = logger_for.__wrapped__(trt)  # a second logger is what the library has a word on
+logger.forward = other.forward = lambda level, text: gc.collect()
 with collection_paused() if sys.argv[1] == "paused" else contextlib.nullcontext():
-    trt.Builder(logger)
+    trt.Builder(other)
 print("made")
 """
 
