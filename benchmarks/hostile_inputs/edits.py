@@ -206,7 +206,9 @@ def _is_changed(content: bytes) -> bool:
                 del part.metadata_props[:]
     if "attn_deploy.seal" not in notes:
         return False
-    ours = ({k: v for k, v in m.items() if k.startswith("attn_deploy.")} for m in (notes, before))
+    ours = (
+        {k: v for k, v in m.items() if isinstance(k, str) and k.startswith("attn_deploy.")} for m in (notes, before)
+    )
     return (
         len({repr(sorted(o.items(), key=repr)) for o in ours}) > 1
         or model.graph.SerializeToString() != first.graph.SerializeToString()
