@@ -11,8 +11,10 @@ import os
 import shlex
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 
 from attn_deploy.errors import exit_error
@@ -80,6 +82,7 @@ def _wait(child: int, signals: set[signal.Signals]) -> int:
 def _verdict(code: int) -> int:
     """The exit code for a child that did not come to its own end, with the reason."""
     command = shlex.join(["attn-deploy", *sys.argv[1:]])
+    _sweep_after(sys.argv[1:])
     if code in (-signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP):
         return 128 - code
     if code < 0:
@@ -88,6 +91,16 @@ def _verdict(code: int) -> int:
         return 1
     _say(f"error: `{command}` was ended by code that it ran (os._exit({code})), and made nothing.")
     return 2
+
+
+def _sweep_after(words: Sequence[str]) -> None:
+    """Remove the temporary folders of a child that died: those of the system, of this folder, and beside what it named."""
+    from attn_deploy.files import sweep
+
+    named = (Path(word.partition("=")[2] or word).absolute().parent for word in words)
+    for folder in {Path(tempfile.gettempdir()), Path.cwd(), *named}:
+        with contextlib.suppress(OSError, ValueError):
+            sweep(folder)
 
 
 def _be_the_child(command: Callable[[], None], finishing: int, signals: set[signal.Signals]) -> None:

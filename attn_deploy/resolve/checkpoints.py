@@ -202,6 +202,7 @@ class _WeightsNote:
 @dataclass(frozen=True, slots=True)
 class _RunNote:
     weights: _WeightsNote | None = None
+    model: str | None = None
 
 
 def check_recorded_hash(file: Path) -> None:
@@ -214,9 +215,16 @@ def check_recorded_hash(file: Path) -> None:
     if not record.is_file():
         return
     try:
-        note = read_typed(record, _RunNote, "the record of a run").weights
+        run = read_typed(record, _RunNote, "the record of a run")
     except InvalidRequestError as error:
         raise CheckpointError(str(error)) from error
+    note = run.weights
+    if run.model is not None and file.name == WEIGHTS and (note is None or note.file != file.name):
+        other = "no weights" if note is None else f"{note.file!r} for its weights"
+        raise CheckpointError(
+            f"{record} names {other}, and {file} lies beside it: nothing says that these are what was trained. Copy the "
+            "whole run again, or train the model again."
+        )
     if note is None or note.file != file.name:
         return
     if not file.is_file():

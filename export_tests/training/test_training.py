@@ -381,6 +381,16 @@ def test_the_users_own_model_is_named_by_the_user(tiny, whole):
         attn_deploy.evaluate(whole[1], trained_as="resnet8")
 
 
+@pytest.mark.parametrize("weights", [None, {"file": "../x", "sha256": "0"}])
+def test_a_record_that_names_other_weights_proves_none(whole, tmp_path, weights):
+    folder = tmp_path / "run"
+    shutil.copytree(whole[1], folder)
+    record = json.loads((folder / "record.json").read_text())
+    (folder / "record.json").write_text(json.dumps({**record, "weights": weights}))
+    with pytest.raises(CheckpointError, match="nothing says that these are what was trained"):
+        attn_deploy.create(str(folder))
+
+
 def test_weights_that_are_not_those_of_the_record_are_refused(tiny, whole, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(whole[1], folder)
