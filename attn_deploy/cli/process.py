@@ -14,11 +14,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
 from types import FrameType
 
 from attn_deploy.errors import exit_error
-from attn_deploy.isolate import death_of, die_with
+from attn_deploy.isolate import death_of, die_with, end_children
 
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 TERMINATED = 128 + signal.SIGTERM
@@ -27,6 +28,7 @@ _AGAIN = 0.25  # seconds within which a second Ctrl-C is the same one, by anothe
 _KERNEL = 0x80  # si_code of a signal that the terminal sent, to the whole process group
 
 _received: list[float] = []
+_finishing: list[int] = []  # in the child, the pipe on which it says how it ended
 _supervised = False
 
 
@@ -63,6 +65,8 @@ def run_supervised(command: Callable[[], None]) -> None:
     word = b""
     with contextlib.suppress(BlockingIOError):
         word = os.read(finished, 1)  # empty where the child did not come to its own end
+    if word and word[0] in (INTERRUPTED, TERMINATED):
+        _sweep_after(sys.argv[1:])
     sys.exit(word[0] if word else _verdict(code))
 
 
@@ -105,6 +109,7 @@ def _sweep_after(words: Sequence[str]) -> None:
 
 def _be_the_child(command: Callable[[], None], finishing: int, signals: set[signal.Signals]) -> None:
     code = 70
+    _finishing[:] = [finishing]
     try:
         signal.signal(signal.SIGINT, _on_signal)
         signal.signal(signal.SIGTERM, _on_signal)
@@ -148,7 +153,24 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     if _received and now - _received[1] < _AGAIN:
         return
     _received[:] = [_received[0] if _received else number, now]
+    if _finishing and _loads_native_code(frame):
+        _say("interrupted; nothing was left half-written.")
+        end_children()
+        code = interruption_code() or INTERRUPTED
+        os.write(_finishing[0], bytes([code]))
+        os._exit(code)
     raise KeyboardInterrupt
+
+
+def _loads_native_code(frame: FrameType | None) -> bool:
+    """Whether an extension module is being loaded: an exception that goes through its C++ aborts the process."""
+    while frame is not None:
+        if frame.f_code.co_name in ("create_module", "exec_module") and isinstance(
+            frame.f_locals.get("self"), ExtensionFileLoader
+        ):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _flushed(code: int) -> int:
