@@ -30,6 +30,7 @@ import onnx
 import torch
 from plain.cases import Pair, pair_of
 from plain.hazards import HAZARDS, Extent, Hazard
+from plain.messages import without_paths
 from torch import nn
 
 from attn_deploy.exporters.options import ExportOptions
@@ -224,8 +225,7 @@ def _first_line(error: BaseException) -> str:
     """The telling line of a message, without the paths of this machine."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = next((line for line in lines if "Error" in line or "rror:" in line), lines[0] if lines else "")
-    root = str(Path(torch.__file__).resolve().parents[1])
-    return f"{type(error).__name__}: {text}".replace(f"{root}/", "")[:220]
+    return without_paths(f"{type(error).__name__}: {text}")[:220]
 
 
 def as_json(rows: Sequence[Row]) -> str:

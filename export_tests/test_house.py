@@ -151,3 +151,10 @@ def test_a_class_name_stands_for_one_class():
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places.setdefault(node.name, []).append(str(file.relative_to(PACKAGE)))
     assert {name: files for name, files in places.items() if len(files) > 1} == {}
+
+
+def test_no_record_carries_a_path_of_the_machine_that_made_it():
+    homes = re.compile(r"(?<![\w.:/])/(?:home|root|work|tmp|Users|mnt|opt)/\w")
+    records = [f for f in (ROOT / "profiles").rglob("*") if f.suffix in (".json", ".md")]
+    assert records
+    assert [str(f.relative_to(ROOT)) for f in records if homes.search(f.read_text(encoding="utf-8"))] == []

@@ -26,8 +26,8 @@ from attn_deploy.runtimes.eager import EagerRunner
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
 from .cases import Pair
+from .messages import without_paths
 
-_ROOT = Path(__file__).resolve().parents[2]
 # The TorchScript exporter is what most public recipes call; the other one is asked where it refuses.
 ATTEMPTS = (("torchscript", 17, True), ("torchscript", 17, False), ("dynamo", 18, False))
 SAME_MATHS = Tolerance(rtol=1e-6, atol=1e-7)
@@ -75,7 +75,7 @@ def export_pair(pair: Pair) -> tuple[Exported, Exported, str]:
             plain = _export_plain(pair, exporter, opset, dynamic)
         except AttnDeployError as error:
             axes = ", ".join(dynamic) or "no axis"
-            said = str(error).replace(f"{_ROOT}/", "")[:200]  # records carry no path of the machine
+            said = without_paths(str(error))[:200]
             reasons.append(f"{exporter}, {axes} moving: {said}")
             continue
         return plain, _export_zoo(pair, plain), "; ".join(reasons)
