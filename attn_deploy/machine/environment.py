@@ -242,7 +242,13 @@ def git_commit(directory: Path) -> str | None:
 
 def command_line() -> tuple[str, ...]:
     """The arguments of this process, the program without its folder."""
-    return (Path(sys.argv[0]).name, *sys.argv[1:]) if sys.argv else ()
+    return (Path(sys.argv[0]).name, *map(_without_folder, sys.argv[1:])) if sys.argv else ()
+
+
+def _without_folder(word: str) -> str:
+    """The word with the name of a file in place of its absolute path: records travel, and folders stay private."""
+    option, equals, value = word.rpartition("=") if word.startswith("-") else ("", "", word)
+    return f"{option}{equals}{Path(value).name}" if Path(value).is_absolute() else word
 
 
 def _frequency(cpuinfo: str) -> float | None:
