@@ -42,7 +42,7 @@ class Bench:
         tf32: as `attn_deploy.runtimes.work.Work`.
         folder: for engines.
         progress: is called with a few words at each step.
-        trail: is told which variant is about to run, so that a crash has a name.
+        trail: gets the variant that is about to run, so that a crash has a name.
         keep: whether the module is used again after the runner is made.
         samples: gives real inputs of these shapes, on which 8 bits are judged; none where there are none.
         missing: dependencies that rows lacked.

@@ -241,7 +241,7 @@ def _from_file(path: Path, inputs: Sequence[TensorInput] | None) -> ProfileSubje
 
     artifact = read_onnx(path)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FileWarning)  # read_onnx has told it
+        warnings.simplefilter("ignore", FileWarning)  # read_onnx has warned of it
         model, _ = open_model(path, light=True)
     tensors = graph_inputs(model)
     symbols = tuple(dict.fromkeys(s for i in tensors for s in i.symbols))

@@ -68,7 +68,7 @@ class GraphReference:
     Args:
         parts: the graph.
         name: for reports.
-        given: shapes and samples of the user's, in place of what the graph is found to run at.
+        given: shapes and samples of the user's, in place of those at which the graph runs.
     """
 
     def __init__(self, parts: Parts, name: str, given: GivenInputs | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Which axes of a model's inputs can move: found by running it in eager mode at other sizes."""
+"""Which axes of a model's inputs can move, by running it in eager mode at other sizes."""
 
 from __future__ import annotations
 
