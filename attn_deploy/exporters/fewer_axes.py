@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator
 
 from attn_deploy.errors import AttnDeployError
-from attn_deploy.exporters.prepare import with_fewer_axes
+from attn_deploy.exporters.prepare import remade, with_fewer_axes
 from attn_deploy.exporters.prepared import PreparedModel
+from attn_deploy.exporters.size_decisions import with_steps_of_decisions
 
 # Causes that no choice of axes mends.
 _WHATEVER_MOVES = frozenset(
@@ -21,6 +22,10 @@ _WHATEVER_MOVES = frozenset(
         "overlapping-write",
     }
 )
+# Causes that may be decisions which come out alike at multiples of some number.
+_BY_SIZE = frozenset(
+    {"branch-on-shape", "baked-size", "number-from-shape", "endless-arithmetic", "wrong-numbers", None}
+)
 _LONGEST_REASON = 240
 
 
@@ -29,6 +34,9 @@ def with_fewer_and_fewer_axes(prepared: PreparedModel, refusals: list[AttnDeploy
     yield prepared
     if not prepared.flexible:
         return
+    stepped = with_steps_of_decisions(prepared) if refusals[-1].rule in _BY_SIZE else None
+    if stepped is not None:
+        yield remade(stepped, stepped.dynamic)
     tried = {prepared.dynamic}
     current = prepared
     while current.dynamic and refusals[-1].rule not in _WHATEVER_MOVES:

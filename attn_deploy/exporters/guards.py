@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import sympy
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from attn_deploy.exporters.prepared import PreparedModel
 from attn_deploy.exporters.quiet import quiet_torch
 from attn_deploy.exporters.time_limit import time_limit
 from attn_deploy.inputs.expressions import evaluate_expression
-from attn_deploy.inputs.tensors import bounds, fit_size
+from attn_deploy.inputs.tensors import TensorInput, bounds, fit_size
 
 _MOST_CONSTANTS = 12
 _MOST_SIZES = 60
@@ -85,20 +86,31 @@ def decisions_on_sizes(prepared: PreparedModel, lines: Iterable[str]) -> Limits 
     env = ShapeEnv()
     mode = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
     conversions = conversions_in(prepared, prepared.example())
-    fakes = []
-    for tensor, declared in zip(prepared.example(), prepared.inputs, strict=True):
-        kinds = [DimDynamic.DYNAMIC if prepared.moves(d) else DimDynamic.STATIC for d in declared.dims]
-        context: Any = StatelessSymbolicContext(dynamic_sizes=kinds)
-        fakes.append(mode.from_tensor(tensor, symbolic_context=context, source=ConstantSource(declared.name)))
+    fakes = [_fake(prepared, mode, declared) for declared in prepared.inputs]
     try:
         with quiet_torch(), FakeCopyMode(mode):
             module = copy.deepcopy(prepared.fresh_module())
         limit = time_limit(_SECONDS, "running the model on symbolic sizes")
-        with quiet_torch(), torch.no_grad(), mode, Replay(conversions or ()), limit:
+        with quiet_torch(), torch.no_grad(), prepared.traced(), mode, Replay(conversions or ()), limit:
             module(*fakes)
     except Exception:  # an operator without a symbolic form, a decision on values, or arithmetic without end
         return None
     return limits_of(prepared, fakes, lines)
+
+
+def _fake(prepared: PreparedModel, mode: FakeTensorMode, declared: TensorInput) -> Tensor:
+    """An input of symbolic sizes; one that must be a multiple of 32 is 32 times a symbol, so that rounding up ends."""
+    steps = [declared.multiple.get(d, 1) if isinstance(d, str) and prepared.moves(d) else 1 for d in declared.dims]
+    dtype = torch.from_numpy(np.empty(0, declared.dtype)).dtype
+    if any(prepared.moves(d) and n < 2 * s for d, n, s in zip(declared.dims, declared.shape(), steps, strict=True)):
+        steps = [1] * len(steps)  # an extent of 1 is a constant to torch
+    counts = torch.empty([n // s for n, s in zip(declared.shape(), steps, strict=True)], dtype=dtype)
+    kinds = [DimDynamic.DYNAMIC if prepared.moves(d) else DimDynamic.STATIC for d in declared.dims]
+    context: Any = StatelessSymbolicContext(dynamic_sizes=kinds)
+    fake = mode.from_tensor(counts, symbolic_context=context, source=ConstantSource(declared.name))
+    if max(steps) == 1:
+        return fake
+    return fake.new_empty([n * s for n, s in zip(fake.shape, steps, strict=True)])
 
 
 def _node(extent: Any) -> Any:
@@ -126,8 +138,9 @@ def _fails(prepared: PreparedModel, tensors: Sequence[Tensor], expression: Any, 
         for dim, extent in zip(declared.dims, tensor.shape, strict=True):
             if isinstance(extent, torch.SymInt):
                 for atom in extent.node.expr.free_symbols:
-                    if atom == extent.node.expr:
-                        point[atom] = evaluate_expression(dim, values)
+                    step = extent.node.expr / atom
+                    if step.is_Integer:
+                        point[atom] = evaluate_expression(dim, values) // int(step)
     try:
         return bool(expression.subs(point) is sympy.false)
     except (TypeError, ValueError, ZeroDivisionError):
@@ -139,6 +152,9 @@ def _names(prepared: PreparedModel, tensors: Sequence[Tensor]) -> dict[Any, Any]
     names: dict[Any, Any] = {}
     for declared, tensor in zip(prepared.inputs, tensors, strict=True):
         for dim, extent in zip(declared.dims, tensor.shape, strict=True):
-            if isinstance(extent, torch.SymInt) and extent.node.expr.is_Symbol:
-                names[extent.node.expr] = sympy.Symbol(str(dim))
+            expression: Any = _node(extent).expr if isinstance(extent, torch.SymInt) else None
+            for atom in () if expression is None else expression.free_symbols:
+                step = expression / atom
+                if step.is_Integer:
+                    names[atom] = sympy.Symbol(str(dim)) / int(step)
     return names

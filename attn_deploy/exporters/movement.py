@@ -231,7 +231,7 @@ def _with_steps(
     sizes = inputs[0].sizes
     if not space:
         return None
-    for step in _common_divisors([sizes[s] for s in space]):
+    for step in common_divisors([sizes[s] for s in space]):
         grown = [{s: sizes[s] + step * (1 + (k + j) % 2) for j, s in enumerate(space)} for k in range(2)]
         if any(prober.fails(inputs, g) for g in grown):
             continue
@@ -246,6 +246,6 @@ def _with_steps(
     return None
 
 
-def _common_divisors(extents: Sequence[int]) -> list[int]:
+def common_divisors(extents: Sequence[int]) -> list[int]:
     """The numbers that divide all extents, up to a bound, the least first."""
     return [d for d in range(1, min(_LARGEST_STEP, *extents) + 1) if all(n % d == 0 for n in extents)]

@@ -260,6 +260,8 @@ def first_good(
                 candidate = _attempt(attempt, name, options, progress)
             except (ExportError, GraphError, ParityError, PrecisionError) as error:
                 failures.append((name, error))
+                if attempt.whole_windows and isinstance(error, DynamicAxisError) and error.rule == "branch-on-shape":
+                    break  # torch.export would take minutes to find the same
                 continue
             return attempt, candidate, reason_of(attempt, options, name, failures)
         telling = most_telling(attempt, failures)

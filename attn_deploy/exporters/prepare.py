@@ -97,7 +97,7 @@ def prepare(
     # What a name stands for was made for this call; into a module of the user's no checkpoint may be loaded.
     share = is_large(module) and (weights is None or not isinstance(model, nn.Module))
     original = copy_model(module, share_parameters=share).eval()
-    loaded = () if weights is None else load_weights(original, weights, label, key=weights_key)
+    loaded = resolved.weights if weights is None else load_weights(original, weights, label, key=weights_key)
     refuse_batch_statistics(original, label)
     flexible = own and dynamic is None and not strict
     if share and writes_weights(original, taken):
@@ -196,6 +196,12 @@ def with_fewer_axes(prepared: PreparedModel, dynamic: Sequence[str], reasons: Ma
         dynamic: those that still move.
         reasons: for each axis that no longer does, why.
     """
+    fewer = remade(prepared, dynamic)
+    return replace(fewer, fixed={**prepared.fixed, **reasons})
+
+
+def remade(prepared: PreparedModel, dynamic: Sequence[str]) -> PreparedModel:
+    """The same model for these axes: what depends on them is made again."""
     movement = _settled(Movement(prepared.inputs, tuple(dynamic)), prepared.sizes)
     prober = Prober(prepared.original, prepared.reference, prepared.label)
     return replace(
@@ -203,7 +209,6 @@ def with_fewer_axes(prepared: PreparedModel, dynamic: Sequence[str], reasons: Ma
         inputs=movement.inputs,
         dynamic=movement.dynamic,
         output_dims=_output_dims(prober, movement, prepared.outputs),
-        fixed={**prepared.fixed, **reasons},
         work=prepared.work.another(),
     )
 

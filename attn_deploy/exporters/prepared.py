@@ -6,8 +6,7 @@ import contextlib
 import functools
 import shutil
 import tempfile
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from attn_deploy.exporters.extrema import symbolic_extrema
 from attn_deploy.exporters.serving import Serving
 from attn_deploy.files import KeptFolder
 from attn_deploy.fusing.copying import copy_model
@@ -75,6 +75,7 @@ class SharedWork:
         decomposed: what `attn_deploy.exporters.torchlib` keeps of the programs.
         translations: for each exporter its last one.
         findings: what in the model is known to break exports.
+        decisions: what conditions on sizes come to at the traced ones (see `attn_deploy.exporters.size_decisions`).
         home: the folder where the weights of graphs lie until they are written; made when it is first needed.
         beside: a path in whose folder it is made; None for that of temporary files.
         places: for each exporter the folder in it that holds its last translation.
@@ -84,6 +85,7 @@ class SharedWork:
     decomposed: dict[Any, Any] = field(default_factory=dict)
     translations: dict[str, Translation] = field(default_factory=dict)
     findings: tuple[Finding, ...] | None = None
+    decisions: Any = None
     home: KeptFolder | None = None
     beside: Path | None = None
     places: dict[str, Path] = field(default_factory=dict)
@@ -207,9 +209,11 @@ class PreparedModel:
             twin.__class__ = type(cls.__name__, (cls,), {**words, "forward": forward})
         return twin
 
-    def traced(self) -> AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def traced(self) -> Iterator[None]:
         """What an exporter's trace runs under."""
-        return half_range() if self.narrow else contextlib.nullcontext()
+        with half_range() if self.narrow else contextlib.nullcontext(), symbolic_extrema(self.module):
+            yield
 
     def example(self, sizes: Mapping[str, int] | None = None, *, seed: int = 0, draw: int = 0) -> tuple[Tensor, ...]:
         """Input tensors at the traced sizes, or at others."""

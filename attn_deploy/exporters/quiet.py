@@ -15,6 +15,7 @@ _LOGGERS = (
     "torch.onnx._internal.exporter._compat",
     "torch.onnx._internal.exporter._core",
     "torch.fx.experimental.symbolic_shapes",
+    "torch._subclasses.fake_tensor",
     "torch._export",
     "torch.export",
     "onnxscript",

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import torch
 from torch.export import ExportedProgram
 
-from attn_deploy.errors import AttnDeployError, ExportError
+from attn_deploy.errors import AttnDeployError, DynamicAxisError, ExportError
 from attn_deploy.exporters import attention_forms, order_forms, safe_forms
 from attn_deploy.exporters.claims import translations
 from attn_deploy.exporters.decisions import decision_on_values
@@ -23,9 +23,11 @@ from attn_deploy.exporters.prepared import PreparedModel, Remark, Translation
 from attn_deploy.exporters.program import exported_program
 from attn_deploy.exporters.quiet import quiet_torch
 from attn_deploy.exporters.refusal import refusal
+from attn_deploy.exporters.size_decisions import decided_otherwise
 from attn_deploy.exporters.torchlib import shared_work
 from attn_deploy.graph.light import light_model
 from attn_deploy.graph.placed import INLINE
+from attn_deploy.inputs.samples import verification_sizes
 from attn_deploy.ops import fold
 from attn_deploy.rules.finding import Finding
 from attn_deploy.rules.location import place_of_error, place_of_line
@@ -127,11 +129,19 @@ def _least_by_decisions(prepared: PreparedModel, frozen: Sequence[Remark]) -> Ma
     """The least extents for which decisions that the trace made constants come out the same.
 
     Raises:
+        DynamicAxisError: if one comes out differently at a size of the proof.
         ExportError: if one comes out differently at a size within the range, or nothing can be known of them.
     """
     decisions = [r for r in frozen if "boolean" in r.text]
     if not decisions or not prepared.dynamic:
         return {}
+    otherwise = decided_otherwise(prepared, verification_sizes(prepared.inputs, prepared.dynamic))
+    if otherwise is not None:  # seen in less time than symbolic arithmetic may take
+        place = otherwise.decision.place
+        known = next((f for f in prepared.findings if (f.place.file, f.place.line) == (place.file, place.line)), None)
+        detail = str(otherwise) if known is None else f"{known.what}; {otherwise}"
+        said = refusal(prepared.label, "branch-on-shape" if known is None else known.rule, place, detail=detail)
+        raise DynamicAxisError(str(said), rule=said.rule)
     limits = decisions_on_sizes(prepared, [f"{Path(r.file).name}:{r.line}" for r in decisions])
     if limits is not None and not limits.broken:
         return limits.minimum

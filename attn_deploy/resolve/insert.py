@@ -25,6 +25,7 @@ from attn_deploy.resolve.instantiate import instantiate
 from attn_deploy.resolve.names import module_and_arguments
 
 CHILD = "inserted"  # under this name a module stands in the one that it was put behind
+_SHOWN = 3
 _SIDES = (64, 224, 32, 256, 512)  # tried where nobody says what a network takes
 
 
@@ -142,6 +143,27 @@ def _maps(
     network: nn.Module, paths: Sequence[str], inputs: Sequence[TensorInput] | str | None
 ) -> dict[str, tuple[Any, Any]]:
     """The first input and the output of each module in one run."""
+    seen = _calls(network, paths, inputs)
+    for path in paths:
+        given = seen[path][1] if path in seen else None
+        if isinstance(given, Tensor) and given.dim() == 4:
+            continue
+        what = (
+            f"gives a tensor {tuple(given.shape)}" if isinstance(given, Tensor) else f"gives a {type(given).__name__}"
+        )
+        what = (
+            f"{what}, and a module of the zoo takes one map N x C x H x W" if path in seen else "is not called in a run"
+        )
+        near = _that_give_maps(network, path, inputs)
+        remedy = f"name one that gives a map, such as {', '.join(near)}" if near else "no module of it gives a map"
+        raise InvalidRequestError(f"the module {path!r} {what}; {remedy}.")
+    return seen
+
+
+def _calls(
+    network: nn.Module, paths: Sequence[str], inputs: Sequence[TensorInput] | str | None
+) -> dict[str, tuple[Any, Any]]:
+    """The first input and the output of those modules that are called in one run."""
     seen: dict[str, tuple[Any, Any]] = {}
     handles = []
     for path in paths:
@@ -155,16 +177,20 @@ def _maps(
     finally:
         for handle in handles:
             handle.remove()
-    for path in paths:
-        if path not in seen:
-            raise InvalidRequestError(f"the module {path!r} is not called when the network runs; name another.")
-        given = seen[path][1]
-        if not isinstance(given, Tensor) or given.dim() != 4:
-            what = f"a tensor {tuple(given.shape)}" if isinstance(given, Tensor) else f"a {type(given).__name__}"
-            raise InvalidRequestError(
-                f"the module {path!r} gives {what}, and a module of the zoo takes one map N x C x H x W; name another."
-            )
     return seen
+
+
+def _that_give_maps(network: nn.Module, path: str, inputs: Sequence[TensorInput] | str | None) -> list[str]:
+    """The last modules that give a map inside the one at a path; if there are none, those nearest to its name."""
+    calls = _calls(network, [p for p, _ in network.named_modules() if p], inputs)
+    maps = [
+        p
+        for p, pair in calls.items()
+        if all(isinstance(t, Tensor) and t.dim() >= 3 for t in pair) and pair[1].dim() == 4
+    ]
+    inside = [p for p in maps if p.startswith(f"{path}.")]
+    depth = min((p.count(".") for p in inside), default=0)
+    return [p for p in inside if p.count(".") == depth][-_SHOWN:] or difflib.get_close_matches(path, maps, _SHOWN, 0.0)
 
 
 def _run(network: nn.Module, inputs: Sequence[TensorInput] | str | None) -> None:

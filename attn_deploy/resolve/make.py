@@ -42,6 +42,7 @@ class ResolvedModel:
         spec: the registry entry of the base name; None for the user's own model, those of packages and trained ones.
         arguments: constructor arguments in force.
         images: what the package says of the images that its model takes; None where it says nothing.
+        weights: of a pickled model its file's name and sha256, and what of it was taken.
     """
 
     name: ModelName
@@ -52,6 +53,7 @@ class ResolvedModel:
     spec: ModelSpec | None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     images: PublishedImages | None = None
+    weights: tuple[str, ...] = ()
 
     @property
     def has_weights(self) -> bool:
@@ -77,9 +79,11 @@ def make_model(parsed: ModelName, arguments: Mapping[str, Any] | None = None) ->
             raise InvalidRequestError(
                 f"{parsed.text!r} holds its model; arguments ({', '.join(chosen)}) cannot change it."
             )
-        module, taken = from_pickle(Path(parsed.pickled), parsed.text)
-        module = _with_inserted(module, parsed, taken)
-        return ResolvedModel(parsed, module, taken, None, DEFAULT_DYNAMIC, None)
+        pickled = from_pickle(Path(parsed.pickled), parsed.text)
+        module = _with_inserted(pickled.model, parsed, pickled.inputs)
+        new = () if parsed.slot is None else (f"what is put behind {parsed.stage} is new, and random",)
+        weights = (*pickled.weights, *new)
+        return ResolvedModel(parsed, module, pickled.inputs, None, DEFAULT_DYNAMIC, None, weights=weights)
     if parsed.package is not None:
         packaged = from_package(parsed, chosen)
         module = _with_inserted(packaged.model, parsed, packaged.inputs)

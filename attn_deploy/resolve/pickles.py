@@ -7,6 +7,7 @@ anything, and the model only where the user trusts the file.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from attn_deploy.errors import InvalidRequestError, MissingDependencyError
+from attn_deploy.files import sha256_of
 from attn_deploy.inputs.grammar import parse_inputs
 from attn_deploy.inputs.tensors import TensorInput
 from attn_deploy.resolve.pickle_names import names_in
@@ -24,8 +26,23 @@ _MODELS = ("ema", "model_ema", "model", "net", "network")  # where training scri
 _OF_TENSORS = ("torch._utils", "torch.storage", "torch._tensor", "collections", "numpy", "_codecs", "builtins")
 
 
-def from_pickle(path: Path, label: str) -> tuple[nn.Module, tuple[TensorInput, ...] | None]:
-    """The model in a file that ``torch.save`` wrote of it, in float32 and eval mode; and its inputs where they are known.
+@dataclass(frozen=True, slots=True)
+class Pickled:
+    """A model out of a file.
+
+    Attributes:
+        model: in float32 and eval mode.
+        inputs: where they are known.
+        weights: the file's name and its sha256, and where the file offers a choice also what of it was taken.
+    """
+
+    model: nn.Module
+    inputs: tuple[TensorInput, ...] | None
+    weights: tuple[str, ...]
+
+
+def from_pickle(path: Path, label: str) -> Pickled:
+    """The model in a file that ``torch.save`` wrote of it.
 
     Raises:
         InvalidRequestError: if the file is not trusted, or holds no model.
@@ -44,14 +61,15 @@ def from_pickle(path: Path, label: str) -> tuple[nn.Module, tuple[TensorInput, .
     except Exception as error:  # what is run is anybody's
         reason = " ".join(str(error).split())[:200]
         raise InvalidRequestError(f"{path} cannot be loaded: {type(error).__name__}: {reason}") from error
-    model = _model_in(content)
+    model, note = _model_in(content)
     if model is None:
         raise InvalidRequestError(_no_model(path))
     model = model.float().eval()
+    weights = (path.name, sha256_of(path), *note)
     if not is_ultralytics(model):
-        return model, None
+        return Pickled(model, None, weights)
     side, channels = side_of(model), int(getattr(model, "yaml", {}).get("channels", 3))
-    return exportable(model), parse_inputs([f"images:1x{channels}x{side}x{side}"])
+    return Pickled(exportable(model), parse_inputs([f"images:1x{channels}x{side}x{side}"]), weights)
 
 
 def refuse_untrusted(path: Path, label: str) -> None:
@@ -75,12 +93,15 @@ def refuse_untrusted(path: Path, label: str) -> None:
     )
 
 
-def _model_in(content: Any) -> nn.Module | None:
+def _model_in(content: Any) -> tuple[nn.Module | None, tuple[str, ...]]:
+    """The model, and in words what was taken where there are several."""
     if isinstance(content, nn.Module):
-        return content
-    if isinstance(content, Mapping):
-        return next((content[n] for n in _MODELS if isinstance(content.get(n), nn.Module)), None)
-    return None
+        return content, ()
+    names = [n for n in _MODELS if isinstance(content.get(n), nn.Module)] if isinstance(content, Mapping) else []
+    if not names:
+        return None, ()
+    note = f"its {names[0]!r}, not {', '.join(map(repr, names[1:]))}" if len(names) > 1 else ""
+    return content[names[0]], (note,) if note else ()
 
 
 def _no_model(path: Path) -> str:

@@ -8,6 +8,9 @@ import torch
 from torch import nn
 
 _SMALLEST_OPEN = 1e-3  # a layer scale of 1e-6 hides its branch as well as a gate at zero does
+_FAINT = 0.1  # mean size of a norm's gammas, below which they were drawn as other weights are
+_LITTLE = 0.5  # of a map's deviation behind a convolution
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 _ADDED = ("bias", "token", "embed", "pos", "query", "prompt", "mean", "beta")  # parts of names of what is added
 
 
@@ -48,7 +51,9 @@ def enliven(module: nn.Module, seed: int = 0, *, deep: bool = False) -> nn.Modul
         deep: whether branch follows on branch, as in a backbone. Gammas that start at zero then become 0.1 to 0.3, not
             0.5 to 1.5: at 1, the 16 non_local of resnet50 pile up until their softmaxes only choose, and the network
             answers a change of its input by 1e-7 with 2 % of its output, so that float32 says nothing of a graph; at
-            0.2 it answers with 2e-8.
+            0.2 it answers with 2e-8. Where a package draws the gammas of its norms as small as its other weights, norms
+            and convolutions are scaled up: after twenty of them the network would answer every image alike, and no
+            comparison could find a wrong graph.
 
     Returns:
         The module.
@@ -67,6 +72,8 @@ def enliven(module: nn.Module, seed: int = 0, *, deep: bool = False) -> nn.Modul
                 parameter.copy_(noise - 0.5)
             else:
                 parameter.copy_(0.1 + 0.2 * noise if deep and flat[0] == 0 else 0.5 + noise)
+    if deep:
+        _revive_faint_(module, generator)
     for child in module.modules():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
             if child.running_mean is not None:
@@ -74,3 +81,17 @@ def enliven(module: nn.Module, seed: int = 0, *, deep: bool = False) -> nn.Modul
             if child.running_var is not None:
                 child.running_var.copy_(torch.rand(child.running_var.shape, generator=generator) + 0.5)
     return module
+
+
+def _revive_faint_(module: nn.Module, generator: torch.Generator) -> None:
+    """Give norms that let next to nothing through gammas of 0.5 to 1.5, and scale convolutions between them up, in place."""
+    norms = [m for m in module.modules() if isinstance(m, _NORMS) and m.weight is not None]
+    faint = [m for m in norms if float(m.weight.detach().abs().mean()) < _FAINT]
+    for norm in faint:
+        norm.weight.copy_(0.5 + torch.rand(norm.weight.shape, generator=generator))
+    convolutions = [m for m in module.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d))] if faint else []
+    for convolution in convolutions:
+        weight = convolution.weight
+        through = float(weight.std(correction=0)) * weight[0].numel() ** 0.5
+        if 0 < through < _LITTLE:
+            weight.mul_(1 / through)

@@ -130,6 +130,23 @@ def test_two_lengths_move_and_a_memory_may_be_padding_throughout(tmp_path):
     assert_right(artifact.path, copies(model), *cases)
 
 
+@pytest.mark.parametrize("exporter", ["torchscript", pytest.param("dynamo", marks=pytest.mark.slow)])
+def test_multiples_at_which_decisions_on_sizes_come_out_alike(exporter, tmp_path):
+    model = kinds.WholeWindows().eval()
+    artifact = made(model, tmp_path, ("1x3x32x32",), exporter=exporter)
+    assert artifact.dynamic_axes == ("N", "H", "W")
+    assert artifact.record["multiple"] == {"H": 8, "W": 8}
+    assert artifact.record["minimum"]["H"] >= 16
+    assert_right(artifact.path, copies(model), *images((3, 3, 24, 40), (1, 3, 48, 16), (2, 3, 16, 64)))
+
+
+def test_a_decision_beside_redirected_calls_is_seen(tmp_path):
+    with pytest.raises(ExportError, match=r"branch|decision") as caught:
+        made(kinds.DecidesBesideAttention(), tmp_path, ("2x7x8",), exporter="torchscript", dynamic=("N",))
+    assert caught.value.rule == "branch-on-shape"
+    assert "kinds.py, line" in str(caught.value)
+
+
 def test_masks_with_structure_find_what_scattered_ones_hide(tmp_path, monkeypatch):
     monkeypatch.setattr(rewrite, "patch_encoders_", lambda model: [])
     with pytest.raises(ParityError, match="disagree at tokens"):

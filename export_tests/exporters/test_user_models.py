@@ -44,7 +44,7 @@ ROWS = {
         line="if H % self.p != 0",
         opset=18,
     ),
-    "pads if H % p, axes left open": Row("pad_if_needed.py:PadIfNeeded", moves=("N",), fixed="HW", opset=18),
+    "pads if H % p, axes left open": Row("pad_if_needed.py:PadIfNeeded", multiple=4, opset=18),
     "pads if H % p, fixed H and W": Row("pad_if_needed.py:PadIfNeeded", dynamic=("N",), moves=("N",), opset=18),
     "for x in batch": Row(
         "per_sample.py:PerSample", dynamic=("N", "H", "W"), rule="loop-over-batch", line="for x in batch"

@@ -155,8 +155,11 @@ class Pair(nn.Module):
         ({"b": "se"}, "has no module 'b'"),
         ({"a.*": "se"}, "has no module 'a.*'"),
         ({}, "nothing to insert"),
-        ({"two": "se"}, "gives a tuple"),
-        ({"idle": "se"}, "is not called"),
+        (
+            {"two": "se"},
+            "gives a tuple, and a module of the zoo takes one map N x C x H x W; name one that gives a map, such as a",
+        ),
+        ({"idle": "se"}, "is not called in a run; name one that gives a map, such as a"),
         ({"a": "se", "*": "eca"}, "two patterns name the module 'a'"),
         ({"a": "se:channels=3"}, "channels is set by the backbone"),
         ({"a": "se:nothing=3"}, "has no argument 'nothing'"),
@@ -187,6 +190,21 @@ class Body(nn.Module):
         for child in self.children():
             x = child(x)
         return x
+
+
+def test_the_modules_that_give_maps_are_named(file):
+    with pytest.raises(
+        InvalidRequestError, match=r"'stages' is not called .* such as stages\.one, stages\.two\.$"
+    ) as caught:
+        resolve(f"{file}:Net+se@stages")
+    assert resolve(f"{file}:Net+se@{str(caught.value).split()[-1].rstrip('.')}").module
+    assert "no module of it gives a map" in refused(nn.Sequential(nn.Linear(8, 4)), "0", "1x8")
+
+
+def refused(network, path, inputs):
+    with pytest.raises(InvalidRequestError) as caught:
+        insert(network, {path: "se"}, inputs=inputs)
+    return str(caught.value)
 
 
 def test_a_module_that_loops_over_its_children_is_not_gone_through_twice():

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import sys
 
+import onnxruntime
 import pytest
+import torch
+from torch import nn
 
 import attn_deploy
 from attn_deploy.errors import InvalidRequestError, MissingDependencyError, UnknownModelError
 from attn_deploy.exporters.pixels import parse_preprocess
 from attn_deploy.resolve.names import parse_name
+from attn_deploy.resolve.package_names import MODULES
 from attn_deploy.resolve.resolve import resolve, resolve_seeded
+from attn_deploy.resolve.seeding import enliven
+from attn_deploy.runtimes.eager import flatten_outputs
 
 
 @pytest.mark.parametrize(
@@ -143,6 +150,85 @@ def test_names_of_other_packages(text, shape, channels, fakes):
     model = resolve(text)
     assert [i.shape() for i in model.inputs] == [shape]
     assert next(model.module.parameters()).shape[0] == channels
+
+
+def test_small_initial_values_do_not_hide_the_image():
+    """Some packages draw gammas with a deviation of 0.02; eight such layers answer every image alike."""
+    torch.manual_seed(0)
+    layers = [m for _ in range(8) for m in (nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.SiLU())]
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), *layers)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.02)
+    images = torch.randn(2, 3, 4, 4)
+    before = copy.deepcopy(network).eval()(images)
+    after = enliven(network, deep=True).eval()(images)
+    assert torch.equal(*before)
+    assert (after[0] - after[1]).std() > 1e-3 * after.std()
+    kept = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))
+    weight = kept[0].weight.detach().clone()
+    assert torch.equal(enliven(kept, deep=True)[0].weight, weight)
+
+
+def test_a_module_of_the_zoo_in_a_packages_network(fakes):
+    model = resolve("transformers:TinyModel:width=8+se:reduction=2@conv")
+    assert type(model.module.conv.inserted).__name__ == "SqueezeExcitation"
+    assert [i.shape() for i in model.inputs] == [(1, 3, 24, 24)]
+    with pytest.raises(InvalidRequestError, match="TinyModel has no module 'convs'; it has conv"):
+        resolve("transformers:TinyModel+se@convs")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ultralytics:yolo11n+eca@model.4",
+        "transformers:MobileViTModel+cbam:reduction=4@encoder.layer.2",
+        "smp:FPN+se@encoder.layer3",
+        "timm:resnet18+coord_attention@layer3.*",
+    ],
+)
+def test_a_module_of_the_zoo_in_a_real_network(name, tmp_path):
+    """The file against a fresh model, at sizes that nobody traced."""
+    reason = usable(MODULES[name.partition(":")[0]])
+    if reason:
+        pytest.skip(reason)
+    artifact = attn_deploy.export(name, tmp_path / "net.onnx")
+    assert set(artifact.dynamic_axes) == {"N", "H", "W"}
+    model = resolve_seeded(name)
+    session = onnxruntime.InferenceSession(artifact.path)
+    for shape in ((3, 3, 128, 224), (1, 3, 288, 96)):
+        image = torch.randn(shape)
+        with torch.no_grad():
+            expected = flatten_outputs(model.module(image))
+        outputs = session.run(None, {model.inputs[0].name: image.numpy()})
+        for right, output in zip(expected, outputs, strict=True):
+            torch.testing.assert_close(torch.from_numpy(output), right, rtol=1e-3, atol=1e-4 * float(right.abs().max()))
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_ultralytics_itself_has_written(tmp_path):
+    reason = usable("ultralytics")
+    if reason:
+        pytest.skip(reason)
+    from ultralytics import YOLO
+
+    torch.manual_seed(3)
+    network = YOLO("yolo11n.yaml")
+    network.save(tmp_path / "best.pt")
+    name = f"{tmp_path / 'best.pt'}+eca@model.4"
+    with pytest.raises(InvalidRequestError, match=r"ultralytics\.nn\.tasks\.DetectionModel.*--trust"):
+        attn_deploy.export(name, tmp_path / "net.onnx")
+    with attn_deploy.trusting():
+        artifact = attn_deploy.export(name, tmp_path / "net.onnx")
+        model = resolve_seeded(name).module
+    assert artifact.record["weights"][0] == "best.pt"
+    assert set(artifact.dynamic_axes) == {"N", "H", "W"}
+    assert torch.equal(model.model[0].conv.weight, network.model.model[0].conv.weight.half().float())
+    image = torch.rand(3, 3, 96, 160)
+    with torch.no_grad():
+        right = flatten_outputs(model(image))[0]
+    output = onnxruntime.InferenceSession(artifact.path).run(None, {"images": image.numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(output), right, rtol=1e-3, atol=1e-2)
 
 
 def test_what_a_package_says_of_its_images(fakes):

@@ -97,6 +97,8 @@ def test_with_trust_the_averaged_model_is_taken(best):
         model = resolve(str(best))
         with_module = resolve(f"{best}+eca@stem")
     assert not trusted()
+    assert model.weights[::2] == ("best.pt", "its 'ema', not 'model'")
+    assert with_module.weights == (*model.weights, "what is put behind stem is new, and random")
     right = torch.load(best, weights_only=False)["ema"].float()
     assert torch.equal(model.module.stem.weight, right.stem.weight)
     assert model.module.stem.weight.dtype == torch.float32
@@ -109,6 +111,8 @@ def test_the_option_of_the_command_line(best, tmp_path):
     assert CliRunner().invoke(app, arguments).exit_code != 0
     result = CliRunner().invoke(app, [*arguments, "--trust"])
     assert result.exit_code == 0, result.output
+    assert "its 'ema', not 'model'" in result.output
+    assert "random" not in result.output
     assert not trusted()
     dims = onnx.load(tmp_path / "net.onnx").graph.input[0].type.tensor_type.shape.dim
     assert [d.dim_param or d.dim_value for d in dims] == ["N", 3, "H", "W"]

@@ -1,0 +1,138 @@
+"""Decisions on sizes, seen by tracing: whether forward decides otherwise at another size than at the traced one.
+
+``if height % 2`` is one thing at the traced size and another one row further, and no trace can follow both. Where a network
+decides alike at all multiples of some number, as one does that pads its map to whole windows, a file for those is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from attn_deploy.exporters.movement import common_divisors
+from attn_deploy.exporters.prepared import PreparedModel
+from attn_deploy.exporters.quiet import quiet_torch
+from attn_deploy.exporters.remarks import asking_frame
+from attn_deploy.inputs.samples import verification_sizes
+from attn_deploy.rules.location import Place, is_users, module_paths, place_here
+
+_JIT: Any = torch.jit  # without types
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a condition on sizes came to, and where it is."""
+
+    value: bool
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Otherwise:
+    """A decision that comes out differently at a size: where it is, what it is there, and at which size."""
+
+    decision: Decision
+    sizes: Mapping[str, int]
+
+    def __str__(self) -> str:
+        sizes = ", ".join(f"{s} = {n}" for s, n in self.sizes.items())
+        return f"a condition is {not self.decision.value} at the traced size and {self.decision.value} at {sizes}"
+
+
+class _Differs(BaseException):
+    """Ends a run at its first decision that is not the expected one; no ``except Exception`` in forward stops it."""
+
+
+class _Decisions(TorchFunctionMode):
+    """Notes the conditions on traced sizes; stops at the first that differs from what is expected."""
+
+    def __init__(self, prepared: PreparedModel, expected: Sequence[Decision] | None) -> None:
+        super().__init__()
+        self.log: list[Decision] = []
+        self._expected = expected
+        self._paths = module_paths(prepared.module)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **dict(kwargs or {}))
+        if getattr(func, "__name__", "") == "__bool__" and is_users(asking_frame().f_code.co_filename):
+            self.log.append(Decision(bool(result), place_here(self._paths)))
+            index = len(self.log) - 1
+            if self._expected is not None and (
+                index >= len(self._expected) or self._expected[index].value != self.log[-1].value
+            ):
+                raise _Differs
+        return result
+
+
+def decided_otherwise(prepared: PreparedModel, sizes: Sequence[Mapping[str, int]]) -> Otherwise | None:
+    """The first decision of forward that differs at one of some sizes from that at the traced ones; None if none does.
+
+    Args:
+        prepared: the model.
+        sizes: extents of symbols, over the traced ones.
+    """
+    if prepared.work.decisions is None:
+        prepared.work.decisions = _run(prepared, {}, None).log
+    expected = prepared.work.decisions
+    if not expected:
+        return None
+    for size in sizes:
+        recorder = _run(prepared, size, expected)
+        if recorder.log and (
+            len(recorder.log) > len(expected) or recorder.log[-1].value != expected[len(recorder.log) - 1].value
+        ):
+            return Otherwise(recorder.log[-1], size)
+    return None
+
+
+def with_steps_of_decisions(prepared: PreparedModel) -> PreparedModel | None:
+    """The model for multiples of the least number, and sizes from the least, at which it decides as at the traced size.
+
+    None if there is none but the traced size, or if decisions are not what holds its axes.
+    """
+    first = prepared.inputs[0]
+    space = [s for s in prepared.dynamic if s[0] != "N"]
+    if not space or decided_otherwise(prepared, verification_sizes(prepared.inputs, space)[:2]) is None:
+        return None
+    for step in common_divisors([first.sizes[s] for s in space]):
+        if step == 1 or any(step % first.multiple.get(s, 1) for s in space):
+            continue
+        grown = [{s: first.sizes[s] + step * (1 + (k + j) % 2) for j, s in enumerate(space)} for k in range(2)]
+        if decided_otherwise(prepared, grown) is not None:
+            continue
+        traced = min(first.sizes[s] for s in space)
+        for least in dict.fromkeys((step, *(max(step, traced // k // step * step) for k in (4, 2, 1)))):
+            if decided_otherwise(prepared, [dict.fromkeys(space, least)]) is None:
+                limits = {s: max(least, first.minimum.get(s, 1)) for s in space}
+                return replace(
+                    prepared,
+                    inputs=tuple(
+                        replace(
+                            i,
+                            multiple={**i.multiple, **dict.fromkeys(space, step)},
+                            minimum={**i.minimum, **limits},
+                        )
+                        for i in prepared.inputs
+                    ),
+                    work=prepared.work.another(),
+                )
+    return None
+
+
+def _run(prepared: PreparedModel, sizes: Mapping[str, int], expected: Sequence[Decision] | None) -> _Decisions:
+    """The decisions of one trace, as far as they are the expected ones; none where the model does not run."""
+    recorder = _Decisions(prepared, expected)
+    try:
+        with torch.no_grad(), quiet_torch(), prepared.traced(), recorder:
+            _JIT.trace(prepared.traceable_module(), prepared.example(sizes), check_trace=False, strict=False)
+    except _Differs:
+        pass
+    except Exception:  # of a model of the user's, or of a tracer that knows some operator not: nothing is known then
+        recorder.log.clear()
+    return recorder
