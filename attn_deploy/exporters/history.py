@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from attn_deploy.errors import ExportError
 from attn_deploy.exporters.eager_checks import checked_run, run_eager
+from attn_deploy.exporters.outside import Outside
 from attn_deploy.fusing.copying import copy_model
 from attn_deploy.inputs.samples import example_arrays, verification_sizes
 from attn_deploy.inputs.tensors import TensorInput
@@ -43,6 +44,7 @@ def refuse_history(
     dynamic: Sequence[str],
     label: str,
     used: nn.Module,
+    outside: Outside,
 ) -> None:
     """Refuse a model that gives other outputs after it has run at another size.
 
@@ -53,6 +55,7 @@ def refuse_history(
         dynamic: the symbols that move.
         label: its name in messages.
         used: a copy that has run at the traced sizes, or near them.
+        outside: the state around the model before any run.
 
     Raises:
         ExportError: naming what it keeps, and the line where it does.
@@ -67,6 +70,43 @@ def refuse_history(
             raise _refusal(model, used, label) from error
         if not all(_same(r, o) for r, o in zip(right, outputs, strict=True)):
             raise _refusal(model, used, label)
+    _refuse_outside(model, reference, inputs, dynamic, label, outside)
+
+
+def _refuse_outside(
+    model: nn.Module,
+    reference: EagerReference,
+    inputs: Sequence[TensorInput],
+    dynamic: Sequence[str],
+    label: str,
+    outside: Outside,
+) -> None:
+    """Refuse a model whose outputs depend on what an earlier run left in its classes, globals or functions.
+
+    Raises:
+        ExportError: naming what that is.
+    """
+    changed = outside.changes()
+    if not changed:
+        return
+    try:
+        for size in verification_sizes(inputs, dynamic)[:_OTHER_SIZES]:
+            arrays = example_arrays(inputs, size)
+            right = list(run_once(reference.runner, arrays).values())
+            outside.restore()
+            example = tuple(torch.from_numpy(a) for a in arrays.values())
+            fresh = copy_model(model, share_parameters=True)
+            outputs = [t.detach().cpu() for t in flatten_outputs(run_eager(fresh, inputs, example, label))]
+            if not all(_same(r, o) for r, o in zip(right, outputs, strict=True)):
+                entry = rule("cached-by-size")
+                names = ", ".join(repr(n) for n in changed[:3])
+                raise ExportError(
+                    f"{label}: {entry.explanation}: {names}, outside the model's own state, changes in the first run, and "
+                    f"the outputs at another size depend on it. {entry.remedy}",
+                    rule=entry.id,
+                )
+    finally:
+        outside.restore()
 
 
 def _same(right: Any, output: Tensor) -> bool:
@@ -124,6 +164,8 @@ def _equal(old: Any, new: Any) -> bool:
         return old.shape == new.shape and torch.equal(old, new)
     if isinstance(old, Tensor) or isinstance(new, Tensor) or type(old) is not type(new):
         return False
+    if isinstance(new, (list, dict, set)):
+        return len(old) == len(new)
     if isinstance(new, (bool, int, float, str, tuple, torch.Size)) and not isinstance(new, nn.Module):
         try:
             return bool(old == new)

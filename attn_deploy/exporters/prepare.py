@@ -16,6 +16,7 @@ from attn_deploy.exporters.axes import output_dims
 from attn_deploy.exporters.eager_checks import refuse_batch_statistics, refuse_detectors, refuse_scripted_parts
 from attn_deploy.exporters.history import first_outputs, refuse_history
 from attn_deploy.exporters.movement import Movement, Prober, asked_movement, largest_movement, stuck
+from attn_deploy.exporters.outside import Outside
 from attn_deploy.exporters.prepared import PreparedModel
 from attn_deploy.exporters.rewrite import rewrite as rewrite_model
 from attn_deploy.exporters.serving import Serving, named_inputs, reading_of, with_answers, with_images
@@ -103,6 +104,7 @@ def prepare(
     if share and writes_weights(original, taken):
         mark_writing(original)
         original = copy_model(original)
+    outside = Outside(original)
     first = _first_run(original, taken, symbols, label, flexible=flexible)
     declared, used = resolved.outputs, first.used
     if declared is None or len(declared) != len(
@@ -122,7 +124,17 @@ def prepare(
     else:
         movement = asked_movement(prober, first.inputs, first.symbols, own=own)
     movement = _settled(movement, taken[0].sizes)
-    refuse_history(original, reference, movement.inputs, movement.dynamic, label, used)
+    try:
+        refuse_history(original, reference, movement.inputs, movement.dynamic, label, used, outside)
+    except ExportError as error:
+        fewer = tuple(s for s in movement.dynamic if s[0] == "N")
+        if not flexible or resolved.name.package is None or fewer in ((), movement.dynamic):
+            raise  # the owner of the code can mend it; what a package keeps by size holds at one size
+        reason = str(error).removeprefix(f"{label}: ").split(". ")[0][:_LONGEST_REASON]
+        stay = {s: reason for s in movement.dynamic if s not in fewer}
+        movement = _settled(Movement(movement.inputs, fewer, {**movement.fixed, **stay}), taken[0].sizes)
+        used = first_outputs(original, movement.inputs, label)[1]
+        refuse_history(original, reference, movement.inputs, fewer, label, used, outside)
     prepared = PreparedModel(
         label,
         original,
@@ -244,6 +256,7 @@ def _wanted(
     return dynamic_symbols(inputs, wanted, allowed, label)
 
 
+_LONGEST_REASON = 240
 _MANY_PADS = 3  # maps that are padded by amounts computed from their size, one after the other
 
 

@@ -11,7 +11,7 @@ _SMALLEST_OPEN = 1e-3  # a layer scale of 1e-6 hides its branch as well as a gat
 _FAINT = 0.1  # mean size of a norm's gammas, below which they were drawn as other weights are
 _LITTLE = 0.5  # of a map's deviation behind a convolution
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
-_ADDED = ("bias", "token", "embed", "pos", "query", "prompt", "mean", "beta")  # parts of names of what is added
+_ADDED = ("bias", "token", "embed", "pos", "query", "prompt", "mean")  # parts of names of what is added
 
 
 def gates_of(module: nn.Module) -> tuple[str, ...]:

@@ -147,6 +147,32 @@ def test_a_decision_beside_redirected_calls_is_seen(tmp_path):
     assert "kinds.py, line" in str(caught.value)
 
 
+@pytest.mark.parametrize("where", ["class", "global", "function", "default", "closure", "list"])
+def test_what_is_kept_outside_the_modules_is_refused_by_name(where, tmp_path):
+    names = {
+        "class": "KeepsOutside.width", "global": "kinds._SEEN", "function": "_of_function.width",
+        "default": "a default of kinds._with_default", "closure": "of_closure.cell", "list": "'list'",
+    }  # fmt: skip
+    for _ in range(2):  # the refusal has put everything back
+        with pytest.raises(ExportError, match="first run") as caught:
+            made(kinds.KeepsOutside(where), tmp_path, exporter="torchscript")
+        assert caught.value.rule == "cached-by-size"
+        assert names[where] in str(caught.value)
+
+
+def test_a_cache_by_size_is_no_history(tmp_path):
+    model = kinds.KeepsOutside("by width").eval()
+    model.arguments = ("by width",)
+    artifact = made(model, tmp_path, dynamic=("N", "H"), exporter="torchscript")
+    assert_right(artifact.path, copies(model), *images((3, 3, 9, 20)))
+
+
+def test_a_gate_that_is_called_beta_is_opened(tmp_path):
+    artifact = made(kinds.BetaGate(), tmp_path, exporter="torchscript")
+    assert artifact.record["gates"] == ["beta"]
+    assert artifact.dynamic_axes == ("N",), "what is behind the gate holds for one size"
+
+
 def test_masks_with_structure_find_what_scattered_ones_hide(tmp_path, monkeypatch):
     monkeypatch.setattr(rewrite, "patch_encoders_", lambda model: [])
     with pytest.raises(ParityError, match="disagree at tokens"):

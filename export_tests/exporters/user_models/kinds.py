@@ -101,6 +101,61 @@ class DecidesBesideAttention(nn.Module):
         return y
 
 
+_SEEN = {}
+
+
+def _of_function(width):
+    if not hasattr(_of_function, "width"):
+        _of_function.width = float(width)
+    return _of_function.width
+
+
+def _with_default(width, seen=[]):  # noqa: B006
+    seen.append(float(width))
+    return seen[0]
+
+
+class KeepsOutside(nn.Module):
+    """The first width it sees, kept where every copy of it finds it again; or the widths by themselves, which is right."""
+
+    width = None
+
+    def __init__(self, where):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.where = where
+        box = []
+        self.of_closure = lambda width: box[0] if box else box.append(float(width)) or box[0]
+        self.list = []
+
+    def forward(self, image):
+        width = image.shape[3]
+        if self.where == "class":
+            KeepsOutside.width = KeepsOutside.width or float(width)
+            kept = KeepsOutside.width
+        elif self.where == "list":
+            self.list = self.list or [float(width)]
+            kept = self.list[0]
+        elif self.where in ("global", "by width"):
+            kept = _SEEN.setdefault("width" if self.where == "global" else width, float(width))
+        else:
+            kept = {"function": _of_function, "default": _with_default, "closure": self.of_closure}[self.where](width)
+        return self.conv(image) * kept
+
+
+class BetaGate(nn.Module):
+    """A gate at zero that is called as the shift of a norm is."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.beta = nn.Parameter(torch.zeros(1, 4, 1, 1))
+
+    def forward(self, image):
+        x = self.conv(image)
+        return x + self.beta * x * float(torch.tensor(x.shape[3]).numpy())
+
+
 class ClosedGate(nn.Module):
     """Behind a gate at zero, a slice that is written from an overlapping slice, which no graph gets right."""
 
