@@ -21,7 +21,7 @@ from attn_deploy.engine.progress import Event, Progress, ProgressTree
 from attn_deploy.engine.remedies import remedy_for
 from attn_deploy.engine.request import check_request, find_existing, load_gpu, why_built
 from attn_deploy.errors import EngineBuildError, InvalidRequestError, PrecisionError, WorkerError
-from attn_deploy.files import check_writable, scratch_folder, sha256_of
+from attn_deploy.files import check_writable, moving_into, scratch_folder, sha256_of
 from attn_deploy.graph.artifact import OnnxArtifact, TensorInfo, read_onnx
 from attn_deploy.isolate import run_isolated
 
@@ -127,7 +127,8 @@ def build(
         built = replace(built, warnings=(*unusual_sizes(onnx, ranges), *built.warnings))
         _check_claim(onnx, built)
         write_sidecar(built, sidecar_of(plan))
-        _put(plan, target)
+        with moving_into(target.parent):
+            _put(plan, target)
     return built
 
 

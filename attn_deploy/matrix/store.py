@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.files import make_folder, read_json, sweep, typed, write_atomic
+from attn_deploy.files import alone_in, make_folder, read_json, sweep, typed, write_atomic
 from attn_deploy.matrix.cell import Cell
 from attn_deploy.matrix.options import MatrixOptions
 
@@ -44,6 +44,18 @@ class MatrixFolder:
             )
         make_folder(path)
         sweep(path)
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(cls, path: Path, *, resume: bool) -> Iterator[MatrixFolder]:
+        """The folder, for this process alone within the block; arguments as of the class.
+
+        Raises:
+            InvalidRequestError: as the class, and if another process is at work in it.
+        """
+        cls(path, resume=resume)
+        with alone_in(path, "making a matrix"):
+            yield cls(path, resume=resume)  # another one may have begun and ended meanwhile
 
     def write_options(self, options: MatrixOptions, shard: tuple[int, int]) -> None:
         """Note what the run was asked for, and which part of it this folder is."""

@@ -108,9 +108,12 @@ def package(
         notify("writing clients and configuration")
         _write_parts(inner, manifest, artifact, engines, cases, wanted)
         _write_manifest(inner, manifest)
-        if folder.is_dir():
-            folder.rmdir()
-        inner.replace(folder)
+        try:
+            if folder.is_dir():
+                folder.rmdir()
+            inner.replace(folder)
+        except OSError as error:  # another process may have made it meanwhile
+            raise InvalidRequestError(f"{folder} could not be written: {error.strerror or error}.") from error
     return Package(folder, manifest)
 
 

@@ -1,0 +1,129 @@
+"""Files that several processes write at once, and text that JSON can write and nobody can encode."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from attn_deploy import files
+from attn_deploy.bench.profiler import profile
+from attn_deploy.errors import InvalidRequestError
+from attn_deploy.files import alone_in, atomic_pair, moving_into, typed
+from attn_deploy.matrix.options import MatrixOptions
+from attn_deploy.matrix.run import run_matrix
+
+
+@dataclass(frozen=True)
+class Note:
+    kind: Literal["a", "b"] = "a"
+    numbers: tuple[int, ...] = ()
+    counts: dict[str, int] | None = None
+    text: str = ""
+
+
+@pytest.mark.parametrize(
+    ("data", "place"),
+    [
+        ({"kind": "\ud800"}, "kind"),
+        ({"numbers": "\ud800x"}, "numbers"),
+        ({"numbers": [1, "\ud800"]}, r"numbers\[1\]"),
+        ({"counts": "\udfff"}, "counts"),
+        ({"text": ["\udfff"]}, "text"),
+    ],
+)
+def test_half_a_character_is_an_error_that_names_the_field(data, place):
+    with pytest.raises(InvalidRequestError, match=rf"^{place}.* is "):
+        typed(data, Note)
+
+
+def test_half_a_character_in_a_text_is_a_text(tmp_path):
+    assert typed({"text": "\ud800"}, Note).text == "\ud800"  # as names of files that are not UTF-8 have it
+    files.write_atomic(tmp_path / "page.md", "\ud800")
+
+
+def write_pair(folder: Path, mark: str) -> None:
+    """A file that says which bytes its data file holds."""
+    with atomic_pair(folder / "m", folder / "m.data") as pair:
+        pair.data.write_text(mark)
+        pair.refer = lambda name: f"{name} {mark}".encode()
+
+
+def test_pairs_of_two_processes_do_not_mix(tmp_path, monkeypatch):
+    moves = []
+    put = files._put
+
+    def slow(temporary: Path, path: Path, content: bytes) -> None:
+        moves.append(content.split()[1].decode())
+        time.sleep(0.02)
+        put(temporary, path, content)
+
+    monkeypatch.setattr(files, "_put", slow)
+    for _ in range(5):
+        writers = [threading.Thread(target=write_pair, args=(tmp_path, mark)) for mark in "abc"]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+        name, mark = (tmp_path / "m").read_text().split()
+        assert (tmp_path / name).read_text() == mark
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["m", "m.data"]
+    assert all(moves.count(mark) >= 5 for mark in "abc")
+    runs = [mark for index, mark in enumerate(moves) if index == 0 or moves[index - 1] != mark]
+    assert len(runs) <= 15, f"the moves of two writers were mixed: {moves}"
+
+
+def test_a_lock_that_a_killed_process_left_is_taken(tmp_path):
+    left = tmp_path / f"{files.TEMPORARY}lock"
+    left.touch()
+    with moving_into(tmp_path):
+        assert left.exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_is_waited_for_but_not_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_LONGEST_MOVE", 0.1)
+    with (
+        moving_into(tmp_path),
+        pytest.raises(InvalidRequestError, match="another process has been moving files into"),
+        moving_into(tmp_path),
+    ):
+        pytest.fail("two processes hold one lock")
+
+
+def test_no_lock_is_a_link_to_elsewhere(tmp_path):
+    precious = tmp_path / "precious"
+    (tmp_path / f"{files.TEMPORARY}lock").symlink_to(precious)
+    with moving_into(tmp_path):
+        pass
+    assert not precious.exists()
+
+
+def test_one_process_at_a_time_works_in_the_folder_of_a_run(tmp_path):
+    options = MatrixOptions(models=("se",), opsets=(17,), exporters=("torchscript",), runtimes=("ort",))
+    for name, run in {
+        "making a matrix": lambda: run_matrix(options, output=tmp_path, executor="inline"),
+        "profiling": lambda: profile("se", runtimes=("eager",), save=tmp_path),
+    }.items():
+        with alone_in(tmp_path, "at work"), pytest.raises(InvalidRequestError, match=f"another process is {name} in"):
+            run()
+        assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+    with alone_in(tmp_path, "at work"):
+        pass
+
+
+def test_where_the_file_system_has_no_locks_work_goes_on(tmp_path, monkeypatch):
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with alone_in(tmp_path, "at work"), alone_in(tmp_path, "at work"):
+        write_pair(tmp_path, "a")
+    assert (tmp_path / "m").read_text() == "m.data a"
