@@ -120,12 +120,15 @@ def make_folder(path: Path) -> None:
     Raises:
         InvalidRequestError: if it cannot be made.
     """
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InvalidRequestError(
             f"the folder {str(path)!r} cannot be created: {error.strerror or error}; choose another."
         ) from error
+    for folder in missing:
+        to_disk(folder.parent)
 
 
 @contextlib.contextmanager
@@ -148,9 +151,9 @@ def atomic_path(path: Path, *, rename: bool = True) -> Iterator[Path]:
         yield temporary
         if rename:
             _readable(temporary)
-            _to_disk(temporary)
+            to_disk(temporary)
             temporary.replace(path)
-            _to_disk(folder)
+            to_disk(folder)
     except OSError as error:
         raise InvalidRequestError(f"{path} could not be written: {error.strerror or error}.") from error
     finally:
@@ -242,7 +245,7 @@ def atomic_pair(main: Path, data: Path) -> Iterator[Pair]:
         if pair.refer is None:
             raise RuntimeError("nothing says how the file refers to its data")
         _readable(new_data)
-        _to_disk(new_data)
+        to_disk(new_data)
         with moving_into(main.parent):
             _put_pair(pair, main, data, pair.refer)
 
@@ -261,7 +264,7 @@ def _put_pair(pair: Pair, main: Path, data: Path, refer: Callable[[str], bytes])
         data.unlink()
         return
     pair.data.replace(data)
-    _to_disk(data.parent)
+    to_disk(data.parent)
     _put(pair.main, main, refer(data.name))
     for left in data.parent.glob(f"{data.name}-{'[0-9a-f]' * 8}"):  # those of processes that were killed too
         left.unlink(missing_ok=True)
@@ -270,9 +273,9 @@ def _put_pair(pair: Pair, main: Path, data: Path, refer: Callable[[str], bytes])
 def _put(temporary: Path, path: Path, content: bytes) -> None:
     temporary.write_bytes(content)
     _readable(temporary)
-    _to_disk(temporary)
+    to_disk(temporary)
     temporary.replace(path)
-    _to_disk(path.parent)
+    to_disk(path.parent)
 
 
 def _readable(temporary: Path) -> None:
@@ -382,7 +385,7 @@ def _lock(handle: int) -> bool | None:
     return True
 
 
-def _to_disk(path: Path) -> None:
+def to_disk(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk, where the system can say so."""
     with contextlib.suppress(OSError):
         handle = os.open(path, os.O_RDONLY)

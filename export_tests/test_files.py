@@ -12,13 +12,17 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+import torch
 
 from attn_deploy import files
 from attn_deploy.bench.profiler import profile
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.files import alone_in, atomic_pair, moving_into, typed
+from attn_deploy.matrix.cell import Cell, CellId, Check
 from attn_deploy.matrix.options import MatrixOptions
 from attn_deploy.matrix.run import run_matrix
+from attn_deploy.matrix.store import MatrixFolder
+from attn_deploy.training.checkpoint import TrainingFolder
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,76 @@ def test_half_a_character_is_an_error_that_names_the_field(data, place):
 def test_half_a_character_in_a_text_is_a_text(tmp_path):
     assert typed({"text": "\ud800"}, Note).text == "\ud800"  # as names of files that are not UTF-8 have it
     files.write_atomic(tmp_path / "page.md", "\ud800")
+
+
+@pytest.fixture
+def events(monkeypatch):
+    """What reaches the disk, is renamed and goes, in order: ``sync NAME``, ``move NAME``, ``drop NAME``."""
+    seen: list[str] = []
+    fsync, replace, unlink = os.fsync, Path.replace, Path.unlink
+
+    def synced(handle: int) -> None:
+        seen.append(f"sync {Path(f'/proc/self/fd/{handle}').readlink().name}")
+        fsync(handle)
+
+    def moved(path: Path, target: Path) -> Path:
+        seen.append(f"move {path.name} {Path(target).name}")
+        return replace(path, target)
+
+    def dropped(path: Path, missing_ok: bool = False) -> None:
+        if path.exists():
+            seen.append(f"drop {path.name}")
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", moved)
+    monkeypatch.setattr(Path, "unlink", dropped)
+    return seen
+
+
+def assert_safe(events: list[str], folder: str) -> None:
+    """Every file is on the disk before it gets its name, and its name is before anything goes."""
+    moves = [n for n, event in enumerate(events) if event.startswith("move")]
+    assert moves
+    for place in moves:
+        source = events[place].split()[1]
+        assert f"sync {source}" in events[:place], f"{events[place]}: its bytes were not on the disk"
+        after = next((n for n in range(place, len(events)) if events[n] == f"sync {folder}"), None)
+        assert after is not None, f"{events[place]}: its name never was on the disk"
+        gone = [e for e in events[place:after] if e.startswith("drop") and files.TEMPORARY not in e]
+        assert not gone, f"{gone} went before {events[place]} was on the disk"
+
+
+def test_bytes_are_on_the_disk_before_their_name_is(tmp_path, events):
+    files.write_atomic(tmp_path / "record.json", "{}")
+    assert_safe(events, tmp_path.name)
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_pairs_are_on_the_disk_before_their_names_are(tmp_path, events, rounds):
+    for _ in range(rounds):
+        write_pair(tmp_path, "a")
+    moved = [e for e in events if e.startswith("move")]
+    assert len(moved) == (2 if rounds == 1 else 6)
+    last = next(n for n in reversed(range(len(events))) if events[n].startswith("move"))
+    assert f"sync {tmp_path.name}" in events[last:]
+    assert all(f"sync {e.split()[1]}" in events[: events.index(e)] for e in moved if "m-" in e)
+
+
+def test_a_state_is_on_the_disk_before_the_old_one_goes(tmp_path, events):
+    folder = TrainingFolder(tmp_path)
+    record = {"schema_version": 1}
+    for epoch in (1, 2):
+        folder.save({"w": torch.zeros(3)}, record, epoch)
+    assert "drop state-0001.safetensors" in events
+    assert_safe(events, tmp_path.name)
+
+
+def test_cells_and_new_folders_are_on_the_disk(tmp_path, events):
+    folder = MatrixFolder(tmp_path / "a" / "b", resume=False)
+    assert [f"sync {n}" for n in ("a", tmp_path.name)] == events
+    folder.append(Cell(id=CellId("se", "dynamo", 17), checks=(Check("export", "passed"),)))
+    assert events[2:] == ["sync cells.jsonl", "sync b"]
 
 
 def write_pair(folder: Path, mark: str) -> None:

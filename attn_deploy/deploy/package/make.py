@@ -22,7 +22,7 @@ from attn_deploy.deploy.package.triton import TENSORRT_OF, ServedTensor, TritonM
 from attn_deploy.engine.artifact import EngineArtifact
 from attn_deploy.engine.builder import build
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.files import scratch_folder, sha256_of
+from attn_deploy.files import scratch_folder, sha256_of, to_disk
 from attn_deploy.graph.artifact import OnnxArtifact, TensorInfo, open_model, read_onnx
 from attn_deploy.graph.placed import exceeds_one_file
 from attn_deploy.inputs.tensors import TensorInput
@@ -108,12 +108,15 @@ def package(
         notify("writing clients and configuration")
         _write_parts(inner, manifest, artifact, engines, cases, wanted)
         _write_manifest(inner, manifest)
+        for path in inner.rglob("*"):
+            to_disk(path)
         try:
             if folder.is_dir():
                 folder.rmdir()
             inner.replace(folder)
         except OSError as error:  # another process may have made it meanwhile
             raise InvalidRequestError(f"{folder} could not be written: {error.strerror or error}.") from error
+        to_disk(folder.absolute().parent)
     return Package(folder, manifest)
 
 
