@@ -288,7 +288,9 @@ def _write_parts(
         for name, text in texts.items():
             (folder / "docker" / name).write_text(text, encoding="utf-8")
     if manifest["labels"]:
-        (folder / "labels.txt").write_text("\n".join(manifest["labels"]) + "\n", encoding="utf-8")
+        (folder / "labels.txt").write_text(
+            "\n".join(manifest["labels"]) + "\n", encoding="utf-8", errors="backslashreplace"
+        )
 
 
 def _write_repository(
@@ -316,7 +318,9 @@ def _write_repository(
         (place / "config.pbtxt").write_text(text, encoding="utf-8")
         shutil.copyfile(file, place / "1" / target)
         if manifest["labels"]:
-            (place / "labels.txt").write_text("\n".join(manifest["labels"]) + "\n", encoding="utf-8")
+            (place / "labels.txt").write_text(
+                "\n".join(manifest["labels"]) + "\n", encoding="utf-8", errors="backslashreplace"
+            )
 
     inputs = tuple(ServedTensor(t["name"], t["dtype"], tuple(t["shape"])) for t in manifest["inputs"])
     outputs = tuple(ServedTensor(t["name"], t["dtype"], tuple(t["shape"])) for t in manifest["outputs"])
@@ -373,8 +377,8 @@ def _preferred(rows: Sequence[RowFacts]) -> tuple[int, ...]:
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """The page of evidence, then the manifest, which holds the hash of every other file and a seal over itself."""
     _hash_files(folder, manifest)
-    (folder / "EVIDENCE.md").write_text(evidence_markdown(manifest), encoding="utf-8")
-    (folder / "EVIDENCE.html").write_text(evidence_html(manifest), encoding="utf-8")
+    (folder / "EVIDENCE.md").write_text(evidence_markdown(manifest), encoding="utf-8", errors="backslashreplace")
+    (folder / "EVIDENCE.html").write_text(evidence_html(manifest), encoding="utf-8", errors="backslashreplace")
     _hash_files(folder, manifest)
     plain = json.loads(json.dumps(manifest))
     seal = sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
