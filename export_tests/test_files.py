@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -13,15 +14,17 @@ from typing import Literal
 
 import pytest
 import torch
+from onnx import TensorProto, helper
 
 from attn_deploy import files
 from attn_deploy.bench.profiler import profile
-from attn_deploy.errors import InvalidRequestError
+from attn_deploy.errors import GraphError, InvalidRequestError
 from attn_deploy.files import alone_in, atomic_pair, moving_into, typed
 from attn_deploy.matrix.cell import Cell, CellId, Check
 from attn_deploy.matrix.options import MatrixOptions
 from attn_deploy.matrix.run import run_matrix
 from attn_deploy.matrix.store import MatrixFolder
+from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 from attn_deploy.training.checkpoint import TrainingFolder
 
 
@@ -51,6 +54,18 @@ def test_half_a_character_is_an_error_that_names_the_field(data, place):
 def test_half_a_character_in_a_text_is_a_text(tmp_path):
     assert typed({"text": "\ud800"}, Note).text == "\ud800"  # as names of files that are not UTF-8 have it
     files.write_atomic(tmp_path / "page.md", "\ud800")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text there")
+def test_a_path_that_is_no_text_is_told_with_its_remedy(tmp_path):
+    value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ("N", 4)) for n in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", value[:1], value[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/m\xff.onnx"))
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(GraphError, match=r"bytes that are not UTF-8\. Rename the file"):
+        OnnxRuntimeRunner(path)
+    OnnxRuntimeRunner(path.rename(tmp_path / "m.onnx")).close()
 
 
 @pytest.fixture
