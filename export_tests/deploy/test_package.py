@@ -27,7 +27,14 @@ from attn_deploy.deploy.package.triton import (
     config_text,
     triton_tensorrt,
 )
-from attn_deploy.errors import AttnDeployError, EngineMismatchError, EvidenceError, InvalidRequestError, ParityError
+from attn_deploy.errors import (
+    AttnDeployError,
+    EngineMismatchError,
+    EvidenceError,
+    FileWarning,
+    InvalidRequestError,
+    ParityError,
+)
 from attn_deploy.graph.evidence import read_evidence, write_evidence
 from attn_deploy.inputs.grammar import parse_inputs
 from export_tests.deploy.stub_triton import grpc_server, http_server
@@ -376,6 +383,11 @@ def test_a_file_is_its_own_reference_or_another_is(tmp_path):
     onnx.save(model, changed.path)
     with pytest.raises(EvidenceError, match="changed after it was proven"):
         package(changed.path, tmp_path / "no")
+    with (
+        pytest.warns(FileWarning, match="changed after it was proven"),
+        pytest.raises(ParityError, match="disagree on golden inputs"),
+    ):
+        package(source, tmp_path / "no", request=PackageRequest(reference=changed.path))
     del model.metadata_props[:]
     onnx.save(model, changed.path)
     with pytest.raises(ParityError, match="disagree on golden inputs"):

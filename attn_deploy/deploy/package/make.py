@@ -149,6 +149,7 @@ def _from_file(source: Path, path: Path, reference: Path | None) -> _Source:
     symbols = tuple(dict.fromkeys(s for i in inputs for s in i.symbols))
     eight_bits = artifact.metadata.get("precision") in ("int8", "fp8")
     if reference is not None and not eight_bits:
+        open_model(reference, light=True)  # what it says of itself is checked before it is run
         runner: Runner | None = OnnxRuntimeRunner(reference)
         words = f"{reference.name} in ONNX Runtime"
     else:
