@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,9 @@ from typing import Any
 
 from attn_deploy._version import __version__
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.files import read_json, sha256_of, write_atomic
+from attn_deploy.files import read_json, write_atomic
 from attn_deploy.pipeline.commands import Commands, Option
+from attn_deploy.pipeline.keys import content_hash, hash_of_model, surroundings
 from attn_deploy.pipeline.settings import PipelineSettings
 from attn_deploy.pipeline.values import check_values
 
@@ -107,18 +107,6 @@ def was_begun(folder: Path, step: PipelineStep) -> bool:
     return bool(entry) and entry.get("key") == step.key and not entry.get("hash") and step.output.exists()
 
 
-def content_hash(path: Path) -> str:
-    """A hash over the bytes of a file, or of all files of a folder and their names; empty where there is nothing."""
-    if path.is_file():
-        return sha256_of(path)
-    if not path.is_dir():
-        return ""
-    digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts):
-        digest.update(os.fsencode(f"{file.relative_to(path).as_posix()} {sha256_of(file)}\n"))
-    return digest.hexdigest()
-
-
 class _Planner:
     def __init__(self, settings: PipelineSettings, commands: Commands, folder: Path, state: Mapping[str, Any]) -> None:
         self._settings, self._commands, self._folder, self._state = settings, commands, folder, state
@@ -131,7 +119,7 @@ class _Planner:
         is_file = model.lower().endswith(".onnx")
         artifact = settings.folder / model if is_file else folder / "model.onnx"
         source, package = artifact, None
-        self._last = self._hash_of_model(model)
+        self._last = hash_of_model(model, self._settings.folder)
         for name, table in settings.steps:
             words = self._words(name, table)
             if name == "train":
@@ -206,14 +194,8 @@ class _Planner:
                 if isinstance(entry, str) and path.exists():
                     files[f"{key} {entry}"] = content_hash(path)
         own = [w.replace(str(self._settings.folder), ".") for w in argv]
-        data = [__version__, own, self._last, files, list(more)]
+        data = [__version__, own, self._last, files, list(more), surroundings(argv[0])]
         return hashlib.sha256(json.dumps(data).encode()).hexdigest()
-
-    def _hash_of_model(self, model: str) -> str:
-        """Of a user's file or a checkpoint its bytes; of a name of the registry nothing beside the version."""
-        file = model.partition(".py:")[0] + ".py" if ".py:" in model else model
-        path = self._settings.folder / file
-        return content_hash(path) if path.exists() else ""
 
     def _words(self, name: str, table: Mapping[str, Any]) -> list[str]:
         words: list[str] = []
