@@ -11,9 +11,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 import jsonschema
 import pytest
-import tomllib
 from typer.testing import CliRunner
 
 from attn_deploy.cli import app
