@@ -13,7 +13,19 @@ from attn_deploy.errors import GraphError
 from attn_deploy.graph.placed import array_of
 
 _PIECE = 1 << 22  # elements looked at together: the answer for a whole weight of a gigabyte would take a quarter of it
-_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
+_FLOATS = frozenset(
+    getattr(TensorProto, name)
+    for name in [
+        "FLOAT",
+        "FLOAT16",
+        "DOUBLE",
+        "BFLOAT16",
+        "FLOAT8E4M3FN",
+        "FLOAT8E4M3FNUZ",
+        "FLOAT8E5M2",
+        "FLOAT8E5M2FNUZ",
+    ]
+)
 # Operators that multiply or add their constants: an infinite one makes every result infinite or NaN. Elsewhere infinity
 # has its uses: a mask before a softmax, the padding of a maximum.
 _LEARNED = frozenset(

@@ -80,6 +80,12 @@ BREAKS: dict[str, tuple[Callable[[onnx.ModelProto], object], str]] = {
     "NaN tensor": (add("Constant", value=NAN), "1 of 1 weights in 'extra' are NaN"),
     "NaN slope": (add("LeakyRelu", alpha=np.nan), "1 of 1 weights in 'extra' are NaN"),
     "NaN fill": (add("ConstantOfShape", value=NAN), "1 of 1 weights in 'extra' are NaN"),
+    "NaN in eight bits": (
+        lambda m: m.graph.initializer.append(
+            helper.make_tensor("q", TensorProto.FLOAT8E4M3FN, (2,), b"\x08\x7f", raw=True)
+        ),
+        "1 of 2 weights in 'q' are NaN",
+    ),
     "NaN in a branch": (add_branch, "1 of 1 weights in 'b' are NaN"),
     "NaN in a function": (add_function, "1 of 2 weights in 'k' are NaN"),
     "NaN in a sparse weight": (add_sparse, "1 of 1 weights in 's' are NaN"),
