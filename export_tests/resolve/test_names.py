@@ -189,3 +189,9 @@ def test_a_file_may_do_to_itself_and_the_path_what_it_likes(text, tmp_path):
     finally:
         sys.path[:] = before
         vars(builtins).pop("_", None)
+
+
+@pytest.mark.parametrize("number", [10**12, 10**30, -(10**30), 2**63])
+def test_numbers_that_no_tensor_can_have_are_refused(number):
+    with pytest.raises(InvalidRequestError, match=r"^resnet8:num_classes=.*: "):
+        resolve(f"resnet8:num_classes={number}")
