@@ -39,6 +39,11 @@ def generate():
 def test_every_command_runs_as_typed(page, tmp_path):
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     folder = tmp_path / "examples" if page.is_relative_to(ROOT / "docs") else tmp_path
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "XDG_CONFIG_HOME": str(tmp_path / "config"),  # doctor --measure keeps what it measures there
+    }
     for command in TYPED[page]:
         if str(command).startswith(INSTALLING):
             continue
@@ -46,7 +51,7 @@ def test_every_command_runs_as_typed(page, tmp_path):
         assert program.rpartition("/")[2] in ("attn-deploy", "python"), command
         done = subprocess.run(
             [sys.executable, *(["-m", "attn_deploy"] if program.endswith("attn-deploy") else []), *words],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
+            env=environment,
             cwd=folder,
             capture_output=True,
             text=True,
