@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
@@ -16,6 +17,9 @@ from attn_deploy.isolate import memory_allowance
 
 _LARGEST_CONSTANT = 1 << 30  # bytes; nothing that an exporter writes comes near, and a file of 130 bytes can ask for it
 _MOST_ITERATIONS = 10_000_000
+_BY_ZERO = re.compile(
+    r"[/%]\s*\(*\s*0+\s*\)*(?![\w.])"
+)  # in the name of an axis, which exporters write as an expression
 _SMALL = 4096  # elements of a constant that can be a shape, a size or a count
 _DEFAULT_MEMORY = 64 << 30
 
@@ -75,6 +79,12 @@ def refuse_undecodable(model: onnx.ModelProto, what: str) -> None:
 
 
 def _check_value(value: onnx.ValueInfoProto, what: str, memory: int) -> None:
+    divided = next((d.dim_param for d in value.type.tensor_type.shape.dim if _BY_ZERO.search(d.dim_param)), None)
+    if divided is not None:
+        raise InvalidGraphError(
+            f"{what} cannot be run: {value.name!r} has the axis {divided[:80]!r}, which has no extent: it divides by zero. "
+            "Name the axis N or another word, and write the file again."
+        )
     dims = [d.dim_value for d in value.type.tensor_type.shape.dim if d.HasField("dim_value")]
     dims = [d for d in dims if d != -1]  # what some exporters write for an unknown size; see attn_deploy.graph.repair
     negative = next((d for d in dims if d < 0), None)

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import importlib.util
 import json
+import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,6 @@ def _hash_of(files: set[Path] | list[Path]) -> str:
     digest = hashlib.sha256()
     for path in sorted(files):
         place = path.relative_to(_ROOT) if path.is_relative_to(_ROOT) else Path(path.name)
-        digest.update(str(place).encode() + b"\0")
+        digest.update(os.fsencode(place) + b"\0")
         digest.update(path.read_bytes() if path.is_file() else b"missing")
     return digest.hexdigest()[:20]

@@ -46,6 +46,17 @@ def require_divisible(name: str, value: int, by_name: str, by: int) -> None:
         )
 
 
+def require_convolution(in_channels: int, out_channels: int, groups: int, **values: int) -> None:
+    """Channels must be positive multiples of the groups of a convolution, and each other value at least 1.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    require_positive(in_channels=in_channels, out_channels=out_channels, groups=groups, **values)
+    require_divisible("in_channels", in_channels, "groups", groups)
+    require_divisible("out_channels", out_channels, "groups", groups)
+
+
 def require_reduced(channels: int, reduction: int, *, name: str = "channels") -> int:
     """The reduced width ``channels // reduction``, which must be at least 1.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def content_hash(path: Path) -> str:
         return ""
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts):
-        digest.update(f"{file.relative_to(path).as_posix()} {sha256_of(file)}\n".encode())
+        digest.update(os.fsencode(f"{file.relative_to(path).as_posix()} {sha256_of(file)}\n"))
     return digest.hexdigest()
 
 

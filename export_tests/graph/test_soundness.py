@@ -79,8 +79,8 @@ def test_every_command_refuses(tmp_path, change, words):
     assert (run.exit_code, run.stderr.count("\n")) == (1, 1)
 
 
-@pytest.mark.parametrize("extent", ["N//0", "(N", "-N"])
-def test_symbols_that_are_no_sizes(tmp_path, extent):
+def symbolic(tmp_path, extent: str):
+    """A file with an axis of this name."""
     graph = helper.make_graph(
         [helper.make_node("Relu", ["x"], ["y"])],
         "net",
@@ -89,7 +89,20 @@ def test_symbols_that_are_no_sizes(tmp_path, extent):
     )
     path = tmp_path / "net.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-    assert convert(path, tmp_path / "o.onnx", opset=18).opset == 18
+    return path
+
+
+@pytest.mark.parametrize("extent", ["(N", "-N", "N/2", "N//10", "H//0x", "a/0.5"])
+def test_symbols_that_are_no_sizes_are_names(tmp_path, extent):
+    assert convert(symbolic(tmp_path, extent), tmp_path / "o.onnx", opset=18).opset == 18
+
+
+@pytest.mark.parametrize("extent", ["N//0", "N % 0", "2*(N+1)//(0)", "N/0 + 1"])
+def test_an_axis_that_divides_by_zero_is_refused(tmp_path, extent):
+    path = symbolic(tmp_path, extent)
+    with pytest.raises(GraphError, match=r"'x' has the axis '.*0.*', which has no extent: it divides by zero"):
+        convert(path, tmp_path / "o.onnx", opset=18)
+    assert CliRunner().invoke(app, ["inspect", str(path)]).exit_code == 1
 
 
 def test_an_input_beyond_memory_is_refused(tmp_path):

@@ -20,6 +20,7 @@ from attn_deploy.cli import app
 from attn_deploy.cli.deploy import driven_commands
 from attn_deploy.deploy.package.check import verify_package
 from attn_deploy.errors import AttnDeployError, InvalidRequestError
+from attn_deploy.files import alone_in
 from attn_deploy.pipeline.commands import STEPS
 from attn_deploy.pipeline.gates import judge
 from attn_deploy.pipeline.keys import hash_of_model
@@ -178,7 +179,7 @@ def test_each_gate_can_fail(again):
     worse = copy.deepcopy(json.loads((again / "out" / "evaluate.json").read_text()))
     baseline = again / "baseline"
     shutil.copytree(again / "out", baseline)
-    worse["summary"]["top1"] += 0.2
+    worse.update(predictions=worse["labels"], in_top5=len(worse["labels"]))
     limits = {"max_latency_ms": 1e-9, "min_top1": 1.0, "max_size_mb": 1e-6, "no_regression": "baseline"}
     (same,) = judge({"no_regression": "baseline"}, plan, again)
     assert same.passed
@@ -193,6 +194,31 @@ def test_each_gate_can_fail(again):
     assert (none.passed, none.words) == (False, "no row of the profile has a number")
     with pytest.raises(InvalidRequestError, match="holds no profile"):
         judge({"no_regression": "nowhere"}, plan, again)
+
+
+def test_two_do_not_run_in_one_folder(again):
+    with (
+        alone_in(again / "out", "deploying"),
+        pytest.raises(InvalidRequestError, match="another process is deploying in"),
+    ):
+        rerun(again)
+    assert rerun(again).passed
+
+
+def test_a_gate_compares_with_no_accuracy_that_is_none(again):
+    plan = plan_pipeline(read_settings(again / "deploy.toml", COMMANDS), COMMANDS)
+    baseline = again / "baseline"
+    shutil.copytree(again / "out", baseline)
+    file = baseline / "evaluate.json"
+    sound = json.loads(file.read_text())
+    for data in ({}, [], None, {"summary": {"top1": "x"}}, {"summary": {"top1": float("nan")}}, {**sound, "labels": 3}):
+        file.write_text(json.dumps(data))
+        with pytest.raises(InvalidRequestError, match=r"evaluate\.json"):
+            judge({"no_regression": "baseline"}, plan, again)
+    del sound["summary"]  # which is said twice: what counts are the answers
+    file.write_text(json.dumps(sound))
+    (gate,) = judge({"no_regression": "baseline"}, plan, again)
+    assert gate.passed
 
 
 def test_a_step_that_fails_says_why(tmp_path):

@@ -15,14 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attn_deploy.ops import (
-    Fusible,
-    check_channels,
-    fold_bn_into_conv,
-    global_avg_pool,
-    require_divisible,
-    require_positive,
-)
+from attn_deploy.ops import Fusible, check_channels, fold_bn_into_conv, global_avg_pool, require_convolution
 from attn_deploy.ops.expert_conv import unrolled
 from attn_deploy.registry import register
 
@@ -118,16 +111,15 @@ class ODConv2d(Fusible, nn.Module):
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
-        require_positive(
-            in_channels=in_channels,
-            out_channels=out_channels,
+        require_convolution(
+            in_channels,
+            out_channels,
+            groups,
             kernel_size=kernel_size,
             stride=stride,
             dilation=dilation,
             kernel_num=kernel_num,
         )
-        require_divisible("in_channels", in_channels, "groups", groups)
-        require_divisible("out_channels", out_channels, "groups", groups)
         for name, value in (("reduction", reduction), ("temperature", temperature)):
             if not value > 0:
                 raise ValueError(f"{name} must be above 0, got {value}: 1/16 and 1 are the official values.")
