@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import sys
 import msgspec
 import pytest
 
+from attn_deploy.files import read_toml
 from attn_deploy.machine.devices import list_devices
 from attn_deploy.registry import list_models
 from attn_deploy.rules.rules import RULES
@@ -98,6 +100,19 @@ def test_pages_have_commands():
         "jetson",
         "insert",
     }
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorials/jetson.md"])
+def test_the_line_for_a_device_names_what_is_needed_without_torch(page):
+    """The requirements of the package but PyTorch and what only works with it, for `pip install --no-deps`."""
+    text = " ".join((ROOT / page).read_text().split())
+    (line,) = re.findall(r"pip install --no-deps [^`]*?&& pip install ([^`$]*?cuda-python)", text)
+    named = {re.split(r"[<>=]", word)[0] for word in shlex.split(line)}
+    project = read_toml(ROOT / "pyproject.toml", "the project")["project"]
+    needed = {re.split(r"[<>=;\s]", d)[0] for d in project["dependencies"]} - {"torch", "onnxscript", "safetensors"}
+    assert named >= needed
+    device = {re.split(r"[<>=]", d)[0] for d in project["optional-dependencies"]["device"]}
+    assert device <= named
 
 
 def test_each_entry_rule_and_command_has_its_place(generate):

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-import tomllib
 from typer.testing import CliRunner
 
 from attn_deploy.cli import app
@@ -30,6 +29,11 @@ from attn_deploy.pipeline.schema import pipeline_schema
 from attn_deploy.pipeline.settings import checked, read_settings
 from attn_deploy.pipeline.template import template
 from export_tests.conftest import ROOT
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 COMMANDS = driven_commands()
 NET = """
