@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ else:
 import msgspec
 import pytest
 
+from attn_deploy.files import read_toml
 from attn_deploy.machine.devices import list_devices
 from attn_deploy.registry import list_models
 from attn_deploy.rules.rules import RULES
@@ -44,6 +46,11 @@ def generate():
 def test_every_command_runs_as_typed(page, tmp_path):
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     folder = tmp_path / "examples" if page.is_relative_to(ROOT / "docs") else tmp_path
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "XDG_CONFIG_HOME": str(tmp_path / "config"),  # doctor --measure keeps what it measures there
+    }
     for command in TYPED[page]:
         if str(command).startswith(INSTALLING):
             continue
@@ -51,7 +58,7 @@ def test_every_command_runs_as_typed(page, tmp_path):
         assert program.rpartition("/")[2] in ("attn-deploy", "python"), command
         done = subprocess.run(
             [sys.executable, *(["-m", "attn_deploy"] if program.endswith("attn-deploy") else []), *words],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
+            env=environment,
             cwd=folder,
             capture_output=True,
             text=True,
@@ -98,6 +105,19 @@ def test_pages_have_commands():
         "jetson",
         "insert",
     }
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorials/jetson.md"])
+def test_the_line_for_a_device_names_what_is_needed_without_torch(page):
+    """The requirements of the package but PyTorch and what only works with it, for `pip install --no-deps`."""
+    text = " ".join((ROOT / page).read_text().split())
+    (line,) = re.findall(r"pip install --no-deps [^`]*?&& pip install ([^`$]*?cuda-python)", text)
+    named = {re.split(r"[<>=]", word)[0] for word in shlex.split(line)}
+    project = read_toml(ROOT / "pyproject.toml", "the project")["project"]
+    needed = {re.split(r"[<>=;\s]", d)[0] for d in project["dependencies"]} - {"torch", "onnxscript", "safetensors"}
+    assert named >= needed
+    device = {re.split(r"[<>=]", d)[0] for d in project["optional-dependencies"]["device"]}
+    assert device <= named
 
 
 def test_each_entry_rule_and_command_has_its_place(generate):

@@ -123,28 +123,38 @@ class _Planner:
         for name, table in settings.steps:
             words = self._words(name, table)
             if name == "train":
-                self._add(name, (model, "--output", str(folder / "train"), *words), folder / "train", table)
-                model = str(folder / "train")
+                self._add(name, (model, "--output", self._place(folder / "train"), *words), folder / "train", table)
+                model = self._place(folder / "train")
             elif name == "export":
-                self._add(name, (model, "--output", str(artifact), *words), artifact, table)
+                self._add(name, (model, "--output", self._place(artifact), *words), artifact, table)
             elif name == "quantize":
                 target = folder / f"model-{table.get('precision', 'int8')}.onnx"
                 if "target" not in table and self._makes_engines():
                     words += ["--target", "gpu"]  # engines take no other form, whatever this machine is
-                self._add(name, (str(artifact), "--output", str(target), *words), target, table)
+                self._add(name, (self._place(artifact), "--output", self._place(target), *words), target, table)
                 artifact = target
             elif name == "build":
                 label = re.sub(r"[^\w.+-]", "-", str(table.get("device") or table.get("target") or "engine")).lstrip(
                     "."
                 )
                 target = folder / "engines" / f"{label}.engine"
-                self._add(f"build-{label}", (str(artifact), "--output", str(target), *words), target, table, last=False)
+                self._add(
+                    f"build-{label}",
+                    (self._place(artifact), "--output", self._place(target), *words),
+                    target,
+                    table,
+                    last=False,
+                )
             elif name == "profile":
                 target = folder / "profile"
-                self._add(name, (str(artifact), "--output", str(target), *words), target, table, last=False)
+                self._add(
+                    name, (self._place(artifact), "--output", self._place(target), *words), target, table, last=False
+                )
             elif name == "evaluate":
                 target = folder / "evaluate.json"
-                self._add(name, (str(artifact), "--output", str(target), *words), target, table, last=False)
+                self._add(
+                    name, (self._place(artifact), "--output", self._place(target), *words), target, table, last=False
+                )
             else:
                 package = self._package(artifact, source, table, words)
         return PipelinePlan(tuple(self._steps), package, artifact, folder)
@@ -154,15 +164,19 @@ class _Planner:
 
     def _package(self, artifact: Path, source: Path, table: Mapping[str, Any], words: Sequence[str]) -> PipelineStep:
         target = self._folder / "package"
-        facts: list[str] = []
+        place, facts = self._place, list[str]()
         keys = []
         for step in self._steps:
             if step.command in ("profile", "evaluate"):
-                facts += ["--profile" if step.command == "profile" else "--accuracy", str(step.output)]
+                facts += ["--profile" if step.command == "profile" else "--accuracy", place(step.output)]
                 keys.append(step.key)
         if artifact != source:
-            facts += ["--reference", str(source)]
-        return self._step("package", (str(artifact), "--output", str(target), *facts, *words), target, table, keys)
+            facts += ["--reference", place(source)]
+        return self._step("package", (place(artifact), "--output", place(target), *facts, *words), target, table, keys)
+
+    def _place(self, path: Path) -> str:
+        """A path as the steps name it, which run in the folder of the pipeline's file: records then hold no other folders."""
+        return str(path.relative_to(self._settings.folder)) if path.is_relative_to(self._settings.folder) else str(path)
 
     def _add(
         self, name: str, words: tuple[str, ...], output: Path, table: Mapping[str, Any], *, last: bool = True
