@@ -94,7 +94,8 @@ class SafeForms(TorchFunctionMode):
         if func is F.interpolate:
             self.nearest_resizes = self.nearest_resizes or safe_resize.is_nearest(args, keywords)
             self.uneven_resizes.append(self._paths is not None and safe_resize.is_uneven(args, keywords))
-            if len(self.uneven_resizes) - 1 in self.scope.resizes:
+            kept = self._paths is None and torch.compiler.is_exporting() and safe_resize.resize_is_right(args, keywords)
+            if len(self.uneven_resizes) - 1 in self.scope.resizes and not kept:
                 self._note(safe_resize.WORDS)
                 return safe_resize.nearest_to_size(*args, **keywords)
         if self.scope.pads and self._paths is None and torch.compiler.is_exporting():

@@ -256,6 +256,27 @@ def test_samples_that_cannot_be_used():
             with_samples(inputs, parse_samples([text]), "net")
 
 
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.zeros((1, 3, 8, 8), bool), r"is bool of shape \(1, 3, 8, 8\), and the input is float32"),
+        (np.full((1, 3, 8, 8), 1e300), r"not float32: \[1\.e\+300"),
+        (np.zeros((1, 3, 8, 8), complex), "is complex128"),
+        (np.zeros((1, 3, 8, 8), "datetime64[s]"), r"datetime64\[s\] of shape"),
+        (np.full((1, 3, 8, 8), "1"), "<U1"),
+    ],
+)
+def test_samples_are_not_cast_in_silence(array, words):
+    with pytest.raises(InvalidRequestError, match=words):
+        with_samples(parse_inputs(["maps:1x3x8x8"]), parse_samples([{"maps": array}]), "net")
+
+
+def test_an_empty_archive_is_no_sample(tmp_path):
+    np.savez(tmp_path / "own.npz")
+    with pytest.raises(InvalidRequestError, match=r"own\.npz holds no arrays"):
+        parse_samples([str(tmp_path / "own.npz")])
+
+
 def test_a_scripted_part_is_named_and_its_remedy_works(tmp_path):
     with pytest.raises(ExportError, match=r"ScriptedPart\.body: .*PYTORCH_JIT=0"):
         made(kinds.ScriptedPart(), tmp_path)
