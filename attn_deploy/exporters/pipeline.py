@@ -325,7 +325,7 @@ def _attempt(prepared: PreparedModel, exporter: str, options: ExportOptions, pro
             report = plain
     raise_if_failed(prepared, report, translation)
     if prepared.gates:
-        progress("verifying what is behind parameters that start at zero")
+        progress("verifying what is behind parameters that are constant")
         prove_gates(prepared, exporter, options)
     candidate = Candidate(exporter, kept, report, source, applied, translation.minimum)
     if options.precision == "fp32":

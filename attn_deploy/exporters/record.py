@@ -23,7 +23,7 @@ class ExportRecord:
         multiple: what the extent of a symbol must be a multiple of; one that is not in it takes any.
         minimum: the least extent of a symbol; one that is not in it takes any.
         fixed: for each axis that does not move although nobody fixed it, the reason.
-        gates: parameters at zero, which hide what they multiply; the file was proven with other values in them too.
+        gates: constant parameters, which may hide what depends on them; the file was proven with other values in them too.
         traced_shapes: input shapes of the trace; ``verified_shapes`` the other shapes at which the file was compared.
         parity: maximal absolute error and tolerances, or None when verification was switched off.
         fused: what fusing did, as (module path, words).

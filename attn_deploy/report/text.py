@@ -151,7 +151,7 @@ def export_text(artifact: OnnxArtifact) -> str:
 def _gates_text(gates: Sequence[str]) -> str:
     if not gates:
         return ""
-    return f"{', '.join(gates[:3])}{', ...' if len(gates) > 3 else ''}: at zero; also proven with other values in them"
+    return f"{', '.join(gates[:3])}{', ...' if len(gates) > 3 else ''}: constant; also proven with other values in them"
 
 
 def file_words(file: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -11,28 +12,38 @@ _SMALLEST_OPEN = 1e-3  # a layer scale of 1e-6 hides its branch as well as a gat
 _FAINT = 0.1  # mean size of a norm's gammas, below which they were drawn as other weights are
 _LITTLE = 0.5  # of a map's deviation behind a convolution
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+_NORM = re.compile(r"norm|(^|[ ._])(bn|ln)\d*$", re.IGNORECASE)  # a class or a module that scales by ones at first
 _ADDED = ("bias", "token", "embed", "pos", "query", "prompt", "mean")  # parts of names of what is added
 
 
 def gates_of(module: nn.Module) -> tuple[str, ...]:
-    """The parameters that hide what they multiply: constant, at or near zero, and not a bias or an embedding."""
+    """The parameters that may hide what depends on them: constant, and not a bias, an embedding or a norm's scale.
+
+    At or near zero those of any module, such as the gamma of a norm at the end of a branch.
+    """
     closed = []
-    for name, parameter in module.named_parameters():
-        if not parameter.is_floating_point() or parameter.numel() == 0 or any(w in name.lower() for w in _ADDED):
-            continue
-        flat = parameter.detach().reshape(-1)
-        if float(flat[0].abs()) < _SMALLEST_OPEN and bool((flat == flat[0]).all()):
-            closed.append(name)
+    for path, child in module.named_modules():
+        usual = type(child).__module__.startswith("torch.nn") or bool(_NORM.search(type(child).__name__ + " " + path))
+        for name, parameter in child._parameters.items():
+            if parameter is None or not parameter.is_floating_point() or parameter.numel() == 0:
+                continue
+            full = f"{path}.{name}" if path else name
+            flat = parameter.detach().reshape(-1)
+            if any(w in full.lower() for w in _ADDED) or not bool((flat == flat[0]).all()):
+                continue
+            if float(flat[0].abs()) < _SMALLEST_OPEN or not usual:
+                closed.append(full)
     return tuple(closed)
 
 
 @torch.no_grad()
 def open_gates(module: nn.Module, names: Sequence[str], seed: int = 0) -> None:
-    """Give the gates of that name values of 0.1 to 0.3, in place."""
+    """Give the gates of that name values, in place: 0.1 to 0.3 for those at zero, half to one and a half of others' own."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in module.named_parameters():
         if name in names:
-            parameter.copy_(0.1 + 0.2 * torch.rand(parameter.shape, generator=generator))
+            noise = torch.rand(parameter.shape, generator=generator).to(parameter.dtype)
+            parameter.copy_(torch.where(parameter.abs() < _SMALLEST_OPEN, 0.1 + 0.2 * noise, parameter * (0.5 + noise)))
 
 
 @torch.no_grad()

@@ -167,9 +167,10 @@ def test_a_cache_by_size_is_no_history(tmp_path):
     assert_right(artifact.path, copies(model), *images((3, 3, 9, 20)))
 
 
-def test_a_gate_that_is_called_beta_is_opened(tmp_path):
-    artifact = made(kinds.BetaGate(), tmp_path, exporter="torchscript")
-    assert artifact.record["gates"] == ["beta"]
+@pytest.mark.parametrize(("kind", "gate"), [(kinds.BetaGate, "beta"), (kinds.OneMinusGate, "share")])
+def test_a_gate_by_another_name_or_at_one_is_opened(kind, gate, tmp_path):
+    artifact = made(kind(), tmp_path, exporter="torchscript")
+    assert artifact.record["gates"] == [gate]
     assert artifact.dynamic_axes == ("N",), "what is behind the gate holds for one size"
 
 

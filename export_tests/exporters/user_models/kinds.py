@@ -156,6 +156,20 @@ class BetaGate(nn.Module):
         return x + self.beta * x * float(torch.tensor(x.shape[3]).numpy())
 
 
+class OneMinusGate(nn.Module):
+    """A share that starts at one, so that the other branch has none."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.share = nn.Parameter(torch.ones(1))
+        self.slope = nn.PReLU()
+
+    def forward(self, image):
+        x = self.slope(self.conv(image))
+        return self.share * x + (1 - self.share) * float(torch.tensor(x.shape[3]).numpy())
+
+
 class ClosedGate(nn.Module):
     """Behind a gate at zero, a slice that is written from an overlapping slice, which no graph gets right."""
 
