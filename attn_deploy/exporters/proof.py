@@ -140,12 +140,12 @@ def prove_gates(prepared: PreparedModel, exporter: str, options: ExportOptions) 
         if "of the reference itself" in str(error):  # the values do not suit this model, and nothing is known of it
             return
         raise ParityError(
-            f"{_ended(error)} This is with values in {names}: as the model is made, they are constant and hide what hangs on them.",
+            f"{_ended(error)} This is with values in {names}: as the model is made, they are constant, which hides the rest.",
             rule=error.rule,
         ) from error
     except ExportError as error:
         raise type(error)(
-            f"{_ended(error)} This is with values in {names}: as the model is made, they are constant and hide what hangs on them.",
+            f"{_ended(error)} This is with values in {names}: as the model is made, they are constant, which hides the rest.",
             rule=error.rule,
         ) from error
     finally:
