@@ -199,6 +199,9 @@ def _failed(
     missing = missing_operator(text)
     if missing and (entry is None or entry.general):
         place = place_of_operator(program, prepared, missing) or place
+        if "complex-valued" in str(root):
+            detail = f"{which} has no {missing} for complex numbers"
+            return refusal(prepared.label, "complex-output", place, detail=detail)
         return refusal(prepared.label, "unsupported-operator", place, detail=f"{which} has no {missing}")
     failure = f"{which} failed: {type(root).__name__}: {text}"
     if entry is None:

@@ -82,8 +82,11 @@ ENTRIES: tuple[dict[str, Any], ...] = (
     },
     {
         "id": "complex-output",
-        "explanation": "an output or input is complex, and ONNX has no complex tensors in its interface",
-        "remedy": "Return torch.view_as_real(y), or its absolute value and angle.",
+        "explanation": "an output, an input or what an operator works on is complex, and ONNX has real tensors only; Fourier "
+        "transforms and products of complex numbers are written with those",
+        "remedy": "Return torch.view_as_real(y), or its absolute value and angle. Inside forward do other steps on "
+        "torch.view_as_real(z): hold complex weights as real ones with a last axis of two, shape those, and call "
+        "torch.view_as_complex where they are multiplied.",
         "patterns": (r"is complex",),
     },
     {

@@ -174,6 +174,16 @@ def test_a_gate_by_another_name_or_at_one_is_opened(kind, gate, tmp_path):
     assert artifact.dynamic_axes == ("N",), "what is behind the gate holds for one size"
 
 
+def test_complex_weights_are_shaped_as_real_ones(tmp_path):
+    with pytest.raises(ExportError, match=r"no aten.unsqueeze for complex numbers.*torch\.view_as_real") as caught:
+        made(kinds.ComplexGate(), tmp_path, ("1x3x8x8",))
+    assert "kinds.py, line" in str(caught.value)
+    model = kinds.ComplexGate(shaped_as_real=True).eval()
+    model.arguments = (True,)
+    artifact = made(model, tmp_path, ("1x3x8x8",))
+    assert_right(artifact.path, copies(model), *images((3, 3, 10, 8)))
+
+
 def test_masks_with_structure_find_what_scattered_ones_hide(tmp_path, monkeypatch):
     monkeypatch.setattr(rewrite, "patch_encoders_", lambda model: [])
     with pytest.raises(ParityError, match="disagree at tokens"):

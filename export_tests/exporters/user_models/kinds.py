@@ -170,6 +170,22 @@ class OneMinusGate(nn.Module):
         return self.share * x + (1 - self.share) * float(torch.tensor(x.shape[3]).numpy())
 
 
+class ComplexGate(nn.Module):
+    """A spectrum times complex weights, which are shaped as complex numbers, or as real ones before."""
+
+    def __init__(self, shaped_as_real=False):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 5, 2))
+        self.shaped_as_real = shaped_as_real
+
+    def forward(self, image):
+        if self.shaped_as_real:
+            weight = torch.view_as_complex(self.weight.unsqueeze(1))
+        else:
+            weight = torch.view_as_complex(self.weight).unsqueeze(1)
+        return torch.fft.irfft2(torch.fft.rfft2(image) * weight, s=image.shape[-2:])
+
+
 class ClosedGate(nn.Module):
     """Behind a gate at zero, a slice that is written from an overlapping slice, which no graph gets right."""
 
