@@ -30,9 +30,10 @@ from attn_deploy.exporters.options import ExportOptions
 from attn_deploy.exporters.order import exporters_for, reason_of
 from attn_deploy.exporters.prepare import prepare
 from attn_deploy.exporters.prepared import PreparedModel
-from attn_deploy.exporters.proof import prove_gates, proven, raise_if_failed
+from attn_deploy.exporters.proof import at_least, prove_gates, proven, raise_if_failed
 from attn_deploy.exporters.refusal import most_telling
 from attn_deploy.exporters.serving import BEHIND, parse_serving, with_form
+from attn_deploy.exporters.step_guard import refuse_other_sizes_
 from attn_deploy.exporters.translate import translate
 from attn_deploy.files import KeptFolder, output_file, sha256_of
 from attn_deploy.fusing.copying import bytes_of, is_large
@@ -313,6 +314,9 @@ def _attempt(prepared: PreparedModel, exporter: str, options: ExportOptions, pro
         if placed := placed_tensors(raw):
             fold_placed(raw, place_of(placed[0]).path.with_name("folded"))
         kept = simplify_model(raw)
+    if prepared.stepped:  # behind simplifiers, which take what changes nothing away
+        for graph in (kept.model,) if kept.model is raw else (kept.model, raw):
+            refuse_other_sizes_(graph, at_least(prepared.inputs, translation.minimum), prepared.dynamic)
     if not options.verify:
         return Candidate(exporter, kept, None, source, applied, translation.minimum)
     progress("verifying at shapes that were not traced")

@@ -146,6 +146,7 @@ class PreparedModel:
         whole_windows: much of it pads to whole windows, on which torch.export does not end.
         free_sizes: padding is computed from sizes, layer after layer; torch takes minutes to hold that against ranges.
         flexible: nobody asked for the axes by name, and fewer may move than the model itself allows.
+        stepped: the file is for multiples between which the model itself runs (see `attn_deploy.exporters.step_guard`).
         serving: what stands around the model.
         reading: how choices among the outputs are compared; None where their types decide.
         images: what the package that the model is of says of its images.
@@ -173,6 +174,7 @@ class PreparedModel:
     free_sizes: bool = False
     whole_windows: bool = False
     flexible: bool = False
+    stepped: bool = False
     serving: Serving = field(default_factory=Serving)
     reading: Reading | None = None
     images: Mapping[str, Any] | None = None

@@ -120,6 +120,7 @@ def with_steps_of_decisions(prepared: PreparedModel) -> PreparedModel | None:
                         )
                         for i in prepared.inputs
                     ),
+                    stepped=True,
                     work=prepared.work.another(),
                 )
     return None

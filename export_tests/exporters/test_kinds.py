@@ -138,6 +138,10 @@ def test_multiples_at_which_decisions_on_sizes_come_out_alike(exporter, tmp_path
     assert artifact.record["multiple"] == {"H": 8, "W": 8}
     assert artifact.record["minimum"]["H"] >= 16
     assert_right(artifact.path, copies(model), *images((3, 3, 24, 40), (1, 3, 48, 16), (2, 3, 16, 64)))
+    session = onnxruntime.InferenceSession(artifact.path)
+    for shape in ((1, 3, 28, 40), (1, 3, 40, 30), (1, 3, 8, 8)):
+        with pytest.raises(Exception, match="H_in_steps_of_8_from_16"):
+            session.run(None, {"image": np.zeros(shape, np.float32)})
 
 
 def test_a_decision_beside_redirected_calls_is_seen(tmp_path):
