@@ -11,6 +11,7 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,9 @@ _WORDS = {
     "object": "an object",
     "null": "null",
 }
+
+_LONGEST_MOVE = 300.0  # seconds for which another process may move its files, large ones over a network
+_PAUSE = 0.02  # seconds between looks at a lock
 
 _swept: set[Path] = set()
 
@@ -116,12 +120,15 @@ def make_folder(path: Path) -> None:
     Raises:
         InvalidRequestError: if it cannot be made.
     """
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InvalidRequestError(
             f"the folder {str(path)!r} cannot be created: {error.strerror or error}; choose another."
         ) from error
+    for folder in missing:
+        to_disk(folder.parent)
 
 
 @contextlib.contextmanager
@@ -144,9 +151,9 @@ def atomic_path(path: Path, *, rename: bool = True) -> Iterator[Path]:
         yield temporary
         if rename:
             _readable(temporary)
-            _to_disk(temporary)
+            to_disk(temporary)
             temporary.replace(path)
-            _to_disk(folder)
+            to_disk(folder)
     except OSError as error:
         raise InvalidRequestError(f"{path} could not be written: {error.strerror or error}.") from error
     finally:
@@ -238,32 +245,37 @@ def atomic_pair(main: Path, data: Path) -> Iterator[Pair]:
         if pair.refer is None:
             raise RuntimeError("nothing says how the file refers to its data")
         _readable(new_data)
-        _to_disk(new_data)
-        if not data.exists():
-            new_data.replace(data)
-            _put(new_main, main, pair.refer(data.name))
-            return
-        own = data.with_name(f"{data.name}-{os.urandom(4).hex()}")
-        new_data.replace(own)
-        _put(new_main, main, pair.refer(own.name))
-        try:
-            shutil.copyfile(own, new_data)  # no link: readers of external data refuse files with two names
-        except OSError:  # no room for both: the name of its own stays
-            data.unlink()
-            return
-        new_data.replace(data)
-        _to_disk(data.parent)
-        _put(new_main, main, pair.refer(data.name))
-        for left in data.parent.glob(f"{data.name}-{'[0-9a-f]' * 8}"):  # those of processes that were killed too
-            left.unlink(missing_ok=True)
+        to_disk(new_data)
+        with moving_into(main.parent):
+            _put_pair(pair, main, data, pair.refer)
+
+
+def _put_pair(pair: Pair, main: Path, data: Path, refer: Callable[[str], bytes]) -> None:
+    if not data.exists():
+        pair.data.replace(data)
+        _put(pair.main, main, refer(data.name))
+        return
+    own = data.with_name(f"{data.name}-{os.urandom(4).hex()}")
+    pair.data.replace(own)
+    _put(pair.main, main, refer(own.name))
+    try:
+        shutil.copyfile(own, pair.data)  # no link: readers of external data refuse files with two names
+    except OSError:  # no room for both: the name of its own stays
+        data.unlink()
+        return
+    pair.data.replace(data)
+    to_disk(data.parent)
+    _put(pair.main, main, refer(data.name))
+    for left in data.parent.glob(f"{data.name}-{'[0-9a-f]' * 8}"):  # those of processes that were killed too
+        left.unlink(missing_ok=True)
 
 
 def _put(temporary: Path, path: Path, content: bytes) -> None:
     temporary.write_bytes(content)
     _readable(temporary)
-    _to_disk(temporary)
+    to_disk(temporary)
     temporary.replace(path)
-    _to_disk(path.parent)
+    to_disk(path.parent)
 
 
 def _readable(temporary: Path) -> None:
@@ -271,6 +283,68 @@ def _readable(temporary: Path) -> None:
     mask = os.umask(0)
     os.umask(mask)
     temporary.chmod(0o666 & ~mask)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path, doing: str) -> Iterator[None]:
+    """Keep other processes out of a folder that is there; the system lets go of it when this process ends, however it ends.
+
+    Args:
+        folder: that a run keeps its parts in.
+        doing: what the other one does, for the message: "training".
+
+    Raises:
+        InvalidRequestError: if another process is at work in it.
+    """
+    if os.name != "posix":  # two processes in one folder are the user's to avoid
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        if _lock(handle) is False:
+            raise InvalidRequestError(f"another process is {doing} in {folder}; wait for it, or name another folder.")
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def moving_into(folder: Path) -> Iterator[None]:
+    """One process at a time moves files that belong together into a folder: else one's first lies beside another's second.
+
+    Where no lock can be had, as on a full disk, it goes on without.
+
+    Raises:
+        InvalidRequestError: if another process has held the lock for minutes.
+    """
+    handle = _held(folder / f"{TEMPORARY}lock")
+    try:
+        yield
+    finally:
+        if handle is not None:
+            (folder / f"{TEMPORARY}lock").unlink(missing_ok=True)
+            os.close(handle)
+
+
+def _held(path: Path) -> int | None:
+    """A descriptor of the lock file at a path, locked; None where there can be none."""
+    if os.name != "posix":
+        return None
+    end = time.monotonic() + _LONGEST_MOVE
+    while time.monotonic() < end:
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        except OSError:
+            return None
+        if _lock(handle) is not False:
+            with contextlib.suppress(OSError):  # whoever had it removes the file when it lets go
+                if os.path.samestat(os.fstat(handle), path.lstat()):
+                    return handle
+        os.close(handle)
+        time.sleep(_PAUSE)
+    raise InvalidRequestError(
+        f"another process has been moving files into {path.parent} for {_LONGEST_MOVE:.0f} s; end it, or name another folder."
+    )
 
 
 def sweep(folder: Path) -> None:
@@ -295,18 +369,23 @@ def sweep(folder: Path) -> None:
                 os.close(handle)
 
 
-def _lock(handle: int) -> bool:
-    """Whether this process now holds the lock of an open file; the system lets go of it when the process ends."""
+def _lock(handle: int) -> bool | None:
+    """Whether this process now holds the lock of an open file; None where there are no locks.
+
+    The system lets go of it when the process ends.
+    """
     try:
         import fcntl
 
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (ImportError, OSError):
+    except BlockingIOError:
         return False
+    except (ImportError, OSError):
+        return None
     return True
 
 
-def _to_disk(path: Path) -> None:
+def to_disk(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk, where the system can say so."""
     with contextlib.suppress(OSError):
         handle = os.open(path, os.O_RDONLY)
@@ -401,6 +480,9 @@ def typed(data: Any, kind: type[T]) -> T:
         return msgspec.convert(data, kind, str_keys=True)
     except msgspec.ValidationError as error:
         raise InvalidRequestError(_fault(str(error), data)) from error
+    except UnicodeEncodeError as error:  # half a character, as JSON may write it, where something else should be
+        where, value = next(_half_characters(data, ""), ("", error.object))
+        raise field_error(where, value, "valid Unicode") from error
     except RecursionError as error:
         raise InvalidRequestError("the data are nested too deeply.") from error
 
@@ -423,6 +505,23 @@ def _refuse_not_finite(data: Any, where: str) -> None:
         for index, value in enumerate(data):
             if type(value) is not int:
                 _refuse_not_finite(value, f"{where}[{index}]")
+
+
+def _half_characters(data: Any, where: str) -> Iterator[tuple[str, str]]:
+    """The texts that cannot be encoded, and where they are."""
+    if isinstance(data, str):
+        try:
+            data.encode()
+        except UnicodeEncodeError:
+            yield where, data
+    elif isinstance(data, Mapping):
+        for key, value in data.items():
+            place = f"{where}.{key}" if where else str(key)
+            yield from _half_characters(str(key), place)
+            yield from _half_characters(value, place)
+    elif isinstance(data, (list, tuple)):
+        for index, value in enumerate(data):
+            yield from _half_characters(value, f"{where}[{index}]")
 
 
 def _fault(text: str, data: Any) -> str:

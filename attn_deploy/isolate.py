@@ -39,6 +39,7 @@ _CHILD = (
 _GRACE = 1.0  # seconds between asking a child to end and killing it
 _FAREWELL = 5.0  # seconds in which a child that has nothing to do may remove what it kept
 _ALARM_MARGIN = 5.0  # seconds that the alarm inside a child leaves the parent to end it first
+_LOOK = 1.0  # seconds between looks at whether somebody still listens to a child
 _LAST_LINES = 60
 
 _workers: set[IsolatedWorker] = set()
@@ -131,10 +132,7 @@ class IsolatedWorker:
         try:
             self._send({"target": target, "arguments": dict(arguments), "seconds": timeout + _ALARM_MARGIN})
             while outcome is None:
-                try:
-                    line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
-                except queue.Empty:
-                    raise WorkerTimeoutError(f"{what} took longer than {timeout:g} s and was stopped.") from None
+                line = self._line(deadline, what, timeout)
                 if line is None:
                     break
                 message = json.loads(line)
@@ -149,6 +147,18 @@ class IsolatedWorker:
             raise self._death(what, timeout)
         self._idle = True
         return _value_of(outcome, what)
+
+    def _line(self, deadline: float, what: str, timeout: float) -> bytes | None:
+        """The next line of the child; None where there will be none."""
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            try:
+                return self._lines.get(timeout=min(left, _LOOK))
+            except queue.Empty:
+                if left <= _LOOK:
+                    raise WorkerTimeoutError(f"{what} took longer than {timeout:g} s and was stopped.") from None
+                if self._readers and not self._readers[0].is_alive() and self._lines.empty():
+                    return None  # it ended without a word: no memory was left for one
 
     def close(self) -> None:
         """End the child; a call that waits for it, and every later one, raises WorkerCrashError."""
@@ -381,10 +391,13 @@ def _function(target: str) -> Callable[..., Any]:
 
 
 def _pump(stream: Any, put: Callable[[bytes | None], Any]) -> None:
-    with contextlib.suppress(ValueError):  # closed while it was read
+    try:
         for line in stream:
             put(line)
-    put(None)
+    except (ValueError, MemoryError):  # closed while it was read; no room for a line
+        pass
+    finally:
+        put(None)
 
 
 def _last_words(stderr: Iterable[bytes | None]) -> str:

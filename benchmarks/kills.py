@@ -1,6 +1,6 @@
 """Commands that are killed at a random moment: what was there stays, nothing lives on, and the next run ends the same.
 
-    python benchmarks/kills.py [--count 60] [--seed 0] [--only export|convert|train|matrix|profile]
+    python benchmarks/kills.py [--count 60] [--seed 0] [--only export|convert|train|matrix|profile] [--save FILE.json]
 
 Each kill starts a command over an older output, ends it with SIGKILL, SIGTERM or SIGINT at a moment drawn from the time
 that it takes, and then checks: the old output is intact or the new one is whole; nothing is half-written; no process of
@@ -16,6 +16,7 @@ import contextlib
 import hashlib
 import json
 import os
+import platform
 import random
 import shutil
 import signal
@@ -204,8 +205,10 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=list(SCENARIOS))
+    parser.add_argument("--save", type=Path, help="write the table as JSON")
     options = parser.parse_args()
     chance = random.Random(options.seed)
+    began, load = time.monotonic(), os.getloadavg()[0]
     folder = prepare("export", b"")
     start(("export", "resnet8", "--force", "-o", "source.onnx"), folder).communicate()
     source = (folder / "source.onnx").read_bytes()
@@ -223,6 +226,19 @@ def main() -> int:
     for name, counts in table.items():
         faults = "".join(f"{counts[c]:>17}" for c in CHECKS)
         print(f"{name:10}{counts['kills']:>8}{bases[name][0]:>9.1f}{faults}")
+    if options.save:
+        data = {
+            "seed": options.seed,
+            "seconds": round(time.monotonic() - began),
+            "load": [load, os.getloadavg()[0]],
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "scenarios": {
+                name: {"kills": row["kills"], "seconds": round(bases[name][0], 1), **{c: row[c] for c in CHECKS}}
+                for name, row in table.items()
+            },
+        }
+        options.save.write_text(json.dumps(data, indent=1) + "\n")
     return 1 if any(counts[c] for counts in table.values() for c in CHECKS) else 0
 
 

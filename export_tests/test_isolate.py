@@ -118,6 +118,27 @@ def test_a_child_that_hangs_is_ended():
     assert time.monotonic() - started < 30
 
 
+def test_a_child_to_which_nobody_listens_any_more_is_no_hang(monkeypatch):
+    """The thread that reads its answers may die where no memory is left."""
+    monkeypatch.setattr(isolate, "_pump", lambda stream, put: None)
+    monkeypatch.setattr(isolate, "_LOOK", 0.1)
+    started = time.monotonic()
+    with pytest.raises(WorkerCrashError, match="waiting"):
+        run_isolated(f"{HERE}:hang", {}, what="waiting", timeout=600)
+    assert time.monotonic() - started < 60
+
+
+def test_lines_that_do_not_fit_into_memory_end_the_reading():
+    lines = []
+
+    def stream():
+        yield b"one"
+        raise MemoryError
+
+    isolate._pump(stream(), lines.append)
+    assert lines == [b"one", None]
+
+
 def test_a_limit_holds_inside_too(monkeypatch):
     """Where the parent cannot end it in time, the child's own alarm does, whoever holds the interpreter's lock."""
     monkeypatch.setattr(isolate, "_ALARM_MARGIN", -8.0)

@@ -55,7 +55,7 @@ def check_rows(
     references = [n for n in ready if rows[n].runtime == REFERENCE and rows[n].precision == "fp32"][:1]
     others = [n for n in ready if n not in references]
     for name in others if module is None else references if not others else []:
-        _refuse_not_finite(rows, ready, name)
+        _refuse_unusable(rows, ready, name)
     others = [n for n in others if n in ready]
     own = bench.subject.onnx
     if not others or (module is None and (own is None or is_engine(own))):
@@ -78,7 +78,7 @@ def check_rows(
             rows[name] = replace(rows[name], status="invalid", reason=str(error))
             del ready[name]
     for name in references:
-        _refuse_not_finite(rows, ready, name)
+        _refuse_unusable(rows, ready, name)
 
 
 def _eager(bench: Bench, ready: dict[str, ReadyRunner], references: list[str], stack: contextlib.ExitStack) -> _Right:
@@ -128,11 +128,12 @@ def _compared(bench: Bench, right: _Right, candidate: ReadyRunner, inputs: tuple
     )
 
 
-def _refuse_not_finite(rows: dict[str, ProfileRow], ready: dict[str, ReadyRunner], name: str) -> None:
-    """Nobody compares the reference, or a file without its model; NaN is wrong wherever it comes from."""
-    for output, values in ready[name].outputs.items():
-        if not np.isfinite(values.astype(np.float64)).all():
-            why = f"the output {output!r} is NaN or infinite"
-            rows[name] = replace(rows[name], status="invalid", reason=why)
-            del ready[name]
-            return
+def _refuse_unusable(rows: dict[str, ProfileRow], ready: dict[str, ReadyRunner], name: str) -> None:
+    """Nobody compares the reference, or a file without its model; NaN is wrong wherever it comes from, and so is nothing."""
+    outputs = ready[name].outputs
+    bad = next((o for o, values in outputs.items() if not np.isfinite(values.astype(np.float64)).all()), None)
+    if outputs and bad is None:
+        return
+    why = f"the output {bad!r} is NaN or infinite" if outputs else "it gives no tensor: forward must return one"
+    rows[name] = replace(rows[name], status="invalid", reason=why)
+    del ready[name]

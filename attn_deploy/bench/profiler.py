@@ -16,7 +16,7 @@ from attn_deploy.bench.plan import ProfilePlan, Shape
 from attn_deploy.bench.record import ProfileRecord, ProfileRow
 from attn_deploy.bench.request import ProfileRequest, ProfileSettings, as_request, plan_profile, with_threads
 from attn_deploy.bench.store import ProfileStore
-from attn_deploy.files import scratch_folder
+from attn_deploy.files import alone_in, make_folder, scratch_folder
 from attn_deploy.machine.conditions import available_memory
 from attn_deploy.machine.environment import command_line, describe_environment, load_average
 from attn_deploy.runtimes.table import REFERENCE
@@ -67,7 +67,11 @@ def profile(
     report = progress or (lambda _: None)
     with contextlib.ExitStack() as stack:
         save = request.save
-        store = ProfileStore(Path(save), plan, resume=request.resume, progress=report) if save is not None else None
+        store = None
+        if save is not None:
+            make_folder(Path(save))
+            stack.enter_context(alone_in(Path(save), "profiling"))
+            store = ProfileStore(Path(save), plan, resume=request.resume, progress=report)
         folder = store.files if store is not None else stack.enter_context(scratch_folder())
         maker: Maker = InlineMaker(plan, folder, model=request.module, progress=report)
         if request.chosen_executor == "processes":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,14 @@ from typing import Any
 import typer
 
 from attn_deploy.cli import process
+from attn_deploy.cli.started import saying_so
 from attn_deploy.cli.streams import file_warnings
 from attn_deploy.errors import AttnDeployError, MissingDependencyError
 from attn_deploy.guarding import default_memory_limit
 from attn_deploy.isolate import limit_memory
 
 BUG = 70  # EX_SOFTWARE: nobody's input may come to this
+_OUT_OF_MEMORY = ("can't allocate memory", "std::bad_alloc", "out of memory")  # as torch and others put it
 _NOT_ON_DEVICES = ("torch", "onnxscript", "onnx_ir", "safetensors")  # requirements that a device does without
 
 # Typer has its own copy of click, or uses the one that is installed: by its version.
@@ -44,7 +48,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **kwargs: Any) -> None:
         try:
             _prepare()
-            with file_warnings():
+            with file_warnings(), _sign_of_life(command):
                 command(*args, **kwargs)
         except (typer.Exit, typer.Abort, _USAGE):
             raise
@@ -68,6 +72,11 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             raise
 
     return with_code
+
+
+def _sign_of_life(command: Callable[..., None]) -> AbstractContextManager[None]:
+    name = command.__name__.strip("_").replace("_", "-")
+    return saying_so(name) if process.is_supervised() else contextlib.nullcontext()
 
 
 def _prepare() -> None:
@@ -103,7 +112,7 @@ def _line_of(error: Exception) -> tuple[str, int]:
         return text, MissingDependencyError.exit_code
     if type(error).__module__.startswith("onnx.") and type(error).__name__ in ("ValidationError", "InferenceError"):
         return f"a graph is not valid ONNX: {' '.join(str(error).split())[:300]}", 1
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY):
         return "there is not enough memory for this; raise --memory-limit, or use a smaller input or batch.", 1
     if isinstance(error, OSError) and error.errno is not None:
         place = f"{error.filename}: " if error.filename is not None else ""

@@ -23,6 +23,7 @@ from attn_deploy.isolate import death_of, die_with, end_children
 
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 TERMINATED = 128 + signal.SIGTERM
+HUNG_UP = 129  # the terminal was closed
 
 _AGAIN = 0.25  # seconds within which a second Ctrl-C is the same one, by another way
 _KERNEL = 0x80  # si_code of a signal that the terminal sent, to the whole process group
@@ -39,7 +40,7 @@ def is_supervised() -> bool:
 
 def interruption_code() -> int | None:
     """The exit code for the signal that this process was sent; None if there was none."""
-    return None if not _received else TERMINATED if _received[0] == signal.SIGTERM else INTERRUPTED
+    return None if not _received else 128 + int(_received[0])
 
 
 def run_supervised(command: Callable[[], None]) -> None:
@@ -65,7 +66,7 @@ def run_supervised(command: Callable[[], None]) -> None:
     word = b""
     with contextlib.suppress(BlockingIOError):
         word = os.read(finished, 1)  # empty where the child did not come to its own end
-    if word and word[0] in (INTERRUPTED, TERMINATED):
+    if word and word[0] in (INTERRUPTED, TERMINATED, HUNG_UP):
         _sweep_after(sys.argv[1:])
     sys.exit(word[0] if word else _verdict(code))
 
@@ -113,6 +114,8 @@ def _be_the_child(command: Callable[[], None], finishing: int, signals: set[sign
     try:
         signal.signal(signal.SIGINT, _on_signal)
         signal.signal(signal.SIGTERM, _on_signal)
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # under nohup it is ignored, and stays so
+            signal.signal(signal.SIGHUP, _on_signal)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
         _begin(command)
         code = 0
@@ -123,7 +126,7 @@ def _be_the_child(command: Callable[[], None], finishing: int, signals: set[sign
         _say("interrupted; nothing was left half-written.")
     except OSError as error:
         _say(f"error: {error.filename or 'the output cannot be written'}: {error.strerror}.")
-        code = 1
+        code = interruption_code() or 1  # a terminal that was closed takes no last words
     except Exception as error:
         if isinstance(error, ValueError) and any(s is None or s.closed for s in (sys.stdout, sys.stderr)):
             _say("error: code that this command ran closed its output; nothing was left half-written.")
@@ -131,7 +134,7 @@ def _be_the_child(command: Callable[[], None], finishing: int, signals: set[sign
         else:
             _say(f"error: {type(error).__name__}: {error}. This is a bug, please report it.")
     code = _flushed(code) & 0xFF
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # it ends anyway
     with contextlib.suppress(OSError):
         os.write(finishing, bytes([code]))
@@ -148,7 +151,7 @@ def _begin(command: Callable[[], None]) -> None:
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    """Ctrl-C and SIGTERM are one thing: what is done is kept, and what is temporary goes."""
+    """Ctrl-C, SIGTERM and SIGHUP are one thing: what is done is kept, and what is temporary goes."""
     now = time.monotonic()
     if _received and now - _received[1] < _AGAIN:
         return

@@ -27,6 +27,7 @@ ENOUGH = 1.3  # times as fast as in float: no layer is looked for that is not
 SHORTEST = 0.0005  # seconds of a run in float, below which its calls are timed and not its products
 _GAIN = 1.03  # that a group of layers must bring in float
 _SECONDS = 1.0  # of one comparison
+_SEARCHING = 0.4  # seconds of one among several
 _ROUNDS = (3, 21)
 _ROUND_SECONDS = 0.02
 _MOST_GROUPS = 5
@@ -62,11 +63,11 @@ def timed_runner(model: onnx.ModelProto, arrays: Arrays) -> Runner:
     return runner
 
 
-def pace_of(first: Runner, second: Runner) -> Pace:
+def pace_of(first: Runner, second: Runner, seconds: float = _SECONDS) -> Pace:
     """Time two prepared runners in turn, so that whatever else the machine does meets both."""
     once = [_seconds(r, 1) for r in (first, second) for _ in range(2)]
     calls = max(1, math.ceil(_ROUND_SECONDS / max(sum(once) / 2, 1e-6)))
-    rounds = int(min(_ROUNDS[1], max(_ROUNDS[0], _SECONDS / max(calls * (once[1] + once[3]), 1e-6))))
+    rounds = int(min(_ROUNDS[1], max(_ROUNDS[0], seconds / max(calls * (once[1] + once[3]), 1e-6))))
     pairs = []
     for k in range(rounds):
         order = (first, second) if k % 2 == 0 else (second, first)
@@ -117,7 +118,7 @@ def slow_layers(
     floats = timed_runner(model, arrays)
     best = timed_runner(write(()), arrays)
     try:
-        pace = pace_of(floats, best)
+        pace = pace_of(floats, best, _SEARCHING)
         if pace.first_ms < 1e3 * SHORTEST or pace.ratio >= ENOUGH:
             return frozenset()
         chosen: frozenset[str] = frozenset()
@@ -126,7 +127,7 @@ def slow_layers(
         for group in groups:
             progress(f"timing it with {len(group)} layers in float")
             candidate = timed_runner(write(group), arrays)
-            gain = pace_of(best, candidate)
+            gain = pace_of(best, candidate, _SEARCHING)
             if gain.ratio >= _GAIN and gain.low > 1.0:
                 best.close()
                 best, chosen, misses = candidate, group, 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -13,7 +15,7 @@ import onnx
 from attn_deploy.conversion.calibration import CalibrationData, load_calibration
 from attn_deploy.conversion.pace import pace_of, slow_layers, timed_runner
 from attn_deploy.conversion.preprocess import Preprocess, PreprocessOptions, range_warning
-from attn_deploy.conversion.sensitivity import sensitivities
+from attn_deploy.conversion.sensitivity import fewest, sensitivities
 from attn_deploy.data import ImageSet
 from attn_deploy.errors import FileWarning, GraphError, NothingToConvertError, ParityError, PrecisionError
 from attn_deploy.graph.evidence import Evidence, read_evidence, write_evidence
@@ -28,6 +30,7 @@ from attn_deploy.graph.quantize import (
     scheme_for,
 )
 from attn_deploy.graph.quantize.read_back import read_back
+from attn_deploy.graph.tensors import infer_tensors
 from attn_deploy.inputs.tensors import Arrays
 from attn_deploy.parity.given import GivenInputs
 from attn_deploy.parity.graphs import inputs_of_samples, runnable_inputs, with_other_batches
@@ -207,8 +210,13 @@ class Quantizer:
         names = self._scheme.names
         # Sample by sample: what a run gives stays in memory together, and each more tensor of it saves a run of the graph.
         batches = [one for batch in data.batches for one in self._apart(batch)]
+        sizes = self._sizes(batches[0], names)
         done, count = 0, [_at_once(batches)]
-        for graph, group in probes(self._scheme.prepared, names, lambda: count[-1]):
+
+        def at_once() -> int:
+            return _that_fit(sizes[done:]) if sizes else count[-1]
+
+        for graph, group in probes(self._scheme.prepared, names, at_once):
             runner = OnnxRuntimeRunner(graph.SerializeToString(), optimize=True)
             largest = 1
             for batch in batches:
@@ -228,6 +236,16 @@ class Quantizer:
                 "quantizing repairs nothing. Correct the model or the data."
             )
 
+    def _sizes(self, batch: Arrays, names: Sequence[str]) -> list[int]:
+        """Bytes of each of these tensors on a batch; none where the graph does not say them all."""
+        try:
+            tensors = infer_tensors(self._scheme.prepared, {n: tuple(a.shape) for n, a in batch.items()})
+        except GraphError:
+            return []
+        shapes = [tensors.shapes.get(n) for n in names]
+        known = [s for s in shapes if s is not None and all(isinstance(d, int) for d in s)]
+        return [] if len(known) < len(names) else [4 * math.prod(int(d) for d in s) for s in known]
+
     def _repaired(self, judge: Judge, limit: Limit, before: Judgement) -> tuple[list[tuple[Layer, float]], Judgement]:
         """The fewest of the most sensitive layers without which the limit is met.
 
@@ -241,27 +259,31 @@ class Quantizer:
             others = {y.node for y in layers} - {y.node for y in group}
             return judge(self._scheme.write(others).model, batches=judge.few).error
 
-        alone = sensitivities(layers, error, by_halves=limit.points is None, progress=self._progress)
-        low, high, best = 1, len(alone), before  # without `high` of them there is nothing left to be wrong
-        while low < high:
-            middle = (low + high) // 2
-            self._progress(f"leaving {middle} of {len(alone)} layers in float")
-            judged = judge(self._scheme.write({y.node for y, _ in alone[:middle]}).model)
+        best = before
+
+        def met(count: int) -> bool:
+            nonlocal best
+            self._progress(f"leaving {count} of {len(layers)} layers in float")
+            judged = judge(self._scheme.write({y.node for y, _ in alone[:count]}).model)
             if limit.met(judged):
-                high, best = middle, judged
-            else:
-                low = middle + 1
-        if high == len(alone):
-            worst = ", ".join(f"{y} ({e:.0%} alone)" for y, e in alone[:3])
-            lost = before.points_lost
-            raise PrecisionError(
-                f"{self._owner}: {self._form.word} cannot keep to {limit}: with every product quantized the error is "
-                f"{before.error:.0%} of {before.worst}"
-                + ("" if lost is None else f" and {lost:.2f} points are lost")
-                + f", and no choice of layers is good enough. Most sensitive: {worst}. "
-                + "Calibrate on data of the kind that the model meets, allow more, or use fp16."
-            )
-        return alone[:high], best
+                best = judged
+            return limit.met(judged)
+
+        # In the order of groups first, which is quick; where it does not do, in that of each layer by itself.
+        for by_halves in (True, False) if limit.points is None else (False,):
+            alone = sensitivities(layers, error, by_halves=by_halves, progress=self._progress)
+            count = fewest(len(layers), met)
+            if count < len(layers):
+                return alone[:count], best
+        worst = ", ".join(f"{y} ({e:.0%} alone)" for y, e in alone[:3])
+        lost = before.points_lost
+        raise PrecisionError(
+            f"{self._owner}: {self._form.word} cannot keep to {limit}: with every product quantized the error is "
+            f"{before.error:.0%} of {before.worst}"
+            + ("" if lost is None else f" and {lost:.2f} points are lost")
+            + f", and no choice of layers is good enough. Most sensitive: {worst}. "
+            + "Calibrate on data of the kind that the model meets, allow more, or use fp16."
+        )
 
     def _in_onnxruntime(self, model: onnx.ModelProto, judge: Judge, judged: Judgement) -> dict[str, Any]:
         """What ONNX Runtime makes of the file with its optimisations, or why it cannot run it."""
@@ -290,6 +312,12 @@ def _at_once(batches: Sequence[Arrays]) -> int:
     """How many tensors are measured in one run: what they hold together is what limits."""
     elements = max(sum(a.size for a in b.values()) for b in batches)
     return max(4, min(64, _MEASURED_ELEMENTS // max(1, elements)))
+
+
+def _that_fit(sizes: Sequence[int]) -> int:
+    """How many of the first tensors the memory holds together; one at least."""
+    held = itertools.accumulate(sizes)
+    return max(1, sum(1 for total in held if total <= _HELD))
 
 
 def _require_layers(plan: QuantPlan, form: QuantFormat, owner: str) -> None:

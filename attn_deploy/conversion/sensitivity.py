@@ -10,6 +10,7 @@ from attn_deploy.parity.judge import LARGEST_ERROR
 SINGLY = 8  # layers, up to which each is judged by itself
 QUIET = LARGEST_ERROR / 5  # of a group of layers that is not to blame
 MOST_JUDGEMENTS = 16
+_EXACTLY = 16  # of how many layers the search may miss one
 
 
 def sensitivities(
@@ -51,3 +52,16 @@ def sensitivities(
 def _halves(group: Sequence[Layer]) -> list[Sequence[Layer]]:
     middle = len(group) // 2
     return [group[:middle], group[middle:]]
+
+
+def fewest(most: int, met: Callable[[int], bool]) -> int:
+    """About the smallest count from 1 to ``most`` for which ``met`` is true, as it is for every larger one.
+
+    What it gives was asked and is true, unless it is ``most``, which is not asked. One in sixteen of ``most`` is as near as
+    it looks: each question is a run of the graph on all samples.
+    """
+    low, high = 1, most
+    while low < high and (high == most or high - low > most // _EXACTLY):
+        count = (low + high) // 2
+        low, high = (low, count) if met(count) else (count + 1, high)
+    return high

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,7 @@ def _images_in(folder: Path) -> list[Path]:
 
 def _split_of(file: Path, folder: Path) -> Split:
     """By a hash of its path: a new image does not move the others."""
-    digest = hashlib.sha256(file.relative_to(folder).as_posix().encode()).digest()
+    digest = hashlib.sha256(os.fsencode(file.relative_to(folder).as_posix())).digest()
     return "test" if int.from_bytes(digest[:4], "big") < TEST_SHARE * 2**32 else "train"
 
 

@@ -21,7 +21,7 @@ from attn_deploy.engine.progress import Event, Progress, ProgressTree
 from attn_deploy.engine.remedies import remedy_for
 from attn_deploy.engine.request import check_request, find_existing, load_gpu, why_built
 from attn_deploy.errors import EngineBuildError, InvalidRequestError, PrecisionError, WorkerError
-from attn_deploy.files import check_writable, scratch_folder, sha256_of
+from attn_deploy.files import check_writable, moving_into, scratch_folder, sha256_of, to_disk
 from attn_deploy.graph.artifact import OnnxArtifact, TensorInfo, read_onnx
 from attn_deploy.isolate import run_isolated
 
@@ -127,12 +127,15 @@ def build(
         built = replace(built, warnings=(*unusual_sizes(onnx, ranges), *built.warnings))
         _check_claim(onnx, built)
         write_sidecar(built, sidecar_of(plan))
-        _put(plan, target)
+        with moving_into(target.parent):
+            _put(plan, target)
     return built
 
 
 def _put(plan: Path, target: Path) -> None:
     """Rename a finished plan and its sidecar into place; a plan whose sidecar cannot follow is taken away again."""
+    to_disk(plan)
+    to_disk(sidecar_of(plan))
     try:
         plan.replace(target)
     except OSError as error:
@@ -142,6 +145,7 @@ def _put(plan: Path, target: Path) -> None:
     except OSError as error:
         target.unlink(missing_ok=True)
         raise InvalidRequestError(f"{sidecar_of(target)} could not be written: {error.strerror or error}.") from error
+    to_disk(target.parent)
 
 
 def _current(artifact: OnnxArtifact | Path | str) -> OnnxArtifact:

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import TensorProto
 
 from attn_deploy.errors import GraphError, InvalidRequestError
-from attn_deploy.files import atomic_pair, atomic_path
+from attn_deploy.files import atomic_pair, atomic_path, moving_into
 from attn_deploy.graph.light import light_model, varint
 from attn_deploy.graph.placed import (
     INLINE,
@@ -67,7 +67,9 @@ def atomic_model(model: onnx.ModelProto, path: Path, *, external: bool = False) 
             write_whole(model, temporary)
             yield temporary
         if stale:
-            data.unlink(missing_ok=True)
+            with moving_into(path.parent):
+                if not refers_to_data(path):  # another process may have written a pair meanwhile
+                    data.unlink(missing_ok=True)
         return
     with atomic_pair(path, data) as pair:
         places = write_data(model, pair.data)

@@ -220,11 +220,11 @@ class _Server:
                 pid = rest[0]
             elif kind == "call":
                 functions[rest[0]](*rest[1])
-            elif kind == "error":
-                raise error_from(rest[0], name)
             else:
                 for category, text in rest[1]:
                     warnings.warn(text, getattr(errors, category, FileWarning), stacklevel=4)
+                if kind == "error":
+                    raise error_from(rest[0], name)
                 return unpacked(rest[0])
             data = receive(line.connection)
         if not pid:

@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from attn_deploy.errors import AttnDeployError, InvalidRequestError, exit_error
@@ -143,27 +144,31 @@ def _answer(request: dict[str, Any]) -> tuple[Any, ...]:
     os.environ.update(request["environment"])
     sys.path[:] = request["path"]
     limit_memory(request["memory"] if request["memory"] is not None else default_memory_limit())
+    caught: list[warnings.WarningMessage] = []
     try:
         os.chdir(request["folder"])
         function = getattr(importlib.import_module(request["module"]), request["name"])
-        with warnings.catch_warnings(record=True) as caught:
+        with warnings.catch_warnings(record=True) as recorded:
+            caught = recorded
             warnings.simplefilter("always")
             try:
                 arguments, options = unpacked(request["arguments"])
             except TypeError as error:
                 raise InvalidRequestError(_unfit(str(error))) from error
             value = function(*arguments, **options)
-        said = [(w.category.__name__, str(w.message)) for w in caught if w.category.__module__ == "attn_deploy.errors"]
-        return ("result", packed(value), said)
+        return ("result", packed(value), _said(caught))
     except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
-        return ("error", error_data(exit_error(error)))
+        failure: BaseException = exit_error(error)
     except MemoryError:
-        return (
-            "error",
-            error_data(AttnDeployError("there is not enough memory for this; use a smaller input or batch.")),
-        )
+        failure = AttnDeployError("there is not enough memory for this; use a smaller input or batch.")
     except Exception as error:
-        return ("error", error_data(error))
+        failure = error
+    return ("error", error_data(failure), _said(caught))
+
+
+def _said(caught: Sequence[warnings.WarningMessage]) -> list[tuple[str, str]]:
+    """The warnings of this program, by the names of their classes."""
+    return [(w.category.__name__, str(w.message)) for w in caught if w.category.__module__ == "attn_deploy.errors"]
 
 
 def _unfit(reason: str) -> str:

@@ -35,7 +35,10 @@ def _read(text: str | Path | Sample) -> Sample:
     if isinstance(text, Mapping):
         return {n: np.asarray(v) for n, v in text.items()}
     if isinstance(text, Path) or text.endswith(".npz"):
-        return load_arrays(Path(text))
+        arrays = load_arrays(Path(text))
+        if not arrays:
+            raise InvalidRequestError(f"{text} holds no arrays; save one for each input, by name, with numpy.savez.")
+        return arrays
     match = re.fullmatch(r"\s*([A-Za-z_][\w.]*)\s*=\s*(.+)", text, re.DOTALL)
     if match is None:
         raise InvalidRequestError(
@@ -132,9 +135,15 @@ def _fitting(tensor: TensorInput, array: NDArray[Any], owner: str) -> NDArray[An
             f"({', '.join(map(str, tensor.dims))}), and only axes with a name may differ."
         )
     kind = np.dtype(tensor.dtype)
-    cast = array.astype(kind)
-    if kind.kind in "iub" and not np.array_equal(cast, array):
+    if array.dtype.kind not in ("biu" if kind.kind == "b" else "biuf" if kind.kind in "iu" else "iuf"):
         raise InvalidRequestError(
-            f"{owner}: the sample of {tensor.name!r} holds values that are not {tensor.dtype}: {array.reshape(-1)[:4]}."
+            f"{owner}: the sample of {tensor.name!r} is {array.dtype} of shape {array.shape}, and the input is {tensor.dtype}."
+        )
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = array.astype(kind)
+    wrong = ~(cast == array) if kind.kind in "iub" else np.isinf(cast) & np.isfinite(array)
+    if wrong.any():
+        raise InvalidRequestError(
+            f"{owner}: the sample of {tensor.name!r} holds values that are not {tensor.dtype}: {array[wrong].reshape(-1)[:4]}."
         )
     return cast

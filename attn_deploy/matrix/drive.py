@@ -12,6 +12,7 @@ from attn_deploy.errors import WorkerCrashError, WorkerTimeoutError
 from attn_deploy.matrix.cell import CRASH, TIMEOUT, Cell, CellId, failed
 from attn_deploy.matrix.task import Task, Worker
 
+_LOOK = 1.0  # seconds between looks at whether somebody still waits for a worker
 LANE = "attn-deploy matrix lane"  # name of the threads that wait for workers
 
 
@@ -57,7 +58,7 @@ def drive(
         for lane in lanes:
             lane.start()
         while running:
-            result = results.get()
+            result = _next(results, lanes)
             if isinstance(result, Cell):
                 on_cell(result)
                 continue
@@ -81,6 +82,17 @@ def drive(
     if error is not None:
         raise error
     return True
+
+
+def _next(results: queue.SimpleQueue[Cell | _Ended], lanes: Sequence[threading.Thread]) -> Cell | _Ended:
+    """What comes next; an end where every lane has died without a word, as they do where no memory is left for one."""
+    while True:
+        dead = not any(lane.is_alive() for lane in lanes)
+        try:
+            return results.get(timeout=_LOOK)
+        except queue.Empty:
+            if dead:
+                return _Ended(WorkerCrashError("the threads that wait for cells ended without a word: out of memory?"))
 
 
 def _lane(

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import importlib.util
 import json
+import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,13 @@ def _versions(engine: bool) -> dict[str, str]:
 def toolkit_hash() -> str:
     """The hash of the toolkit's own source, the zoo left out."""
     files = [p for p in _ROOT.rglob("*.py") if p.relative_to(_ROOT).parts[0] not in _WITHOUT_EFFECT]
+    return _hash_of(files)
+
+
+def source_hash(path: Path) -> str:
+    """The hash of a user's Python file and of those beside it that it imports, however far."""
+    files: set[Path] = set()
+    _collect(path.resolve(), files)
     return _hash_of(files)
 
 
@@ -142,6 +150,6 @@ def _hash_of(files: set[Path] | list[Path]) -> str:
     digest = hashlib.sha256()
     for path in sorted(files):
         place = path.relative_to(_ROOT) if path.is_relative_to(_ROOT) else Path(path.name)
-        digest.update(str(place).encode() + b"\0")
+        digest.update(os.fsencode(place) + b"\0")
         digest.update(path.read_bytes() if path.is_file() else b"missing")
     return digest.hexdigest()[:20]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import time
 from collections.abc import Callable
@@ -70,45 +71,46 @@ def run_matrix(
     shard = _shard(shard, Path(output) if resume and output is not None else None)
     plan = plan_matrix(options, shard=shard)
     make_worker = worker_factory(executor, jobs)
-    folder = None if output is None else MatrixFolder(Path(output), resume=resume)
-    kept = folder.known() if folder is not None and resume else {}
-    if folder is not None:
-        folder.write_options(options, shard)
-    started, clock = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
-    cells: list[Cell] = list(plan.skipped)
-    groups: list[list[Task]] = []
-    for group in plan.groups:
-        tasks = [Task(cell, options, cell_key(cell, options), timeout) for cell in group]
-        cells += [kept[t.key] for t in tasks if t.key in kept]
-        left = [t for t in tasks if t.key not in kept]
-        groups += [left] if left else []
-    reused = len(cells) - len(plan.skipped)
-    on_plan(plan.cells, reused)
-
-    def keep(cell: Cell) -> None:
-        cells.append(cell)
+    with contextlib.ExitStack() as stack:
+        folder = None if output is None else stack.enter_context(MatrixFolder.opened(Path(output), resume=resume))
+        kept = folder.known() if folder is not None and resume else {}
         if folder is not None:
-            folder.append(cell)
-        on_cell(cell)
+            folder.write_options(options, shard)
+        started, clock = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
+        cells: list[Cell] = list(plan.skipped)
+        groups: list[list[Task]] = []
+        for group in plan.groups:
+            tasks = [Task(cell, options, cell_key(cell, options), timeout) for cell in group]
+            cells += [kept[t.key] for t in tasks if t.key in kept]
+            left = [t for t in tasks if t.key not in kept]
+            groups += [left] if left else []
+        reused = len(cells) - len(plan.skipped)
+        on_plan(plan.cells, reused)
 
-    done = drive(groups, make_worker, jobs=jobs, on_cell=keep, on_start=on_start) if groups else True
-    record = MatrixRecord(
-        cells=tuple(sorted_cells(cells)),
-        options=options,
-        shard=shard,
-        environment=describe_environment(),
-        argv=command_line(),
-        started=started.isoformat(timespec="seconds"),
-        seconds=round(time.perf_counter() - clock, 1),
-        jobs=jobs,
-        executor=executor,
-        reused=reused,
-        interrupted=not done,
-        attn_deploy=__version__,
-    )
-    if folder is not None:
-        record.write(folder.path / RECORD_NAME)
-    return record
+        def keep(cell: Cell) -> None:
+            cells.append(cell)
+            if folder is not None:
+                folder.append(cell)
+            on_cell(cell)
+
+        done = drive(groups, make_worker, jobs=jobs, on_cell=keep, on_start=on_start) if groups else True
+        record = MatrixRecord(
+            cells=tuple(sorted_cells(cells)),
+            options=options,
+            shard=shard,
+            environment=describe_environment(),
+            argv=command_line(),
+            started=started.isoformat(timespec="seconds"),
+            seconds=round(time.perf_counter() - clock, 1),
+            jobs=jobs,
+            executor=executor,
+            reused=reused,
+            interrupted=not done,
+            attn_deploy=__version__,
+        )
+        if folder is not None:
+            record.write(folder.path / RECORD_NAME)
+        return record
 
 
 def _shard(wanted: tuple[int, int] | None, resumed: Path | None) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.files import make_folder, read_json, sweep, typed, write_atomic
+from attn_deploy.files import alone_in, make_folder, read_json, sweep, to_disk, typed, write_atomic
 from attn_deploy.matrix.cell import Cell
 from attn_deploy.matrix.options import MatrixOptions
 
@@ -45,6 +45,18 @@ class MatrixFolder:
         make_folder(path)
         sweep(path)
 
+    @classmethod
+    @contextlib.contextmanager
+    def opened(cls, path: Path, *, resume: bool) -> Iterator[MatrixFolder]:
+        """The folder, for this process alone within the block; arguments as of the class.
+
+        Raises:
+            InvalidRequestError: as the class, and if another process is at work in it.
+        """
+        cls(path, resume=resume)
+        with alone_in(path, "making a matrix"):
+            yield cls(path, resume=resume)  # another one may have begun and ended meanwhile
+
     def write_options(self, options: MatrixOptions, shard: tuple[int, int]) -> None:
         """Note what the run was asked for, and which part of it this folder is."""
         data = {**options.to_dict(), "shard": list(shard)}
@@ -57,6 +69,7 @@ class MatrixFolder:
             InvalidRequestError: if it cannot be written.
         """
         line = json.dumps(cell.to_dict(), separators=(",", ":")) + "\n"
+        begun = self._cells.exists()
         try:
             with self._cells.open("ab+") as file:
                 if file.seek(0, os.SEEK_END):  # a run that was killed while it wrote leaves half a line
@@ -65,6 +78,8 @@ class MatrixFolder:
                 file.write(line.encode())
                 file.flush()
                 os.fsync(file.fileno())
+            if not begun:
+                to_disk(self.path)
         except OSError as error:
             raise InvalidRequestError(f"{self._cells} cannot be written: {error.strerror or error}.") from error
 

@@ -121,5 +121,5 @@ class ParityReport:
                     if self.uncompared
                     else ""
                 )
-                + ". Give inputs on which it is not, with --sample or --calibration FILE.npz."
+                + ". Give inputs on which it is not, with --sample FILE.npz."
             )

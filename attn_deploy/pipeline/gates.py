@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attn_deploy.accuracy.result import AccuracyResult
+from attn_deploy.bench.record import ProfileRecord
 from attn_deploy.comparison.collection import read_runs
 from attn_deploy.comparison.compare import compare_runs
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.files import read_json
 from attn_deploy.pipeline.plan import PipelinePlan
 
 _LOSS = 0.005  # of top-1 that a later run may have without being worse
@@ -57,26 +58,23 @@ def judge(gates: Mapping[str, Any], plan: PipelinePlan, folder: Path) -> tuple[G
     return tuple(results)
 
 
-def _profile(path: Path | None) -> Mapping[str, Any]:
-    data: Mapping[str, Any] = read_json(Path(str(path)) / "record.json")
-    return data
+def _profile(path: Path | None) -> ProfileRecord:
+    return ProfileRecord.read(Path(str(path)) / "record.json")
 
 
-def _latency(limit: float, profile: Mapping[str, Any]) -> Gate:
+def _latency(limit: float, profile: ProfileRecord) -> Gate:
     """The fastest row of the smallest batch; rows without a number say nothing."""
-    rows = [r for r in profile["rows"] if r["status"] == "ok" and r.get("summary")]
-    if not rows:
+    medians = [(r, r.latency.p50_ms) for r in profile.rows if r.status == "ok" and r.latency is not None]
+    if not medians:
         return Gate("max_latency_ms", False, "no row of the profile has a number")
-    least = min(r["batch"] for r in rows)
-    best = min((r for r in rows if r["batch"] == least), key=lambda r: float(r["summary"]["p50_ms"]))
-    median = float(best["summary"]["p50_ms"])
-    what = f"{best['runtime']} {best['precision']} b{best['batch']}"
+    least = min(r.batch for r, _ in medians)
+    best, median = min(((r, m) for r, m in medians if r.batch == least), key=lambda pair: pair[1])
+    what = f"{best.runtime} {best.precision} b{best.batch}"
     return Gate("max_latency_ms", median <= limit, f"{what} takes {median:.3g} ms (median), and may take {limit:g}")
 
 
 def _top1(path: Path | None) -> float:
-    data = read_json(Path(str(path)))
-    return float(data["summary"]["top1"])
+    return AccuracyResult.read(Path(str(path))).top1
 
 
 def _regression(baseline: Path, plan: PipelinePlan) -> Gate:

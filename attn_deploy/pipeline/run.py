@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from attn_deploy.errors import AttnDeployError, InvalidRequestError
-from attn_deploy.files import make_folder, write_atomic
+from attn_deploy.files import alone_in, make_folder, write_atomic
 from attn_deploy.pipeline.commands import Commands
 from attn_deploy.pipeline.gates import Gate, judge
 from attn_deploy.pipeline.plan import (
@@ -72,6 +72,11 @@ def run_pipeline(settings: PipelineSettings, commands: Commands, *, progress: Pr
     report = progress or (lambda _: None)
     plan = plan_pipeline(settings, commands)
     make_folder(plan.folder)
+    with alone_in(plan.folder, "deploying"):
+        return _run_plan(plan_pipeline(settings, commands), settings, report)  # another may have ended meanwhile
+
+
+def _run_plan(plan: PipelinePlan, settings: PipelineSettings, report: Progress) -> PipelineResult:
     done: list[tuple[str, str]] = []
     changed = False
     for step in plan.steps:

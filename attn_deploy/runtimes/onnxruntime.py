@@ -176,6 +176,11 @@ class OnnxRuntimeRunner:
         self._provider_options = dict(provider_options or {})
         what = "the model" if isinstance(model, bytes) else str(model)
         source = model if isinstance(model, bytes) else str(model)
+        if isinstance(source, str) and not _is_text(source):
+            raise GraphError(
+                f"ONNX Runtime cannot load {what}: the path holds bytes that are not UTF-8. Rename the file, or the folders "
+                "that it lies in."
+            )
         try:
             if provider == "tensorrt-rtx":
                 devices = [d for d in ort.get_ep_devices() if d.ep_name == wanted]
@@ -322,6 +327,15 @@ def _in_bf16(model: Path | str | bytes) -> bool:
 
     proto = onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(model, load_external_data=False)
     return any(i.data_type == onnx.TensorProto.BFLOAT16 for i in proto.graph.initializer)
+
+
+def _is_text(path: str) -> bool:
+    """Whether a path is text throughout; names of files may be any bytes."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _first_line(error: Exception) -> str:

@@ -10,10 +10,9 @@ that is killed at any moment leaves a record with a state that belongs to it.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -22,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from attn_deploy.errors import CheckpointError, InvalidRequestError
-from attn_deploy.files import atomic_path, make_folder, read_json, sha256_of, sweep, write_atomic
+from attn_deploy.files import alone_in, atomic_path, make_folder, read_json, sha256_of, sweep, write_atomic
 from attn_deploy.resolve.checkpoints import HEADER, RECORD, WEIGHTS, check_recorded_hash
 
 SCHEMA_VERSION = 1
@@ -58,29 +57,13 @@ class TrainingFolder:
         """Remove what a killed run left half-written."""
         sweep(self.path)
 
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keep other processes out of the folder; the system lets go of it when this process ends, however it ends.
+    def alone(self) -> AbstractContextManager[None]:
+        """Keep other processes out of the folder while this one trains in it.
 
         Raises:
-            InvalidRequestError: if another process is at work in it.
+            InvalidRequestError: from the block's start, if another process is at work in it.
         """
-        try:
-            import fcntl
-        except ImportError:  # Windows: two processes in one folder are the user's to avoid
-            yield
-            return
-        handle = os.open(self.path, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise InvalidRequestError(
-                    f"another process is training in {self.path}; wait for it, or name another folder."
-                ) from error
-            yield
-        finally:
-            os.close(handle)
+        return alone_in(self.path, "training")
 
     def read_record(self) -> dict[str, Any]:
         """The record as data.

@@ -42,7 +42,7 @@ WORDS = (
 NUMBERS = (-(2**63), -1, 0, 1, 7, 2**31, 2**40, 2**62, 2**63 - 1)
 VALUES = (
     None, True, -1, 0, 1.5, 10**30, "FAILED", "<script>alert(1)</script>", "", [], {}, [[]], "x" * 3000, float("nan"),
-    float("inf"), "../../etc/passwd", "evil.py:Net", [None] * 50, {"a": {"b": {"c": []}}}, -0.0, 1e308,
+    float("inf"), "../../etc/passwd", "evil.py:Net", [None] * 50, {"a": {"b": {"c": []}}}, -0.0, 1e308, "\ud800x",
 )  # fmt: skip
 
 # What reads an ONNX file. Each is tried on a sound file first: a command that refuses everything finds nothing.

@@ -290,6 +290,17 @@ def test_what_is_not_finite_gets_no_number(tmp_path):
     assert "NaN or infinite" in record.rows[0].reason
 
 
+@pytest.mark.parametrize("answer", ["text", None, [], {}])
+def test_a_model_that_gives_no_tensor_gets_no_number(answer):
+    class Mute(torch.nn.Module):
+        def forward(self, x):
+            return answer
+
+    record = attn_deploy.profile(Mute(), inputs=INPUT, runtimes=("eager",), options=QUICK)
+    assert (record.rows[0].status, record.rows[0].latency) == ("invalid", None)
+    assert "it gives no tensor" in record.rows[0].reason
+
+
 def test_a_plan_survives_json_and_tells_what_differs(model):
     plan = plan_for(model, batches=(None, 8), sizes=((8, 8), None), dynamic=("N",))
     again = ProfilePlan.from_dict(json.loads(json.dumps(plan.to_dict())))

@@ -97,6 +97,8 @@ def test_native_code_that_crashes_is_one_line(words, tmp_path):
         (KeyError("key"), guard.BUG, "This is a bug, please report it"),
         (RecursionError("deep"), guard.BUG, "RecursionError: deep"),
         (MemoryError(), 1, "--memory-limit"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), 1, "--memory-limit"),
+        (RuntimeError("std::bad_alloc"), 1, "--memory-limit"),
         (PermissionError(13, "Permission denied", "/srv/x"), 2, "error: /srv/x: Permission denied."),
         (OSError(28, "No space left on device", "/tmp/x"), 2, "Free some space, or set TMPDIR"),
         (ModuleNotFoundError("no", name="torch"), 3, "this needs torch, which is not installed"),
@@ -135,8 +137,14 @@ def wait_until_it_is_ours(running, kind):
         blocked = int(re.search(r"SigBlk:\s*(\w+)", status.read_text())[1], 16)
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("delay", [0.0, 0.15, 0.4, 0.8, 1.6])
+@pytest.mark.parametrize(
+    ("kind", "delay"),
+    [
+        *((kind, delay) for kind in (signal.SIGINT, signal.SIGTERM) for delay in (0.0, 0.15, 0.4, 0.8, 1.6)),
+        (signal.SIGHUP, 0.4),
+        (signal.SIGHUP, 1.6),
+    ],
+)
 def test_signals_end_it_cleanly_from_the_first_moment(kind, delay, tmp_path):
     running = start("export", "eca", "-o", "m.onnx", cwd=tmp_path)
     wait_until_it_is_ours(running, kind)
@@ -145,7 +153,22 @@ def test_signals_end_it_cleanly_from_the_first_moment(kind, delay, tmp_path):
     _, said = running.communicate()
     assert b"Traceback" not in said
     assert running.returncode in (0, 128 + kind), said
+    assert running.returncode == 0 or b"interrupted; nothing was left half-written" in said
     assert [p.name for p in tmp_path.iterdir() if p.name != "m.onnx"] == []
+
+
+def test_under_nohup_a_closed_terminal_ends_nothing(tmp_path):
+    ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        running = start("export", "eca", "-o", "m.onnx", cwd=tmp_path)
+    finally:
+        signal.signal(signal.SIGHUP, ignored)
+    wait_until_it_is_ours(running, signal.SIGHUP)
+    time.sleep(0.5)
+    running.send_signal(signal.SIGHUP)
+    _, said = running.communicate()
+    assert running.returncode == 0, said
+    assert (tmp_path / "m.onnx").is_file()
 
 
 def test_the_memory_of_a_command_can_be_limited(tmp_path):

@@ -7,7 +7,9 @@ import functools
 import hashlib
 import http.server
 import io
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -322,6 +324,16 @@ def test_a_folder_of_class_folders(pictures):
     assert 2 <= len(test) <= 16
     assert test.size == (32, 32)
     assert (train.images[train.labels == 0] == np.array([255, 0, 0]).reshape(1, 3, 1, 1)).all()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text there")
+def test_names_of_files_that_are_no_text(pictures, tmp_path_factory):
+    root = tmp_path_factory.mktemp("odd") / "images"
+    shutil.copytree(pictures, root)
+    for place in [p for p in root.rglob("*") if p.is_file()]:
+        place.rename(os.fsdecode(os.fsencode(place.with_suffix("")) + b"\xff" + os.fsencode(place.suffix)))
+    parts = [load_dataset("folder", s, data_dir=root) for s in ("train", "test")]
+    assert sum(map(len, parts)) == sum(len(load_dataset("folder", s, data_dir=pictures)) for s in ("train", "test"))
 
 
 def test_a_folder_split_by_its_owner(pictures, tmp_path):

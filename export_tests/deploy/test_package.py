@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,15 @@ from attn_deploy.deploy.package.triton import (
     config_text,
     triton_tensorrt,
 )
-from attn_deploy.errors import AttnDeployError, EngineMismatchError, EvidenceError, InvalidRequestError, ParityError
+from attn_deploy.errors import (
+    AttnDeployError,
+    EngineMismatchError,
+    EvidenceError,
+    FileWarning,
+    InvalidRequestError,
+    ParityError,
+)
+from attn_deploy.graph.evidence import read_evidence, write_evidence
 from attn_deploy.inputs.grammar import parse_inputs
 from export_tests.deploy.stub_triton import grpc_server, http_server
 
@@ -374,11 +383,30 @@ def test_a_file_is_its_own_reference_or_another_is(tmp_path):
     onnx.save(model, changed.path)
     with pytest.raises(EvidenceError, match="changed after it was proven"):
         package(changed.path, tmp_path / "no")
+    with (
+        pytest.warns(FileWarning, match="changed after it was proven"),
+        pytest.raises(ParityError, match="disagree on golden inputs"),
+    ):
+        package(source, tmp_path / "no", request=PackageRequest(reference=changed.path))
     del model.metadata_props[:]
     onnx.save(model, changed.path)
     with pytest.raises(ParityError, match="disagree on golden inputs"):
         package(changed.path, tmp_path / "no", request=PackageRequest(reference=source))
     assert not (tmp_path / "no").exists()
+
+
+def test_evidence_that_cannot_be_encoded_is_shown(tmp_path):
+    """JSON may write half a character, and nobody can write it down."""
+    import onnx
+
+    path = exported(tmp_path).path
+    model = onnx.load(path)
+    evidence = read_evidence(model)
+    write_evidence(model, replace(evidence, record={**evidence.record, "model": "\ud800net"}))
+    onnx.save(model, path)
+    made = package(path, tmp_path / "made")
+    assert verify_package(made.path).passed
+    assert "\\ud800net" in (made.path / "EVIDENCE.md").read_text(encoding="utf-8")
 
 
 def test_eight_bits_are_packaged_with_their_own_proof(tmp_path):

@@ -118,6 +118,18 @@ def test_padded_tokens_as_eager_mode_has_them(tmp_path):
     assert set(artifact.dynamic_axes) == {"N", "L"}
 
 
+def test_two_lengths_move_and_a_memory_may_be_padding_throughout(tmp_path):
+    model = kinds.Decoder().eval()
+    inputs = ("tokens:2x5x16", "memory:2x7x16", "mask:5x5:bool", "padding:2x7:bool")
+    artifact = made(model, tmp_path, inputs, exporter="torchscript")
+    assert [i.shape for i in artifact.inputs] == [("N", "L", 16), ("N", "L1", 16), ("L", "L"), ("N", "L1")]
+    cases = [
+        (torch.randn(n, q, 16), torch.randn(n, k, 16), torch.ones(q, q).triu(1).bool(), padding(n, k, *kept))
+        for n, q, k, kept in ((2, 5, 7, (7, 3)), (3, 4, 9, (0, 9, 2)), (1, 8, 3, (0,)))
+    ]
+    assert_right(artifact.path, copies(model), *cases)
+
+
 def test_masks_with_structure_find_what_scattered_ones_hide(tmp_path, monkeypatch):
     monkeypatch.setattr(rewrite, "patch_encoders_", lambda model: [])
     with pytest.raises(ParityError, match="disagree at tokens"):
@@ -199,6 +211,27 @@ def test_samples_that_cannot_be_used():
     }.items():
         with pytest.raises(InvalidRequestError, match=words):
             with_samples(inputs, parse_samples([text]), "net")
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.zeros((1, 3, 8, 8), bool), r"is bool of shape \(1, 3, 8, 8\), and the input is float32"),
+        (np.full((1, 3, 8, 8), 1e300), r"not float32: \[1\.e\+300"),
+        (np.zeros((1, 3, 8, 8), complex), "is complex128"),
+        (np.zeros((1, 3, 8, 8), "datetime64[s]"), r"datetime64\[s\] of shape"),
+        (np.full((1, 3, 8, 8), "1"), "<U1"),
+    ],
+)
+def test_samples_are_not_cast_in_silence(array, words):
+    with pytest.raises(InvalidRequestError, match=words):
+        with_samples(parse_inputs(["maps:1x3x8x8"]), parse_samples([{"maps": array}]), "net")
+
+
+def test_an_empty_archive_is_no_sample(tmp_path):
+    np.savez(tmp_path / "own.npz")
+    with pytest.raises(InvalidRequestError, match=r"own\.npz holds no arrays"):
+        parse_samples([str(tmp_path / "own.npz")])
 
 
 def test_a_scripted_part_is_named_and_its_remedy_works(tmp_path):

@@ -22,7 +22,7 @@ from attn_deploy.deploy.package.triton import TENSORRT_OF, ServedTensor, TritonM
 from attn_deploy.engine.artifact import EngineArtifact
 from attn_deploy.engine.builder import build
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.files import scratch_folder, sha256_of
+from attn_deploy.files import scratch_folder, sha256_of, to_disk
 from attn_deploy.graph.artifact import OnnxArtifact, TensorInfo, open_model, read_onnx
 from attn_deploy.graph.placed import exceeds_one_file
 from attn_deploy.inputs.tensors import TensorInput
@@ -108,9 +108,15 @@ def package(
         notify("writing clients and configuration")
         _write_parts(inner, manifest, artifact, engines, cases, wanted)
         _write_manifest(inner, manifest)
-        if folder.is_dir():
-            folder.rmdir()
-        inner.replace(folder)
+        for path in inner.rglob("*"):
+            to_disk(path)
+        try:
+            if folder.is_dir():
+                folder.rmdir()
+            inner.replace(folder)
+        except OSError as error:  # another process may have made it meanwhile
+            raise InvalidRequestError(f"{folder} could not be written: {error.strerror or error}.") from error
+        to_disk(folder.absolute().parent)
     return Package(folder, manifest)
 
 
@@ -143,6 +149,7 @@ def _from_file(source: Path, path: Path, reference: Path | None) -> _Source:
     symbols = tuple(dict.fromkeys(s for i in inputs for s in i.symbols))
     eight_bits = artifact.metadata.get("precision") in ("int8", "fp8")
     if reference is not None and not eight_bits:
+        open_model(reference, light=True)  # what it says of itself is checked before it is run
         runner: Runner | None = OnnxRuntimeRunner(reference)
         words = f"{reference.name} in ONNX Runtime"
     else:
@@ -282,7 +289,9 @@ def _write_parts(
         for name, text in texts.items():
             (folder / "docker" / name).write_text(text, encoding="utf-8")
     if manifest["labels"]:
-        (folder / "labels.txt").write_text("\n".join(manifest["labels"]) + "\n", encoding="utf-8")
+        (folder / "labels.txt").write_text(
+            "\n".join(manifest["labels"]) + "\n", encoding="utf-8", errors="backslashreplace"
+        )
 
 
 def _write_repository(
@@ -310,7 +319,9 @@ def _write_repository(
         (place / "config.pbtxt").write_text(text, encoding="utf-8")
         shutil.copyfile(file, place / "1" / target)
         if manifest["labels"]:
-            (place / "labels.txt").write_text("\n".join(manifest["labels"]) + "\n", encoding="utf-8")
+            (place / "labels.txt").write_text(
+                "\n".join(manifest["labels"]) + "\n", encoding="utf-8", errors="backslashreplace"
+            )
 
     inputs = tuple(ServedTensor(t["name"], t["dtype"], tuple(t["shape"])) for t in manifest["inputs"])
     outputs = tuple(ServedTensor(t["name"], t["dtype"], tuple(t["shape"])) for t in manifest["outputs"])
@@ -367,8 +378,8 @@ def _preferred(rows: Sequence[RowFacts]) -> tuple[int, ...]:
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """The page of evidence, then the manifest, which holds the hash of every other file and a seal over itself."""
     _hash_files(folder, manifest)
-    (folder / "EVIDENCE.md").write_text(evidence_markdown(manifest), encoding="utf-8")
-    (folder / "EVIDENCE.html").write_text(evidence_html(manifest), encoding="utf-8")
+    (folder / "EVIDENCE.md").write_text(evidence_markdown(manifest), encoding="utf-8", errors="backslashreplace")
+    (folder / "EVIDENCE.html").write_text(evidence_html(manifest), encoding="utf-8", errors="backslashreplace")
     _hash_files(folder, manifest)
     plain = json.loads(json.dumps(manifest))
     seal = sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
