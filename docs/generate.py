@@ -73,9 +73,10 @@ def _devices() -> Pages:
         "`--device NAME` of `build` and `profile`; `attn-deploy list --devices` prints the same, and a file of your own "
         "(`--device mine.toml`) describes another. Peaks are dense, in 10^12 operations a second.",
         "",
-        "| name | device | target | GB | GB/s | fp32 | fp16 | int8 | source |",
-        "|---|---|---|---:|---:|---:|---:|---:|---|",
+        "| name | device | target | GB | GB/s | fp32 | fp16 | int8 |",
+        "|---|---|---|---:|---:|---:|---:|---:|",
     ]
+    sources = ["", "## Where the figures are from", ""]
     for name in list_devices():
         device = load_device(name)
         peaks = [f"{device.peaks_tflops[p]:g}" if p in device.peaks_tflops else "" for p in ("fp32", "fp16", "int8")]
@@ -86,10 +87,10 @@ def _devices() -> Pages:
             device.target or "processor",
             *sizes,
             *peaks,
-            cell(_source(DEVICES / f"{name}.toml")),
         ]
         parts.append(f"| {' | '.join(cells)} |")
-    return {"generated/devices.md": "\n".join([*parts, ""])}
+        sources.append(f"- **{name}**: {cell(_source(DEVICES / f'{name}.toml'))}")
+    return {"generated/devices.md": "\n".join([*parts, *sources, ""])}
 
 
 def _source(path: Path) -> str:

@@ -51,7 +51,7 @@ def _entry(spec: Any, rows: list[Any], graph: Mapping[str, Any] | None) -> str:
         ("outputs", ", ".join(spec.outputs)),
         ("dynamic axes", ", ".join(spec.dynamic) or "none"),
     )
-    parts += ["| | |", "|---|---|", *(f"| {k} | {cell(v)} |" for k, v in facts if v), ""]
+    parts += [f"| entry | {spec.name} |", "|---|---|", *(f"| {k} | {cell(v)} |" for k, v in facts if v), ""]
     if spec.arguments:
         parts += ["## Arguments", "", "| name | type | default |", "|---|---|---|"]
         parts += [

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ SHARED = ROOT.parent / "shared"
 if torch is not None:
     torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What a user keeps in his own folder, as the peaks that `doctor --measure` found, is none of the tests' business.
+os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="attn-deploy-tests-")
 
 # A shell ignores Ctrl-C for what it starts in the background, and every command that a test starts would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

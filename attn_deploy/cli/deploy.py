@@ -51,10 +51,8 @@ def deploy(
     """
     from attn_deploy.errors import InvalidRequestError
     from attn_deploy.files import check_writable, write_atomic
-    from attn_deploy.pipeline.run import plan_of, run_pipeline
     from attn_deploy.pipeline.settings import read_settings
     from attn_deploy.pipeline.template import template
-    from attn_deploy.report.pipeline import pipeline_text, plan_text
 
     if init is not None:
         if file.exists():
@@ -64,7 +62,10 @@ def deploy(
         typer.echo(f"wrote {file}; attn-deploy deploy {file} --plan shows its steps")
         return
     commands = driven_commands()
-    settings = read_settings(file, commands)
+    settings = read_settings(file, commands)  # a mistyped key is answered before what runs steps is loaded
+    from attn_deploy.pipeline.run import plan_of, run_pipeline
+    from attn_deploy.report.pipeline import pipeline_text, plan_text
+
     if plan:
         steps = plan_of(settings, commands)
         rows = [{"step": s.name, "cached": s.cached, "argv": list(s.argv)} for s in steps.steps]

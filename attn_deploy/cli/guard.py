@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import typer
 
 from attn_deploy.cli import process
+from attn_deploy.cli.started import saying_so
 from attn_deploy.cli.streams import file_warnings
 from attn_deploy.errors import AttnDeployError, MissingDependencyError
 from attn_deploy.guarding import default_memory_limit
@@ -45,7 +48,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **kwargs: Any) -> None:
         try:
             _prepare()
-            with file_warnings():
+            with file_warnings(), _sign_of_life(command):
                 command(*args, **kwargs)
         except (typer.Exit, typer.Abort, _USAGE):
             raise
@@ -69,6 +72,11 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             raise
 
     return with_code
+
+
+def _sign_of_life(command: Callable[..., None]) -> AbstractContextManager[None]:
+    name = command.__name__.strip("_").replace("_", "-")
+    return saying_so(name) if process.is_supervised() else contextlib.nullcontext()
 
 
 def _prepare() -> None:

@@ -142,7 +142,12 @@ def _suppression(text: str, settings: str) -> Answers:
 
 
 def _unusable(text: str, word: str) -> InvalidRequestError:
-    if word in _PLAIN or word.startswith("topk="):
+    key, _, value = word.partition("=")
+    if key == "topk" and not (value.isdigit() and int(value) > 0):
+        return InvalidRequestError(
+            f"--postprocess {text!r}: topk is a whole number of classes from 1 on, as in topk=5."
+        )
+    if word in _PLAIN or key == "topk":
         return InvalidRequestError(
             f"--postprocess {text!r}: {word!r} cannot stand there; write softmax or sigmoid first, then argmax or topk=5."
         )

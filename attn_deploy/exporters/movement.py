@@ -144,26 +144,41 @@ def largest_movement(prober: Prober, inputs: tuple[TensorInput, ...], symbols: t
 
 
 def _with_sequences(prober: Prober, movement: Movement) -> Movement:
-    """The movement with the length of sequences, L, where the model allows it.
+    """The movement with the lengths of sequences, where the model allows them to move.
 
-    A sequence is the second axis of three in ``2x77x16`` and of two in ``2x77:int64``; nobody said whether it moves.
+    A sequence is the second axis of three in ``2x77x16`` and of two in ``2x77:int64``; nobody said whether it moves. Equal
+    lengths are one symbol: L for the first, and for another that of its input, as L1.
     """
-    lengths = {i.dims[1] for i in movement.inputs if _is_sequence(i)}
-    length = next((n for n in lengths if isinstance(n, int)), None)
-    if len(lengths) != 1 or length is None or "L" in movement.inputs[0].sizes:
+    lengths: dict[int, str] = {}
+    for index, tensor in enumerate(movement.inputs):
+        if _is_sequence(tensor) and isinstance(tensor.dims[1], int):
+            lengths.setdefault(tensor.dims[1], f"L{index}" if lengths else "L")
+    if not lengths or any(s[0] == "L" for s in movement.inputs[0].sizes):
         return movement
-    longer = tuple(
-        replace(
-            i,
-            dims=(i.dims[0], "L", *i.dims[2:]) if _is_sequence(i) else i.dims,
-            sizes={**i.sizes, "L": length},
-        )
-        for i in movement.inputs
-    )
-    dynamic = (*movement.dynamic, "L")
-    if prober.obstacle(longer, dynamic) is not None:
-        return movement
-    return replace(movement, inputs=longer, dynamic=dynamic)
+    for square in (True, False):
+        together = _with_lengths(movement, lengths, square=square)
+        if prober.obstacle(together.inputs, together.dynamic) is None:
+            return together
+    for length, symbol in lengths.items() if len(lengths) > 1 else ():
+        longer = _with_lengths(movement, {length: symbol}, square=True)
+        if prober.obstacle(longer.inputs, longer.dynamic) is None:
+            movement = longer
+    return movement
+
+
+def _with_lengths(movement: Movement, lengths: Mapping[int, str], *, square: bool) -> Movement:
+    """The movement with the sequences of some lengths moving too; masks from place to place on all axes if ``square``."""
+
+    def dims(tensor: TensorInput) -> tuple[int | str, ...]:
+        if square and tensor.assumed and (tensor.dtype == "bool" or "mask" in tensor.name.lower()):
+            return tuple(lengths.get(d, d) if isinstance(d, int) else d for d in tensor.dims)
+        if _is_sequence(tensor) and tensor.dims[1] in lengths:
+            return (tensor.dims[0], lengths[int(tensor.dims[1])], *tensor.dims[2:])
+        return tensor.dims
+
+    sizes = {s: n for n, s in lengths.items()}
+    longer = tuple(replace(i, dims=dims(i), sizes={**i.sizes, **sizes}) for i in movement.inputs)
+    return replace(movement, inputs=longer, dynamic=(*movement.dynamic, *sizes))
 
 
 def _is_sequence(tensor: TensorInput) -> bool:

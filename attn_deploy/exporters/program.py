@@ -17,6 +17,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from attn_deploy.errors import DynamicAxisError, ExportError
+from attn_deploy.exporters.collection import no_collection
 from attn_deploy.exporters.declarations import Declaration, declared_shapes
 from attn_deploy.exporters.guards import limits_of
 from attn_deploy.exporters.prepared import PreparedModel, TracedProgram
@@ -105,6 +106,7 @@ def _export(prepared: PreparedModel, shapes: Any, declaration: Declaration) -> E
         torch.no_grad(),
         symbolic_config.patch(backed_size_oblivious=declaration.any_extent),  # type: ignore[attr-defined]
         quiet_torch(),
+        no_collection(),
         prepared.traced(),
         time_limit(NAMED_SECONDS if declaration.named else TRACE_SECONDS, "tracing with torch.export"),
     ):

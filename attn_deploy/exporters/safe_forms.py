@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -93,7 +91,8 @@ class SafeForms(TorchFunctionMode):
         if func is F.interpolate:
             self.nearest_resizes = self.nearest_resizes or safe_resize.is_nearest(args, keywords)
             self.uneven_resizes.append(self._paths is not None and safe_resize.is_uneven(args, keywords))
-            if len(self.uneven_resizes) - 1 in self.scope.resizes:
+            kept = self._paths is None and torch.compiler.is_exporting() and safe_resize.resize_is_right(args, keywords)
+            if len(self.uneven_resizes) - 1 in self.scope.resizes and not kept:
                 self._note(safe_resize.WORDS)
                 return safe_resize.nearest_to_size(*args, **keywords)
         if self.scope.pads and self._paths is None and torch.compiler.is_exporting():
@@ -232,52 +231,6 @@ def _roll(scope: Scope, input: Tensor, shifts: Any, dims: Any = None) -> _Made:
     return rolled, "a roll by a computed shift as two slices"
 
 
-_ATTENTION = inspect.signature(F.multi_head_attention_forward)
-
-
-def _multi_head_attention(scope: Scope, *args: Any, **kwargs: Any) -> _Made:
-    """nn.MultiheadAttention with the batch kept as an axis of its own; torch folds it into the heads, and it is baked."""
-    bound = _ATTENTION.bind(*args, **kwargs)
-    bound.apply_defaults()
-    g = bound.arguments
-    query, key, value = g["query"], g["key"], g["value"]
-    unusual = g["bias_k"] is not None or g["add_zero_attn"] or g["static_k"] is not None or g["static_v"] is not None
-    if unusual or query.dim() != 3 or (g["training"] and g["dropout_p"] > 0):
-        return None
-    heads, width = g["num_heads"], g["embed_dim_to_check"]
-    if g["use_separate_proj_weight"]:
-        weights = (g["q_proj_weight"], g["k_proj_weight"], g["v_proj_weight"])
-    else:
-        weights = g["in_proj_weight"].split(width)
-    biases = (None,) * 3 if g["in_proj_bias"] is None else g["in_proj_bias"].split(width)
-
-    def by_head(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        split = F.linear(x.transpose(0, 1), weight, bias)  # (N, L, E)
-        return split.reshape(split.shape[0], split.shape[1], heads, width // heads).transpose(1, 2)
-
-    q, k, v = (by_head(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))
-    scores = torch.matmul(q * (1 / math.sqrt(width // heads)), k.transpose(-2, -1))
-    mask, padding = g["attn_mask"], g["key_padding_mask"]
-    if g["is_causal"] and mask is None:
-        return None
-    if mask is not None:
-        per_head = mask.reshape(-1, heads, mask.shape[1], mask.shape[2]) if mask.dim() == 3 else mask
-        scores = _masked(scores, per_head)
-    if padding is not None:
-        scores = _masked(scores, padding.unsqueeze(1).unsqueeze(2))
-    attention = scores.softmax(-1)
-    joined = torch.matmul(attention, v).permute(2, 0, 1, 3).flatten(2)  # (L, N, E)
-    result = F.linear(joined, g["out_proj_weight"], g["out_proj_bias"])
-    averaged = None
-    if g["need_weights"]:
-        averaged = attention.mean(1) if g["average_attn_weights"] else attention
-    return (result, averaged), "multi-head attention with the batch as an axis of its own"
-
-
-def _masked(scores: Tensor, mask: Tensor) -> Tensor:
-    return scores.masked_fill(mask, -math.inf) if mask.dtype == torch.bool else scores + mask
-
-
 _FORMS: dict[Callable[..., Any], Callable[..., _Made]] = {
     F.adaptive_avg_pool1d: _adaptive(False, 1),
     F.adaptive_avg_pool2d: _adaptive(False, 2),
@@ -287,7 +240,6 @@ _FORMS: dict[Callable[..., Any], Callable[..., _Made]] = {
     F.interpolate: _area,
     torch.conv2d: _conv2d,
     torch.roll: _roll,
-    F.multi_head_attention_forward: _multi_head_attention,
     **attention_forms.FORMS,
     **order_forms.FORMS,
 }

@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 from attn_deploy.errors import AttnDeployError, ExportError
 from attn_deploy.exporters import attention_forms, order_forms, safe_forms
 from attn_deploy.exporters.claims import translations
+from attn_deploy.exporters.collection import no_collection
 from attn_deploy.exporters.decisions import decision_on_values
 from attn_deploy.exporters.guards import decisions_on_sizes
 from attn_deploy.exporters.missing import missing_operator, place_of_operator
@@ -62,7 +63,7 @@ def translate(prepared: PreparedModel, exporter: str, opset: int, *, native_atte
 
 def _dynamo(prepared: PreparedModel, opset: int) -> Translation:
     traced = exported_program(prepared)
-    with torch.no_grad(), quiet_torch(), shared_work(prepared.work.decomposed):
+    with torch.no_grad(), quiet_torch(), no_collection(), shared_work(prepared.work.decomposed):
         try:
             exported = torch.onnx.export(
                 traced.program,

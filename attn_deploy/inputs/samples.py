@@ -17,6 +17,7 @@ from attn_deploy.inputs.tensors import Arrays, TensorInput, fit_size, symbols_of
 _LEVEL_REACH = 4  # an axis that is more times as long as its symbol is verified at smaller extents of the symbol
 PIXELS = 256  # the bound of a test tensor that is an image of 0 to 255
 _AT_A_TIME = 1 << 22  # values of a test tensor that are drawn at once
+_LENGTHS = (6, 11, 7, 13)  # of axes that are neither the batch nor a side of a map
 _Shape = tuple[int, ...]
 
 
@@ -45,11 +46,13 @@ def verification_sizes(inputs: Sequence[TensorInput], symbols: Sequence[str], co
     pattern = {"N": (1, 3, 5, 4), "H": (23, 14, 9, 30), "W": (12, 31, 25, 19)}
     first = inputs[0]
     chosen: list[dict[str, int]] = []
+    # Two lengths must differ: a file that holds for equal ones alone would pass.
+    others = [s for s in symbols if s[0] not in pattern]
     for k in range(count):
         sizes = {}
         for symbol in symbols:
             traced = first.sizes[symbol]
-            base = pattern.get(symbol[0], (6, 11, 7, 13))[k % 4]
+            base = pattern[symbol[0]][k % 4] if symbol[0] in pattern else _LENGTHS[(k + others.index(symbol)) % 4]
             if symbol[0] != "N":  # stay near the traced scale, so that a model traced at 224 is not judged at 9
                 reach = max(_reach(symbol, d) for i in inputs for d in i.dims)
                 # so for the finest level of a pyramid, not for the coarsest, whose extent the symbol stands for

@@ -143,6 +143,12 @@ def describe_environment(directory: Path | None = None) -> Environment:
     )
 
 
+def processors() -> tuple[str, ...]:
+    """What times depend on here: the processor's name, the cores for this process and the GPUs' names."""
+    gpus, _ = find_gpus()
+    return cpu_model(_read(Path("/proc/cpuinfo"))), f"{usable_cores()} cores", *(g.name for g in gpus)
+
+
 def installed_versions(names: tuple[str, ...] = PACKAGES) -> dict[str, str]:
     """Versions of those distributions that are installed."""
     versions = {}

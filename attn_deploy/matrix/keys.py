@@ -61,6 +61,13 @@ def toolkit_hash() -> str:
     return _hash_of(files)
 
 
+def source_hash(path: Path) -> str:
+    """The hash of a user's Python file and of those beside it that it imports, however far."""
+    files: set[Path] = set()
+    _collect(path.resolve(), files)
+    return _hash_of(files)
+
+
 @functools.cache
 def model_hash(name: str) -> str:
     """The hash of the source of a model, with the zoo files that it imports and its registry entry."""

@@ -13,20 +13,21 @@ from attn_deploy.ops.checks import (
     check_map,
     is_traced,
     require_choice,
+    require_convolution,
     require_divisible,
     require_multiple,
+    require_not_negative,
     require_odd,
     require_positive,
     require_reduced,
 )
-from attn_deploy.ops.conv_bn_act import conv_bn_act
+from attn_deploy.ops.conv_bn_act import conv_bn_act, conv_bn_relu
 from attn_deploy.ops.conv_norm_act import ConvNormAct, folded_conv
 from attn_deploy.ops.coordinates import coordinate_line, coordinate_maps
 from attn_deploy.ops.drop_path import DropPath
 from attn_deploy.ops.expert_conv import EXPORT_FORMS, ExpertConv2d, cheaper_form
 from attn_deploy.ops.folding import (
     Fusible,
-    conv_bn_relu,
     fold_bn_,
     fold_bn_before_conv,
     fold_bn_into_conv,
@@ -115,8 +116,10 @@ __all__ = [
     "relative_response",
     "require_activation",
     "require_choice",
+    "require_convolution",
     "require_divisible",
     "require_multiple",
+    "require_not_negative",
     "require_odd",
     "require_positive",
     "require_reduced",

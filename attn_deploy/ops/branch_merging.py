@@ -97,3 +97,26 @@ def convolution_of(kernels: list[Kernel], like: nn.Conv2d) -> nn.Conv2d:
     conv.weight.copy_(weight)
     cast(Tensor, conv.bias).copy_(bias)
     return conv.eval()
+
+
+@torch.no_grad()
+def merged_with_identity(
+    dense: nn.Conv2d,
+    dense_bn: nn.Module,
+    pointwise: nn.Conv2d,
+    pointwise_bn: nn.Module,
+    identity: BatchNorm | None,
+) -> tuple[nn.Conv2d, str]:
+    """RepVGG's three branches as one convolution, and the words that say so.
+
+    Args:
+        dense: convolution of the 3x3 branch.
+        dense_bn: its BatchNorm.
+        pointwise: convolution of the 1x1 branch.
+        pointwise_bn: its BatchNorm.
+        identity: the BatchNorm on the input; None where the block has none.
+    """
+    kernels = [folded_kernel(dense, dense_bn), widened(folded_kernel(pointwise, pointwise_bn), 3)]
+    if identity is not None:
+        kernels.append(identity_bn_kernel(identity, dense.groups, 3))
+    return convolution_of(kernels, dense), f"merged {len(kernels)} branches into one convolution"

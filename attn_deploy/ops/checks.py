@@ -20,6 +20,17 @@ def require_positive(**values: int) -> None:
             raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
 
 
+def require_not_negative(**values: int) -> None:
+    """Each value must be an integer of at least 0.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise ValueError(f"{name} must be an integer of at least 0, got {value!r}.")
+
+
 def require_odd(**values: int) -> None:
     """Each value must be a positive odd integer (a kernel with a centre).
 
@@ -44,6 +55,17 @@ def require_divisible(name: str, value: int, by_name: str, by: int) -> None:
             f"{name} must be a multiple of {by_name}, got {name}={value} and {by_name}={by}: use {name}={near}, "
             f"or a {by_name} that divides {value}."
         )
+
+
+def require_convolution(in_channels: int, out_channels: int, groups: int, **values: int) -> None:
+    """Channels must be positive multiples of the groups of a convolution, and each other value at least 1.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    require_positive(in_channels=in_channels, out_channels=out_channels, groups=groups, **values)
+    require_divisible("in_channels", in_channels, "groups", groups)
+    require_divisible("out_channels", out_channels, "groups", groups)
 
 
 def require_reduced(channels: int, reduction: int, *, name: str = "channels") -> int:

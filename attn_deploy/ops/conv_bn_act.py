@@ -41,3 +41,27 @@ def conv_bn_act(
         nn.BatchNorm2d(out_channels, eps=bn_eps),
     ]
     return nn.Sequential(*layers) if act is None else nn.Sequential(*layers, activation(act))
+
+
+def conv_bn_relu(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int | tuple[int, int] = 1,
+    *,
+    stride: int = 1,
+    padding: int | None = None,
+    dilation: int = 1,
+    groups: int = 1,
+    relu: bool = True,
+) -> nn.Sequential:
+    """`conv_bn_act` without bias, with ReLU if asked."""
+    return conv_bn_act(
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        act="relu" if relu else None,
+    )

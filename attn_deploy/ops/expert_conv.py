@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attn_deploy.ops.checks import require_choice, require_divisible, require_positive
+from attn_deploy.ops.checks import require_choice, require_convolution
 from attn_deploy.ops.folding import Fusible
 from attn_deploy.ops.padding import pad_same
 
@@ -96,15 +96,9 @@ class ExpertConv2d(Fusible, nn.Module):
         export_form: str = "auto",
     ) -> None:
         super().__init__()
-        require_positive(
-            in_channels=in_channels,
-            out_channels=out_channels,
-            kernel_size=kernel_size,
-            stride=stride,
-            dilation=dilation,
+        require_convolution(
+            in_channels, out_channels, groups, kernel_size=kernel_size, stride=stride, dilation=dilation
         )
-        require_divisible("in_channels", in_channels, "groups", groups)
-        require_divisible("out_channels", out_channels, "groups", groups)
         require_choice("export_form", export_form, EXPORT_FORMS)
         if padding != "same" and (isinstance(padding, (bool, str)) or padding < 0):
             raise ValueError(f"padding must be an integer of at least 0 or 'same', got {padding!r}.")

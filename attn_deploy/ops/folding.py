@@ -203,33 +203,3 @@ def _with_weights(layer: LayerT, weight: Tensor, bias: Tensor) -> LayerT:
 
 def _hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
-
-
-def conv_bn_relu(
-    in_channels: int,
-    out_channels: int,
-    kernel_size: int | tuple[int, int] = 1,
-    *,
-    stride: int = 1,
-    padding: int | None = None,
-    dilation: int = 1,
-    groups: int = 1,
-    relu: bool = True,
-) -> nn.Sequential:
-    """Conv without bias, BatchNorm and (if asked) ReLU, 'same' padding by default; folds as one layer."""
-    height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
-    same = (dilation * (height // 2), dilation * (width // 2))
-    layers: list[nn.Module] = [
-        nn.Conv2d(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride=stride,
-            padding=same if padding is None else padding,
-            dilation=dilation,
-            groups=groups,
-            bias=False,
-        ),
-        nn.BatchNorm2d(out_channels),
-    ]
-    return nn.Sequential(*layers, nn.ReLU()) if relu else nn.Sequential(*layers)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,9 @@ from typing import Any
 
 from attn_deploy._version import __version__
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.files import read_json, sha256_of, write_atomic
+from attn_deploy.files import read_json, write_atomic
 from attn_deploy.pipeline.commands import Commands, Option
+from attn_deploy.pipeline.keys import content_hash, hash_of_model, surroundings
 from attn_deploy.pipeline.settings import PipelineSettings
 from attn_deploy.pipeline.values import check_values
 
@@ -107,18 +107,6 @@ def was_begun(folder: Path, step: PipelineStep) -> bool:
     return bool(entry) and entry.get("key") == step.key and not entry.get("hash") and step.output.exists()
 
 
-def content_hash(path: Path) -> str:
-    """A hash over the bytes of a file, or of all files of a folder and their names; empty where there is nothing."""
-    if path.is_file():
-        return sha256_of(path)
-    if not path.is_dir():
-        return ""
-    digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts):
-        digest.update(os.fsencode(f"{file.relative_to(path).as_posix()} {sha256_of(file)}\n"))
-    return digest.hexdigest()
-
-
 class _Planner:
     def __init__(self, settings: PipelineSettings, commands: Commands, folder: Path, state: Mapping[str, Any]) -> None:
         self._settings, self._commands, self._folder, self._state = settings, commands, folder, state
@@ -131,32 +119,42 @@ class _Planner:
         is_file = model.lower().endswith(".onnx")
         artifact = settings.folder / model if is_file else folder / "model.onnx"
         source, package = artifact, None
-        self._last = self._hash_of_model(model)
+        self._last = hash_of_model(model, self._settings.folder)
         for name, table in settings.steps:
             words = self._words(name, table)
             if name == "train":
-                self._add(name, (model, "--output", str(folder / "train"), *words), folder / "train", table)
-                model = str(folder / "train")
+                self._add(name, (model, "--output", self._place(folder / "train"), *words), folder / "train", table)
+                model = self._place(folder / "train")
             elif name == "export":
-                self._add(name, (model, "--output", str(artifact), *words), artifact, table)
+                self._add(name, (model, "--output", self._place(artifact), *words), artifact, table)
             elif name == "quantize":
                 target = folder / f"model-{table.get('precision', 'int8')}.onnx"
                 if "target" not in table and self._makes_engines():
                     words += ["--target", "gpu"]  # engines take no other form, whatever this machine is
-                self._add(name, (str(artifact), "--output", str(target), *words), target, table)
+                self._add(name, (self._place(artifact), "--output", self._place(target), *words), target, table)
                 artifact = target
             elif name == "build":
                 label = re.sub(r"[^\w.+-]", "-", str(table.get("device") or table.get("target") or "engine")).lstrip(
                     "."
                 )
                 target = folder / "engines" / f"{label}.engine"
-                self._add(f"build-{label}", (str(artifact), "--output", str(target), *words), target, table, last=False)
+                self._add(
+                    f"build-{label}",
+                    (self._place(artifact), "--output", self._place(target), *words),
+                    target,
+                    table,
+                    last=False,
+                )
             elif name == "profile":
                 target = folder / "profile"
-                self._add(name, (str(artifact), "--output", str(target), *words), target, table, last=False)
+                self._add(
+                    name, (self._place(artifact), "--output", self._place(target), *words), target, table, last=False
+                )
             elif name == "evaluate":
                 target = folder / "evaluate.json"
-                self._add(name, (str(artifact), "--output", str(target), *words), target, table, last=False)
+                self._add(
+                    name, (self._place(artifact), "--output", self._place(target), *words), target, table, last=False
+                )
             else:
                 package = self._package(artifact, source, table, words)
         return PipelinePlan(tuple(self._steps), package, artifact, folder)
@@ -166,15 +164,19 @@ class _Planner:
 
     def _package(self, artifact: Path, source: Path, table: Mapping[str, Any], words: Sequence[str]) -> PipelineStep:
         target = self._folder / "package"
-        facts: list[str] = []
+        place, facts = self._place, list[str]()
         keys = []
         for step in self._steps:
             if step.command in ("profile", "evaluate"):
-                facts += ["--profile" if step.command == "profile" else "--accuracy", str(step.output)]
+                facts += ["--profile" if step.command == "profile" else "--accuracy", place(step.output)]
                 keys.append(step.key)
         if artifact != source:
-            facts += ["--reference", str(source)]
-        return self._step("package", (str(artifact), "--output", str(target), *facts, *words), target, table, keys)
+            facts += ["--reference", place(source)]
+        return self._step("package", (place(artifact), "--output", place(target), *facts, *words), target, table, keys)
+
+    def _place(self, path: Path) -> str:
+        """A path as the steps name it, which run in the folder of the pipeline's file: records then hold no other folders."""
+        return str(path.relative_to(self._settings.folder)) if path.is_relative_to(self._settings.folder) else str(path)
 
     def _add(
         self, name: str, words: tuple[str, ...], output: Path, table: Mapping[str, Any], *, last: bool = True
@@ -206,14 +208,8 @@ class _Planner:
                 if isinstance(entry, str) and path.exists():
                     files[f"{key} {entry}"] = content_hash(path)
         own = [w.replace(str(self._settings.folder), ".") for w in argv]
-        data = [__version__, own, self._last, files, list(more)]
+        data = [__version__, own, self._last, files, list(more), surroundings(argv[0])]
         return hashlib.sha256(json.dumps(data).encode()).hexdigest()
-
-    def _hash_of_model(self, model: str) -> str:
-        """Of a user's file or a checkpoint its bytes; of a name of the registry nothing beside the version."""
-        file = model.partition(".py:")[0] + ".py" if ".py:" in model else model
-        path = self._settings.folder / file
-        return content_hash(path) if path.exists() else ""
 
     def _words(self, name: str, table: Mapping[str, Any]) -> list[str]:
         words: list[str] = []

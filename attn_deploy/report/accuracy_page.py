@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePath
 
 from attn_deploy.accuracy.metrics import wilson_interval
 from attn_deploy.accuracy.result import AccuracyResult
 from attn_deploy.pages.blocks import facts, table, tiles
 from attn_deploy.pages.page import NOTHING, Html, html, joined, page
 
-_WIDTH, _NAMES, _VALUES, _ROW = 1160, 200, 92, 22
+_WIDTH, _VALUES, _ROW = 480, 52, 22
+_LETTER, _LONGEST = 6.6, 26  # of a class's name, in the drawing's units
 _DRAWN = 40  # classes of the chart, the lowest first
 _CONFUSED = 20  # pairs of classes listed
 
@@ -27,7 +29,7 @@ def accuracy_html(results: Sequence[AccuracyResult]) -> str:
     parts = [
         html('<h1>{}: how often it is right</h1><div class="soft">{:,} images of {}, {} split. The first row is right in '
              "{:.2%} to {:.2%} (95 % interval).</div>",
-             first.model, first.count, first.dataset["source"], first.dataset["split"], low, high),
+             PurePath(first.model).name, first.count, first.dataset["source"], first.dataset["split"], low, high),
         tiles(figures),
         table(_HEADS, [_row(r) for r in results], (0, 1)),
         _classes(first),
@@ -36,7 +38,7 @@ def accuracy_html(results: Sequence[AccuracyResult]) -> str:
              facts([("software", ", ".join(dict.fromkeys(r.info.version for r in results))),
                     ("images", f"sha256 {first.dataset['sha256']}")])),
     ]  # fmt: skip
-    return page(f"{first.model}: accuracy", joined(parts, "\n"), kind="accuracy")
+    return page(f"{PurePath(first.model).name}: accuracy", joined(parts, "\n"), kind="accuracy")
 
 
 _HEADS = (
@@ -73,25 +75,24 @@ def _row(result: AccuracyResult) -> list[str]:
 def _classes(result: AccuracyResult) -> Html:
     shares = sorted((share, name) for name, share in result.per_class().items() if share is not None)
     shown = shares[:_DRAWN]
-    bottom, room = 8 + _ROW * len(shown), _WIDTH - _NAMES - _VALUES
+    names = 16 + _LETTER * max((min(len(name), _LONGEST) for _, name in shown), default=0)
+    bottom, room = 8 + _ROW * len(shown), _WIDTH - names - _VALUES
     parts = []
     for tenth in range(0, 11, 2):
-        x = _NAMES + room * tenth / 10
+        x = names + room * tenth / 10
         parts.append(html('<line class="grid" x1="{0}" y1="4" x2="{0}" y2="{1}"/>', x, bottom))
         parts.append(
             html('<text class="tick" x="{}" y="{}" text-anchor="middle">{} %</text>', x, bottom + 16, 10 * tenth)
         )
     for number, (share, name) in enumerate(shown):
         y = 8 + _ROW * number
-        parts.append(html('<text x="{}" y="{}" text-anchor="end">{}</text>', _NAMES - 8, y + 14, name[:28]))
+        parts.append(html('<text x="{}" y="{}" text-anchor="end">{}</text>', names - 8, y + 14, name[:_LONGEST]))
         bar = '<rect class="bar" x="{}" y="{}" width="{}" height="{}" rx="2"/>'
-        parts.append(html(bar, _NAMES, y + 3, max(1.0, round(room * share, 1)), _ROW - 8))
-        parts.append(html('<text x="{}" y="{}">{:.1%}</text>', round(_NAMES + room * share + 6, 1), y + 14, share))
+        parts.append(html(bar, names, y + 3, max(1.0, round(room * share, 1)), _ROW - 8))
+        parts.append(html('<text x="{}" y="{}">{:.1%}</text>', round(names + room * share + 6, 1), y + 14, share))
     left_out = len(shares) - len(shown)
     note = f"The lowest {len(shown)} of {len(shares)}." if left_out else "The lowest first."
-    drawing = (
-        '<svg class="drawn" viewBox="0 0 {} {}" role="img" aria-label="share of right answers for each class">{}</svg>'
-    )
+    drawing = '<svg class="drawn bars" viewBox="0 0 {} {}" role="img" aria-label="share of right answers for each class">{}</svg>'
     return html(
         '<figure class="card"><figcaption>Right answers by class, {}</figcaption><p class="soft">{}</p>{}</figure>',
         f"{result.info.runtime} {result.info.precision}",

@@ -12,8 +12,8 @@ from attn_deploy.report.diagnose import compared_text, verdict_text
 
 _TITLES = {"build": "What the target refuses", "numbers": "Where numbers go wrong"}
 _DRAWN = 48  # steps of the chart, those around the first that exceeds what is allowed
-_WIDTH, _VALUES, _ROW = 1160, 92, 20
-_LETTER, _LONGEST = 6.6, 44  # pixels of a letter, and letters of a name that are shown
+_WIDTH, _VALUES, _ROW = 480, 56, 20
+_LETTER, _LONGEST = 6.6, 28  # pixels of a letter, and letters of a name that are shown
 _LOWEST = 1e-4  # of what is allowed: what lies below is drawn there
 
 
@@ -136,7 +136,9 @@ def errors_chart(steps: Sequence[Step]) -> Html:
         )
         parts.append(html('<text x="{}" y="{}">{}</text>', end + 6, y + 13, _number(step.ratio)))
     parts.append(html('<line class="limit" x1="{0}" y1="4" x2="{0}" y2="{1}"/>', across(1.0), bottom))
-    drawing = '<svg class="drawn" viewBox="0 0 {} {}" role="img" aria-label="error at the end of each module">{}</svg>'
+    drawing = (
+        '<svg class="drawn bars" viewBox="0 0 {} {}" role="img" aria-label="error at the end of each module">{}</svg>'
+    )
     return html(drawing, _WIDTH, bottom + 24, joined(parts))
 
 

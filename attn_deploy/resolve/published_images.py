@@ -6,11 +6,13 @@ import contextlib
 import importlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
+
+from attn_deploy.resolve.image_arguments import sides_of
 
 _BYTE = 1 / 255
 
@@ -68,7 +70,9 @@ def published_images(
     if reader is None:
         return None
     with contextlib.suppress(Exception):  # data of other people's, in forms that change
-        return reader(library, name, arguments, model)
+        images = reader(library, name, arguments, model)
+        sides = sides_of(arguments)
+        return images if images is None or images.size is None or sides is None else replace(images, size=sides)
     return None
 
 

@@ -118,6 +118,18 @@ def test_padded_tokens_as_eager_mode_has_them(tmp_path):
     assert set(artifact.dynamic_axes) == {"N", "L"}
 
 
+def test_two_lengths_move_and_a_memory_may_be_padding_throughout(tmp_path):
+    model = kinds.Decoder().eval()
+    inputs = ("tokens:2x5x16", "memory:2x7x16", "mask:5x5:bool", "padding:2x7:bool")
+    artifact = made(model, tmp_path, inputs, exporter="torchscript")
+    assert [i.shape for i in artifact.inputs] == [("N", "L", 16), ("N", "L1", 16), ("L", "L"), ("N", "L1")]
+    cases = [
+        (torch.randn(n, q, 16), torch.randn(n, k, 16), torch.ones(q, q).triu(1).bool(), padding(n, k, *kept))
+        for n, q, k, kept in ((2, 5, 7, (7, 3)), (3, 4, 9, (0, 9, 2)), (1, 8, 3, (0,)))
+    ]
+    assert_right(artifact.path, copies(model), *cases)
+
+
 def test_masks_with_structure_find_what_scattered_ones_hide(tmp_path, monkeypatch):
     monkeypatch.setattr(rewrite, "patch_encoders_", lambda model: [])
     with pytest.raises(ParityError, match="disagree at tokens"):

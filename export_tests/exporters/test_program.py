@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 from torch import nn
 
 from attn_deploy.errors import ExportError
 from attn_deploy.exporters import program
+from attn_deploy.exporters.collection import no_collection
 from attn_deploy.exporters.prepare import prepare
 from attn_deploy.exporters.time_limit import OutOfTimeError
 from attn_deploy.inputs.grammar import parse_inputs
@@ -41,3 +44,15 @@ def test_what_has_no_end_in_either_way_is_refused_with_the_bound(prepared, monke
     with pytest.raises(ExportError, match="more than 30 s") as caught:
         program.exported_program(prepared)
     assert caught.value.rule == "endless-arithmetic"
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_collector_is_as_it_was_after_a_trace(enabled):
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        with no_collection():
+            assert not gc.isenabled()
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if before else gc.disable)()

@@ -92,6 +92,26 @@ def test_multi_head_attention(batch_first, mask, padded):
         assert_same(a, b)
 
 
+@pytest.mark.parametrize("kind", ["boolean", "float"])
+def test_attention_of_a_query_that_may_look_nowhere(kind):
+    """Zeros before the last projection, as scaled_dot_product_attention gives; with weights NaN, as the softmax gives."""
+    layer = nn.MultiheadAttention(8, 2).eval()
+    query, key = torch.randn(4, 3, 8), torch.randn(7, 3, 8)
+    padding = torch.arange(7).expand(3, -1) >= torch.tensor([[7], [0], [4]])
+    mask = torch.zeros(4, 7, dtype=torch.bool)
+    mask[2], mask[3, :4] = True, True
+    if kind == "float":
+        padding, mask = (torch.zeros(m.shape).masked_fill(m, -torch.inf) for m in (padding, mask))
+    for weights in (False, True):
+        options = {"key_padding_mask": padding, "attn_mask": mask, "need_weights": weights}
+        with torch.no_grad():
+            expected = layer(query, key, key, **options)[0]
+            with SafeForms(EVERYWHERE):
+                result = layer(query, key, key, **options)[0]
+        assert bool(expected.isnan().any()) is weights
+        assert torch.allclose(result, expected, atol=1e-6, equal_nan=True)
+
+
 def test_a_rewritten_copy_keeps_what_the_model_is():
     model = broken.PyramidPooling().eval()
     made = rewrite(model, [(torch.randn(2, 3, 9, 8),)], batch=True, space=True, label="m")

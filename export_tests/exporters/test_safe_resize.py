@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
+import sympy
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._sympy.functions import FloorDiv
 
 from attn_deploy.exporters.pipeline import export
 from attn_deploy.exporters.rewrite import rewrite
-from attn_deploy.exporters.safe_resize import nearest_to_size
+from attn_deploy.exporters.safe_resize import _right_for_all, nearest_to_size
 from attn_deploy.inputs.grammar import parse_inputs
 
 
@@ -65,13 +68,36 @@ def test_the_file_holds_at_other_sizes(model, inputs, exporter, tmp_path):
             right = module(*map(torch.from_numpy, arrays)).numpy()
         (got,) = session.run(None, {i.name: a for i, a in zip(session.get_inputs(), arrays, strict=True)})
         np.testing.assert_allclose(got, right, rtol=1e-4, atol=1e-5)
+    if (
+        exporter == "dynamo" and model is not Area
+    ):  # which knows that a pyramid's sizes are halves, where a Resize is right and fast
+        operators = {n.op_type for n in onnx.load(tmp_path / "m.onnx").graph.node}
+        assert ("Resize" in operators, "Gather" in operators) == (model is Pyramid, model is not Pyramid)
 
 
-class Doubled(Mask):
+class Multiple(nn.Module):
+    def __init__(self, times):
+        super().__init__()
+        self.times = times
+
     def forward(self, image):
-        return F.interpolate(self.backbone(image), size=(2 * image.shape[2], 2 * image.shape[3]))
+        return F.interpolate(image, size=(self.times * image.shape[2], self.times * image.shape[3]))
 
 
-def test_a_whole_multiple_is_left_to_the_exporter():
+@pytest.mark.parametrize(("times", "changed"), [(2, False), (3, False), (8, False), (41, True)])
+def test_a_whole_multiple_is_left_to_the_exporter_where_both_round_alike(times, changed):
     examples = [(torch.randn(1, 3, 8, 8),), (torch.randn(1, 3, 10, 12),)]
-    assert rewrite(Doubled(), examples, batch=True, space=True, label="m").changes == ()
+    assert bool(rewrite(Multiple(times), examples, batch=True, space=True, label="m").changes) == changed
+
+
+def test_sizes_are_looked_at_at_every_extent():
+    n = sympy.Symbol("n", integer=True, positive=True)
+    half = FloorDiv(n - 1, 2) + 1
+    quarter = FloorDiv(half - 1, 2) + 1
+    assert _right_for_all(quarter, half)
+    assert _right_for_all(FloorDiv(half, 2), half)
+    assert _right_for_all(n, half)
+    assert not _right_for_all(half, n), "at thousands of pixels float32 ends"
+    assert not _right_for_all(n, FloorDiv(n - 1, 32) + 1)
+    assert not _right_for_all(n, 41 * n)
+    assert not _right_for_all(n, sympy.Symbol("k", integer=True, positive=True))

@@ -11,9 +11,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 import jsonschema
 import pytest
-import tomllib
 from typer.testing import CliRunner
 
 from attn_deploy.cli import app
@@ -23,12 +27,18 @@ from attn_deploy.errors import AttnDeployError, InvalidRequestError
 from attn_deploy.files import alone_in
 from attn_deploy.pipeline.commands import STEPS
 from attn_deploy.pipeline.gates import judge
+from attn_deploy.pipeline.keys import hash_of_model
 from attn_deploy.pipeline.plan import plan_pipeline
 from attn_deploy.pipeline.run import run_pipeline
 from attn_deploy.pipeline.schema import pipeline_schema
 from attn_deploy.pipeline.settings import checked, read_settings
 from attn_deploy.pipeline.template import template
 from export_tests.conftest import ROOT
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 COMMANDS = driven_commands()
 NET = """
@@ -125,6 +135,44 @@ def test_changed_bytes_run_what_they_touch(again, change):
     assert all(not s.cached for s in steps) == (change == "source")
 
 
+def test_what_a_source_imports_is_part_of_it(again):
+    (again / "net.py").write_text("import widths\n" + NET.replace("Conv2d(3, 10, 3", "Conv2d(3, widths.classes(), 3"))
+    (again / "widths.py").write_text("from counts import COUNT\ndef classes():\n    return COUNT\n")
+    (again / "counts.py").write_text("COUNT = 10\n")
+    read = read_settings(again / "deploy.toml", COMMANDS)
+    keys = [s.key for s in plan_pipeline(read, COMMANDS).steps]
+    assert keys == [s.key for s in plan_pipeline(read, COMMANDS).steps]
+    (again / "counts.py").write_text("COUNT = 11\n")
+    assert all(a != s.key for a, s in zip(keys, plan_pipeline(read, COMMANDS).steps, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [
+        (("installed_versions", lambda names: {"onnxruntime": "9.9"}), {"export"}),
+        (("processors", lambda: ("another", "2 cores")), {"export", "evaluate"}),
+    ],
+)
+def test_what_was_measured_is_measured_again_elsewhere(again, monkeypatch, change, kept):
+    monkeypatch.setattr(f"attn_deploy.pipeline.keys.{change[0]}", change[1])
+    steps = plan_pipeline(read_settings(again / "deploy.toml", COMMANDS), COMMANDS).steps
+    assert {s.name for s in steps if s.cached} == kept
+
+
+@pytest.mark.parametrize(
+    ("model", "same"),
+    [("resnet8+se", False), ("best.pt+eca@layer3", False), ("timm:resnet18", True), ("nothing-of-the-kind", True)],
+)
+def test_a_model_is_known_by_what_it_is_made_of(model, same, tmp_path, monkeypatch):
+    (tmp_path / "best.pt").write_bytes(b"weights")
+    before = hash_of_model(model, tmp_path)
+    assert bool(before) == (model != "nothing-of-the-kind")
+    (tmp_path / "best.pt").write_bytes(b"other weights")
+    monkeypatch.setattr("attn_deploy.pipeline.keys.model_hash", lambda name: "another source")
+    if not model.startswith("nothing"):
+        assert (hash_of_model(model, tmp_path) == before) == same
+
+
 def test_a_gate_that_fails_is_named_and_nothing_is_packaged(again):
     shutil.rmtree(again / "out" / "package")
     (again / "deploy.toml").write_text(FILE.replace("min_top1 = 0.0", "min_top1 = 0.99"))
@@ -196,7 +244,10 @@ def test_ctrl_c_keeps_what_is_finished(again):
         [sys.executable, "-m", "attn_deploy", "deploy", str(again / "deploy.toml")],
         stderr=subprocess.PIPE, text=True, env={**__import__("os").environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    assert process.stderr.readline().startswith("profile: attn-deploy profile")
+    said = [process.stderr.readline()]
+    if said == ["deploy: starting\n"]:  # it was not quick enough to say what it does at once
+        said = [process.stderr.readline()]
+    assert said[0].startswith("profile: attn-deploy profile")
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors

@@ -79,6 +79,19 @@ def test_models_of_packages(package, name):
 
 
 FAKES = {
+    "timm": """
+from torch import nn
+__version__ = "9"
+def list_models():
+    return ["tiny"]
+class Tiny(nn.Module):
+    pretrained_cfg = {"input_size": (3, 24, 24), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    def __init__(self, img_size=24, in_chans=3):
+        super().__init__()
+        self.conv = nn.Conv2d(in_chans, 4, 1)
+def create_model(name, **settings):
+    return Tiny(**settings)
+""",
     "transformers": """
 from torch import nn
 __version__ = "9"
@@ -143,6 +156,22 @@ def test_names_of_other_packages(text, shape, channels, fakes):
     model = resolve(text)
     assert [i.shape() for i in model.inputs] == [shape]
     assert next(model.module.parameters()).shape[0] == channels
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shape"),
+    [
+        ("img_size=16", (1, 3, 16, 16)),
+        ("img_size=(16,32)", (1, 3, 16, 32)),
+        ("img_size=(1,16,32),in_chans=1", (1, 1, 16, 32)),
+        ("in_chans=1", (1, 1, 24, 24)),
+        ("img_size=None", (1, 3, 24, 24)),
+    ],
+)
+def test_the_arguments_decide_over_the_size_of_the_published_weights(arguments, shape, fakes):
+    model = resolve(f"timm:tiny:{arguments}")
+    assert [i.shape() for i in model.inputs] == [shape]
+    assert model.images.size == shape[2:]
 
 
 def test_what_a_package_says_of_its_images(fakes):

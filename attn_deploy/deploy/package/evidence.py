@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from attn_deploy.deploy.package.facts import AccuracyFacts, MedianInterval, RowFacts, RowSummary
@@ -48,7 +49,9 @@ def _figures(manifest: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """What one wants to know first."""
     parity = manifest["record"].get("parity") or {}
     figures = [("ok", str(manifest["golden"]), "golden cases right")]
-    if "max_abs_error" in parity:
+    if "relative_error" in parity:
+        figures.append(("", f"{parity['relative_error']:.2g}", "error, relative"))
+    elif "max_abs_error" in parity:
         figures.append(("", f"{parity['max_abs_error']:.2g}", "largest error"))
     timed = [row for row in manifest["latency"] if row[1]]
     if timed:
@@ -80,7 +83,7 @@ def _sections(manifest: Mapping[str, Any]) -> list[tuple[str, Row, list[Row]]]:
 
 
 def _model(manifest: Mapping[str, Any], record: Mapping[str, Any]) -> list[Row]:
-    rows: list[Row] = [("source", str(record.get("model") or "an ONNX file of others"))]
+    rows: list[Row] = [("source", _source(str(record.get("model") or "an ONNX file of others")))]
     if record.get("arguments"):
         rows.append(("arguments", _plain(record["arguments"])))
     if record.get("weights"):
@@ -109,6 +112,11 @@ def _proof(manifest: Mapping[str, Any], record: Mapping[str, Any]) -> list[Row]:
 
 def _parity(parity: Mapping[str, Any]) -> str:
     """The comparison that a file was accepted by; that of 8 bits has other numbers than that of floating point."""
+    if {"relative_error", "limit", "cases", "candidate", "reference"} <= set(parity):
+        return (
+            f"relative error {parity['relative_error']:.2%} over {parity['cases']} cases, {parity['candidate']}, against "
+            f"{parity['reference']}; allowed {parity['limit']}"
+        )
     if not {"max_abs_error", "rtol", "atol", "cases", "candidate", "reference"} <= set(parity):
         return _plain(parity)
     return (
@@ -123,8 +131,22 @@ def _step(step: Mapping[str, Any]) -> Row:
 
 
 def _plain(facts: Mapping[str, Any]) -> str:
-    text = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in facts.items())
+    text = ", ".join(f"{str(k).replace('_', ' ')} {_value(v)}" for k, v in facts.items())
     return text if len(text) <= 400 else text[:397] + "..."
+
+
+def _value(value: Any) -> str:
+    """A value of a record in words: numbers short, lists and tables without their brackets."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return " ".join(_value(v) if k == "name" else f"{k} {_value(v)}" for k, v in value.items())
+    return " / ".join(map(_value, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _source(model: str) -> str:
+    """The name of a model, its file without the folders of the machine that it was made on."""
+    return PurePath(model).name if PurePath(model).is_absolute() else model
 
 
 _MARKUP = str.maketrans({"\\": "&#92;", "<": "&lt;", "|": "\\|", "`": "&#96;", "[": "\\[", "]": "\\]", "*": "\\*"})

@@ -20,7 +20,7 @@ from attn_deploy.ops import (
     Fusible,
     check_channels,
     fold_sequential,
-    require_divisible,
+    require_convolution,
     require_multiple,
     require_positive,
 )
@@ -87,10 +87,8 @@ class PositionSensitiveAxialAttention(Fusible, nn.Module):
         width: bool = False,
     ) -> None:
         super().__init__()
-        require_positive(in_channels=in_channels, out_channels=out_channels, groups=groups)
+        require_convolution(in_channels, out_channels, groups)
         require_positive(kernel_size=kernel_size, stride=stride)
-        require_divisible("in_channels", in_channels, "groups", groups)
-        require_divisible("out_channels", out_channels, "groups", groups)
         require_multiple("out_channels / groups", out_channels // groups, 2, "queries and keys have half of them")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.length, self.stride, self.width = kernel_size, stride, width

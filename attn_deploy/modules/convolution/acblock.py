@@ -18,9 +18,9 @@ from attn_deploy.ops import (
     check_channels,
     fold_bn_into_conv,
     require_choice,
-    require_divisible,
+    require_convolution,
+    require_not_negative,
     require_odd,
-    require_positive,
 )
 from attn_deploy.registry import register
 
@@ -79,10 +79,9 @@ class ACBlock(Fusible, nn.Module):
         gamma_init: float | None = None,
     ) -> None:
         super().__init__()
-        require_positive(in_channels=in_channels, out_channels=out_channels, stride=stride, dilation=dilation)
+        require_convolution(in_channels, out_channels, groups, stride=stride, dilation=dilation)
         require_odd(kernel_size=kernel_size)
-        require_divisible("in_channels", in_channels, "groups", groups)
-        require_divisible("out_channels", out_channels, "groups", groups)
+        require_not_negative(padding=padding)
         require_choice("padding_mode", padding_mode, ("zeros", "reflect", "replicate", "circular"))
         if reduce_gamma and gamma_init is not None:
             raise ValueError(f"reduce_gamma and gamma_init={gamma_init} both set the scale of BatchNorm: give one.")

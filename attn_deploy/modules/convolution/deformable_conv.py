@@ -23,8 +23,9 @@ from attn_deploy.ops import (
     check_channels,
     coordinates_like,
     require_choice,
+    require_convolution,
     require_divisible,
-    require_positive,
+    require_not_negative,
 )
 from attn_deploy.ops.deform_conv_operator import deform_conv_operator, is_exported
 from attn_deploy.ops.parallel_convs import split_channels
@@ -78,17 +79,10 @@ class DeformableConv2d(nn.Module):
         sampling: str = "gather",
     ) -> None:
         super().__init__()
-        require_positive(
-            in_channels=in_channels,
-            out_channels=out_channels,
-            kernel_size=kernel_size,
-            stride=stride,
-            dilation=dilation,
+        require_convolution(
+            in_channels, out_channels, groups, kernel_size=kernel_size, stride=stride, dilation=dilation
         )
-        if isinstance(padding, bool) or not isinstance(padding, int) or padding < 0:
-            raise ValueError(f"padding must be an integer of at least 0, got {padding!r}.")
-        require_divisible("in_channels", in_channels, "groups", groups)
-        require_divisible("out_channels", out_channels, "groups", groups)
+        require_not_negative(padding=padding)
         require_divisible("in_channels", in_channels, "deform_groups", deform_groups)
         require_choice("sampling", sampling, SAMPLING)
         self.in_channels, self.out_channels = in_channels, out_channels

@@ -20,6 +20,7 @@ from attn_deploy.ops import (
     Fusible,
     check_channels,
     require_activation,
+    require_convolution,
     require_divisible,
     require_odd,
     require_positive,
@@ -140,10 +141,8 @@ class DiverseBranchBlock(Fusible, nn.Module):
         dilation: int = 1,
     ) -> None:
         super().__init__()
-        require_positive(in_channels=in_channels, out_channels=out_channels, stride=stride)
+        require_convolution(in_channels, out_channels, groups, stride=stride)
         require_odd(kernel_size=kernel_size)
-        require_divisible("in_channels", in_channels, "groups", groups)
-        require_divisible("out_channels", out_channels, "groups", groups)
         require_activation("activation", activation)
         depthwise = groups == out_channels
         if depthwise and in_channels != out_channels:

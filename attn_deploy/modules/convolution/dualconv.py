@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from attn_deploy.ops import Fusible, check_channels, require_choice, require_divisible, require_positive
+from attn_deploy.ops import Fusible, check_channels, require_choice, require_convolution
 from attn_deploy.registry import register
 
 DEPLOY_FORMS = ("two_convs", "one_conv")
@@ -47,9 +47,7 @@ class DualConv2d(Fusible, nn.Module):
         self, in_channels: int, out_channels: int, *, groups: int = 4, stride: int = 1, deploy_form: str = "two_convs"
     ) -> None:
         super().__init__()
-        require_positive(in_channels=in_channels, out_channels=out_channels, groups=groups, stride=stride)
-        require_divisible("in_channels", in_channels, "groups", groups)
-        require_divisible("out_channels", out_channels, "groups", groups)
+        require_convolution(in_channels, out_channels, groups, stride=stride)
         require_choice("deploy_form", deploy_form, DEPLOY_FORMS)
         self.in_channels, self.deploy_form = in_channels, deploy_form
         self.grouped = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, groups=groups, bias=False)

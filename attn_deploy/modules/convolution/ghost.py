@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from attn_deploy.ops import (
     Fusible,
     check_channels,
+    conv_bn_act,
     conv_bn_relu,
     fold_sequential,
     global_avg_pool,
+    make_divisible,
     require_odd,
     require_positive,
 )
@@ -101,12 +103,71 @@ class GhostModule(Fusible, nn.Module):
         return torch.cat((primary, ghosts), 1)
 
 
+class GhostBottleneckParts(nn.Module):
+    """What the two generations of the bottleneck share: all but the module that expands.
+
+    Args:
+        expand: the module that expands, from C_in to mid_channels.
+        in_channels: C_in.
+        mid_channels: width between the two Ghost modules.
+        out_channels: C_out.
+        kernel_size: of the strided depthwise convolution and of the shortcut's.
+        stride: step; 1 leaves the depthwise convolution out.
+        se_ratio: width of the squeeze-and-excitation over mid_channels; 0 leaves it out.
+
+    Raises:
+        ValueError: if se_ratio is negative, or a number is below its least.
+    """
+
+    def __init__(
+        self,
+        expand: nn.Module,
+        in_channels: int,
+        mid_channels: int,
+        out_channels: int,
+        *,
+        kernel_size: int,
+        stride: int,
+        se_ratio: float,
+    ) -> None:
+        super().__init__()
+        require_positive(in_channels=in_channels, out_channels=out_channels, stride=stride)
+        if not se_ratio >= 0:
+            raise ValueError(f"se_ratio must be at least 0, got {se_ratio}: 0 leaves squeeze-and-excitation out.")
+        self.in_channels = in_channels
+        self.expand = expand
+        self.depthwise = self.se = None
+        if stride > 1:
+            self.depthwise = conv_bn_act(mid_channels, mid_channels, kernel_size, stride=stride, groups=mid_channels)
+        if se_ratio > 0:
+            width = make_divisible(mid_channels * se_ratio, 4)
+            self.se = nn.Sequential(
+                nn.Conv2d(mid_channels, width, 1), nn.ReLU(), nn.Conv2d(width, mid_channels, 1), nn.Hardsigmoid()
+            )
+        self.project = GhostModule(mid_channels, out_channels, relu=False)
+        self.shortcut = nn.Identity()
+        if in_channels != out_channels or stride > 1:
+            self.shortcut = nn.Sequential(
+                *conv_bn_act(in_channels, in_channels, kernel_size, stride=stride, groups=in_channels),
+                *conv_bn_act(in_channels, out_channels),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_channels(x, self.in_channels, type(self).__name__)
+        y = self.expand(x)
+        if self.depthwise is not None:
+            y = self.depthwise(y)
+        if self.se is not None:
+            y = y * self.se(global_avg_pool(y))
+        return self.project(y) + self.shortcut(x)
+
+
 @register(
     "ghost_bottleneck",
     reference={"in_channels": 64, "out_channels": 64, "mid_channels": 128, "se_ratio": 0.25},
     parameters=17792,
 )
-class GhostBottleneck(nn.Module):
+class GhostBottleneck(GhostBottleneckParts):
     """Expands with a Ghost module, strides depthwise, reweights the channels and projects with a second Ghost module.
 
     Shape: (N, C_in, H, W) -> (N, C_out, ceil(H / stride), ceil(W / stride)); dynamic N, H, W.
@@ -144,43 +205,16 @@ class GhostBottleneck(nn.Module):
         stride: int = 1,
         se_ratio: float = 0.0,
     ) -> None:
-        super().__init__()
+        require_positive(in_channels=in_channels)
         mid_channels = 2 * in_channels if mid_channels is None else mid_channels
         require_positive(mid_channels=mid_channels)
         require_odd(dw_kernel_size=dw_kernel_size)
-        if se_ratio < 0:
-            raise ValueError(f"se_ratio must be at least 0, got {se_ratio}: 0 leaves squeeze-and-excitation out.")
-        self.in_channels = in_channels
-        self.expand = GhostModule(in_channels, mid_channels)
-        self.depthwise = self.se = None
-        if stride > 1:
-            self.depthwise = conv_bn_relu(
-                mid_channels, mid_channels, dw_kernel_size, stride=stride, groups=mid_channels, relu=False
-            )
-        if se_ratio > 0:
-            width = _rounded(mid_channels * se_ratio, 4)
-            self.se = nn.Sequential(
-                nn.Conv2d(mid_channels, width, 1), nn.ReLU(), nn.Conv2d(width, mid_channels, 1), nn.Hardsigmoid()
-            )
-        self.project = GhostModule(mid_channels, out_channels, relu=False)
-        self.shortcut = nn.Identity()
-        if in_channels != out_channels or stride > 1:
-            self.shortcut = nn.Sequential(
-                *conv_bn_relu(in_channels, in_channels, dw_kernel_size, stride=stride, groups=in_channels, relu=False),
-                *conv_bn_relu(in_channels, out_channels, relu=False),
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        check_channels(x, self.in_channels, "GhostBottleneck")
-        y = self.expand(x)
-        if self.depthwise is not None:
-            y = self.depthwise(y)
-        if self.se is not None:
-            y = y * self.se(global_avg_pool(y))
-        return self.project(y) + self.shortcut(x)
-
-
-def _rounded(width: float, multiple: int) -> int:
-    """The multiple nearest to a width, at least one, and never more than a tenth below it."""
-    rounded = max(multiple, int(width + multiple / 2) // multiple * multiple)
-    return rounded + multiple if rounded < 0.9 * width else rounded
+        super().__init__(
+            GhostModule(in_channels, mid_channels),
+            in_channels,
+            mid_channels,
+            out_channels,
+            kernel_size=dw_kernel_size,
+            stride=stride,
+            se_ratio=se_ratio,
+        )

@@ -15,12 +15,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attn_deploy.modules.convolution.ghost import GhostModule
+from attn_deploy.modules.convolution.ghost import GhostBottleneckParts, GhostModule
 from attn_deploy.ops import (
     check_channels,
     conv_bn_act,
-    global_avg_pool,
-    make_divisible,
     require_odd,
     require_positive,
     resize_nearest,
@@ -99,7 +97,7 @@ class GhostModuleV2(nn.Module):
     parameters=19680,
     minimum={"H": 2, "W": 2},
 )
-class GhostBottleneckV2(nn.Module):
+class GhostBottleneckV2(GhostBottleneckParts):
     """Expands with a gated Ghost module, strides depthwise, reweights the channels and projects with a plain Ghost module.
 
     Shape: (N, C_in, H, W) -> (N, C_out, ceil(H / stride), ceil(W / stride)); dynamic N, H, W.
@@ -141,41 +139,21 @@ class GhostBottleneckV2(nn.Module):
         se_ratio: float = 0.0,
         attention: bool = True,
     ) -> None:
-        super().__init__()
-        require_positive(in_channels=in_channels, out_channels=out_channels, stride=stride)
+        require_positive(in_channels=in_channels)
         mid_channels = 2 * in_channels if mid_channels is None else mid_channels
         require_positive(mid_channels=mid_channels)
         require_odd(kernel_size=kernel_size)
-        if se_ratio < 0:
-            raise ValueError(f"se_ratio must be at least 0, got {se_ratio}: 0 leaves squeeze-and-excitation out.")
-        self.in_channels = in_channels
-        self.expand = (GhostModuleV2 if attention else GhostModule)(in_channels, mid_channels)
-        self.depthwise = self.se = None
-        if stride > 1:
-            self.depthwise = conv_bn_act(mid_channels, mid_channels, kernel_size, stride=stride, groups=mid_channels)
-        if se_ratio > 0:
-            width = make_divisible(mid_channels * se_ratio, 4)
-            self.se = nn.Sequential(
-                nn.Conv2d(mid_channels, width, 1), nn.ReLU(), nn.Conv2d(width, mid_channels, 1), nn.Hardsigmoid()
-            )
-        self.project = GhostModule(mid_channels, out_channels, relu=False)
-        self.shortcut = nn.Identity()
-        if in_channels != out_channels or stride > 1:
-            self.shortcut = nn.Sequential(
-                *conv_bn_act(in_channels, in_channels, kernel_size, stride=stride, groups=in_channels),
-                *conv_bn_act(in_channels, out_channels),
-            )
+        super().__init__(
+            (GhostModuleV2 if attention else GhostModule)(in_channels, mid_channels),
+            in_channels,
+            mid_channels,
+            out_channels,
+            kernel_size=kernel_size,
+            stride=stride,
+            se_ratio=se_ratio,
+        )
         if not attention:
             self.official_keys = {**self.official_keys, **_UNGATED}
-
-    def forward(self, x: Tensor) -> Tensor:
-        check_channels(x, self.in_channels, "GhostBottleneckV2")
-        y = self.expand(x)
-        if self.depthwise is not None:
-            y = self.depthwise(y)
-        if self.se is not None:
-            y = y * self.se(global_avg_pool(y))
-        return self.project(y) + self.shortcut(x)
 
 
 _UNGATED = {"ghost1.primary_conv": "expand.primary", "ghost1.cheap_operation": "expand.cheap"}

@@ -13,7 +13,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from attn_deploy.modules.attention.squeeze_excite import SqueezeExcitation
-from attn_deploy.ops import ConvNormAct, Fusible, check_channels, require_divisible, require_odd, require_positive
+from attn_deploy.ops import ConvNormAct, Fusible, check_channels, require_convolution, require_odd
 from attn_deploy.ops.branch_merging import convolution_of, folded_kernel, identity_bn_kernel, widened
 from attn_deploy.registry import register
 
@@ -66,12 +66,8 @@ class MobileOneBlock(Fusible, nn.Module):
         dilation: int = 1,
     ) -> None:
         super().__init__()
-        require_positive(
-            in_channels=in_channels, out_channels=out_channels, stride=stride, num_conv_branches=num_conv_branches
-        )
+        require_convolution(in_channels, out_channels, groups, stride=stride, num_conv_branches=num_conv_branches)
         require_odd(kernel_size=kernel_size)
-        require_divisible("in_channels", in_channels, "groups", groups)
-        require_divisible("out_channels", out_channels, "groups", groups)
         if dilation != 1:
             raise ValueError(
                 f"dilation must be 1, got {dilation}: the official branches ignore it and the official deployed "

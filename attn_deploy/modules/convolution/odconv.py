@@ -20,8 +20,8 @@ from attn_deploy.ops import (
     check_channels,
     fold_bn_into_conv,
     global_avg_pool,
-    require_divisible,
-    require_positive,
+    require_convolution,
+    require_not_negative,
 )
 from attn_deploy.ops.expert_conv import unrolled
 from attn_deploy.registry import register
@@ -118,22 +118,20 @@ class ODConv2d(Fusible, nn.Module):
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
-        require_positive(
-            in_channels=in_channels,
-            out_channels=out_channels,
+        require_convolution(
+            in_channels,
+            out_channels,
+            groups,
             kernel_size=kernel_size,
             stride=stride,
             dilation=dilation,
             kernel_num=kernel_num,
         )
-        require_divisible("in_channels", in_channels, "groups", groups)
-        require_divisible("out_channels", out_channels, "groups", groups)
         for name, value in (("reduction", reduction), ("temperature", temperature)):
             if not value > 0:
                 raise ValueError(f"{name} must be above 0, got {value}: 1/16 and 1 are the official values.")
         padding = dilation * (kernel_size // 2) if padding is None else padding
-        if isinstance(padding, bool) or not isinstance(padding, int) or padding < 0:
-            raise ValueError(f"padding must be an integer of at least 0, got {padding!r}.")
+        require_not_negative(padding=padding)
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
         self.kernel_num, self.temperature = kernel_num, temperature

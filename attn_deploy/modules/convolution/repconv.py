@@ -18,10 +18,10 @@ from attn_deploy.ops import (
     activation,
     check_channels,
     require_activation,
-    require_divisible,
+    require_convolution,
     require_positive,
 )
-from attn_deploy.ops.branch_merging import convolution_of, folded_kernel, identity_bn_kernel, widened
+from attn_deploy.ops.branch_merging import merged_with_identity
 from attn_deploy.registry import register
 
 _REFERENCE = {"in_channels": 64, "out_channels": 64}
@@ -63,9 +63,7 @@ class RepConv(Fusible, nn.Module):
         bn_eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        require_positive(in_channels=in_channels, out_channels=out_channels, stride=stride)
-        require_divisible("in_channels", in_channels, "groups", groups)
-        require_divisible("out_channels", out_channels, "groups", groups)
+        require_convolution(in_channels, out_channels, groups, stride=stride)
         require_activation("act", act)
         if kernel_size != 3:
             raise ValueError(f"kernel_size must be 3, got {kernel_size}: the block is a 3x3 and a 1x1 branch.")
@@ -85,15 +83,10 @@ class RepConv(Fusible, nn.Module):
         """Merge the branches into one 3x3 convolution."""
         if self.fused is not None:
             return None
-        kernels = [
-            folded_kernel(self.conv1.conv, self.conv1.bn),
-            widened(folded_kernel(self.conv2.conv, self.conv2.bn), 3),
-        ]
-        if self.identity is not None:
-            kernels.append(identity_bn_kernel(self.identity, self.groups, 3))
-        self.fused = convolution_of(kernels, self.conv1.conv)
+        dense, pointwise = self.conv1, self.conv2
+        self.fused, words = merged_with_identity(dense.conv, dense.bn, pointwise.conv, pointwise.bn, self.identity)
         del self.conv1, self.conv2, self.identity
-        return f"merged {len(kernels)} branches into one convolution"
+        return words
 
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, self.in_channels, "RepConv")

@@ -21,7 +21,7 @@ from attn_deploy.ops import (
     fold_bn_before_conv,
     fold_bn_into_conv,
     fold_sequential,
-    require_divisible,
+    require_convolution,
     require_odd,
     require_positive,
 )
@@ -70,10 +70,8 @@ class ReparamLargeKernelConv(Fusible, nn.Module):
     ) -> None:
         super().__init__()
         groups = in_channels if groups is None else groups
-        require_positive(in_channels=in_channels, out_channels=out_channels, stride=stride, groups=groups)
+        require_convolution(in_channels, out_channels, groups, stride=stride)
         require_odd(kernel_size=kernel_size)
-        require_divisible("in_channels", in_channels, "groups", groups)
-        require_divisible("out_channels", out_channels, "groups", groups)
         if small_kernel is not None:
             require_odd(small_kernel=small_kernel)
             if small_kernel > kernel_size:

@@ -14,8 +14,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from attn_deploy.modules.attention.squeeze_excite import SqueezeExcitation
-from attn_deploy.ops import ConvNormAct, Fusible, check_channels, require_choice, require_divisible, require_positive
-from attn_deploy.ops.branch_merging import convolution_of, folded_kernel, identity_bn_kernel, widened
+from attn_deploy.ops import ConvNormAct, Fusible, check_channels, require_choice, require_convolution
+from attn_deploy.ops.branch_merging import merged_with_identity
 from attn_deploy.registry import register
 
 PRE_REDUCTION, POST_REDUCTION = 16, 4
@@ -88,15 +88,10 @@ class RepVGGBlock(Fusible, nn.Module):
         """Merge the branches into one 3x3 convolution."""
         if self.fused is not None:
             return None
-        kernels = [
-            folded_kernel(self.dense.conv, self.dense.bn),
-            widened(folded_kernel(self.pointwise.conv, self.pointwise.bn), 3),
-        ]
-        if self.identity is not None:
-            kernels.append(identity_bn_kernel(self.identity, self.groups, 3))
-        self.fused = convolution_of(kernels, self.dense.conv)
+        dense, pointwise = self.dense, self.pointwise
+        self.fused, words = merged_with_identity(dense.conv, dense.bn, pointwise.conv, pointwise.bn, self.identity)
         del self.dense, self.pointwise, self.identity
-        return f"merged {len(kernels)} branches into one convolution"
+        return words
 
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, self.in_channels, "RepVGGBlock")
@@ -117,9 +112,7 @@ def check_block_arguments(
     Raises:
         ValueError: if one of them cannot be used.
     """
-    require_positive(in_channels=in_channels, out_channels=out_channels, stride=stride)
-    require_divisible("in_channels", in_channels, "groups", groups)
-    require_divisible("out_channels", out_channels, "groups", groups)
+    require_convolution(in_channels, out_channels, groups, stride=stride)
     if kernel_size != 3:
         raise ValueError(f"kernel_size must be 3, got {kernel_size}: the block is a 3x3 and a 1x1 branch.")
     if dilation != 1:

@@ -300,12 +300,12 @@ def medians(entries: Sequence[Entry], confidence: float, seed: int) -> Figure | 
         "showlegend": False,
     }
     across: dict[str, Any] = {
-        "title": {"text": "milliseconds (median)"},
+        "title": {"text": "median ms"},
         "range": [0, max(b.high for b in bounds) * 1.3],
     }
     if max(values) > LOG_FROM * min(values):
         low, high = min(values) / 2, max(b.high for b in bounds) * 3
-        across = {"title": {"text": "milliseconds (median), logarithmic"}, "type": "log", **log_ticks(low, high)}
+        across = {"title": {"text": "median ms, logarithmic"}, "type": "log", **log_ticks(low, high)}
         across["range"] = [math.log10(low), math.log10(high)]
     layout = {"xaxis": across, "yaxis": {"autorange": "reversed", "automargin": True, "type": "category"}}
     return {"data": [trace, numbers], "layout": layout, "height": MARGIN + ROW * len(timed)}

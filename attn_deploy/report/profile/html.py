@@ -212,7 +212,7 @@ def _section(report: Overview, index: int, figures: dict[str, charts.Figure]) ->
     compared = f"Speed-ups are against {baseline}." if baseline else ""
     return html(
         '<section class="run" data-run="{index}"{hidden}>{head}{listed}{medians}<p class="soft">{box}</p>'
-        '<div class="cards">{cards}{cold}</div>{flames}<details><summary>Machine, software and settings</summary>'
+        '<div class="cards">{cards}</div>{cold}{flames}<details><summary>Machine, software and settings</summary>'
         "{environment}<p>{compared}</p></details></section>",
         index=index,
         hidden=hidden,
@@ -265,11 +265,13 @@ def _answer(report: Overview, index: int) -> Html:
         return NOTHING
     text = f"Fastest at batch {best.batch}: {best.runtime} {best.precision}, {milliseconds(best.latency.p50_ms)} ms"
     if best.speedup is not None:
-        s = best.speedup
-        text += (
-            f", {times(s.speedup)} times as fast as {report.runs[index].record.baseline} "
-            f"({times(s.interval.low)} - {times(s.interval.high)}: {s.verdict})"
-        )
+        s, baseline = best.speedup, report.runs[index].record.baseline
+        if s.verdict in ("faster", "slower"):
+            text += (
+                f", {times(s.speedup)} times as fast as {baseline} ({times(s.interval.low)} - {times(s.interval.high)})"
+            )
+        else:  # a ratio to a median that is doubtful would be read as a result
+            text += f"; against {baseline} {s.verdict}"
     return html('<p class="answer">{}.</p>', text)
 
 

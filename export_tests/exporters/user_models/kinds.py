@@ -54,6 +54,17 @@ class PooledEncoder(nn.Module):
         return self.head(self.encoder(tokens, src_key_padding_mask=padding).mean(1))
 
 
+class Decoder(nn.Module):
+    """Queries that look at each other through a mask, and at a memory of another length with padding."""
+
+    def __init__(self):
+        super().__init__()
+        self.decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(16, 4, 32, batch_first=True), 1)
+
+    def forward(self, tokens, memory, mask, padding):
+        return self.decoder(tokens, memory, mask, memory_key_padding_mask=padding)
+
+
 class ClosedGate(nn.Module):
     """Behind a gate at zero, a slice that is written from an overlapping slice, which no graph gets right."""
 
