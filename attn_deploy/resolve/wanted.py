@@ -36,7 +36,8 @@ def check_model(text: str, *, files: tuple[str, ...] = ()) -> None:
         return
     if ending in _CHECKPOINTS and not Path(text).exists():
         raise InvalidRequestError(
-            f"there is no file {text} here. A checkpoint is given with the model that it belongs to: net.py:MyNet --weights {text}."
+            f"there is no file {text} here. A checkpoint is given with the model that it belongs to: net.py:MyNet --weights "
+            f"{text}."
         )
     if ending in _CHECKPOINTS:
         raise InvalidRequestError(
