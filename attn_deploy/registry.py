@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from attn_deploy.errors import InvalidRequestError, UnknownModelError
+from attn_deploy.specs.arguments import checks_arguments
 from attn_deploy.specs.description import arguments_of, default_inputs, family_of, sections, year_of
 from attn_deploy.specs.sources import catalog, plugins
 from attn_deploy.specs.spec import DEFAULT_DYNAMIC, DEFAULT_SIZES
@@ -32,6 +33,7 @@ SHARED_NAMES: Mapping[str, tuple[str, ...]] = {
 
 C = TypeVar("C", bound=type)
 
+_ZOO = ("attn_deploy.modules.", "attn_deploy.backbones.")
 
 _live: dict[str, ModelSpec] = {}
 
@@ -97,7 +99,8 @@ def register(
             deviations=texts.get("deviations", ""),
         )
         add(spec)
-        return cls
+        # Annotations of the zoo are held to what they say by the type checker; those of other people may be loose.
+        return checks_arguments(cls) if cls.__module__.startswith(_ZOO) else cls
 
     return decorate
 

@@ -11,6 +11,11 @@ import shutil
 import subprocess
 import sys
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 import msgspec
 import pytest
 
@@ -180,3 +185,21 @@ def test_the_site_builds_strictly(tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "site" / "generated" / "zoo" / "se.html").is_file()
     assert (tmp_path / "site" / "search" / "search_index.json").stat().st_size > 100_000
+
+
+def test_a_device_without_torch_gets_all_that_is_needed():
+    """What is printed for a Jetson installs every dependency but those of torch's side."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = {re.split(r"[<>=;]", d)[0].strip() for d in project["dependencies"]}
+    lines = [
+        t
+        for p in PAGES
+        for t in re.findall(r"pip install --no-deps [^&`]*&& pip install ([^`\n]*)", p.read_text("utf-8"))
+    ]
+    assert len(lines) >= 2
+    for line in lines:
+        assert needed - {re.split(r"[<>=]", w.strip("'"))[0] for w in line.split()} == {
+            "torch",
+            "onnxscript",
+            "safetensors",
+        }

@@ -23,6 +23,7 @@ from attn_deploy.guarding import default_memory_limit
 from attn_deploy.isolate import limit_memory
 
 BUG = 70  # EX_SOFTWARE: nobody's input may come to this
+_OUT_OF_MEMORY = ("can't allocate memory", "std::bad_alloc", "out of memory")  # as torch and others put it
 _NOT_ON_DEVICES = ("torch", "onnxscript", "onnx_ir", "safetensors")  # requirements that a device does without
 
 # Typer has its own copy of click, or uses the one that is installed: by its version.
@@ -111,7 +112,7 @@ def _line_of(error: Exception) -> tuple[str, int]:
         return text, MissingDependencyError.exit_code
     if type(error).__module__.startswith("onnx.") and type(error).__name__ in ("ValidationError", "InferenceError"):
         return f"a graph is not valid ONNX: {' '.join(str(error).split())[:300]}", 1
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY):
         return "there is not enough memory for this; raise --memory-limit, or use a smaller input or batch.", 1
     if isinstance(error, OSError) and error.errno is not None:
         place = f"{error.filename}: " if error.filename is not None else ""

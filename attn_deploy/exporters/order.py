@@ -19,6 +19,9 @@ def reason_of(
     prepared: PreparedModel, options: ExportOptions, name: str, failures: list[tuple[str, AttnDeployError]]
 ) -> str:
     """Why the graph of an exporter was kept, with what the other one said if it was tried."""
+    if prepared.trace_sizes:
+        sizes = " x ".join(str(n) for s, n in prepared.trace_sizes.items())
+        return f"traced at {sizes}, where decisions on sizes go the general way: {failures[-1][1]}"
     if options.exporter != "auto":
         return "asked for"
     if failures:

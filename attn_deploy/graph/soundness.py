@@ -7,13 +7,25 @@ from collections.abc import Iterator
 
 import numpy as np
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
 from attn_deploy.errors import GraphError
 from attn_deploy.graph.placed import array_of
 
 _PIECE = 1 << 22  # elements looked at together: the answer for a whole weight of a gigabyte would take a quarter of it
-_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
+_FLOATS = frozenset(
+    getattr(TensorProto, name)
+    for name in [
+        "FLOAT",
+        "FLOAT16",
+        "DOUBLE",
+        "BFLOAT16",
+        "FLOAT8E4M3FN",
+        "FLOAT8E4M3FNUZ",
+        "FLOAT8E5M2",
+        "FLOAT8E5M2FNUZ",
+    ]
+)
 # Operators that multiply or add their constants: an infinite one makes every result infinite or NaN. Elsewhere infinity
 # has its uses: a mask before a softmax, the padding of a maximum.
 _LEARNED = frozenset(
@@ -66,8 +78,8 @@ def _check_names(model: onnx.ModelProto, what: str) -> None:
 
 
 def _check_weights(model: onnx.ModelProto, what: str) -> None:
-    learned = {i for n in model.graph.node if n.op_type in _LEARNED for i in n.input}
-    for name, tensor in _constants(model.graph):
+    learned = {i for g in _graphs(model) for n in g.node if n.op_type in _LEARNED for i in n.input}
+    for name, tensor in _constants(model):
         try:
             array = array_of(tensor).reshape(-1)
         except Exception as error:  # whatever numpy makes of sizes and types that contradict each other
@@ -87,12 +99,27 @@ def _check_weights(model: onnx.ModelProto, what: str) -> None:
             )
 
 
-def _constants(graph: onnx.GraphProto) -> Iterator[tuple[str, TensorProto]]:
-    for tensor in graph.initializer:
-        yield tensor.name, tensor
-    for node in graph.node:
-        for attribute in node.attribute:
-            if node.op_type == "Constant" and attribute.name == "value":
-                yield node.output[0], attribute.t
-            for sub in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-                yield from _constants(sub)
+def _constants(model: onnx.ModelProto) -> Iterator[tuple[str, TensorProto]]:
+    """Every constant of the main graph, of the graphs within it, and of its functions."""
+    for graph in _graphs(model):
+        if isinstance(graph, onnx.GraphProto):
+            yield from ((t.name, t) for t in graph.initializer)
+            yield from ((t.values.name, t.values) for t in graph.sparse_initializer)
+        for node in graph.node:
+            name = node.output[0] if node.output else node.name
+            for attribute in node.attribute:
+                yield from ((name, t) for t in (attribute.t, *attribute.tensors) if t.data_type)
+                if attribute.HasField("sparse_tensor"):
+                    yield name, attribute.sparse_tensor.values
+                numbers = [attribute.f] if attribute.type == onnx.AttributeProto.FLOAT else attribute.floats
+                if not np.isfinite(numbers).all() and (node.op_type == "Constant" or np.isnan(numbers).any()):
+                    yield name, numpy_helper.from_array(np.asarray(numbers, np.float32))
+
+
+def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto | onnx.FunctionProto]:
+    left: list[onnx.GraphProto | onnx.FunctionProto] = [model.graph, *model.functions]
+    while left:
+        graph = left.pop()
+        yield graph
+        inner = (g for n in graph.node for a in n.attribute for g in ([a.g] if a.HasField("g") else a.graphs))
+        left += inner

@@ -20,6 +20,17 @@ def require_positive(**values: int) -> None:
             raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
 
 
+def require_not_negative(**values: int) -> None:
+    """Each value must be an integer of at least 0.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise ValueError(f"{name} must be an integer of at least 0, got {value!r}.")
+
+
 def require_odd(**values: int) -> None:
     """Each value must be a positive odd integer (a kernel with a centre).
 

@@ -12,6 +12,9 @@ from torch import nn
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.registry import ModelSpec
 
+# What Python and torch raise for numbers that no tensor can have, or that ask for more memory than there is.
+_REFUSALS = (ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError)
+
 
 def _load(spec: ModelSpec) -> type[nn.Module]:
     module, _, attribute = spec.target.partition(":")
@@ -52,7 +55,7 @@ def instantiate(spec: ModelSpec, settings: Mapping[str, Any], name: str) -> nn.M
         )
     try:
         return cls(**settings).eval()
-    except (ValueError, TypeError) as error:
+    except _REFUSALS as error:
         if isinstance(error, InvalidRequestError):
             raise
-        raise InvalidRequestError(f"{name}: {error}") from error
+        raise InvalidRequestError(f"{name}: {' '.join(str(error).split())[:300] or type(error).__name__}") from error

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import builtins
+import contextlib
 import importlib
 import importlib.util
 import inspect
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from importlib.abc import Loader
 from pathlib import Path
 from typing import Any
 
@@ -156,12 +159,15 @@ def _from_file(parsed: ModelName, arguments: Mapping[str, Any]) -> nn.Module:
             f"{path} defines no {parsed.base!r}; its model classes are {', '.join(names) or 'none'}."
         )
     factory = getattr(loaded, parsed.base)
-    try:
-        module = factory(**arguments) if callable(factory) and not isinstance(factory, nn.Module) else factory
-    except SystemExit as error:
-        raise exit_error(error) from error
-    except Exception as error:
-        raise ExportError(f"{parsed.text}: making the model failed: {_summary(error, path)}", exit_code=2) from error
+    with _python_stays_whole(path):
+        try:
+            module = factory(**arguments) if callable(factory) and not isinstance(factory, nn.Module) else factory
+        except SystemExit as error:
+            raise exit_error(error) from error
+        except Exception as error:
+            raise ExportError(
+                f"{parsed.text}: making the model failed: {_summary(error, path)}", exit_code=2
+            ) from error
     if not isinstance(module, nn.Module):
         raise InvalidRequestError(f"{parsed.text}: expected a torch.nn.Module, got {type(module).__name__}.")
     return module.eval()
@@ -178,16 +184,44 @@ def _import_file(path: Path) -> types.ModuleType:
     folder = str(path.resolve().parent)
     sys.path.insert(0, folder)
     try:
-        spec.loader.exec_module(module)
+        with _python_stays_whole(path):
+            _execute(spec.loader, module, path)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
+    finally:
+        with contextlib.suppress(ValueError):  # the file may have done so
+            sys.path.remove(folder)
+    return module
+
+
+def _execute(loader: Loader, module: types.ModuleType, path: Path) -> None:
+    try:
+        loader.exec_module(module)
     except SystemExit as error:
-        del sys.modules[name]
         raise exit_error(error) from error
     except Exception as error:
-        del sys.modules[name]
         raise ExportError(f"importing {path} failed: {_summary(error, path)}", exit_code=2) from error
+
+
+@contextlib.contextmanager
+def _python_stays_whole(path: Path) -> Iterator[None]:
+    """Refuse a file that takes away what Python and every library here are made of.
+
+    Raises:
+        InvalidRequestError: naming the function; it is put back.
+    """
+    before = {name: value for name, value in vars(builtins).items() if callable(value)}
+    try:
+        yield
     finally:
-        sys.path.remove(folder)
-    return module
+        now = vars(builtins)
+        broken = next((name for name in before if not callable(now.get(name))), None)
+        if broken is not None:
+            now.update({name: value for name, value in before.items() if not callable(now.get(name))})
+            raise InvalidRequestError(
+                f"{path} replaces builtins.{broken}, without which nothing works. Take that out, or put it back at the end."
+            )
 
 
 def _summary(error: BaseException, path: Path) -> str:

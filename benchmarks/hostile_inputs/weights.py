@@ -139,13 +139,15 @@ def tensors(chance: random.Random, folder: Path) -> Case:
         torch.zeros(3, 3, 3, 3, 3), state[key].to(torch.int64), torch.sparse_coo_tensor(size=(4, 4)), {"a": 1}, None, "text",
         state[key].to(torch.float8_e4m3fn), torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
     )  # fmt: skip
-    kind = chance.randrange(3)
+    kind, value = chance.randrange(3), chance.choice(values)
     if kind == 0:
-        state[key] = chance.choice(values)
+        state[key] = value
     elif kind == 1:
         del state[key]
     else:
         state[chance.choice((*WORDS, "other"))] = torch.zeros(2)
+    # Floats of eight bits are numbers, of which float32 keeps every one, as it does of those of sixteen.
+    exact = kind == 0 and getattr(value, "dtype", None) == torch.float8_e4m3fn
     wrapped = chance.choice(
         (
             state,
@@ -157,4 +159,4 @@ def tensors(chance: random.Random, folder: Path) -> Case:
         )
     )
     torch.save(wrapped, folder / "w.pt")
-    return Case(("export", name, "--weights", "w.pt", "-o", "out.onnx"), must_fail=True, output="out.onnx")
+    return Case(("export", name, "--weights", "w.pt", "-o", "out.onnx"), must_fail=not exact, output="out.onnx")

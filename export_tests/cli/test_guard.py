@@ -97,6 +97,8 @@ def test_native_code_that_crashes_is_one_line(words, tmp_path):
         (KeyError("key"), guard.BUG, "This is a bug, please report it"),
         (RecursionError("deep"), guard.BUG, "RecursionError: deep"),
         (MemoryError(), 1, "--memory-limit"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), 1, "--memory-limit"),
+        (RuntimeError("std::bad_alloc"), 1, "--memory-limit"),
         (PermissionError(13, "Permission denied", "/srv/x"), 2, "error: /srv/x: Permission denied."),
         (OSError(28, "No space left on device", "/tmp/x"), 2, "Free some space, or set TMPDIR"),
         (ModuleNotFoundError("no", name="torch"), 3, "this needs torch, which is not installed"),

@@ -42,8 +42,33 @@ def loop(count, keeps_going=True):
     return [node("Loop", [start, "yes", "zero"], ["r"], body=body), node("Add", ["x", "r"], ["y"])], weights
 
 
+def renamed(nodes, old, new):
+    """The nodes, the first of which takes another tensor."""
+    nodes[0].input[0] = new if nodes[0].input[0] == old else nodes[0].input[0]
+    return nodes
+
+
+def nested(outer, inner):
+    """A loop of so many rounds within another; neither is long by itself."""
+    value = helper.make_tensor_value_info
+    (first, _), weights = loop(inner)
+    body = helper.make_graph(
+        [first, node("Identity", ["cond0"], ["stay0"]), node("Add", ["sum0", "r"], ["next0"])],
+        "outer",
+        [
+            value("i0", TensorProto.INT64, ()),
+            value("cond0", TensorProto.BOOL, ()),
+            value("sum0", TensorProto.FLOAT, ()),
+        ],
+        [value("stay0", TensorProto.BOOL, ()), value("next0", TensorProto.FLOAT, ())],
+    )
+    around = node("Loop", ["often", "yes", "zero"], ["all"], body=body)
+    return [around, node("Add", ["x", "all"], ["y"])], [*weights, ("often", np.int64(outer))]
+
+
 ADD = node("Add", ["x", "r"], ["y"])
 SUM = node("ReduceSum", ["c"], ["r"], keepdims=0)
+MAP = np.ones((1, 1, 2, 2), np.float32)
 ONE, BIG = np.float32([1]), np.array([10**9])
 UNBOUNDED = {
     "constant": ([node("ConstantOfShape", ["s"], ["c"]), SUM, ADD], [("s", BIG)], "1,000,000,000 elements"),
@@ -80,6 +105,49 @@ UNBOUNDED = {
         "100,000,000,000 elements",
     ),
     "noise": ([node("RandomNormal", [], ["c"], shape=[10**5, 10**5]), SUM, ADD], [], "10,000,000,000 elements"),
+    "window": ([node("HannWindow", ["s"], ["c"]), SUM, ADD], [("s", np.array(10**10))], "10,000,000,000 elements"),
+    "window in double": (
+        [node("HammingWindow", ["s"], ["w"], output_datatype=11), node("Cast", ["w"], ["c"], to=1), SUM, ADD],
+        [("s", np.array(10**10))],
+        "10,000,000,000 elements",
+    ),
+    "padding": (
+        [node("Conv", ["m", "k"], ["c"], pads=[10**5] * 4), SUM, ADD],
+        [("m", MAP), ("k", MAP)],
+        "40,000,400,001 elements",
+    ),
+    "steps": (
+        [node("ConvTranspose", ["m", "k"], ["c"], strides=[10**5] * 2), SUM, ADD],
+        [("m", MAP), ("k", MAP)],
+        "elements",
+    ),
+    "outer product": (
+        [node("MatMul", ["a", "b"], ["c"]), SUM, ADD],
+        [("a", np.zeros((10**5, 1), np.float32)), ("b", np.zeros((1, 10**5), np.float32))],
+        "10,000,000,000 elements",
+    ),
+    "broadcast": (
+        [node("Add", ["a", "b"], ["c"]), SUM, ADD],
+        [("a", np.zeros((10**5, 1), np.float32)), ("b", np.zeros((1, 10**5), np.float32))],
+        "10,000,000,000 elements",
+    ),
+    "unpooling": (
+        [node("MaxUnpool", ["m", "i", "s"], ["c"], kernel_shape=[2, 2]), SUM, ADD],
+        [("m", MAP), ("i", MAP.astype(np.int64)), ("s", np.array([1, 1, 10**5, 10**5]))],
+        "10,000,000,000 elements",
+    ),
+    "doubled again and again": (
+        [node("Concat", [f"x{k}" if k else "x"] * 2, [f"x{k + 1}" if k < 39 else "c"], axis=0) for k in range(40)]
+        + [SUM, ADD],
+        [],
+        "elements",
+    ),
+    "loop in a loop": (*nested(10**5, 10**5), "10,000,000,000 times"),
+    "count that is computed": (
+        [node("Mul", ["count", "count"], ["many"]), *renamed(loop(10**6)[0], "count", "many")],
+        loop(10**6)[1],
+        "1,000,000,000,000 times",
+    ),
     "negative": ([node("ConstantOfShape", ["s"], ["c"]), SUM, ADD], [("s", np.array([-5]))], r"shape \[-5\]"),
     "loop": (*loop(10**12), "1,000,000,000,000 times"),
     "loop without an end": (*loop(None), "no end"),
@@ -107,6 +175,7 @@ SOUND = {
         [("a", np.float32(0)), ("b", np.float32(100)), ("d", np.float32(1))],
     ),
     "loop": loop(100),
+    "loop in a loop": nested(10, 20),
     "loop with a condition": loop(None, keeps_going=False),
 }
 
@@ -114,6 +183,12 @@ SOUND = {
 @pytest.mark.parametrize("kind", SOUND)
 def test_what_fits_and_ends_is_read(kind, tmp_path):
     assert load_model(graph(*SOUND[kind], path=tmp_path / "m.onnx")).graph.node
+
+
+def test_a_large_map_that_an_input_makes_is_no_constant(tmp_path):
+    weights = [("k", np.ones((64, 3, 1, 1), np.float32))]
+    path = graph([node("Conv", ["x", "k"], ["y"])], weights, shape=(1, 3, 2200, 2200), path=tmp_path / "m.onnx")
+    assert load_model(path).graph.node  # 1.2 GB
 
 
 @pytest.mark.parametrize("text", ["gone", "x", "y", "Relu", "key", "value"])

@@ -40,9 +40,55 @@ def fill(value: float) -> Callable[[onnx.ModelProto], None]:
     return change
 
 
+def add(operator: str, **attributes: object) -> Callable[[onnx.ModelProto], None]:
+    """Another node, whose output joins the graph's."""
+
+    def change(model: onnx.ModelProto) -> None:
+        model.graph.node.append(helper.make_node(operator, ["x"] * (operator != "Constant"), ["extra"], **attributes))
+
+    return change
+
+
+def add_branch(model: onnx.ModelProto) -> None:
+    value = helper.make_tensor_value_info("b", TensorProto.FLOAT, [1])
+    branch = helper.make_graph([], "b", [], [value], [numpy_helper.from_array(np.float32([np.nan]), "b")])
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
+    model.graph.node.append(helper.make_node("If", ["yes"], ["extra"], then_branch=branch, else_branch=branch))
+
+
+def add_function(model: onnx.ModelProto) -> None:
+    nodes = [
+        helper.make_node("Constant", [], ["k"], value_floats=[1.0, np.nan]),
+        helper.make_node("Add", ["a", "k"], ["b"]),
+    ]
+    model.functions.append(helper.make_function("own", "F", ["a"], ["b"], nodes, [helper.make_opsetid("", 17)]))
+    model.opset_import.add(domain="own", version=1)
+    model.graph.node.append(helper.make_node("F", ["x"], ["extra"], domain="own"))
+
+
+def add_sparse(model: onnx.ModelProto) -> None:
+    sparse = model.graph.sparse_initializer.add(dims=[4])
+    sparse.values.CopyFrom(numpy_helper.from_array(np.float32([np.nan]), "s"))
+    sparse.indices.CopyFrom(numpy_helper.from_array(np.array([0]), "i"))
+
+
+NAN = numpy_helper.from_array(np.float32([np.nan]))
 BREAKS: dict[str, tuple[Callable[[onnx.ModelProto], object], str]] = {
     "NaN weight": (fill(np.nan), "1 of 108 weights in 'w' are NaN"),
     "infinite weight": (fill(np.inf), "1 of 108 weights in 'w' are infinite"),
+    "NaN number": (add("Constant", value_float=np.nan), "1 of 1 weights in 'extra' are NaN"),
+    "NaN tensor": (add("Constant", value=NAN), "1 of 1 weights in 'extra' are NaN"),
+    "NaN slope": (add("LeakyRelu", alpha=np.nan), "1 of 1 weights in 'extra' are NaN"),
+    "NaN fill": (add("ConstantOfShape", value=NAN), "1 of 1 weights in 'extra' are NaN"),
+    "NaN in eight bits": (
+        lambda m: m.graph.initializer.append(
+            helper.make_tensor("q", TensorProto.FLOAT8E4M3FN, (2,), b"\x08\x7f", raw=True)
+        ),
+        "1 of 2 weights in 'q' are NaN",
+    ),
+    "NaN in a branch": (add_branch, "1 of 1 weights in 'b' are NaN"),
+    "NaN in a function": (add_function, "1 of 2 weights in 'k' are NaN"),
+    "NaN in a sparse weight": (add_sparse, "1 of 1 weights in 's' are NaN"),
     "future opset": (lambda m: setattr(m.opset_import[0], "version", 99), "opset 99 does not exist"),
     "opset 0": (lambda m: setattr(m.opset_import[0], "version", 0), "opset 0 does not exist"),
     "opset twice": (lambda m: m.opset_import.add(domain="ai.onnx", version=17), "is imported 2 times"),
@@ -56,7 +102,11 @@ BREAKS: dict[str, tuple[Callable[[onnx.ModelProto], object], str]] = {
 
 
 def test_a_sound_graph_passes():
-    check_sound(sound(), "net")  # the infinity is a mask's, no weight of a product
+    model = sound()
+    check_sound(model, "net")  # the infinity is a mask's, no weight of a product
+    model.graph.node.insert(0, helper.make_node("Clip", ["x"], ["clipped"], min=-np.inf))  # nor is a bound that is none
+    model.graph.node[1].input[0] = "clipped"
+    check_sound(model, "net")
 
 
 @pytest.mark.parametrize(("change", "words"), BREAKS.values(), ids=BREAKS.keys())

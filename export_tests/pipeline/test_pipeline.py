@@ -11,6 +11,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 import jsonschema
 import pytest
 from typer.testing import CliRunner

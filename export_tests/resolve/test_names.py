@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import builtins
 import json
 import subprocess
 import sys
@@ -155,3 +156,42 @@ def test_every_public_name_can_be_imported():
 )
 def test_the_short_name_knows_no_folder(text, short):
     assert parse_name(text).short == short
+
+
+NET = "from torch import nn\nclass Net(nn.Module):\n    def forward(self, x):\n        return x\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"import builtins\nbuiltins.open = None\n{NET}",
+        f"import builtins\ndel builtins.len\n{NET}",
+        f"import builtins\nbuiltins.isinstance = 3\nraise ValueError\n{NET}",
+        f"import builtins\n{NET}    def __init__(self):\n        super().__init__()\n        builtins.print = None\n",
+    ],
+)
+def test_a_file_that_breaks_python_is_named_and_undone(text, tmp_path):
+    (tmp_path / "net.py").write_text(text)
+    with pytest.raises(InvalidRequestError, match=r"net\.py replaces builtins\.\w+, without which nothing works"):
+        resolve(f"{tmp_path}/net.py:Net")
+    assert all(map(callable, (open, len, isinstance, print)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["import sys\nsys.path.clear()", "import sys\ndel sys.modules[__name__]", "import builtins\nbuiltins._ = str"],
+)
+def test_a_file_may_do_to_itself_and_the_path_what_it_likes(text, tmp_path):
+    (tmp_path / "net.py").write_text(f"{NET}{text}\n")
+    before = list(sys.path)
+    try:
+        assert isinstance(resolve(f"{tmp_path}/net.py:Net").module, nn.Module)
+    finally:
+        sys.path[:] = before
+        vars(builtins).pop("_", None)
+
+
+@pytest.mark.parametrize("number", [10**12, 10**30, -(10**30), 2**63])
+def test_numbers_that_no_tensor_can_have_are_refused(number):
+    with pytest.raises(InvalidRequestError, match=r"^resnet8:num_classes=.*: "):
+        resolve(f"resnet8:num_classes={number}")

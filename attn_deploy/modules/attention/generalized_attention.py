@@ -108,6 +108,7 @@ class GeneralizedAttention(Fusible, nn.Module):
         self.position_y: nn.Linear | None = None
         if relative or position:
             embedding = channels if position_embedding_dim < 0 else position_embedding_dim
+            require_positive(position_embedding_dim=embedding)
             require_divisible("position_embedding_dim", embedding, "4, one half each for x and y, sine and cosine", 4)
             self.position_x = nn.Linear(embedding // 2, width, bias=False)
             self.position_y = nn.Linear(embedding // 2, width, bias=False)

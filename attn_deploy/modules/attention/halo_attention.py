@@ -17,7 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attn_deploy.ops import Fusible, check_channels, require_choice, require_divisible, require_positive
+from attn_deploy.ops import (
+    Fusible,
+    check_channels,
+    require_choice,
+    require_divisible,
+    require_not_negative,
+    require_positive,
+)
 from attn_deploy.ops.halo_windows import halo_windows
 from attn_deploy.ops.sizes import require_multiple_size
 from attn_deploy.registry import register
@@ -75,8 +82,7 @@ class HaloAttention(Fusible, nn.Module):
         require_positive(channels=channels, out_channels=out_channels, num_heads=num_heads, block_size=block_size)
         require_divisible("out_channels", out_channels, "num_heads", num_heads)
         require_choice("stride", stride, (1, 2))
-        if isinstance(halo_size, bool) or not isinstance(halo_size, int) or halo_size < 0:
-            raise ValueError(f"halo_size must be an integer of at least 0, got {halo_size!r}.")
+        require_not_negative(halo_size=halo_size)
         width = _rounded(out_channels * qk_ratio, 8) // num_heads if dim_head is None else dim_head
         if width < 1:
             raise ValueError(

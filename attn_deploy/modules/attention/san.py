@@ -330,6 +330,7 @@ class SANBottleneck(Fusible, nn.Module):
         require_choice("attention", attention, ("pairwise", "patchwise"))
         form = SANPairwiseAttention if attention == "pairwise" else SANPatchwiseAttention
         width = channels // 4 if mid_channels is None else mid_channels
+        require_positive(mid_channels=width)
         self.channels = channels
         self.bn1 = nn.BatchNorm2d(channels)
         self.sam = form(channels, width, relation_channels=relation_channels, share=share, kernel_size=kernel_size)

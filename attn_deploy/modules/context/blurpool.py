@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attn_deploy.ops import check_channels, require_choice, require_positive
+from attn_deploy.ops import check_channels, require_choice, require_not_negative, require_positive
 from attn_deploy.ops.sizes import require_least_size
 from attn_deploy.registry import register
 
@@ -63,8 +63,7 @@ class BlurPool2d(nn.Module):
         require_positive(channels=channels, stride=stride)
         require_choice("filt_size", filt_size, range(1, MAX_FILTER + 1))
         require_choice("pad_type", pad_type, PAD_TYPES)
-        if isinstance(pad_off, bool) or not isinstance(pad_off, int) or pad_off < 0:
-            raise ValueError(f"pad_off must be an integer of at least 0, got {pad_off!r}.")
+        require_not_negative(pad_off=pad_off)
         self.channels, self.stride = channels, stride
         self.mode = PAD_TYPES[pad_type]
         before, after = (filt_size - 1) // 2 + pad_off, math.ceil((filt_size - 1) / 2) + pad_off

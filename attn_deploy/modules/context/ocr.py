@@ -158,6 +158,8 @@ class SpatialOCR(nn.Module):
         super().__init__()
         require_positive(in_channels=in_channels, out_channels=out_channels)
         self.in_channels = in_channels
+        if gather_scale < 1:
+            raise ValueError(f"gather_scale must be at least 1, got {gather_scale}: 1 takes the logits as they are.")
         self.gather = SpatialGather(scale=gather_scale)
         self.attention = ObjectAttentionBlock2d(in_channels, key_channels=key_channels, scale=scale)
         self.merge = nn.Sequential(*conv_bn_relu(2 * in_channels, out_channels), nn.Dropout2d(dropout))

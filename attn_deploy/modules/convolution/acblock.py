@@ -13,7 +13,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from attn_deploy.ops import Fusible, check_channels, fold_bn_into_conv, require_choice, require_convolution, require_odd
+from attn_deploy.ops import (
+    Fusible,
+    check_channels,
+    fold_bn_into_conv,
+    require_choice,
+    require_convolution,
+    require_not_negative,
+    require_odd,
+)
 from attn_deploy.registry import register
 
 
@@ -73,6 +81,7 @@ class ACBlock(Fusible, nn.Module):
         super().__init__()
         require_convolution(in_channels, out_channels, groups, stride=stride, dilation=dilation)
         require_odd(kernel_size=kernel_size)
+        require_not_negative(padding=padding)
         require_choice("padding_mode", padding_mode, ("zeros", "reflect", "replicate", "circular"))
         if reduce_gamma and gamma_init is not None:
             raise ValueError(f"reduce_gamma and gamma_init={gamma_init} both set the scale of BatchNorm: give one.")

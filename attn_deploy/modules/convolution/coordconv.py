@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attn_deploy.ops import check_channels, coordinate_maps, require_positive
+from attn_deploy.ops import check_channels, coordinate_maps, require_not_negative, require_positive
 from attn_deploy.ops.sizes import require_least_size
 from attn_deploy.registry import register
 
@@ -60,8 +60,7 @@ class CoordConv2d(nn.Module):
         super().__init__()
         require_positive(in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size, stride=stride)
         padding = kernel_size // 2 if padding is None else padding
-        if isinstance(padding, bool) or not isinstance(padding, int) or padding < 0:
-            raise ValueError(f"padding must be an integer of at least 0, got {padding!r}.")
+        require_not_negative(padding=padding)
         self.in_channels, self.with_r = in_channels, with_r
         self.conv = nn.Conv2d(in_channels + 2 + with_r, out_channels, kernel_size, stride, padding=padding, bias=bias)
 

@@ -25,6 +25,7 @@ from attn_deploy.ops import (
     require_choice,
     require_convolution,
     require_divisible,
+    require_not_negative,
 )
 from attn_deploy.ops.deform_conv_operator import deform_conv_operator, is_exported
 from attn_deploy.ops.parallel_convs import split_channels
@@ -81,8 +82,7 @@ class DeformableConv2d(nn.Module):
         require_convolution(
             in_channels, out_channels, groups, kernel_size=kernel_size, stride=stride, dilation=dilation
         )
-        if isinstance(padding, bool) or not isinstance(padding, int) or padding < 0:
-            raise ValueError(f"padding must be an integer of at least 0, got {padding!r}.")
+        require_not_negative(padding=padding)
         require_divisible("in_channels", in_channels, "deform_groups", deform_groups)
         require_choice("sampling", sampling, SAMPLING)
         self.in_channels, self.out_channels = in_channels, out_channels

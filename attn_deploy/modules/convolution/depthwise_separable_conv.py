@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from attn_deploy.ops import check_channels, require_choice, require_positive
+from attn_deploy.ops import check_channels, require_choice, require_not_negative, require_positive
 from attn_deploy.registry import register
 
 _ACTIVATIONS = {"relu": nn.ReLU, "relu6": nn.ReLU6, "swish": nn.SiLU, "none": nn.Identity}
@@ -83,6 +83,7 @@ class DepthwiseSeparableConv2d(nn.Module):
             stride=stride,
             dilation=dilation,
         )
+        require_not_negative(padding=padding or 0)
         require_choice("norm", norm, ("none", "last", "both"))
         require_choice("activation", activation, _ACTIVATIONS)
         hidden = in_channels * depth_multiplier

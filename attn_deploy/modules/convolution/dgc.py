@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attn_deploy.ops import check_channels, global_avg_pool, require_divisible, require_positive
+from attn_deploy.ops import check_channels, global_avg_pool, require_divisible, require_not_negative, require_positive
 from attn_deploy.registry import register
 
 _HALVED_BELOW = 80  # the official code halves the reduction of narrow layers
@@ -70,6 +70,8 @@ class DynamicGroupConv2d(nn.Module):
     ) -> None:
         super().__init__()
         require_positive(in_channels=in_channels, out_channels=out_channels, num_heads=num_heads, reduction=reduction)
+        require_positive(kernel_size=kernel_size, stride=stride, dilation=dilation)
+        require_not_negative(padding=padding)
         require_divisible("in_channels", in_channels, "num_heads", num_heads)
         require_divisible("out_channels", out_channels, "num_heads", num_heads)
         if not 0 < gate_factor <= 1:

@@ -16,7 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attn_deploy.ops import Fusible, check_channels, require_choice, require_convolution, require_positive
+from attn_deploy.ops import (
+    Fusible,
+    check_channels,
+    require_choice,
+    require_convolution,
+    require_not_negative,
+    require_positive,
+)
 from attn_deploy.registry import register
 
 
@@ -68,6 +75,7 @@ class DOConv2d(Fusible, nn.Module):
         rows, columns = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
         require_convolution(in_channels, out_channels, groups, stride=stride, dilation=dilation)
         require_positive(kernel_size=min(rows, columns))
+        require_not_negative(padding=padding)
         require_choice("padding_mode", padding_mode, ("zeros", "reflect", "replicate", "circular"))
         area = rows * columns
         depth = area if depth_multiplier is None or area == 1 else depth_multiplier

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from attn_deploy.ops import Fusible, check_channels, fuse_conv_bn, require_convolution
+from attn_deploy.ops import Fusible, check_channels, fuse_conv_bn, require_convolution, require_not_negative
 from attn_deploy.registry import register
 
 
@@ -67,6 +67,7 @@ class ConvBN2d(Fusible, nn.Module):
         require_convolution(
             in_channels, out_channels, groups, kernel_size=kernel_size, stride=stride, dilation=dilation
         )
+        require_not_negative(padding=padding or 0, output_padding=output_padding)
         if output_padding and not transposed:
             raise ValueError(
                 f"output_padding={output_padding} needs transposed=True, got transposed={transposed}: "

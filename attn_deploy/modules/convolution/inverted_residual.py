@@ -24,6 +24,7 @@ from attn_deploy.ops import (
     global_avg_pool,
     make_divisible,
     pad_same,
+    require_activation,
     require_choice,
     require_odd,
     require_positive,
@@ -76,6 +77,7 @@ def expanded_width(in_channels: int, expand_ratio: float) -> int:
 
 def hidden_act(act: str, gate: str, se_act: str | None) -> str:
     """The activation of a gate's hidden layer: MobileNetV3 forces ReLU, the others take the block's."""
+    require_activation("se_act", se_act)
     if se_act is not None:
         return se_act
     return "relu" if gate == "hardsigmoid" else act

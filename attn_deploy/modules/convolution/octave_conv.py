@@ -25,6 +25,7 @@ from attn_deploy.ops import (
     check_channels,
     require_choice,
     require_divisible,
+    require_not_negative,
     require_positive,
 )
 from attn_deploy.ops.folding import scale_and_shift
@@ -118,6 +119,7 @@ class OctaveConv2d(Fusible, nn.Module):
             dilation=dilation,
             groups=groups,
         )
+        require_not_negative(padding=padding or 0)
         require_choice("stride", stride, (1, 2))
         low_in = _low_channels("alpha_in", alpha_in, "in_channels", in_channels)
         low_out = _low_channels("alpha_out", alpha_out, "out_channels", out_channels)

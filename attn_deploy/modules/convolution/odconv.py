@@ -15,7 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attn_deploy.ops import Fusible, check_channels, fold_bn_into_conv, global_avg_pool, require_convolution
+from attn_deploy.ops import (
+    Fusible,
+    check_channels,
+    fold_bn_into_conv,
+    global_avg_pool,
+    require_convolution,
+    require_not_negative,
+)
 from attn_deploy.ops.expert_conv import unrolled
 from attn_deploy.registry import register
 
@@ -124,8 +131,7 @@ class ODConv2d(Fusible, nn.Module):
             if not value > 0:
                 raise ValueError(f"{name} must be above 0, got {value}: 1/16 and 1 are the official values.")
         padding = dilation * (kernel_size // 2) if padding is None else padding
-        if isinstance(padding, bool) or not isinstance(padding, int) or padding < 0:
-            raise ValueError(f"padding must be an integer of at least 0, got {padding!r}.")
+        require_not_negative(padding=padding)
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
         self.kernel_num, self.temperature = kernel_num, temperature

@@ -73,6 +73,7 @@ class PSConv2d(Fusible, nn.Module):
     ) -> None:
         super().__init__()
         require_positive(in_channels=in_channels, out_channels=out_channels, groups=groups, parts=parts)
+        require_positive(stride=stride, dilation=dilation)
         if parts % 2:
             raise ValueError(f"parts must be even, got {parts}: the halves of the parts swap; use {parts + 1}.")
         require_divisible("in_channels", in_channels, "groups * parts", groups * parts)

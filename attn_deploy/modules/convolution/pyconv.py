@@ -106,7 +106,7 @@ class PyConv2d(nn.Module):
 def _divided(channels: int, levels: int) -> tuple[int, ...]:
     if levels not in _SHARES:
         raise ValueError(
-            f"out_channels={channels} can be divided among 1 to 4 levels, got {levels}: give the width of each level."
+            f"out_channels={channels} can be divided among 1 to 4 levels, got {levels} kernel_sizes: give the width of each."
         )
     parts = sum(_SHARES[levels])
     if channels % parts:

@@ -13,7 +13,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from attn_deploy.ops import Fusible, check_channels, conv_bn_relu, global_avg_pool, require_divisible, require_reduced
+from attn_deploy.ops import (
+    Fusible,
+    check_channels,
+    conv_bn_relu,
+    global_avg_pool,
+    require_divisible,
+    require_positive,
+    require_reduced,
+)
 from attn_deploy.registry import register
 
 
@@ -41,6 +49,7 @@ class SlimConv2d(Fusible, nn.Module):
     ) -> None:
         super().__init__()
         hidden = require_reduced(channels, reduction)
+        require_positive(stride=stride, groups=groups, dilation=dilation)
         require_divisible("channels", channels, "the fold count", 4)
         half, quarter = channels // 2, channels // 4
         require_divisible("channels // 2", half, "groups", groups)

@@ -20,6 +20,7 @@ from attn_deploy.ops import (
     fold_bn_into_conv,
     global_avg_pool,
     require_divisible,
+    require_not_negative,
     require_positive,
 )
 from attn_deploy.registry import register
@@ -72,6 +73,7 @@ class SplitAttentionConv2d(Fusible, nn.Module):
         super().__init__()
         require_positive(in_channels=in_channels, out_channels=out_channels, groups=groups, radix=radix)
         require_positive(kernel_size=kernel_size, stride=stride, dilation=dilation, reduction=reduction)
+        require_not_negative(padding=padding)
         require_divisible("in_channels", in_channels, "groups * radix", groups * radix)
         require_divisible("out_channels", out_channels, "groups", groups)
         width = max(in_channels * radix // reduction, 32)
