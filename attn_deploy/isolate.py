@@ -39,11 +39,29 @@ _CHILD = (
 _GRACE = 1.0  # seconds between asking a child to end and killing it
 _FAREWELL = 5.0  # seconds in which a child that has nothing to do may remove what it kept
 _ALARM_MARGIN = 5.0  # seconds that the alarm inside a child leaves the parent to end it first
+_PATIENCE = 60.0  # seconds within which a thread begins, however busy the machine is
 _LOOK = 1.0  # seconds between looks at whether somebody still listens to a child
 _LAST_LINES = 60
 
 _workers: set[IsolatedWorker] = set()
 _here: set[str] = set()
+
+
+class _Begun(threading.Event):
+    """What `threading.Thread.start` waits for, and would for ever: a thread that no memory is left for never says so."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if not super().wait(_PATIENCE if timeout is None else timeout) and timeout is None:
+            raise MemoryError("a thread did not begin")
+        return True
+
+
+class HelperThread(threading.Thread):
+    """A daemon whose `start` raises MemoryError where it does not begin."""
+
+    def __init__(self, target: Callable[..., Any], *arguments: Any, name: str | None = None) -> None:
+        super().__init__(target=target, args=arguments, name=name, daemon=True)
+        self._started = _Begun()
 
 
 def call_here(targets: Iterable[str]) -> None:
@@ -196,8 +214,8 @@ class IsolatedWorker:
         stderr: deque[bytes | None] = deque(maxlen=_LAST_LINES)
         self._lines, self._stderr = lines, stderr
         self._readers = [
-            threading.Thread(target=_pump, args=(child.stdout, lines.put), daemon=True),
-            threading.Thread(target=_pump, args=(child.stderr, stderr.append), daemon=True),
+            HelperThread(_pump, child.stdout, lines.put),
+            HelperThread(_pump, child.stderr, stderr.append),
         ]
         for reader in self._readers:
             reader.start()
@@ -236,7 +254,8 @@ class IsolatedWorker:
         if child is None:
             return
         for reader in self._readers:
-            reader.join(timeout=5)
+            with contextlib.suppress(RuntimeError):  # it never began
+                reader.join(timeout=5)
         for stream in (child.stdin, child.stdout, child.stderr):
             with contextlib.suppress(OSError, ValueError):
                 if stream is not None:
@@ -322,7 +341,7 @@ def die_with(parent: int, lifeline: int) -> None:
         fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
-    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    HelperThread(_watch, parent).start()
 
 
 def serve() -> int:

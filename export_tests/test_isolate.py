@@ -128,6 +128,20 @@ def test_a_child_to_which_nobody_listens_any_more_is_no_hang(monkeypatch):
     assert time.monotonic() - started < 60
 
 
+def test_a_thread_that_never_begins_is_no_hang(monkeypatch):
+    """Where no memory is left for one, `threading.Thread.start` waits for ever."""
+    monkeypatch.setattr(isolate, "_PATIENCE", 0.1)
+    thread = isolate.HelperThread(list)
+    thread.start()
+    thread.join(timeout=60)
+    assert not thread.is_alive()
+    monkeypatch.setattr(isolate.HelperThread, "_bootstrap", lambda self: None)
+    with pytest.raises(MemoryError, match="did not begin"):
+        isolate.HelperThread(list).start()
+    with pytest.raises(MemoryError):
+        run_isolated(f"{HERE}:hang", {}, what="waiting", timeout=600)
+
+
 def test_lines_that_do_not_fit_into_memory_end_the_reading():
     lines = []
 

@@ -16,6 +16,7 @@ import numpy as np
 import sympy
 import torch
 from torch import Tensor
+from torch._dispatch.python import enable_python_dispatcher
 from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
@@ -23,6 +24,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from attn_deploy.exporters.decisions import Replay, conversions_in
 from attn_deploy.exporters.prepared import PreparedModel
 from attn_deploy.exporters.quiet import quiet_torch
+from attn_deploy.exporters.size_functions import value_at
 from attn_deploy.exporters.time_limit import time_limit
 from attn_deploy.inputs.expressions import evaluate_expression
 from attn_deploy.inputs.tensors import TensorInput, bounds, fit_size
@@ -60,6 +62,8 @@ def limits_of(prepared: PreparedModel, tensors: Sequence[Tensor], lines: Iterabl
     guards = [g for g in env.guards if wanted is None or any(w in str(g.sloc) for w in wanted)]
     minimum: dict[str, int] = {}
     for guard in guards:
+        if prepared.trace_sizes and _fails(prepared, tensors, guard.expr, {}):
+            continue  # a decision that falls the other way at the size that was asked for, which the proof has
         for symbol in prepared.dynamic:
             bad = [
                 n for n in _sizes(prepared, symbol, guard.expr) if _fails(prepared, tensors, guard.expr, {symbol: n})
@@ -85,13 +89,15 @@ def decisions_on_sizes(prepared: PreparedModel, lines: Iterable[str]) -> Limits 
     """What decisions on some lines of forward take for granted; None if the model does not run on symbolic sizes."""
     env = ShapeEnv()
     mode = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
-    conversions = conversions_in(prepared, prepared.example())
+    conversions = conversions_in(prepared, prepared.example(prepared.trace_sizes))
     fakes = [_fake(prepared, mode, declared) for declared in prepared.inputs]
     try:
         with quiet_torch(), FakeCopyMode(mode):
             module = copy.deepcopy(prepared.fresh_module())
         limit = time_limit(_SECONDS, "running the model on symbolic sizes")
-        with quiet_torch(), torch.no_grad(), prepared.traced(), mode, Replay(conversions or ()), limit:
+        # The dispatcher of Python has forms for symbolic sizes that some composite operators lack, as padding does.
+        replay = Replay(conversions or ())
+        with quiet_torch(), torch.no_grad(), prepared.traced(), mode, enable_python_dispatcher(), replay, limit:
             module(*fakes)
     except Exception:  # an operator without a symbolic form, a decision on values, or arithmetic without end
         return None
@@ -102,9 +108,14 @@ def _fake(prepared: PreparedModel, mode: FakeTensorMode, declared: TensorInput) 
     """An input of symbolic sizes; one that must be a multiple of 32 is 32 times a symbol, so that rounding up ends."""
     steps = [declared.multiple.get(d, 1) if isinstance(d, str) and prepared.moves(d) else 1 for d in declared.dims]
     dtype = torch.from_numpy(np.empty(0, declared.dtype)).dtype
-    if any(prepared.moves(d) and n < 2 * s for d, n, s in zip(declared.dims, declared.shape(), steps, strict=True)):
+    if any(
+        prepared.moves(d) and n < 2 * s
+        for d, n, s in zip(declared.dims, declared.shape(prepared.trace_sizes), steps, strict=True)
+    ):
         steps = [1] * len(steps)  # an extent of 1 is a constant to torch
-    counts = torch.empty([n // s for n, s in zip(declared.shape(), steps, strict=True)], dtype=dtype)
+    counts = torch.empty(
+        [n // s for n, s in zip(declared.shape(prepared.trace_sizes), steps, strict=True)], dtype=dtype
+    )
     kinds = [DimDynamic.DYNAMIC if prepared.moves(d) else DimDynamic.STATIC for d in declared.dims]
     context: Any = StatelessSymbolicContext(dynamic_sizes=kinds)
     fake = mode.from_tensor(counts, symbolic_context=context, source=ConstantSource(declared.name))
@@ -141,6 +152,14 @@ def _fails(prepared: PreparedModel, tensors: Sequence[Tensor], expression: Any, 
                     step = extent.node.expr / atom
                     if step.is_Integer:
                         point[atom] = evaluate_expression(dim, values) // int(step)
+    symbols = tuple(sorted(expression.free_symbols, key=str))
+    try:
+        if all(s in point for s in symbols):
+            return not value_at(expression, symbols, [point[s] for s in symbols])
+    except NotImplementedError:
+        pass
+    except (ArithmeticError, ValueError):
+        return False
     try:
         return bool(expression.subs(point) is sympy.false)
     except (TypeError, ValueError, ZeroDivisionError):

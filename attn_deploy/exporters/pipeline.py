@@ -28,6 +28,7 @@ from attn_deploy.exporters.fewer_axes import with_fewer_and_fewer_axes
 from attn_deploy.exporters.finish import normalise, stamp
 from attn_deploy.exporters.options import ExportOptions
 from attn_deploy.exporters.order import exporters_for, reason_of
+from attn_deploy.exporters.other_size import trace_variants
 from attn_deploy.exporters.prepare import prepare
 from attn_deploy.exporters.prepared import PreparedModel
 from attn_deploy.exporters.proof import at_least, prove_gates, proven, raise_if_failed
@@ -256,15 +257,16 @@ def first_good(
     for attempt in with_fewer_and_fewer_axes(prepared, refusals):
         failures: list[tuple[str, AttnDeployError]] = []
         for name in exporters_for(attempt, options):
-            progress(f"exporting with {name}")
-            try:
-                candidate = _attempt(attempt, name, options, progress)
-            except (ExportError, GraphError, ParityError, PrecisionError) as error:
-                failures.append((name, error))
-                if attempt.whole_windows and isinstance(error, DynamicAxisError) and error.rule == "branch-on-shape":
-                    break  # torch.export would take minutes to find the same
-                continue
-            return attempt, candidate, reason_of(attempt, options, name, failures)
+            for variant in trace_variants(attempt, name, options, failures):
+                progress(f"exporting with {name}")
+                try:
+                    candidate = _attempt(variant, name, options, progress)
+                except (ExportError, GraphError, ParityError, PrecisionError) as error:
+                    failures.append((name, error))
+                    continue
+                return variant, candidate, reason_of(variant, options, name, failures)
+            if attempt.whole_windows and any(e.rule == "branch-on-shape" for _, e in failures):
+                break  # torch.export would take minutes to find the same
         telling = most_telling(attempt, failures)
         refusals.append(telling)
         first = first or telling

@@ -17,7 +17,6 @@ from torch.overrides import TorchFunctionMode
 from attn_deploy import ops
 from attn_deploy.exporters import attention_forms, order_forms, safe_resize, whole_windows
 from attn_deploy.exporters.claims import rounded_up
-from attn_deploy.exporters.remarks import CONVERSIONS, is_remarked_on, remarked_on_its_line
 from attn_deploy.ops.fold import fold
 from attn_deploy.ops.per_sample_conv import grouped_by_batch
 from attn_deploy.rules.location import module_paths, place_here
@@ -73,8 +72,6 @@ class SafeForms(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         keywords = dict(kwargs or {})
-        if getattr(func, "__name__", "") in CONVERSIONS and is_remarked_on():
-            return remarked_on_its_line(func, args, keywords)
         if self._paths is not None and func is torch.roll:
             self.shifts.append(keywords.get("shifts", args[1] if len(args) > 1 else None))
         if self._paths is not None and getattr(func, "__name__", "") == "pad" and args[0].dim() == 4:

@@ -6,6 +6,8 @@ decides alike at all multiples of some number, as one does that pads its map to 
 
 from __future__ import annotations
 
+import sys
+import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +18,6 @@ from torch.overrides import TorchFunctionMode
 from attn_deploy.exporters.movement import common_divisors
 from attn_deploy.exporters.prepared import PreparedModel
 from attn_deploy.exporters.quiet import quiet_torch
-from attn_deploy.exporters.remarks import asking_frame
 from attn_deploy.inputs.samples import verification_sizes
 from attn_deploy.rules.location import Place, is_users, module_paths, place_here
 
@@ -60,7 +61,7 @@ class _Decisions(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         result = func(*args, **dict(kwargs or {}))
-        if getattr(func, "__name__", "") == "__bool__" and is_users(asking_frame().f_code.co_filename):
+        if getattr(func, "__name__", "") == "__bool__" and is_users(_asking_frame().f_code.co_filename):
             self.log.append(Decision(bool(result), place_here(self._paths)))
             index = len(self.log) - 1
             if self._expected is not None and (
@@ -137,3 +138,11 @@ def _run(prepared: PreparedModel, sizes: Mapping[str, int], expected: Sequence[D
     except Exception:  # of a model of the user's, or of a tracer that knows some operator not: nothing is known then
         recorder.log.clear()
     return recorder
+
+
+def _asking_frame() -> types.FrameType:
+    """Inside ``__torch_function__``: the frame whose code called the function, through whichever other handlers."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None and frame.f_code.co_name == "__torch_function__":
+        frame = frame.f_back
+    return frame

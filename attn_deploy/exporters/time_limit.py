@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Iterator
 
+from attn_deploy.isolate import HelperThread
+
 
 class OutOfTimeError(Exception):
     """What ran took longer than its limit."""
@@ -39,7 +41,7 @@ def time_limit(seconds: float, what: str) -> Iterator[None]:
             if not finished.is_set():
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(_Stop))
 
-    watcher = threading.Thread(target=watch, daemon=True)
+    watcher = HelperThread(watch)
     watcher.start()
     try:
         try:

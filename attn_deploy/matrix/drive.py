@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from attn_deploy.errors import WorkerCrashError, WorkerTimeoutError
+from attn_deploy.isolate import HelperThread
 from attn_deploy.matrix.cell import CRASH, TIMEOUT, Cell, CellId, failed
 from attn_deploy.matrix.task import Task, Worker
 
@@ -49,10 +50,7 @@ def drive(
     results: queue.SimpleQueue[Cell | _Ended] = queue.SimpleQueue()
     stop = threading.Event()
     workers = [make_worker() for _ in range(max(1, min(jobs, len(groups))))]
-    lanes = [
-        threading.Thread(target=_lane, name=LANE, args=(worker, todo, results, stop, on_start), daemon=True)
-        for worker in workers
-    ]
+    lanes = [HelperThread(_lane, worker, todo, results, stop, on_start, name=LANE) for worker in workers]
     running, error = len(lanes), None
     try:
         for lane in lanes:

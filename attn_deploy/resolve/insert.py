@@ -143,10 +143,15 @@ def _maps(
     network: nn.Module, paths: Sequence[str], inputs: Sequence[TensorInput] | str | None
 ) -> dict[str, tuple[Any, Any]]:
     """The first input and the output of each module in one run."""
-    seen = _calls(network, paths, inputs)
+    seen, image = _calls(network, paths, inputs)
     for path in paths:
         given = seen[path][1] if path in seen else None
         if isinstance(given, Tensor) and given.dim() == 4:
+            if _is_channels_last(tuple(given.shape), image):
+                raise InvalidRequestError(
+                    f"the module {path!r} gives a map {tuple(given.shape)} with its channels last, and a module of the zoo "
+                    "takes N x C x H x W; name a module before or behind the part that works so."
+                )
             continue
         what = (
             f"gives a tensor {tuple(given.shape)}" if isinstance(given, Tensor) else f"gives a {type(given).__name__}"
@@ -162,8 +167,8 @@ def _maps(
 
 def _calls(
     network: nn.Module, paths: Sequence[str], inputs: Sequence[TensorInput] | str | None
-) -> dict[str, tuple[Any, Any]]:
-    """The first input and the output of those modules that are called in one run."""
+) -> tuple[dict[str, tuple[Any, Any]], tuple[int, int] | None]:
+    """The first input and the output of those modules that are called in one run; and the size of its first image."""
     seen: dict[str, tuple[Any, Any]] = {}
     handles = []
     for path in paths:
@@ -173,16 +178,16 @@ def _calls(
 
         handles.append(network.get_submodule(path).register_forward_hook(note))
     try:
-        _run(network.eval(), inputs)
+        image = _run(network.eval(), inputs)
     finally:
         for handle in handles:
             handle.remove()
-    return seen
+    return seen, image
 
 
 def _that_give_maps(network: nn.Module, path: str, inputs: Sequence[TensorInput] | str | None) -> list[str]:
     """The last modules that give a map inside the one at a path; if there are none, those nearest to its name."""
-    calls = _calls(network, [p for p, _ in network.named_modules() if p], inputs)
+    calls, _ = _calls(network, [p for p, _ in network.named_modules() if p], inputs)
     maps = [
         p
         for p, pair in calls.items()
@@ -193,8 +198,23 @@ def _that_give_maps(network: nn.Module, path: str, inputs: Sequence[TensorInput]
     return [p for p in inside if p.count(".") == depth][-_SHOWN:] or difflib.get_close_matches(path, maps, _SHOWN, 0.0)
 
 
-def _run(network: nn.Module, inputs: Sequence[TensorInput] | str | None) -> None:
+def _is_channels_last(shape: tuple[int, ...], image: tuple[int, int] | None) -> bool:
+    """Whether the proportions of the image are in the middle axes of a map and not in its last two."""
+    if image is None or shape[3] == 1:
+        return False
+    high, wide = image
+
+    def alike(rows: int, columns: int) -> bool:
+        return abs(rows * wide - columns * high) <= max(high, wide)  # a row or column more or less is rounding
+
+    return alike(shape[1], shape[2]) and not alike(shape[2], shape[3])
+
+
+def _run(network: nn.Module, inputs: Sequence[TensorInput] | str | None) -> tuple[int, int] | None:
     """Run the network once.
+
+    Returns:
+        Height and width of the first image that it took.
 
     Raises:
         InvalidRequestError: if it does not run.
@@ -204,13 +224,14 @@ def _run(network: nn.Module, inputs: Sequence[TensorInput] | str | None) -> None
     )
     error: Exception | None = None
     for candidate in candidates:
+        arrays = list(example_arrays(candidate).values())
         try:
             with torch.no_grad():
-                network(*(torch.from_numpy(a) for a in example_arrays(candidate).values()))
+                network(*map(torch.from_numpy, arrays))
         except Exception as caught:  # a network fails in any way
             error = error or caught
         else:
-            return
+            return next(((a.shape[2], a.shape[3]) for a in arrays if a.ndim == 4), None)
     shapes = ", ".join("x".join(map(str, i.shape())) for i in candidates[0])
     raise InvalidRequestError(
         f"{type(network).__name__} does not run on {shapes}: {type(error).__name__}: {' '.join(str(error).split())[:200]}. "

@@ -176,6 +176,7 @@ SOUND = {
     ),
     "loop": loop(100),
     "loop in a loop": nested(10, 20),
+    "loop with a condition": loop(None, keeps_going=False),
 }
 
 

@@ -87,6 +87,20 @@ class WholeWindows(nn.Module):
         return x + (y[:, :, :height, :width] if below or right else y)
 
 
+class TwoWays(nn.Module):
+    """One function of maps that divide into windows, another of those that are small or do not."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 2, 2)
+
+    def forward(self, image):
+        x = self.patches(image)
+        if min(x.shape[2:]) < 8 or x.shape[2] % 4 or x.shape[3] % 4:
+            return x * 2 + x.mean((2, 3), keepdim=True)
+        return x.relu()
+
+
 class DecidesBesideAttention(nn.Module):
     """One batch size of its own beside multi-head attention, whose calls are redirected."""
 
