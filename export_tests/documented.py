@@ -15,11 +15,11 @@ from attn_deploy.cli import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
-# ```sh            runs as typed, in examples/
-# ```sh expect=1   ends with this code, or one of 0,1
-# ```sh needs=WORD is typed as it stands, and cannot be run in every checkout: what is missing
+# Before a block, in a comment that no reader of the page sees:
+# <!-- expect: 1 -->    its commands end with this code, or one of 0,1
+# <!-- needs: WORD -->  they are typed as they stand, and cannot be run in every checkout: what is missing
 NEEDS = {"packages", "files", "hours", "cluster", "network"}
-_BLOCK = re.compile(r"^```sh(?: expect=([\d,]+))?(?: needs=(\w+))?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^(?:<!-- (?:expect: ([\d,]+)|needs: (\w+)) -->\n\n)?```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _ANY_BLOCK = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`(attn-deploy [^`]+)`")
 _PLACE = re.compile(r"\b[A-Z][A-Z_]{2,}\b|\.\.\.|\{")  # stands for something: NAME, FILE, ...

@@ -185,6 +185,9 @@ def test_the_site_builds_strictly(tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "site" / "generated" / "zoo" / "se.html").is_file()
     assert (tmp_path / "site" / "search" / "search_index.json").stat().st_size > 100_000
+    pages = {p.name: p.read_text(encoding="utf-8") for p in (tmp_path / "site").rglob("*.html")}
+    assert not [n for n, text in pages.items() if "```" in text], "a block that is none on the site"
+    assert not [n for n, text in pages.items() if re.search(r'(?:src|rel="stylesheet" href)="https?:', text)]
 
 
 def test_a_device_without_torch_gets_all_that_is_needed():

@@ -56,7 +56,7 @@ def made_record(prepared: PreparedModel, options: ExportOptions, candidate: Cand
         outputs=tuple(
             f"{n}[{', '.join(map(str, d))}]" for n, d in zip(prepared.outputs, prepared.output_dims, strict=True)
         ),
-        traced_shapes={i.name: i.shape() for i in prepared.inputs},
+        traced_shapes={i.name: i.shape(prepared.trace_sizes) for i in prepared.inputs},
         verified_shapes=tuple(report.untraced_shapes) if report is not None else (),
         parity=parity,
         multiple={s: n for s, n in inputs[0].multiple.items() if n > 1 and s in prepared.dynamic},

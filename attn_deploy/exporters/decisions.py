@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from attn_deploy.exporters.prepared import PreparedModel
+from attn_deploy.exporters.quiet import quiet_torch
 from attn_deploy.inputs.samples import draws_of
 from attn_deploy.rules.finding import Finding
 from attn_deploy.rules.location import Place, module_paths, place_here
@@ -80,6 +81,18 @@ def conversions_in(prepared: PreparedModel, example: tuple[Tensor, ...]) -> list
     try:
         with torch.no_grad(), recorder, _as_if_traced():
             module(*example)
+    except Exception:  # whatever a model of the user's raises
+        return None
+    return recorder.log
+
+
+def traced_conversions(prepared: PreparedModel, example: tuple[Tensor, ...]) -> list[Conversion] | None:
+    """As `conversions_in`, of a trace, in which sizes are tensors too."""
+    module = prepared.traceable_module()
+    recorder = _Conversions(module)
+    try:
+        with torch.no_grad(), quiet_torch(), prepared.traced(), recorder:
+            torch.jit.trace(module, example, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
     except Exception:  # whatever a model of the user's raises
         return None
     return recorder.log

@@ -15,6 +15,7 @@ from typing import Any
 import sympy
 import torch
 from torch import Tensor
+from torch._dispatch.python import enable_python_dispatcher
 from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
@@ -22,6 +23,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from attn_deploy.exporters.decisions import Replay, conversions_in
 from attn_deploy.exporters.prepared import PreparedModel
 from attn_deploy.exporters.quiet import quiet_torch
+from attn_deploy.exporters.size_functions import value_at
 from attn_deploy.exporters.time_limit import time_limit
 from attn_deploy.inputs.expressions import evaluate_expression
 from attn_deploy.inputs.tensors import bounds, fit_size
@@ -59,6 +61,8 @@ def limits_of(prepared: PreparedModel, tensors: Sequence[Tensor], lines: Iterabl
     guards = [g for g in env.guards if wanted is None or any(w in str(g.sloc) for w in wanted)]
     minimum: dict[str, int] = {}
     for guard in guards:
+        if prepared.trace_sizes and _fails(prepared, tensors, guard.expr, {}):
+            continue  # a decision that falls the other way at the size that was asked for, which the proof has
         for symbol in prepared.dynamic:
             bad = [
                 n for n in _sizes(prepared, symbol, guard.expr) if _fails(prepared, tensors, guard.expr, {symbol: n})
@@ -84,9 +88,10 @@ def decisions_on_sizes(prepared: PreparedModel, lines: Iterable[str]) -> Limits 
     """What decisions on some lines of forward take for granted; None if the model does not run on symbolic sizes."""
     env = ShapeEnv()
     mode = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
-    conversions = conversions_in(prepared, prepared.example())
+    example = prepared.example(prepared.trace_sizes)
+    conversions = conversions_in(prepared, example)
     fakes = []
-    for tensor, declared in zip(prepared.example(), prepared.inputs, strict=True):
+    for tensor, declared in zip(example, prepared.inputs, strict=True):
         kinds = [DimDynamic.DYNAMIC if prepared.moves(d) else DimDynamic.STATIC for d in declared.dims]
         context: Any = StatelessSymbolicContext(dynamic_sizes=kinds)
         fakes.append(mode.from_tensor(tensor, symbolic_context=context, source=ConstantSource(declared.name)))
@@ -94,7 +99,8 @@ def decisions_on_sizes(prepared: PreparedModel, lines: Iterable[str]) -> Limits 
         with quiet_torch(), FakeCopyMode(mode):
             module = copy.deepcopy(prepared.fresh_module())
         limit = time_limit(_SECONDS, "running the model on symbolic sizes")
-        with quiet_torch(), torch.no_grad(), mode, Replay(conversions or ()), limit:
+        # The dispatcher of Python has forms for symbolic sizes that some composite operators lack, as padding does.
+        with quiet_torch(), torch.no_grad(), mode, enable_python_dispatcher(), Replay(conversions or ()), limit:
             module(*fakes)
     except Exception:  # an operator without a symbolic form, a decision on values, or arithmetic without end
         return None
@@ -128,6 +134,14 @@ def _fails(prepared: PreparedModel, tensors: Sequence[Tensor], expression: Any, 
                 for atom in extent.node.expr.free_symbols:
                     if atom == extent.node.expr:
                         point[atom] = evaluate_expression(dim, values)
+    symbols = tuple(sorted(expression.free_symbols, key=str))
+    try:
+        if all(s in point for s in symbols):
+            return not value_at(expression, symbols, [point[s] for s in symbols])
+    except NotImplementedError:
+        pass
+    except (ArithmeticError, ValueError):
+        return False
     try:
         return bool(expression.subs(point) is sympy.false)
     except (TypeError, ValueError, ZeroDivisionError):

@@ -28,6 +28,7 @@ from attn_deploy.exporters.fewer_axes import with_fewer_and_fewer_axes
 from attn_deploy.exporters.finish import normalise, stamp
 from attn_deploy.exporters.options import ExportOptions
 from attn_deploy.exporters.order import exporters_for, reason_of
+from attn_deploy.exporters.other_size import trace_variants
 from attn_deploy.exporters.prepare import prepare
 from attn_deploy.exporters.prepared import PreparedModel
 from attn_deploy.exporters.proof import prove_gates, proven, raise_if_failed
@@ -255,13 +256,14 @@ def first_good(
     for attempt in with_fewer_and_fewer_axes(prepared, refusals):
         failures: list[tuple[str, AttnDeployError]] = []
         for name in exporters_for(attempt, options):
-            progress(f"exporting with {name}")
-            try:
-                candidate = _attempt(attempt, name, options, progress)
-            except (ExportError, GraphError, ParityError, PrecisionError) as error:
-                failures.append((name, error))
-                continue
-            return attempt, candidate, reason_of(attempt, options, name, failures)
+            for variant in trace_variants(attempt, name, options, failures):
+                progress(f"exporting with {name}")
+                try:
+                    candidate = _attempt(variant, name, options, progress)
+                except (ExportError, GraphError, ParityError, PrecisionError) as error:
+                    failures.append((name, error))
+                    continue
+                return variant, candidate, reason_of(variant, options, name, failures)
         telling = most_telling(attempt, failures)
         refusals.append(telling)
         first = first or telling

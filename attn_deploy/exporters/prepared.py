@@ -143,6 +143,7 @@ class PreparedModel:
         narrow: trace the forms of the modules that keep their products within the range of fp16.
         whole_windows: much of it pads to whole windows, on which torch.export does not end.
         free_sizes: padding is computed from sizes, layer after layer; torch takes minutes to hold that against ranges.
+        trace_sizes: extents at which traces are made, over those of the inputs (see `attn_deploy.exporters.other_size`).
         flexible: nobody asked for the axes by name, and fewer may move than the model itself allows.
         serving: what stands around the model.
         reading: how choices among the outputs are compared; None where their types decide.
@@ -170,6 +171,7 @@ class PreparedModel:
     narrow: bool = False
     free_sizes: bool = False
     whole_windows: bool = False
+    trace_sizes: Mapping[str, int] = field(default_factory=dict)
     flexible: bool = False
     serving: Serving = field(default_factory=Serving)
     reading: Reading | None = None

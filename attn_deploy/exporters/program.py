@@ -111,7 +111,7 @@ def _export(prepared: PreparedModel, shapes: Any, declaration: Declaration) -> E
         time_limit(NAMED_SECONDS if declaration.named else TRACE_SECONDS, "tracing with torch.export"),
     ):
         program = torch.export.export(
-            prepared.traceable_module(), prepared.example(), dynamic_shapes=shapes, strict=False
+            prepared.traceable_module(), prepared.example(prepared.trace_sizes), dynamic_shapes=shapes, strict=False
         )
         make_divisions_exact_(program)
         return program

@@ -15,10 +15,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import sympy
 import torch
 from torch import Tensor
-from torch.utils._sympy.printers import PythonPrinter
+
+from attn_deploy.exporters.size_functions import value_at
 
 WORDS = "nearest resizing as PyTorch rounds it"
 _LARGEST = 8192  # extent of a map that is looked at
@@ -67,9 +67,8 @@ def _right_for_all(length: Any, extent: Any) -> bool:
         return False
     (symbol,) = symbols
     try:
-        both = sympy.lambdify([symbol], [length, extent], modules="math", printer=PythonPrinter())
-        pairs = {tuple(both(n)) for n in range(1, _LARGEST + 1)}
-    except Exception:  # an expression that Python does not have
+        pairs = {tuple(value_at(e, (symbol,), (n,)) for e in (length, extent)) for n in range(1, _LARGEST + 1)}
+    except (ArithmeticError, NotImplementedError, ValueError):
         return False
     usual = [(int(a), int(b)) for a, b in pairs if 0 < a <= _LARGEST and 0 < b <= _LARGEST]
     return bool(usual) and all(_same_neighbours(a, b) for a, b in usual)

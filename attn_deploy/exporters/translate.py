@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,28 +12,24 @@ import torch
 from torch.export import ExportedProgram
 
 from attn_deploy.errors import AttnDeployError, ExportError
-from attn_deploy.exporters import attention_forms, order_forms, safe_forms
 from attn_deploy.exporters.claims import translations
 from attn_deploy.exporters.collection import no_collection
 from attn_deploy.exporters.decisions import decision_on_values
 from attn_deploy.exporters.guards import decisions_on_sizes
 from attn_deploy.exporters.missing import missing_operator, place_of_operator
 from attn_deploy.exporters.options import DECOMPOSED_MAX_OPSET, DYNAMO_MIN_OPSET, TORCHSCRIPT_MAX_OPSET
+from attn_deploy.exporters.other_size import fallen_both_ways
 from attn_deploy.exporters.prepared import PreparedModel, Remark, Translation
 from attn_deploy.exporters.program import exported_program
 from attn_deploy.exporters.quiet import quiet_torch
 from attn_deploy.exporters.refusal import refusal
+from attn_deploy.exporters.remarks import remarks
 from attn_deploy.exporters.torchlib import shared_work
 from attn_deploy.graph.light import light_model
 from attn_deploy.graph.placed import INLINE
-from attn_deploy.ops import fold
 from attn_deploy.rules.finding import Finding
 from attn_deploy.rules.location import place_of_error, place_of_line
 from attn_deploy.rules.rules import explain
-
-_TORCH = Path(torch.__file__).resolve().parent
-# Here channel counts are made numbers on purpose.
-_OWN = {Path(str(m.__file__)).resolve() for m in (attention_forms, order_forms, safe_forms, fold)}
 
 
 def translate(prepared: PreparedModel, exporter: str, opset: int, *, native_attention: bool = False) -> Translation:
@@ -96,14 +91,13 @@ def _torchscript(prepared: PreparedModel, opset: int) -> Translation:
         torch.no_grad(),
         quiet_torch(),
         prepared.traced(),
-        warnings.catch_warnings(record=True) as caught,
+        remarks() as noted,
     ):
-        warnings.simplefilter("always")
         path = prepared.work.place("torchscript") / "model.onnx"
         try:
             torch.onnx.export(
                 prepared.traceable_module(),
-                prepared.example(),
+                prepared.example(prepared.trace_sizes),
                 path,
                 dynamo=False,
                 opset_version=opset,
@@ -115,7 +109,7 @@ def _torchscript(prepared: PreparedModel, opset: int) -> Translation:
         except Exception as error:
             raise _failed(prepared, "the TorchScript exporter", error) from error
         model = light_model(path)
-    frozen = tuple(dict.fromkeys(_frozen(caught)))
+    frozen = tuple(noted)
     decision = decision_on_values(prepared) if frozen else None
     if decision is not None:
         nearby = (f.what for f in prepared.findings if f.rule == decision.rule and f.place.line == decision.place.line)
@@ -131,6 +125,9 @@ def _least_by_decisions(prepared: PreparedModel, frozen: Sequence[Remark]) -> Ma
         ExportError: if one comes out differently at a size within the range, or nothing can be known of them.
     """
     decisions = [r for r in frozen if "boolean" in r.text]
+    if decisions and prepared.trace_sizes:
+        proven = fallen_both_ways(prepared, decisions)
+        decisions = [r for r in decisions if (r.file, r.line) not in proven]
     if not decisions or not prepared.dynamic:
         return {}
     limits = decisions_on_sizes(prepared, [f"{Path(r.file).name}:{r.line}" for r in decisions])
@@ -141,21 +138,6 @@ def _least_by_decisions(prepared: PreparedModel, frozen: Sequence[Remark]) -> Ma
         return {}
     detail = frozen_one.what if limits is None else f"{frozen_one.what}; {limits.broken}"
     raise refusal(prepared.label, frozen_one.rule, frozen_one.place, detail=detail)
-
-
-def _frozen(caught: list[warnings.WarningMessage]) -> Iterator[Remark]:
-    """What a TracerWarning on a line of the user's says was made a constant.
-
-    Many such constants are right: a channel count, a rank, a number from a buffer. The proof at other sizes judges.
-    """
-    tracer_warning = torch.jit.TracerWarning  # type: ignore[attr-defined]
-    for w in caught:
-        file = Path(w.filename).resolve()
-        if not issubclass(w.category, tracer_warning) or _TORCH in file.parents or file in _OWN:
-            continue
-        text = str(w.message).split(". ")[0].split(" might cause")[0]
-        if "registered as constants" not in text:
-            yield Remark(text, str(file), w.lineno)
 
 
 def frozen_decision(prepared: PreparedModel, remarks: Sequence[Remark]) -> Finding | None:

@@ -1,84 +1,42 @@
 """Forms that runtimes fuse, for those that exporters write and runtimes do not know.
 
-Both rewrites are exact. They are made on an exporter's raw graph, before a simplifier computes what they recognise:
+All rewrites are exact. They are made on an exporter's raw graph, before a simplifier computes what they recognise:
 
 - GELU below opset 20: torch writes ``x * (0.5 * (1 + erf(x / sqrt 2)))``; ONNX Runtime makes one kernel of
   ``(x * (1 + erf(x / sqrt 2))) * 0.5``. A product with 0.5 rounds nothing, so the numbers are the same.
 - The transposed keys of an attention: torch folds all axes but the last two into one, transposes, and unfolds them, since
   it writes one form for every rank. Where the rank is known that is one Transpose, which runtimes make part of the product.
+- Parts of a transposed tensor (see `attn_deploy.graph.transposed_parts`).
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from attn_deploy.graph.placed import hollow
+from attn_deploy.graph.transposed_parts import transpose_parts_
+from attn_deploy.graph.view import View
 
-_SMALL = 16  # elements of a constant that may be a factor or an index
 _LAST = np.iinfo(np.int64).max
 _FIRST = np.iinfo(np.int64).min
 
 
 def write_known_forms_(model: onnx.ModelProto) -> dict[str, int]:
     """Rewrite in place; how often each rewrite was made."""
-    view = _View.of(model.graph)
+    view = View.of(model.graph)
     gelus = sum(_order_gelu_(node, view) for node in model.graph.node if node.op_type == "Mul")
     keys = _transpose_keys_(model, view)
-    return {name: count for name, count in (("gelu", gelus), ("transposed keys", keys)) if count}
+    parts = transpose_parts_(model.graph)
+    counts = (("gelu", gelus), ("transposed keys", keys), ("transposed parts", parts))
+    return {name: count for name, count in counts if count}
 
 
-@dataclass(frozen=True, slots=True)
-class _View:
-    """A graph by its values: what makes them, how many read them, and small constants."""
-
-    makers: Mapping[str, onnx.NodeProto]
-    readers: Mapping[str, int]
-    constants: Mapping[str, NDArray[np.generic]]
-
-    @classmethod
-    def of(cls, graph: onnx.GraphProto) -> _View:
-        constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer if math.prod(i.dims) <= _SMALL}
-        for node in graph.node:
-            if node.op_type == "Constant" and node.attribute[0].name == "value":
-                constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
-        readers = Counter(i for n in graph.node for i in n.input)
-        readers.update(o.name for o in graph.output)
-        return cls({o: n for n in graph.node for o in n.output}, readers, constants)
-
-    def only(self, name: str, operator: str) -> onnx.NodeProto | None:
-        """The node of an operator that makes a value which one other node reads."""
-        node = self.makers.get(name)
-        return node if node is not None and node.op_type == operator and self.readers[name] == 1 else None
-
-    def is_number(self, name: str, value: float) -> bool:
-        """Whether a value is a constant of one element, close to a number."""
-        constant = self.constants.get(name)
-        return constant is not None and constant.size == 1 and math.isclose(float(constant.item()), value, rel_tol=1e-3)
-
-    def beside(self, node: onnx.NodeProto, value: float) -> str | None:
-        """The other operand of a node of two, one of which is a number."""
-        if len(node.input) != 2:
-            return None
-        for own, other in ((0, 1), (1, 0)):
-            if self.is_number(node.input[own], value):
-                return str(node.input[other])
-        return None
-
-    def ints(self, name: str) -> list[int] | None:
-        """The elements of a constant of integers."""
-        constant = self.constants.get(name)
-        return None if constant is None else [int(n) for n in constant.reshape(-1)]
-
-
-def _order_gelu_(whole: onnx.NodeProto, view: _View) -> bool:
+def _order_gelu_(whole: onnx.NodeProto, view: View) -> bool:
     """Bring ``x * (0.5 * a)`` with ``a = 1 + erf(x / sqrt 2)`` into the form ``(x * a) * 0.5``."""
     for place in (0, 1):
         half, x = view.only(whole.input[place], "Mul"), whole.input[1 - place]
@@ -95,13 +53,13 @@ def _order_gelu_(whole: onnx.NodeProto, view: _View) -> bool:
     return False
 
 
-def _is_scaled(name: str, x: str, view: _View) -> bool:
+def _is_scaled(name: str, x: str, view: View) -> bool:
     """Whether a value is ``x / sqrt 2``."""
     node = view.only(name, "Div")
     return node is not None and node.input[0] == x and view.is_number(node.input[1], math.sqrt(2))
 
 
-def _transpose_keys_(model: onnx.ModelProto, view: _View) -> int:
+def _transpose_keys_(model: onnx.ModelProto, view: View) -> int:
     candidates = [n for n in model.graph.node if n.op_type == "Reshape" and _folded_source(n, view) is not None]
     if not candidates:
         return 0
@@ -152,7 +110,7 @@ def _read_in(graph: onnx.GraphProto) -> set[str]:
     return names
 
 
-def _folded_source(outer: onnx.NodeProto, view: _View) -> str | None:
+def _folded_source(outer: onnx.NodeProto, view: View) -> str | None:
     """The tensor whose last two axes a Reshape, a Transpose and this Reshape exchange; None if they do not."""
     swap = view.only(outer.input[0], "Transpose")
     if swap is None or [list(a.ints) for a in swap.attribute if a.name == "perm"] != [[0, 2, 1]]:
@@ -167,7 +125,7 @@ def _folded_source(outer: onnx.NodeProto, view: _View) -> str | None:
     return None
 
 
-def _pieces(target: str, source: str, view: _View) -> list[tuple[int, ...]] | None:
+def _pieces(target: str, source: str, view: View) -> list[tuple[int, ...]] | None:
     """A target of a Reshape as slices of the source's shape, and () for -1; None where it is made of anything else."""
     joined = view.makers.get(target)
     if joined is None or joined.op_type != "Concat":
@@ -184,7 +142,7 @@ def _pieces(target: str, source: str, view: _View) -> list[tuple[int, ...]] | No
     return pieces
 
 
-def _slice_of_shape(name: str, source: str, view: _View) -> tuple[int, int] | None:
+def _slice_of_shape(name: str, source: str, view: View) -> tuple[int, int] | None:
     node = view.makers.get(name)
     if node is None or node.op_type != "Slice" or (len(node.input) > 4 and view.ints(node.input[4]) != [1]):
         return None

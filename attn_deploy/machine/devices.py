@@ -153,6 +153,8 @@ def load_device(name: str) -> DeviceProfile:
     if stem is None:
         close = difflib.get_close_matches(_plain(name), names, n=1)
         hint = f"; did you mean {names[close[0]]!r}?" if close else "."
+        if re.fullmatch(r"(cuda|gpu|cpu)(:\d+)?", name.lower()):
+            hint = ": it names what engines are built for and rows compared with; what PyTorch runs on is `profile --on cuda`."
         raise InvalidRequestError(
             f"the device {name!r} is unknown{hint} Known: {', '.join(names.values())}; or name a .toml file of your own."
         )

@@ -39,6 +39,7 @@ max_size_mb = 1000
 
 [package]
 for = ["python"]
+# device = ["rtx4090"]  # engines that lie in the package; those of [[build]] stay in engines/
 """
 
 

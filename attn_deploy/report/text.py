@@ -274,6 +274,7 @@ def _weights_text(record: Mapping[str, Any]) -> str:
     if (
         parsed.file is not None
         or parsed.checkpoint is not None
+        or parsed.pickled is not None  # a whole model brings its own
         or arguments.get("pretrained")
         or arguments.get("weights")
     ):

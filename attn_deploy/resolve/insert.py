@@ -151,7 +151,7 @@ def _maps(
 
         handles.append(network.get_submodule(path).register_forward_hook(note))
     try:
-        _run(network.eval(), inputs)
+        image = _run(network.eval(), inputs)
     finally:
         for handle in handles:
             handle.remove()
@@ -164,11 +164,31 @@ def _maps(
             raise InvalidRequestError(
                 f"the module {path!r} gives {what}, and a module of the zoo takes one map N x C x H x W; name another."
             )
+        if _is_channels_last(tuple(given.shape), image):
+            raise InvalidRequestError(
+                f"the module {path!r} gives a map {tuple(given.shape)} with its channels last, and a module of the zoo takes "
+                "N x C x H x W; name a module before or behind the part that works so."
+            )
     return seen
 
 
-def _run(network: nn.Module, inputs: Sequence[TensorInput] | str | None) -> None:
+def _is_channels_last(shape: tuple[int, ...], image: tuple[int, int] | None) -> bool:
+    """Whether the proportions of the image are in the middle axes of a map and not in its last two."""
+    if image is None or shape[3] == 1:
+        return False
+    high, wide = image
+
+    def alike(rows: int, columns: int) -> bool:
+        return abs(rows * wide - columns * high) <= max(high, wide)  # a row or column more or less is rounding
+
+    return alike(shape[1], shape[2]) and not alike(shape[2], shape[3])
+
+
+def _run(network: nn.Module, inputs: Sequence[TensorInput] | str | None) -> tuple[int, int] | None:
     """Run the network once.
+
+    Returns:
+        Height and width of the first image that it took.
 
     Raises:
         InvalidRequestError: if it does not run.
@@ -178,13 +198,14 @@ def _run(network: nn.Module, inputs: Sequence[TensorInput] | str | None) -> None
     )
     error: Exception | None = None
     for candidate in candidates:
+        arrays = list(example_arrays(candidate).values())
         try:
             with torch.no_grad():
-                network(*(torch.from_numpy(a) for a in example_arrays(candidate).values()))
+                network(*map(torch.from_numpy, arrays))
         except Exception as caught:  # a network fails in any way
             error = error or caught
         else:
-            return
+            return next(((a.shape[2], a.shape[3]) for a in arrays if a.ndim == 4), None)
     shapes = ", ".join("x".join(map(str, i.shape())) for i in candidates[0])
     raise InvalidRequestError(
         f"{type(network).__name__} does not run on {shapes}: {type(error).__name__}: {' '.join(str(error).split())[:200]}. "

@@ -67,8 +67,9 @@ def refuse_untrusted(path: Path, label: str) -> None:
         return
     classes = [n.replace(" ", ".") for n in names if not n.startswith("torch.")] or [n.replace(" ", ".") for n in names]
     some = ", ".join(classes[:3]) + (", ..." if len(classes) > 3 else "")
+    whose = "" if label == str(path) else f"{label}: "
     raise InvalidRequestError(
-        f"{label}: {path} is a whole pickled model ({some}), and to load it is to run the code that it names. If you know "
+        f"{whose}{path} is a whole pickled model ({some}), and to load it is to run the code that it names. If you know "
         "where it comes from, add --trust (in Python: with attn_deploy.trusting():). Otherwise ask for its state dict, which "
         "runs nothing, and name the model: ultralytics:yolo11n --weights net.safetensors, or net.py:MyNet --weights "
         "net.safetensors."

@@ -34,6 +34,11 @@ def check_model(text: str, *, files: tuple[str, ...] = ()) -> None:
         raise InvalidRequestError(f"{text} {_FILES[ending]}.")
     if ending in PICKLES and Path(text).is_file() and _is_whole(Path(text), text):
         return
+    if ending in _CHECKPOINTS and not Path(text).exists():
+        raise InvalidRequestError(
+            f"there is no file {text} here. A checkpoint is given with the model that it belongs to: net.py:MyNet --weights "
+            f"{text}."
+        )
     if ending in _CHECKPOINTS:
         raise InvalidRequestError(
             f"{text} is a checkpoint: it holds weights, and not the model that they belong to. Name the model, and the file "

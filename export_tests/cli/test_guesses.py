@@ -65,7 +65,9 @@ def test_guesses_that_work(arguments, words):
     ("arguments", "words"),
     [
         (("export", "yolo"), "did you mean 'yolo11n', 'yolov8n'"),
+        (("export", "best.pt"), "there is no file best.pt here"),
         (("export", "best.pt"), "--weights best.pt"),
+        (("profile", "eca", "--device", "cuda:0"), "`profile --on cuda`"),
         (("export", "DSConv"), "several models: 'depthwise_separable_conv' and 'snake_conv'"),
         (("lint", "x.onnx"), "`inspect` and `diagnose` examine it"),
         (("train", "model.engine"), "`profile` and `evaluate` take engines"),

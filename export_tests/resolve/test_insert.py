@@ -216,3 +216,23 @@ def test_a_layer_is_a_callable_of_channels():
         as_layer("se")(64, reductions=4)
     with pytest.raises(UnknownModelError):
         attn_deploy.as_layer("squeeeze")
+
+
+class Last(nn.Module):
+    """A part that works on maps with their channels last, as a Swin's blocks do."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 24, 4, 4)
+        self.norm = nn.LayerNorm(24)
+        self.head = nn.Conv2d(24, 5, 1)
+
+    def forward(self, image):
+        return self.head(self.norm(self.stem(image).permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("inputs", [None, "1x3x64x64", "1x3x40x72"])
+def test_a_map_with_its_channels_last_is_refused(inputs):
+    with pytest.raises(InvalidRequestError, match="with its channels last"):
+        insert(Last(), {"norm": "eca"}, inputs=inputs)
+    assert [p.path for p in insert(Last(), {"stem": "eca", "head": "simam"}, inputs=inputs).places] == ["stem", "head"]

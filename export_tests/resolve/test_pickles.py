@@ -109,6 +109,7 @@ def test_the_option_of_the_command_line(best, tmp_path):
     assert CliRunner().invoke(app, arguments).exit_code != 0
     result = CliRunner().invoke(app, [*arguments, "--trust"])
     assert result.exit_code == 0, result.output
+    assert "random" not in result.output, "a whole model brings its own weights"
     assert not trusted()
     dims = onnx.load(tmp_path / "net.onnx").graph.input[0].type.tensor_type.shape.dim
     assert [d.dim_param or d.dim_value for d in dims] == ["N", 3, "H", "W"]
