@@ -39,7 +39,7 @@ _CHILD = (
 _GRACE = 1.0  # seconds between asking a child to end and killing it
 _FAREWELL = 5.0  # seconds in which a child that has nothing to do may remove what it kept
 _ALARM_MARGIN = 5.0  # seconds that the alarm inside a child leaves the parent to end it first
-_PATIENCE = 60.0  # seconds within which a thread begins, however busy the machine is
+_PATIENCE = 20.0  # seconds within which a thread begins, however busy the machine is
 _LOOK = 1.0  # seconds between looks at whether somebody still listens to a child
 _LAST_LINES = 60
 

@@ -142,6 +142,12 @@ def test_a_thread_that_never_begins_is_no_hang(monkeypatch):
         run_isolated(f"{HERE}:hang", {}, what="waiting", timeout=600)
 
 
+def test_every_thread_of_the_house_is_such_a_one():
+    house = Path(isolate.__file__).parent
+    texts = {p.name: p.read_text(encoding="utf-8") for p in house.rglob("*.py")}
+    assert [n for n, text in texts.items() if re.search(r"threading\.(Thread|Timer)\(", text)] == []
+
+
 def test_lines_that_do_not_fit_into_memory_end_the_reading():
     lines = []
 

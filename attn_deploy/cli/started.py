@@ -7,19 +7,25 @@ import sys
 import threading
 from collections.abc import Iterator
 
+from attn_deploy.isolate import HelperThread
+
 SILENCE = 0.1  # seconds for which a command says nothing of itself: a mistyped one is answered before
 
 
 @contextlib.contextmanager
 def saying_so(command: str) -> Iterator[None]:
     """Say on standard error that a command works, unless it ends at once."""
-    timer = threading.Timer(SILENCE, _say, (command,))
-    timer.daemon = True
-    timer.start()
+    ended = threading.Event()
+    HelperThread(_wait, command, ended).start()
     try:
         yield
     finally:
-        timer.cancel()
+        ended.set()
+
+
+def _wait(command: str, ended: threading.Event) -> None:
+    if not ended.wait(SILENCE):
+        _say(command)
 
 
 def _say(command: str) -> None:
