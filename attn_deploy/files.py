@@ -51,7 +51,7 @@ def sha256_of(path: Path) -> str:
     Raises:
         InvalidRequestError: if it is no file: a device, or a pipe, has no end.
     """
-    _require_regular(path)
+    require_regular(path)
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -59,7 +59,12 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _require_regular(path: Path) -> None:
+def require_regular(path: Path) -> None:
+    """Refuse a device or a pipe, which may have no end, or nothing to say.
+
+    Raises:
+        InvalidRequestError: if the path is there and no file.
+    """
     if path.exists() and not path.is_file():
         raise InvalidRequestError(f"{path} is no file.")
 
@@ -405,7 +410,7 @@ def read_json(path: Path) -> Any:
         InvalidRequestError: if it cannot be read, or is not JSON.
     """
     try:
-        _require_regular(path)
+        require_regular(path)
         if path.stat().st_size > _LARGEST_JSON:
             raise InvalidRequestError(f"{path} has {path.stat().st_size:,} bytes, which is too large for a record.")
         return json.loads(path.read_bytes())
@@ -452,7 +457,7 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
         InvalidRequestError: if it cannot be read, or is not TOML.
     """
     try:
-        _require_regular(path)
+        require_regular(path)
         if path.stat().st_size > _LARGEST_TOML:
             raise InvalidRequestError(f"{what} {path} has {path.stat().st_size:,} bytes, which is too large for one.")
         return tomllib.loads(path.read_text(encoding="utf-8"))

@@ -20,10 +20,12 @@ from attn_deploy import files
 from attn_deploy.bench.profiler import profile
 from attn_deploy.errors import GraphError, InvalidRequestError
 from attn_deploy.files import alone_in, atomic_pair, moving_into, typed
+from attn_deploy.inputs.user_samples import load_arrays
 from attn_deploy.matrix.cell import Cell, CellId, Check
 from attn_deploy.matrix.options import MatrixOptions
 from attn_deploy.matrix.run import run_matrix
 from attn_deploy.matrix.store import MatrixFolder
+from attn_deploy.resolve.checkpoints import read_checkpoint, read_weights
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 from attn_deploy.training.checkpoint import TrainingFolder
 
@@ -66,6 +68,21 @@ def test_a_path_that_is_no_text_is_told_with_its_remedy(tmp_path):
     with pytest.raises(GraphError, match=r"bytes that are not UTF-8\. Rename the file"):
         OnnxRuntimeRunner(path)
     OnnxRuntimeRunner(path.rename(tmp_path / "m.onnx")).close()
+
+
+def test_a_pipe_is_no_file_to_be_read(tmp_path):
+    """Nobody may ever write into it."""
+    for name, read in {
+        "x.npz": load_arrays,
+        "model.safetensors": read_weights,
+        "w.safetensors": read_checkpoint,
+        "r.json": files.read_json,
+        "d.toml": lambda path: files.read_toml(path, "the device profile"),
+        "any": files.sha256_of,
+    }.items():
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(InvalidRequestError, match=r"is no file|there is no checkpoint"):
+            read(tmp_path / name)
 
 
 @pytest.fixture

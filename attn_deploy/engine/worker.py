@@ -197,7 +197,7 @@ def _load_timings(config: Any, flavor: Flavor, options: BuildOptions) -> Any:
         return None
     path = Path(options.timing_cache)
     try:
-        content = path.read_bytes() if path.exists() else b""
+        content = path.read_bytes() if path.is_file() else b""
     except OSError as error:
         raise InvalidRequestError(f"the timing cache {path} cannot be read: {error.strerror or error}.") from error
     cache = config.create_timing_cache(content)

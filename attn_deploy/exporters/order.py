@@ -10,9 +10,17 @@ from attn_deploy.exporters.prepared import PreparedModel
 
 
 def exporters_for(prepared: PreparedModel, options: ExportOptions) -> Sequence[str]:
-    """The exporters to try: of padding to whole windows TorchScript has the trace in seconds, torch.export in minutes."""
+    """The exporters to try: TorchScript first where torch.export takes minutes, or is known to hold an axis in the end."""
     order = options.exporter_order()
-    return sorted(order, key=lambda name: name != "torchscript") if prepared.whole_windows else order
+    quick = prepared.whole_windows or _single_step(prepared)
+    return sorted(order, key=lambda name: name != "torchscript") if quick else order
+
+
+def _single_step(prepared: PreparedModel) -> str:
+    """An axis that is traced at its least step, 224 of 224: torch.export takes such a size for the number; empty if none."""
+    first = prepared.inputs[0]
+    steps = {s: first.multiple.get(s, 1) for s in prepared.dynamic if s[0] != "N"}
+    return next((s for s, step in steps.items() if step > 1 and first.sizes[s] == step), "")
 
 
 def reason_of(
@@ -26,7 +34,11 @@ def reason_of(
         return "asked for"
     if failures:
         return f"{failures[0][0]} failed: {failures[0][1]}"
-    if prepared.whole_windows and name == "torchscript" and options.exporter_order()[0] != name:
+    first = name == "torchscript" and options.exporter_order()[0] != name
+    if first and not prepared.whole_windows:
+        axis = _single_step(prepared)
+        return f"{axis} moves by steps of its traced size, which torch.export takes for a constant"
+    if first:
         return "maps are padded to whole windows again and again, which torch.export takes minutes to follow"
     if name == "dynamo":
         return f"has operators for opset {DYNAMO_MIN_OPSET} and above"

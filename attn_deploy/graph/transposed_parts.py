@@ -7,6 +7,7 @@ of the product that follows. The numbers are the same: nothing is computed.
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -39,7 +40,7 @@ def transpose_parts_(graph: onnx.GraphProto) -> int:
         parts = [_part(n, len(_order(node)), readers, view) for n in taking]
         whole = view.readers[node.output[0]] == len(taking)  # else it is an output, or read twice by one node
         if len(parts) > 1 and whole and all(p is not None for p in parts):
-            _take_apart_(graph, node, [p for p in parts if p is not None], count)
+            _take_apart_(graph, node, [p for p in parts if p is not None])
             count += 1
     return count
 
@@ -67,9 +68,17 @@ def _part(node: onnx.NodeProto, rank: int, readers: dict[str, list[onnx.NodeProt
     return axes[0] % rank, node, squeeze
 
 
-def _take_apart_(graph: onnx.GraphProto, node: onnx.NodeProto, parts: Sequence[_Part], number: int) -> None:
+def _take_apart_(graph: onnx.GraphProto, node: onnx.NodeProto, parts: Sequence[_Part]) -> None:
     order = _order(node)
-    for k, (axis, taking, squeeze) in enumerate(parts):
+    taken = {n.name for n in graph.node} | {o for n in graph.node for o in n.output}
+    taken |= {v.name for v in (*graph.initializer, *graph.input)}
+
+    def unused(name: str) -> str:
+        free = next(f"{name}{k or ''}" for k in itertools.count() if f"{name}{k or ''}" not in taken)
+        taken.add(free)
+        return free
+
+    for axis, taking, squeeze in parts:
         source = order[axis]
         taking.input[0] = node.input[0]
         last = taking
@@ -79,7 +88,7 @@ def _take_apart_(graph: onnx.GraphProto, node: onnx.NodeProto, parts: Sequence[_
                 taking.attribute.remove(attribute)
             taking.attribute.append(helper.make_attribute("axis", source))
         else:
-            name = f"{node.output[0]}_axis{number}_{k}"
+            name = unused(f"{node.output[0]}_axis")
             graph.initializer.append(numpy_helper.from_array(np.array([source], np.int64), name))
             taking.input[3] = name
             squeeze.input[1] = name
@@ -88,8 +97,8 @@ def _take_apart_(graph: onnx.GraphProto, node: onnx.NodeProto, parts: Sequence[_
         if rest == sorted(rest):
             continue
         result = last.output[0]
-        last.output[0] = f"{result}_before"
-        moved = helper.make_node("Transpose", [last.output[0]], [result], name=f"{node.name}_{k}", perm=rest)
+        last.output[0] = unused(f"{result}_before")
+        moved = helper.make_node("Transpose", [last.output[0]], [result], name=unused(f"{node.name}_part"), perm=rest)
         moved.metadata_props.extend(node.metadata_props)
         graph.node.insert(next(i for i, n in enumerate(graph.node) if n is last or n == last) + 1, moved)
     graph.node.remove(node)

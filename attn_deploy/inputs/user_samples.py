@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attn_deploy.errors import InvalidRequestError
+from attn_deploy.files import require_regular
 from attn_deploy.inputs.tensors import TensorInput
 
 Sample = Mapping[str, NDArray[Any]]
@@ -71,6 +72,7 @@ def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
     Raises:
         InvalidRequestError: naming the member that is something else, or why the file cannot be read.
     """
+    require_regular(path)
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(i.file_size for i in archive.infolist())

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from attn_deploy.errors import CheckpointError, InvalidRequestError
-from attn_deploy.files import read_typed, sha256_of, typed
+from attn_deploy.files import read_typed, require_regular, sha256_of, typed
 from attn_deploy.resolve.insert import is_inserted
 from attn_deploy.resolve.pickle_names import names_in
 from attn_deploy.resolve.snapshots import hash_of, published_state, weight_files
@@ -249,6 +249,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], TrainedHeader]:
     if not file.exists():
         hint = " (the run is not finished: train with --resume)" if (path / RECORD).exists() else ""
         raise CheckpointError(f"there is no {file}{hint}.")
+    require_regular(file)
     try:
         with safe_open(file, framework="pt") as opened:
             header = (opened.metadata() or {}).get(HEADER)

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.files import sha256_of
+from attn_deploy.files import require_regular, sha256_of
 from attn_deploy.resolve.names import parse_name
 
 CONFIGURATION = "config.json"
@@ -54,6 +54,7 @@ def weight_files(path: Path) -> tuple[Path, ...]:
         return weight_files(inside)
     if not path.name.endswith(INDEX):
         return (path,)
+    require_regular(path)
     try:
         table = json.loads(path.read_text())["weight_map"]
         names = dict.fromkeys(str(v) for v in table.values())

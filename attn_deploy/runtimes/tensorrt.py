@@ -317,7 +317,7 @@ def _within(shape: tuple[int, ...], low: tuple[int, ...], best: tuple[int, ...],
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes() if path.exists() else b""
+        return path.read_bytes() if path.is_file() else b""
     except OSError as error:
         raise InvalidRequestError(f"the runtime cache {path} cannot be read: {error.strerror or error}.") from error
 

@@ -84,3 +84,28 @@ def test_a_decision_that_matters_keeps_its_axis(kind, line, tmp_path):
     assert "H" not in artifact.dynamic_axes
     assert line in artifact.record["fixed"]["H"]
     assert_right(artifact.path, copies(model), *images((1, 3, 56, 56), (3, 3, 56, 56)))
+
+
+class Grid(nn.Module):
+    """A grid of 7 x 7 cells, so that sizes are multiples of 28: at 28 each cell is one place of the map."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Conv2d(3, 8, 4, 4)
+        self.mix = nn.Linear(49, 49)
+
+    def forward(self, x):
+        x = self.embed(x)
+        n, c, h, w = x.shape
+        x = x.reshape(n, c, 7, h // 7, 7, w // 7).permute(0, 1, 3, 5, 2, 4).flatten(4)
+        return self.mix(x).sum((2, 3))
+
+
+def test_steps_of_the_traced_size(tmp_path):
+    torch.manual_seed(0)
+    model = Grid().eval()
+    artifact = export(model, tmp_path / "m.onnx", inputs=parse_inputs(["1x3x28x28"]))
+    assert (set(artifact.dynamic_axes), artifact.record["exporter"]) == ({"N", "H", "W"}, "torchscript")
+    assert "steps of its traced size" in artifact.record["exporter_reason"]
+    assert_right(artifact.path, copies(model), *images((1, 3, 28, 56), (3, 3, 84, 28)))
+    assert export(model, tmp_path / "b.onnx", inputs=parse_inputs(["1x3x56x56"])).record["exporter"] == "dynamo"

@@ -54,6 +54,17 @@ def test_the_numbers_are_the_same(order, by, opset):
         np.testing.assert_array_equal(one, other)
 
 
+def test_names_stay_names_of_one_thing():
+    model = parts(ORDERS[0])
+    for k, node in enumerate(n for n in model.graph.node if n.op_type != "Transpose"):
+        node.name = f"t_part{k or ''}"
+    assert transpose_parts_(model.graph) == 1
+    names = [n.name for n in model.graph.node]
+    assert len(set(names)) == len(names)
+    onnx.checker.check_model(model)
+    run(model, np.zeros((2, 4, 3, 5, 6), np.float32))
+
+
 def test_what_is_read_whole_stays():
     model = parts(ORDERS[0], output=True)
     before = model.SerializeToString()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from attn_deploy.diagnosis.lint import lint
 from attn_deploy.errors import AttnDeployError, ExportError, InvalidRequestError, OpsetError
@@ -151,6 +152,35 @@ def test_lint_tells_what_a_run_does_inside_of_modules():
     model = torch.nn.Sequential(broken.Base().conv, torch.nn.AdaptiveMaxPool2d((2, 3)), torch.nn.Flatten())
     report = lint(model, inputs=INPUTS, dynamic=("N",))
     assert [(f.rule, f.place.module, f.severity) for f in report.findings] == [("adaptive-pooling", "1", "rewritten")]
+
+
+class Prepared(nn.Module):
+    """Holds a part that a whole detector would call, as its forward does not."""
+
+    def __init__(self):
+        super().__init__()
+        self.preparation, self.net = Preparation(), nn.Conv2d(3, 4, 1)
+
+    def forward(self, x):
+        return self.net(self._halved(x))
+
+    def _halved(self, x):
+        return x / 2 if x.shape[2] > 8 else x
+
+
+class Preparation(nn.Module):
+    def forward(self, images):
+        for k in range(images.shape[0]):
+            images[k] = images[k] - images[k].mean()
+        return images
+
+
+def test_functions_that_do_not_run_are_the_cause_of_nothing():
+    examples = [(torch.randn(2, 3, 8, 8),), (torch.randn(3, 3, 12, 9),)]
+    assert {f.rule for f in examine(Prepared())} >= {"loop-over-batch", "branch-on-shape"}
+    assert {f.rule for f in examine(Prepared(), examples)} == {"branch-on-shape"}
+    failing = [(torch.randn(2, 5, 8, 8),)]  # of channels that the model does not take: nothing is known
+    assert "loop-over-batch" in {f.rule for f in examine(Prepared(), failing)}
 
 
 def test_source_is_read_through_methods_of_self():

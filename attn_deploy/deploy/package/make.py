@@ -22,7 +22,7 @@ from attn_deploy.deploy.package.triton import TENSORRT_OF, ServedTensor, TritonM
 from attn_deploy.engine.artifact import EngineArtifact
 from attn_deploy.engine.builder import build
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.files import scratch_folder, sha256_of, to_disk
+from attn_deploy.files import require_regular, scratch_folder, sha256_of, to_disk
 from attn_deploy.graph.artifact import OnnxArtifact, TensorInfo, open_model, read_onnx
 from attn_deploy.graph.placed import exceeds_one_file
 from attn_deploy.inputs.tensors import TensorInput
@@ -359,6 +359,7 @@ def _pins() -> dict[str, str]:
 
 
 def _read_labels(path: Path) -> list[str]:
+    require_regular(path)
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
