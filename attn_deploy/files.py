@@ -1,43 +1,21 @@
-"""Files that are whole or not there, folders that are swept when their owner died, and JSON that is read with its types."""
+"""Files that are whole or not there, and folders that are swept when their owner died."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import math
 import os
-import re
 import shutil
-import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 from attn_deploy.errors import InvalidRequestError
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-T = TypeVar("T")
 TEMPORARY = ".attn-deploy-"  # how the names of temporary files and folders begin
-_LARGEST_TOML = 1 << 20  # bytes: what people write by hand
-_LARGEST_JSON = 1 << 29  # bytes; the largest record of a fleet is a hundredth of that
-_WORDS = {
-    "int": "a whole number",
-    "float": "a finite number",
-    "str": "text",
-    "bool": "true or false",
-    "array": "a list",
-    "object": "an object",
-    "null": "null",
-}
 
 _LONGEST_MOVE = 300.0  # seconds for which another process may move its files, large ones over a network
 _PAUSE = 0.02  # seconds between looks at a lock
@@ -60,6 +38,11 @@ def sha256_of(path: Path) -> str:
 
 
 def require_regular(path: Path) -> None:
+    """Refuse what is no file: a device, or a pipe, has no end.
+
+    Raises:
+        InvalidRequestError: if something else lies there.
+    """
     """Refuse a device or a pipe, which may have no end, or nothing to say.
 
     Raises:
@@ -67,9 +50,6 @@ def require_regular(path: Path) -> None:
     """
     if path.exists() and not path.is_file():
         raise InvalidRequestError(f"{path} is no file.")
-
-
-# Writing
 
 
 def check_writable(path: Path) -> None:
@@ -398,169 +378,3 @@ def to_disk(path: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-# Reading
-
-
-def read_json(path: Path) -> Any:
-    """The data in a JSON file.
-
-    Raises:
-        InvalidRequestError: if it cannot be read, or is not JSON.
-    """
-    try:
-        require_regular(path)
-        if path.stat().st_size > _LARGEST_JSON:
-            raise InvalidRequestError(f"{path} has {path.stat().st_size:,} bytes, which is too large for a record.")
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise InvalidRequestError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except RecursionError as error:
-        raise InvalidRequestError(f"{path} is not a record: it is nested too deeply.") from error
-    except ValueError as error:
-        raise InvalidRequestError(f"{path} is not JSON: {error}.") from error
-
-
-def read_typed(path: Path, kind: type[T], what: str, *, schema: int | None = None) -> T:
-    """What a JSON file holds, as an instance of a dataclass; see `typed`. Every message names the file.
-
-    Args:
-        path: of the file.
-        kind: a dataclass.
-        what: it is, for messages: "the plan of a table".
-        schema: the ``schema_version`` that it must have, if any.
-
-    Raises:
-        InvalidRequestError: if it cannot be read, is of another schema, or is not what it should be.
-    """
-    data = read_json(path)
-    version = data.get("schema_version") if isinstance(data, dict) else None
-    if schema is not None and version != schema:
-        raise InvalidRequestError(
-            f"{path} is not {what} of schema version {schema}, which this version reads: {version}."
-        )
-    try:
-        return typed(data, kind)
-    except InvalidRequestError as error:
-        raise InvalidRequestError(f"{path} is not {what}: {error}") from error
-
-
-def read_toml(path: Path, what: str) -> dict[str, Any]:
-    """The data in a TOML file.
-
-    Args:
-        path: of the file.
-        what: it is, for messages: "the device profile".
-
-    Raises:
-        InvalidRequestError: if it cannot be read, or is not TOML.
-    """
-    try:
-        require_regular(path)
-        if path.stat().st_size > _LARGEST_TOML:
-            raise InvalidRequestError(f"{what} {path} has {path.stat().st_size:,} bytes, which is too large for one.")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidRequestError(f"{what} {path} cannot be read: {error.strerror or error}.") from error
-    except RecursionError as error:
-        raise InvalidRequestError(f"{what} {path} is nested too deeply.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequestError(f"{what} {path} is not valid TOML: {error}.") from error
-
-
-def typed(data: Any, kind: type[T]) -> T:
-    """Data as JSON gives them as an instance of a dataclass, every field of its type.
-
-    Lists stand for tuples. A dataclass may lack what has a default, and hold what it does not know.
-
-    Raises:
-        InvalidRequestError: if something is missing, of another type, beyond its values, or not a finite number; the
-            message begins with the field, such as ``rows[2].latency.rounds``.
-    """
-    import msgspec  # costs 60 ms, which most commands do without
-
-    try:
-        _refuse_not_finite(data, "")
-        return msgspec.convert(data, kind, str_keys=True)
-    except msgspec.ValidationError as error:
-        raise InvalidRequestError(_fault(str(error), data)) from error
-    except UnicodeEncodeError as error:  # half a character, as JSON may write it, where something else should be
-        where, value = next(_half_characters(data, ""), ("", error.object))
-        raise field_error(where, value, "valid Unicode") from error
-    except RecursionError as error:
-        raise InvalidRequestError("the data are nested too deeply.") from error
-
-
-def field_error(where: str, value: Any, wanted: str) -> InvalidRequestError:
-    """The error for a field that holds something else."""
-    shown = repr(value)
-    return InvalidRequestError(
-        f"{where or 'the whole'} is {shown if len(shown) <= 60 else shown[:57] + '...'}, and must be {wanted}."
-    )
-
-
-def _refuse_not_finite(data: Any, where: str) -> None:
-    if isinstance(data, float) and not math.isfinite(data):
-        raise field_error(where, data, _WORDS["float"])
-    if isinstance(data, Mapping):
-        for key, value in data.items():
-            _refuse_not_finite(value, f"{where}.{key}" if where else str(key))
-    elif isinstance(data, (list, tuple)):
-        for index, value in enumerate(data):
-            if type(value) is not int:
-                _refuse_not_finite(value, f"{where}[{index}]")
-
-
-def _half_characters(data: Any, where: str) -> Iterator[tuple[str, str]]:
-    """The texts that cannot be encoded, and where they are."""
-    if isinstance(data, str):
-        try:
-            data.encode()
-        except UnicodeEncodeError:
-            yield where, data
-    elif isinstance(data, Mapping):
-        for key, value in data.items():
-            place = f"{where}.{key}" if where else str(key)
-            yield from _half_characters(str(key), place)
-            yield from _half_characters(value, place)
-    elif isinstance(data, (list, tuple)):
-        for index, value in enumerate(data):
-            yield from _half_characters(value, f"{where}[{index}]")
-
-
-def _fault(text: str, data: Any) -> str:
-    """What msgspec says, in the words of this program: ``Expected `int`, got `str` - at `$.rows[1].batch```."""
-    said, _, place = text.partition(" - at `$")
-    where = place.rstrip("`").lstrip(".")
-    missing = re.match(r"Object missing required field `(.*)`", said)
-    if missing:
-        return f"{where + '.' if where else ''}{missing[1]} is missing."
-    expected = re.match(r"Expected `(.*?)`(?:, got `(.*)`| of length (\d+))?", said)
-    if expected is None and not said.startswith("Invalid enum value"):
-        return f"{where + ': ' if where else ''}{said}"
-    words, got = "one of its values", ""
-    if expected is not None:
-        words = " or ".join(_WORDS.get(kind, kind) for kind in expected[1].split(" | "))
-        words, got = words + (f" of {expected[3]}" if expected[3] else ""), expected[2] or ""
-    where, value = _located(data, where, got)
-    return str(field_error(where, value, words))
-
-
-_JSON_TYPES = {"int": int, "float": float, "str": str, "bool": bool, "array": list, "object": dict, "null": type(None)}
-
-
-def _located(data: Any, where: str, got: str) -> tuple[str, Any]:
-    """A field's place and value; msgspec writes ``[...]`` for a key of a mapping, which its value's type gives away."""
-    head, unnamed, tail = where.partition("[...]")
-    value = data
-    for key, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", head):
-        value = value[key] if key else value[int(index)]
-    if not unnamed:
-        return where, value
-    for key, inner in value.items():
-        with contextlib.suppress(LookupError, AttributeError, TypeError):
-            place, wrong = _located(inner, tail.lstrip("."), got)
-            if not got or type(wrong) is _JSON_TYPES.get(got):
-                return f"{head}.{key}{'' if place.startswith('[') or not place else '.'}{place}", wrong
-    return where, value

@@ -40,10 +40,11 @@ from attn_deploy.bench.statistics import (
 )
 from attn_deploy.bench.timer import measure
 from attn_deploy.errors import AttnDeployError
-from attn_deploy.files import typed, write_atomic
+from attn_deploy.files import write_atomic
 from attn_deploy.inputs.samples import example_arrays
 from attn_deploy.inputs.tensors import Arrays
 from attn_deploy.machine.environment import Environment, command_line, describe_environment, load_average
+from attn_deploy.reading import typed
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
 SCHEMA_VERSION = 1

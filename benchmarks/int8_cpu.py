@@ -32,10 +32,11 @@ from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.statistics import Comparison, compare_rounds
 from attn_deploy.bench.timer import measure
 from attn_deploy.errors import AttnDeployError, MissingDependencyError
-from attn_deploy.files import typed, write_atomic
+from attn_deploy.files import write_atomic
 from attn_deploy.graph.quantize.read_back import read_back
 from attn_deploy.inputs.grammar import parse_inputs
 from attn_deploy.machine.environment import Environment, command_line, load_average
+from attn_deploy.reading import typed
 from attn_deploy.runtimes.base import Runner, run_once
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 from attn_deploy.runtimes.openvino import OpenVinoRunner

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from network_names import NETWORKS
 
-from attn_deploy.files import typed, write_atomic
+from attn_deploy.files import write_atomic
 from attn_deploy.machine.environment import Environment
+from attn_deploy.reading import typed
 
 SCHEMA_VERSION = 1
 OURS, DYNAMO, TORCHSCRIPT = "ours", "dynamo", "torchscript"

@@ -15,9 +15,10 @@ import numpy as np
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.statistics import Comparison, compare_rounds
 from attn_deploy.bench.timer import measure
-from attn_deploy.files import typed, write_atomic
+from attn_deploy.files import write_atomic
 from attn_deploy.inputs.tensors import Arrays
 from attn_deploy.machine.environment import Environment, command_line, describe_environment, load_average
+from attn_deploy.reading import typed
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
 SCHEMA_VERSION = 1

@@ -19,8 +19,8 @@ else:
 import msgspec
 import pytest
 
-from attn_deploy.files import read_toml
 from attn_deploy.machine.devices import list_devices
+from attn_deploy.reading import read_toml
 from attn_deploy.registry import list_models
 from attn_deploy.rules.rules import RULES
 from export_tests.bench.profile_records import full

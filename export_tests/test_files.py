@@ -8,9 +8,7 @@ import os
 import sys
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import pytest
 import torch
@@ -19,42 +17,19 @@ from onnx import TensorProto, helper
 from attn_deploy import files
 from attn_deploy.bench.profiler import profile
 from attn_deploy.errors import GraphError, InvalidRequestError
-from attn_deploy.files import alone_in, atomic_pair, moving_into, typed
+from attn_deploy.files import alone_in, atomic_pair, moving_into
 from attn_deploy.inputs.user_samples import load_arrays
 from attn_deploy.matrix.cell import Cell, CellId, Check
 from attn_deploy.matrix.options import MatrixOptions
 from attn_deploy.matrix.run import run_matrix
 from attn_deploy.matrix.store import MatrixFolder
+from attn_deploy.reading import read_json, read_toml
 from attn_deploy.resolve.checkpoints import read_checkpoint, read_weights
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 from attn_deploy.training.checkpoint import TrainingFolder
 
 
-@dataclass(frozen=True)
-class Note:
-    kind: Literal["a", "b"] = "a"
-    numbers: tuple[int, ...] = ()
-    counts: dict[str, int] | None = None
-    text: str = ""
-
-
-@pytest.mark.parametrize(
-    ("data", "place"),
-    [
-        ({"kind": "\ud800"}, "kind"),
-        ({"numbers": "\ud800x"}, "numbers"),
-        ({"numbers": [1, "\ud800"]}, r"numbers\[1\]"),
-        ({"counts": "\udfff"}, "counts"),
-        ({"text": ["\udfff"]}, "text"),
-    ],
-)
-def test_half_a_character_is_an_error_that_names_the_field(data, place):
-    with pytest.raises(InvalidRequestError, match=rf"^{place}.* is "):
-        typed(data, Note)
-
-
 def test_half_a_character_in_a_text_is_a_text(tmp_path):
-    assert typed({"text": "\ud800"}, Note).text == "\ud800"  # as names of files that are not UTF-8 have it
     files.write_atomic(tmp_path / "page.md", "\ud800")
 
 
@@ -76,8 +51,8 @@ def test_a_pipe_is_no_file_to_be_read(tmp_path):
         "x.npz": load_arrays,
         "model.safetensors": read_weights,
         "w.safetensors": read_checkpoint,
-        "r.json": files.read_json,
-        "d.toml": lambda path: files.read_toml(path, "the device profile"),
+        "r.json": read_json,
+        "d.toml": lambda path: read_toml(path, "the device profile"),
         "any": files.sha256_of,
     }.items():
         os.mkfifo(tmp_path / name)

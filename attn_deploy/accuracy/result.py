@@ -20,7 +20,8 @@ from attn_deploy.accuracy.metrics import (
 )
 from attn_deploy.data.imageset import DatasetNote
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.files import field_error, read_json, typed, write_atomic
+from attn_deploy.files import write_atomic
+from attn_deploy.reading import field_error, read_json, typed
 from attn_deploy.runtimes.base import RuntimeInfo
 
 SCHEMA_VERSION = 1

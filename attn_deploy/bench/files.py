@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from attn_deploy import errors
 from attn_deploy.bench.subject import ProfileSubject, is_engine
 from attn_deploy.errors import AttnDeployError, InvalidRequestError, MissingDependencyError, PrecisionError, WorkerError
-from attn_deploy.files import read_json, typed, write_atomic
+from attn_deploy.files import write_atomic
 from attn_deploy.inputs.tensors import TensorInput
+from attn_deploy.reading import read_json, typed
 
 if TYPE_CHECKING:
     import onnx

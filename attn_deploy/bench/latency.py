@@ -10,7 +10,7 @@ import numpy as np
 
 from attn_deploy.bench import statistics
 from attn_deploy.bench.statistics import Floats, Interval
-from attn_deploy.files import field_error, typed
+from attn_deploy.reading import field_error, typed
 
 
 @dataclass(frozen=True, slots=True)

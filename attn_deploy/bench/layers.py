@@ -10,7 +10,8 @@ from statistics import fmean
 from typing import Any
 
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.files import read_typed, typed, write_atomic
+from attn_deploy.files import write_atomic
+from attn_deploy.reading import read_typed, typed
 
 LAYERS_NAME = "layers.json"
 SCHEMA_VERSION = 1

@@ -9,9 +9,9 @@ from typing import Any
 
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.files import typed
 from attn_deploy.inputs.tensors import TensorInput
 from attn_deploy.machine.devices import DeviceProfile
+from attn_deploy.reading import typed
 from attn_deploy.runtimes.table import RUNTIMES, choose_precisions, choose_runtimes
 
 Size = tuple[int, int]

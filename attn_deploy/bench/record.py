@@ -16,9 +16,10 @@ from attn_deploy.bench.row import ProfileRow as ProfileRow
 from attn_deploy.bench.row import Status as Status
 from attn_deploy.bench.row import summary as summary
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.files import read_json, typed, write_atomic
+from attn_deploy.files import write_atomic
 from attn_deploy.machine.devices import DeviceProfile
 from attn_deploy.machine.environment import Environment
+from attn_deploy.reading import read_json, typed
 
 SCHEMA_VERSION = 2
 _READABLE = (1, 2)  # what version 2 adds has defaults

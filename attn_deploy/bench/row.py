@@ -11,8 +11,8 @@ from attn_deploy.bench.latency import ColdStart, LatencyResult
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.statistics import Comparison
 from attn_deploy.errors import AttnDeployError
-from attn_deploy.files import field_error, typed
 from attn_deploy.parity.report import ParityReport
+from attn_deploy.reading import field_error, typed
 from attn_deploy.runtimes.base import RuntimeInfo
 
 Status = Literal["ok", "invalid", "failed"]

@@ -12,8 +12,9 @@ from attn_deploy.accuracy.result import AccuracyResult
 from attn_deploy.bench.plan import ProfilePlan, Shape, Variant
 from attn_deploy.bench.row import ProfileRow
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.files import make_folder, read_json, write_atomic
+from attn_deploy.files import make_folder, write_atomic
 from attn_deploy.machine.environment import Environment
+from attn_deploy.reading import read_json
 
 PLAN, RECORD = "plan.json", "record.json"
 

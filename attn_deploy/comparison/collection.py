@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attn_deploy import files
+from attn_deploy import reading
 from attn_deploy.bench.layers import LAYERS_NAME, LayerReport
 from attn_deploy.bench.record import ProfileRecord
 from attn_deploy.errors import InvalidRequestError
@@ -116,7 +116,7 @@ def _files(path: Path) -> list[Path]:
 def _is_of_another_kind(path: Path) -> bool:
     """Whether a ``record.json`` among others is that of a training or a matrix; a broken one is not passed over."""
     try:
-        data = files.read_json(path)
+        data = reading.read_json(path)
     except InvalidRequestError:
         return False
     return isinstance(data, dict) and any(marks <= set(data) for marks in _OTHERS)
@@ -125,7 +125,7 @@ def _is_of_another_kind(path: Path) -> bool:
 def read_json(path: Path) -> Any:
     """The data of a file among others; a broken one may have been a record, so it is told."""
     try:
-        return files.read_json(path)
+        return reading.read_json(path)
     except InvalidRequestError as error:
         raise InvalidRequestError(f"{error} Repair or remove it.") from error
 

@@ -14,7 +14,8 @@ from attn_deploy.engine.network import EngineTensor, NetworkSummary
 from attn_deploy.engine.options import BuildOptions
 from attn_deploy.engine.profile import Profile
 from attn_deploy.errors import EngineMismatchError
-from attn_deploy.files import sha256_of, typed, write_atomic
+from attn_deploy.files import sha256_of, write_atomic
+from attn_deploy.reading import typed
 
 SCHEMA_VERSION = 1
 _AMPERE = 80

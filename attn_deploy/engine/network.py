@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from attn_deploy.files import typed
 from attn_deploy.graph.artifact import TensorInfo
+from attn_deploy.reading import typed
 
 # TensorRT's names -> numpy's (and ml_dtypes'), so that a runtime can allocate buffers from them.
 DTYPES = {

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from attn_deploy.engine.flavors import Flavor
 from attn_deploy.errors import InvalidRequestError, NoDeviceError, PrecisionError
-from attn_deploy.files import typed
 from attn_deploy.machine.gpu import Gpu
+from attn_deploy.reading import typed
 
 if TYPE_CHECKING:
     from attn_deploy.engine.profile import GivenProfile

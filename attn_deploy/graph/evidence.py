@@ -12,8 +12,8 @@ import onnx
 
 from attn_deploy._version import __version__
 from attn_deploy.errors import EvidenceError, InvalidRequestError
-from attn_deploy.files import typed
 from attn_deploy.graph.seal import seal_of
+from attn_deploy.reading import typed
 
 METADATA_PREFIX = "attn_deploy."
 SEAL = METADATA_PREFIX + "seal"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from attn_deploy.errors import InvalidRequestError, PrecisionError
-from attn_deploy.files import read_toml, typed
+from attn_deploy.reading import read_toml, typed
 
 DEVICES = Path(__file__).with_name("device_profiles")
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from attn_deploy.files import typed
+from attn_deploy.reading import typed
 
 PACKAGES = (
     "attn-deploy",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from attn_deploy.files import field_error, typed
+from attn_deploy.reading import field_error, typed
 
 Status = Literal["passed", "failed", "skipped"]
 CheckName = Literal["export", "opset", "checker", "axes", "operators", "parity", "precision", "engine"]

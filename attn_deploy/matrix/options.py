@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.files import typed
+from attn_deploy.reading import typed
 
 EXPORTERS = ("dynamo", "torchscript")
 DYNAMIC = ("none", "batch", "all")

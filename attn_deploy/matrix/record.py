@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.files import read_json, typed, write_atomic
+from attn_deploy.files import write_atomic
 from attn_deploy.machine.environment import Environment
 from attn_deploy.matrix.cell import FAILED, PASSED, SKIPPED, Cell, CellData, sorted_cells
 from attn_deploy.matrix.options import MatrixOptions
+from attn_deploy.reading import read_json, typed
 
 SCHEMA_VERSION = 1
 RECORD_NAME = "record.json"

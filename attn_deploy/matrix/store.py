@@ -10,9 +10,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.files import alone_in, make_folder, read_json, sweep, to_disk, typed, write_atomic
+from attn_deploy.files import alone_in, make_folder, sweep, to_disk, write_atomic
 from attn_deploy.matrix.cell import Cell
 from attn_deploy.matrix.options import MatrixOptions
+from attn_deploy.reading import read_json, typed
 
 CELLS_NAME, OPTIONS_NAME = "cells.jsonl", "options.json"
 

@@ -12,11 +12,12 @@ from typing import Any
 
 from attn_deploy._version import __version__
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.files import read_json, write_atomic
+from attn_deploy.files import write_atomic
 from attn_deploy.pipeline.commands import Commands, Option
 from attn_deploy.pipeline.keys import content_hash, hash_of_model, surroundings
 from attn_deploy.pipeline.settings import PipelineSettings
 from attn_deploy.pipeline.values import check_values
+from attn_deploy.reading import read_json
 
 STATE = "state.json"
 # What gives the steps after it another file to work on.

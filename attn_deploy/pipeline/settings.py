@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.files import read_toml
 from attn_deploy.pipeline.commands import GATES, STEPS, Commands, Option
+from attn_deploy.reading import read_toml
 
 Values = Mapping[str, Any]
 _TOP = ("model", "output")

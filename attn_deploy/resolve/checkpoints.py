@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from attn_deploy.errors import CheckpointError, InvalidRequestError
-from attn_deploy.files import read_typed, require_regular, sha256_of, typed
+from attn_deploy.files import require_regular, sha256_of
+from attn_deploy.reading import read_typed, typed
 from attn_deploy.resolve.insert import is_inserted
 from attn_deploy.resolve.pickle_names import names_in
 from attn_deploy.resolve.snapshots import hash_of, published_state, weight_files

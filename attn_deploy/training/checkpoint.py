@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from attn_deploy.errors import CheckpointError, InvalidRequestError
-from attn_deploy.files import alone_in, atomic_path, make_folder, read_json, sha256_of, sweep, write_atomic
+from attn_deploy.files import alone_in, atomic_path, make_folder, sha256_of, sweep, write_atomic
+from attn_deploy.reading import read_json
 from attn_deploy.resolve.checkpoints import HEADER, RECORD, WEIGHTS, check_recorded_hash
 
 SCHEMA_VERSION = 1

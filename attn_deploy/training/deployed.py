@@ -15,8 +15,9 @@ from attn_deploy.conversion.quantize import quantize_file
 from attn_deploy.data import ImageSet, load_dataset
 from attn_deploy.errors import CheckpointError, ExportError, InvalidRequestError
 from attn_deploy.exporters.pipeline import export
-from attn_deploy.files import read_typed, scratch_folder, sha256_of, write_atomic
+from attn_deploy.files import scratch_folder, sha256_of, write_atomic
 from attn_deploy.graph.quantize import QuantOptions
+from attn_deploy.reading import read_typed
 
 SCHEMA_VERSION = 1
 CALIBRATION_IMAGES = 512

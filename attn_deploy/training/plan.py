@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attn_deploy.errors import CheckpointError, InvalidRequestError
-from attn_deploy.files import read_typed
+from attn_deploy.reading import read_typed
 from attn_deploy.training.recipe import Recipe
 
 SCHEMA_VERSION = 1

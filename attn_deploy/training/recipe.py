@@ -14,7 +14,7 @@ from typing import Any
 
 from attn_deploy.data import require_dataset
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.files import typed
+from attn_deploy.reading import typed
 
 _AT_LEAST_ZERO = ("peak_rate", "weight_decay", "crop", "cutout", "start_side")
 _SHARES = ("warmup", "momentum", "label_smoothing", "ema_share", "growth")

@@ -10,8 +10,8 @@ from typing import Any
 from attn_deploy.accuracy.predict import TestSummary
 from attn_deploy.data.imageset import DatasetNote
 from attn_deploy.errors import CheckpointError, InvalidRequestError
-from attn_deploy.files import field_error, typed
 from attn_deploy.machine.environment import Environment
+from attn_deploy.reading import field_error, typed
 from attn_deploy.training.checkpoint import SCHEMA_VERSION, FileNote
 from attn_deploy.training.recipe import Recipe
 

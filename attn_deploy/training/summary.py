@@ -10,7 +10,7 @@ from typing import Any
 from attn_deploy.accuracy.metrics import mean_and_spread, wilson_interval
 from attn_deploy.accuracy.seeds import SeedDifference, compare_seeds, holm
 from attn_deploy.errors import CheckpointError, InvalidRequestError
-from attn_deploy.files import read_typed
+from attn_deploy.reading import read_typed
 from attn_deploy.training.checkpoint import TrainingFolder
 from attn_deploy.training.deployed import Deployed, read_deployed
 from attn_deploy.training.plan import PLAIN, TablePlan

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.files import field_error, read_json, typed
+from attn_deploy.reading import field_error, read_json, typed
 
 
 @dataclass(frozen=True, slots=True)
