@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -20,11 +21,15 @@ _SEQUENCES = (Sequence, list, tuple)
 _NOT_BELOW_ZERO = ("eps", "bn_eps", "epsilon")
 
 
+class _Mistyped(ValueError):
+    """An argument is not what its annotation says."""
+
+
 def checks_arguments(cls: C) -> C:
     """Have a class check what it is made from against the annotations of its ``__init__``.
 
     Whole numbers pass for ``float``, lists for tuples; an annotation of another kind than numbers, flags, texts, None and
-    sequences of them takes anything.
+    sequences of them takes anything. Where the constructor refuses the argument itself, its own words stand.
     """
     plain = cls.__dict__.get("__init__")
     if plain is None or hasattr(plain, "checks_arguments"):  # inherited, or decorated for another name of the class
@@ -32,26 +37,41 @@ def checks_arguments(cls: C) -> C:
 
     @functools.wraps(plain)
     def checked(self: Any, *args: Any, **kwargs: Any) -> None:
-        _check(plain, (self, *args), kwargs)
-        plain(self, *args, **kwargs)
+        fault = _fault(plain, (self, *args), kwargs)
+        if fault is None:
+            plain(self, *args, **kwargs)
+            return
+        name, message = fault
+        try:
+            plain(self, *args, **kwargs)
+        except _Mistyped:  # of a class that this one is made of: it says what that one was given
+            pass
+        except ValueError as error:
+            if re.search(rf"\b{name}\b", str(error)):  # it knows what the argument is for
+                raise
+        except Exception:  # what torch, or Python, says of such a value
+            pass
+        raise _Mistyped(message)
 
     checked.checks_arguments = True  # type: ignore[attr-defined]
     cls.__init__ = checked  # type: ignore[misc]
     return cls
 
 
-def _check(constructor: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _fault(constructor: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, str] | None:
+    """The first argument that is not what its annotation says, and what to say of it."""
     signature, hints = _declared(constructor)
     try:
         bound = signature.bind(*args, **kwargs)
     except TypeError:  # the constructor says what is missing or too much
-        return
+        return None
     for name, value in bound.arguments.items():
         hint = hints.get(name, Any)
         if not _fits(value, hint):
-            raise ValueError(f"{name} must be {_in_words(hint)}, got {value!r}.")
+            return name, f"{name} must be {_in_words(hint)}, got {value!r}."
         if name in _NOT_BELOW_ZERO and isinstance(value, (int, float)) and value < 0:
-            raise ValueError(f"{name} must be at least 0, got {value!r}: it keeps a division from zero.")
+            return name, f"{name} must be at least 0, got {value!r}: it keeps a division from zero."
+    return None
 
 
 @functools.cache

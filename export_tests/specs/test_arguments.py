@@ -81,3 +81,25 @@ def test_signatures_and_subclasses_stay_as_they_are():
     with pytest.raises(ValueError, match="channels must be a whole number, got 'x'"):
         Wider("x")
     assert checks_arguments(Wider) is Wider  # once, however many names the class has
+
+
+@checks_arguments
+class Sized:
+    def __init__(self, size: tuple[int, int], depth: int = 1) -> None:
+        if not isinstance(size, tuple):
+            raise ValueError(f"size must be (H, W), got {size}.")
+        self.area = size[0] * size[1] * depth
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"size": 7}, r"size must be \(H, W\), got 7"),  # its own words say more
+        ({"size": ("x", "y")}, "size must be a list of 2, each a whole number"),  # in place of a TypeError
+        ({"size": (2, 2.0)}, "size must be a list of 2"),  # which it would have taken
+        ({"size": (2, 3), "depth": None}, "depth must be a whole number, got None"),
+    ],
+)
+def test_a_constructor_that_knows_better_speaks_for_itself(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        Sized(**arguments)

@@ -85,7 +85,7 @@ class ChannelGate(Fusible, nn.Module):
         "mlp.3": "expand",
     }
 
-    def __init__(self, channels: int, *, reduction: int = 16, pool_types: Sequence[str] = ("avg", "max")) -> None:
+    def __init__(self, channels: int, *, reduction: int = 16, pool_types: Sequence[str] | str = ("avg", "max")) -> None:
         super().__init__()
         width = require_reduced(channels, reduction)
         if isinstance(pool_types, str):
@@ -187,7 +187,7 @@ class CBAM(nn.Module):
         channels: int,
         *,
         reduction: int = 16,
-        pool_types: Sequence[str] = ("avg", "max"),
+        pool_types: Sequence[str] | str = ("avg", "max"),
         no_spatial: bool = False,
         zero_init_spatial_bn: bool = False,
     ) -> None:

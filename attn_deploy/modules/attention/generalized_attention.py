@@ -78,7 +78,7 @@ class GeneralizedAttention(Fusible, nn.Module):
         position_magnitude: float = 1,
         kv_stride: int = 2,
         q_stride: int = 1,
-        attention_type: str = "1111",
+        attention_type: str | int = "1111",
     ) -> None:
         super().__init__()
         attention_type = str(attention_type)

@@ -95,7 +95,7 @@ class UniversalInvertedBottleneck(Fusible, nn.Module):
         act: str = "relu",
         gate: str = "sigmoid",
         pad: str = "symmetric",
-        layer_scale: float | None = 1e-5,
+        layer_scale: float | bool | None = 1e-5,
         drop_path: float = 0.0,
         bn_eps: float = 1e-5,
     ) -> None:
