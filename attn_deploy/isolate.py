@@ -15,7 +15,6 @@ import importlib
 import json
 import os
 import queue
-import re
 import signal
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from typing import Any
 
 from attn_deploy import errors
 from attn_deploy.errors import AttnDeployError, WorkerCrashError, WorkerError, WorkerTimeoutError, exit_error
+from attn_deploy.processes import HelperThread, death_of, die_with, limit_memory
 
 Event = dict[str, Any]
 Emit = Callable[[Event], None]
@@ -39,29 +39,11 @@ _CHILD = (
 _GRACE = 1.0  # seconds between asking a child to end and killing it
 _FAREWELL = 5.0  # seconds in which a child that has nothing to do may remove what it kept
 _ALARM_MARGIN = 5.0  # seconds that the alarm inside a child leaves the parent to end it first
-_PATIENCE = 20.0  # seconds within which a thread begins, however busy the machine is
 _LOOK = 1.0  # seconds between looks at whether somebody still listens to a child
 _LAST_LINES = 60
 
 _workers: set[IsolatedWorker] = set()
 _here: set[str] = set()
-
-
-class _Begun(threading.Event):
-    """What `threading.Thread.start` waits for, and would for ever: a thread that no memory is left for never says so."""
-
-    def wait(self, timeout: float | None = None) -> bool:
-        if not super().wait(_PATIENCE if timeout is None else timeout) and timeout is None:
-            raise MemoryError("a thread did not begin")
-        return True
-
-
-class HelperThread(threading.Thread):
-    """A daemon whose `start` raises MemoryError where it does not begin."""
-
-    def __init__(self, target: Callable[..., Any], *arguments: Any, name: str | None = None) -> None:
-        super().__init__(target=target, args=arguments, name=name, daemon=True)
-        self._started = _Begun()
 
 
 def call_here(targets: Iterable[str]) -> None:
@@ -279,71 +261,6 @@ class IsolatedWorker:
         return WorkerCrashError(f"{what} {death_of(code)}{_last_words(self._stderr)}")
 
 
-def death_of(code: int) -> str:
-    """How a process ended, by its exit code: "crashed (SIGSEGV)." and the like."""
-    if code >= 0:
-        return f"ended without a result (exit code {code})."
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    hint = " The system probably killed it: out of memory." if name == "SIGKILL" else ""
-    return f"crashed ({name}).{hint}"
-
-
-def limit_memory(memory: int | None) -> None:
-    """Let allocations of this process fail beyond so many bytes, and let the system end it first if it must end one."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-    if memory is None:
-        return
-    with contextlib.suppress(ImportError, OSError, ValueError):
-        import resource
-
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        soft = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
-        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
-
-
-def available_memory() -> int | None:
-    """Bytes that can be had without swapping: of the machine, or of the container where that has less.
-
-    psutil knows the former only, and takes 24 ms to import in each child (see `attn_deploy.machine.conditions`).
-    """
-    free = _number("/proc/meminfo", r"^MemAvailable:\s*(\d+) kB")
-    most, used = (_number(f"/sys/fs/cgroup/memory.{n}", r"^(\d+)$") for n in ("max", "current"))
-    bounds = [] if free is None else [free * 1024]
-    bounds += [] if most is None or used is None else [max(0, most - used)]
-    return min(bounds, default=None)
-
-
-def memory_allowance() -> int | None:
-    """Bytes that this process may hold: its limit, or what is free; None where the system says neither."""
-    with contextlib.suppress(ImportError, OSError):
-        import resource
-
-        soft, _ = resource.getrlimit(resource.RLIMIT_DATA)
-        if soft != resource.RLIM_INFINITY:
-            return soft
-    return available_memory()
-
-
-def die_with(parent: int, lifeline: int) -> None:
-    """Have this process killed as soon as its parent is gone: nobody else would end it.
-
-    Args:
-        parent: its process id.
-        lifeline: read end of a pipe whose write end only the parent holds.
-    """
-    with contextlib.suppress(ImportError, AttributeError, OSError):
-        import fcntl  # the kernel's signal comes even where native code holds the interpreter's lock for minutes
-
-        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
-        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
-    HelperThread(_watch, parent).start()
-
-
 def serve() -> int:
     """The child's side: answers go to the real standard output, everything printed goes to standard error."""
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -426,19 +343,6 @@ def _last_words(stderr: Iterable[bytes | None]) -> str:
     return f" Its last words: {lines[-1][:300]}" if lines else ""
 
 
-def _watch(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os.kill(os.getpid(), signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
-
-
 def _end_here(*_: Any) -> None:
     end_children()
     os._exit(128 + signal.SIGTERM)
-
-
-def _number(path: str, pattern: str) -> int | None:
-    with contextlib.suppress(OSError):
-        match = re.search(pattern, Path(path).read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
-        return int(match[1]) if match else None
-    return None

@@ -23,6 +23,7 @@ from attn_deploy.errors import (
 )
 from attn_deploy.files import atomic_path, check_writable, write_atomic
 from attn_deploy.isolate import IsolatedWorker, run_isolated
+from attn_deploy.processes import threads
 
 HERE = "export_tests.test_isolate"
 ROOT = Path(__file__).resolve().parent.parent
@@ -128,24 +129,11 @@ def test_a_child_to_which_nobody_listens_any_more_is_no_hang(monkeypatch):
     assert time.monotonic() - started < 60
 
 
-def test_a_thread_that_never_begins_is_no_hang(monkeypatch):
-    """Where no memory is left for one, `threading.Thread.start` waits for ever."""
-    monkeypatch.setattr(isolate, "_PATIENCE", 0.1)
-    thread = isolate.HelperThread(list)
-    thread.start()
-    thread.join(timeout=60)
-    assert not thread.is_alive()
-    monkeypatch.setattr(isolate.HelperThread, "_bootstrap", lambda self: None)
-    with pytest.raises(MemoryError, match="did not begin"):
-        isolate.HelperThread(list).start()
+def test_a_child_whose_readers_never_begin_is_no_hang(monkeypatch):
+    monkeypatch.setattr(threads, "_PATIENCE", 0.1)
+    monkeypatch.setattr(threads.HelperThread, "_bootstrap", lambda self: None)
     with pytest.raises(MemoryError):
         run_isolated(f"{HERE}:hang", {}, what="waiting", timeout=600)
-
-
-def test_every_thread_of_the_house_is_such_a_one():
-    house = Path(isolate.__file__).parent
-    texts = {p.name: p.read_text(encoding="utf-8") for p in house.rglob("*.py")}
-    assert [n for n, text in texts.items() if re.search(r"threading\.(Thread|Timer)\(", text)] == []
 
 
 def test_lines_that_do_not_fit_into_memory_end_the_reading():

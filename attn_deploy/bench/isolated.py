@@ -18,7 +18,7 @@ from attn_deploy.bench.row import ProfileRow, reason_of
 from attn_deploy.errors import AttnDeployError, MissingDependencyError, WorkerError
 from attn_deploy.inputs.tensors import TensorInput
 from attn_deploy.isolate import run_isolated
-from attn_deploy.machine.conditions import available_memory
+from attn_deploy.processes import available_memory
 from attn_deploy.runtimes.table import RUNTIMES
 
 _CHILDREN = "attn_deploy.bench.children"

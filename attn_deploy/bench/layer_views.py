@@ -15,7 +15,7 @@ from attn_deploy.errors import AttnDeployError
 from attn_deploy.files import scratch_folder
 from attn_deploy.inputs.samples import example_arrays
 from attn_deploy.inputs.tensors import Arrays, TensorInput
-from attn_deploy.machine.conditions import available_memory
+from attn_deploy.processes import available_memory
 from attn_deploy.runtimes.onnxruntime import exact_int8
 from attn_deploy.runtimes.table import RUNTIMES
 

@@ -17,8 +17,8 @@ from attn_deploy.bench.record import ProfileRecord, ProfileRow
 from attn_deploy.bench.request import ProfileRequest, ProfileSettings, as_request, plan_profile, with_threads
 from attn_deploy.bench.store import ProfileStore
 from attn_deploy.files import alone_in, make_folder, scratch_folder
-from attn_deploy.machine.conditions import available_memory
 from attn_deploy.machine.environment import command_line, describe_environment, load_average
+from attn_deploy.processes import available_memory
 from attn_deploy.runtimes.table import REFERENCE
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import contextlib
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,6 +21,7 @@ import numpy as np
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.record import ColdStart, LatencyResult
 from attn_deploy.inputs.tensors import Arrays
+from attn_deploy.processes import no_collection
 from attn_deploy.runtimes.base import Bracketed, DeviceClock, Runner, RuntimeInfo
 
 Clock = Callable[[], int]
@@ -113,7 +114,8 @@ def measure_both(
     overhead = clock_overhead_ns(clock)
     turns: dict[str, _Turns] = {}
     failed: dict[str, Exception] = {}
-    with _without_collector():
+    gc.collect()
+    with no_collection():  # it would run inside whichever sample happens to trigger it
         for name, runner in runners.items():
             state = _Turns(runner)
             on_turn(name)
@@ -314,16 +316,3 @@ class EndToEnd:
 
     def close(self) -> None:
         """Nothing: the runner is another's to close."""
-
-
-@contextlib.contextmanager
-def _without_collector() -> Iterator[None]:
-    """The garbage collector off: it would run inside whichever sample happens to trigger it."""
-    gc.collect()
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

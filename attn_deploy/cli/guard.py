@@ -20,7 +20,7 @@ from attn_deploy.cli.started import saying_so
 from attn_deploy.cli.streams import file_warnings
 from attn_deploy.errors import AttnDeployError, MissingDependencyError
 from attn_deploy.guarding import default_memory_limit
-from attn_deploy.isolate import limit_memory
+from attn_deploy.processes import limit_memory
 
 BUG = 70  # EX_SOFTWARE: nobody's input may come to this
 _OUT_OF_MEMORY = ("can't allocate memory", "std::bad_alloc", "out of memory")  # as torch and others put it

@@ -19,7 +19,8 @@ from pathlib import Path
 from types import FrameType
 
 from attn_deploy.errors import exit_error
-from attn_deploy.isolate import death_of, die_with, end_children
+from attn_deploy.isolate import end_children
+from attn_deploy.processes import death_of, die_with
 
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 TERMINATED = 128 + signal.SIGTERM

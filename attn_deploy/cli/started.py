@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from attn_deploy.isolate import HelperThread
+from attn_deploy.processes import HelperThread
 
 SILENCE = 0.1  # seconds for which a command says nothing of itself: a mistyped one is answered before
 

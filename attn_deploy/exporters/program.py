@@ -17,7 +17,6 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from attn_deploy.errors import DynamicAxisError, ExportError
-from attn_deploy.exporters.collection import no_collection
 from attn_deploy.exporters.declarations import Declaration, declared_shapes
 from attn_deploy.exporters.guards import limits_of
 from attn_deploy.exporters.prepared import PreparedModel, TracedProgram
@@ -26,6 +25,7 @@ from attn_deploy.exporters.refusal import refusal
 from attn_deploy.exporters.size_arithmetic import make_divisions_exact_
 from attn_deploy.exporters.time_limit import OutOfTimeError, time_limit
 from attn_deploy.inputs.tensors import TensorInput
+from attn_deploy.processes import no_collection
 from attn_deploy.rules.finding import Finding
 from attn_deploy.rules.location import Place, place_of_error
 from attn_deploy.rules.rules import explain, rule

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from attn_deploy.isolate import HelperThread
+from attn_deploy.processes import HelperThread
 
 
 class OutOfTimeError(Exception):

@@ -13,7 +13,6 @@ from torch.export import ExportedProgram
 
 from attn_deploy.errors import AttnDeployError, DynamicAxisError, ExportError
 from attn_deploy.exporters.claims import translations
-from attn_deploy.exporters.collection import no_collection
 from attn_deploy.exporters.decisions import decision_on_values
 from attn_deploy.exporters.guards import decisions_on_sizes
 from attn_deploy.exporters.missing import missing_operator, place_of_operator
@@ -29,6 +28,7 @@ from attn_deploy.exporters.torchlib import shared_work
 from attn_deploy.graph.light import light_model
 from attn_deploy.graph.placed import INLINE
 from attn_deploy.inputs.samples import verification_sizes
+from attn_deploy.processes import no_collection
 from attn_deploy.rules.finding import Finding
 from attn_deploy.rules.location import place_of_error, place_of_line
 from attn_deploy.rules.rules import explain

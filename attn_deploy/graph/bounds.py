@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from attn_deploy.errors import InvalidGraphError
 from attn_deploy.graph.operators import all_nodes
-from attn_deploy.isolate import memory_allowance
+from attn_deploy.processes import memory_allowance
 
 _LARGEST_CONSTANT = 1 << 30  # bytes; nothing that an exporter writes comes near, and a file of 130 bytes can ask for it
 _MOST_ITERATIONS = 10_000_000

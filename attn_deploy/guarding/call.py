@@ -22,7 +22,7 @@ from attn_deploy.errors import FileWarning, WorkerCrashError, WorkerError
 from attn_deploy.guarding.callbacks import numbered
 from attn_deploy.guarding.transport import error_from, packed, unpacked
 from attn_deploy.guarding.wire import receive, send
-from attn_deploy.isolate import death_of
+from attn_deploy.processes import death_of
 
 P = ParamSpec("P")
 T = TypeVar("T")

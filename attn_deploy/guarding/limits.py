@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from attn_deploy.isolate import available_memory
+from attn_deploy.processes import available_memory
 
 _SHARE = 0.9  # of the memory that is free, and never less than what an import of torch needs
 _LEAST = 3 << 30

@@ -23,7 +23,7 @@ from attn_deploy.guarding.callbacks import send_by
 from attn_deploy.guarding.limits import default_memory_limit
 from attn_deploy.guarding.transport import error_data, packed, unpacked
 from attn_deploy.guarding.wire import receive, send
-from attn_deploy.isolate import die_with, limit_memory
+from attn_deploy.processes import die_with, limit_memory
 
 _LIBRARIES = ("onnx", "onnxruntime", "msgspec")  # what nearly every call comes to need
 

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from attn_deploy.isolate import available_memory as available_memory
 from attn_deploy.machine.environment import load_average
 from attn_deploy.machine.state import GpuState, MachineState
 

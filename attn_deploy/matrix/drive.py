@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from attn_deploy.errors import WorkerCrashError, WorkerTimeoutError
-from attn_deploy.isolate import HelperThread
 from attn_deploy.matrix.cell import CRASH, TIMEOUT, Cell, CellId, failed
 from attn_deploy.matrix.task import Task, Worker
+from attn_deploy.processes import HelperThread
 
 _LOOK = 1.0  # seconds between looks at whether somebody still waits for a worker
 LANE = "attn-deploy matrix lane"  # name of the threads that wait for workers

@@ -27,13 +27,9 @@ def read_json(path: Path) -> Any:
     Raises:
         InvalidRequestError: if it cannot be read, or is not JSON.
     """
+    content = _read(path, str(path), _LARGEST_JSON, "a record")
     try:
-        require_regular(path)
-        if path.stat().st_size > _LARGEST_JSON:
-            raise InvalidRequestError(f"{path} has {path.stat().st_size:,} bytes, which is too large for a record.")
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise InvalidRequestError(f"{path} cannot be read: {error.strerror or error}.") from error
+        return json.loads(content)
     except RecursionError as error:
         raise InvalidRequestError(f"{path} is not a record: it is nested too deeply.") from error
     except ValueError as error:
@@ -74,14 +70,22 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
     Raises:
         InvalidRequestError: if it cannot be read, or is not TOML.
     """
+    content = _read(path, f"{what} {path}", _LARGEST_TOML, "one")
     try:
-        require_regular(path)
-        if path.stat().st_size > _LARGEST_TOML:
-            raise InvalidRequestError(f"{what} {path} has {path.stat().st_size:,} bytes, which is too large for one.")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidRequestError(f"{what} {path} cannot be read: {error.strerror or error}.") from error
+        return tomllib.loads(content.decode())
     except RecursionError as error:
         raise InvalidRequestError(f"{what} {path} is nested too deeply.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidRequestError(f"{what} {path} is not valid TOML: {error}.") from error
+
+
+def _read(path: Path, name: str, largest: int, kind: str) -> bytes:
+    """The bytes of a file that is not too large."""
+    try:
+        require_regular(path)
+        size = path.stat().st_size
+        if size > largest:
+            raise InvalidRequestError(f"{name} has {size:,} bytes, which is too large for {kind}.")
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidRequestError(f"{name} cannot be read: {error.strerror or error}.") from error

@@ -169,12 +169,12 @@ def table_html(summary: TableSummary) -> str:
     """One page without scripts or anything from elsewhere."""
     texts = [[row.module, *cells(row)[1:]] for row in summary.rows]
     # A column in which no row has anything, as the intervals of single seeds, says nothing and costs width.
-    told = [n for n in range(len(COLUMNS)) if n < 2 or not all(t[n] in ("-", NOT_MEASURED) for t in texts)]
-    kinds = [Html(' class="word"'), *[NOTHING] * (len(told) - 1)]
-    head = joined(html("<th{}>{}</th>", k, COLUMNS[n]) for k, n in zip(kinds, told, strict=True))
+    columns = [n for n in range(len(COLUMNS)) if n < 2 or not all(t[n] in ("-", NOT_MEASURED) for t in texts)]
+    kinds = [Html(' class="word"'), *[NOTHING] * (len(columns) - 1)]
+    head = joined(html("<th{}>{}</th>", k, COLUMNS[n]) for k, n in zip(kinds, columns, strict=True))
     lines = []
     for row, text in zip(summary.rows, texts, strict=True):
-        shown = [text[n] for n in told]
+        shown = [text[n] for n in columns]
         line = joined(html("<td{}>{}</td>", k, c) for k, c in zip(kinds, shown, strict=True))
         lines.append(html("<tr{}>{}</tr>", Html(' class="front"') if row.on_front else NOTHING, line))
     notes = joined(html('<p class="soft">{}</p>', line.replace("**", "")) for line in train_table_caption(summary))

@@ -33,6 +33,7 @@ from attn_deploy.inputs import samples as inputs_module
 from attn_deploy.inputs.grammar import parse_inputs
 from attn_deploy.inputs.samples import ramped
 from attn_deploy.machine import conditions
+from attn_deploy.processes import available_memory
 
 QUICK = BenchOptions(
     min_samples=40, min_seconds=0, warmup_seconds=0.01, max_seconds=1, settle_seconds=0.001, threads=1, rounds=10
@@ -335,7 +336,7 @@ def test_the_trail_names_the_row_that_a_process_died_of(model, tmp_path):
     rows = {v.key: None for v in left}
     from attn_deploy.bench.group import blank_row
     from attn_deploy.errors import WorkerError
-    from attn_deploy.isolate import death_of
+    from attn_deploy.processes import death_of
 
     rows = {v.key: blank_row(v, INPUT) for v in left}
     error = WorkerError(f"timing {death_of(-9)}")
@@ -404,7 +405,7 @@ def test_peak_memory_is_of_what_was_held():
     before = conditions.peak_host_memory()
     held = np.ones(10_000_000)
     assert conditions.peak_host_memory() - before > 0.9 * held.nbytes
-    assert conditions.available_memory() > 1 << 20
+    assert available_memory() > 1 << 20
 
 
 def test_the_machine_now():

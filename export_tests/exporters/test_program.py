@@ -9,10 +9,10 @@ from torch import nn
 
 from attn_deploy.errors import ExportError
 from attn_deploy.exporters import program
-from attn_deploy.exporters.collection import no_collection
 from attn_deploy.exporters.prepare import prepare
 from attn_deploy.exporters.time_limit import OutOfTimeError
 from attn_deploy.inputs.grammar import parse_inputs
+from attn_deploy.processes import no_collection
 
 
 @pytest.fixture

@@ -71,7 +71,10 @@ def test_messages_of_files_name_the_file(tmp_path):
     path.write_text("a = ", encoding="utf-8")
     with pytest.raises(InvalidRequestError, match=r"the settings .*note\.json is not valid TOML"):
         read_toml(path, "the settings")
-    with pytest.raises(InvalidRequestError, match="cannot be read"):
+    with pytest.raises(InvalidRequestError, match=r"none\.json cannot be read: No such file"):
         read_json(tmp_path / "none.json")
-    with pytest.raises(InvalidRequestError, match="is no file"):
+    with pytest.raises(InvalidRequestError, match=f"^{tmp_path} is no file"):  # and not that it is no JSON
         read_json(tmp_path)
+    path.write_bytes(b" " * (1 << 20) + b"a = 1")
+    with pytest.raises(InvalidRequestError, match=r"^the settings .* has 1,048,581 bytes, which is too large for one"):
+        read_toml(path, "the settings")

@@ -1,4 +1,4 @@
-"""Symbolic traces without Python's garbage collector, which walks all that torch ever made, again and again."""
+"""Stretches without Python's garbage collector."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def no_collection() -> Iterator[None]:
-    """Hold the collector back: it takes a fifteenth of an export's processor time, and frees tensors that have no memory.
+    """Hold the collector back: it runs inside whatever happens to trigger it, and walks all objects again and again.
 
-    What runs inside must not make circles of tensors with memory.
+    What runs inside must not make circles that hold much memory.
     """
     enabled = gc.isenabled()
     gc.disable()

@@ -1,0 +1,16 @@
+"""What a process may use, how it ends, and threads that do not wait for ever."""
+
+from attn_deploy.processes.collection import no_collection
+from attn_deploy.processes.ends import death_of, die_with
+from attn_deploy.processes.memory import available_memory, limit_memory, memory_allowance
+from attn_deploy.processes.threads import HelperThread
+
+__all__ = [
+    "HelperThread",
+    "available_memory",
+    "death_of",
+    "die_with",
+    "limit_memory",
+    "memory_allowance",
+    "no_collection",
+]

@@ -1,0 +1,51 @@
+"""How much memory there is, and a limit to what this process takes of it."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+
+
+def limit_memory(memory: int | None) -> None:
+    """Let allocations of this process fail beyond so many bytes, and let the system end it first if it must end one."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    if memory is None:
+        return
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        soft = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def available_memory() -> int | None:
+    """Bytes that can be had without swapping: of the machine, or of the container where that has less.
+
+    psutil knows the former only, and takes 24 ms to import in each child (see `attn_deploy.machine.conditions`).
+    """
+    free = _number("/proc/meminfo", r"^MemAvailable:\s*(\d+) kB")
+    most, used = (_number(f"/sys/fs/cgroup/memory.{n}", r"^(\d+)$") for n in ("max", "current"))
+    bounds = [] if free is None else [free * 1024]
+    bounds += [] if most is None or used is None else [max(0, most - used)]
+    return min(bounds, default=None)
+
+
+def memory_allowance() -> int | None:
+    """Bytes that this process may hold: its limit, or what is free; None where the system says neither."""
+    with contextlib.suppress(ImportError, OSError):
+        import resource
+
+        soft, _ = resource.getrlimit(resource.RLIMIT_DATA)
+        if soft != resource.RLIM_INFINITY:
+            return soft
+    return available_memory()
+
+
+def _number(path: str, pattern: str) -> int | None:
+    with contextlib.suppress(OSError):
+        match = re.search(pattern, Path(path).read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+        return int(match[1]) if match else None
+    return None
