@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from attn_deploy.rules.location import is_users
 
-_DATA = (bool, int, float, complex, str, bytes, type(None), tuple, Tensor)
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+_DATA = (*_PLAIN, tuple, Tensor)
 _CONTAINERS = (list, dict, set)
+_LONG = 4096  # elements
 _ABSENT = object()
 
 
@@ -29,7 +31,7 @@ class _Slot:
     owner: Any
     name: str
     value: Any
-    contents: Any
+    contents: list[Any] | None
 
     def now(self) -> Any:
         if isinstance(self.owner, types.CellType):
@@ -40,17 +42,13 @@ class _Slot:
     def changed(self) -> bool:
         value = self.now()
         if isinstance(self.value, _CONTAINERS):
-            return value is not self.value or _held(value) != self.contents
-        if isinstance(value, Tensor) or isinstance(self.value, Tensor):
-            return value is not self.value
-        return bool(value is not self.value and (type(value) is not type(self.value) or value != self.value))
+            return value is not self.value or _marks(_held(value)) != _marks(self.contents)
+        return bool(_mark(value) != _mark(self.value))
 
     def restore(self) -> None:
-        if isinstance(self.value, list):
-            self.value[:] = [v for _, v in self.contents]
-        elif isinstance(self.value, (dict, set)):
+        if isinstance(self.value, _CONTAINERS) and self.contents is not None:
             self.value.clear()
-            self.value.update(dict(self.contents) if isinstance(self.value, dict) else [v for _, v in self.contents])
+            (self.value.extend if isinstance(self.value, list) else self.value.update)(self.contents)
         if isinstance(self.owner, types.CellType):
             self.owner.cell_contents = self.value
         elif isinstance(self.owner, type):
@@ -116,15 +114,22 @@ def _space(owner: Any) -> MutableMapping[str, Any]:
     return space  # type: ignore[no-any-return]
 
 
-def _held(value: Any) -> Any:
-    """The elements of a container with what tells them apart; nothing of another value."""
-    if isinstance(value, list):
-        return [(id(v), v) if isinstance(v, Tensor) else (0, v) for v in value] if len(value) < 4096 else None
-    if isinstance(value, dict):
-        return list(value.items()) if len(value) < 4096 else None
-    if isinstance(value, set):
-        return [(0, v) for v in value]
-    return None
+def _held(value: Any) -> list[Any] | None:
+    """The elements of a container, pairs of a dict; None of another value, and of a container too long to be a cache."""
+    if not isinstance(value, _CONTAINERS) or len(value) >= _LONG:
+        return None
+    return list(value.items() if isinstance(value, dict) else value)
+
+
+def _marks(elements: list[Any] | None) -> Any:
+    return None if elements is None else [_mark(e) for e in elements]
+
+
+def _mark(value: Any) -> Any:
+    """What tells a value apart: plain data by what they are, all else by which object it is, for == of arrays is no answer."""
+    if isinstance(value, tuple):
+        return tuple(map(_mark, value))
+    return (type(value), value) if isinstance(value, _PLAIN) else id(value)
 
 
 def _owners(model: nn.Module) -> Iterator[tuple[str, Any]]:
