@@ -14,9 +14,11 @@ from attn_deploy.cli.completion import complete_model
 def info(
     name: Annotated[
         str,
-        typer.Argument(help="Registry name or alias, or resnet18+se for both parts.", autocompletion=complete_model),
+        typer.Argument(
+            help="Name or alias of a module or backbone, or of both: resnet18+se.", autocompletion=complete_model
+        ),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print every field as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every field as JSON and nothing else.")] = False,
 ) -> None:
     """Show what is known of a model: paper, source, arguments, size, dynamic axes, limits.
 
