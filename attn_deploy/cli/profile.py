@@ -135,15 +135,13 @@ def profile(
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder of -o.")] = False,
     executor: Annotated[
         str | None,
-        typer.Option(
-            help="inline; processes (each row in its own; default with -o DIR); or ray.", rich_help_panel=TIMING
-        ),
+        typer.Option(help="inline, processes (child processes; default with -o DIR) or ray.", rich_help_panel=TIMING),
     ] = None,
     memory: Annotated[
         bool,
         typer.Option(
             "--memory/--no-memory",
-            help="Measure peak memory, where rows have processes of their own.",
+            help="Measure peak memory, where rows are made in child processes.",
             rich_help_panel=TIMING,
         ),
     ] = True,
@@ -157,14 +155,14 @@ def profile(
     ] = False,
     timeout: Annotated[
         float,
-        typer.Option(help="Time limit for the start of a row in its own process, in seconds.", rich_help_panel=TIMING),
+        typer.Option(help="Time limit for the start of a row in a child process, in seconds.", rich_help_panel=TIMING),
     ] = 1800.0,
     trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
 ) -> None:
     """Time a model in several runtimes with one clock, and check that they compute the same.
 
-    With -o DIR each row runs in its own process: a crash, a hang or a lack of memory costs that row only, peak memory is
+    With -o DIR rows are made in child processes: a crash, a hang or a lack of memory costs that row only, peak memory is
     measured, Ctrl-C keeps what is finished, and --resume continues. Exit code 1 if a row has no valid number; the table
     says why.
 
