@@ -270,8 +270,10 @@ def _answer(report: Overview, index: int) -> Html:
             text += (
                 f", {times(s.speedup)} times as fast as {baseline} ({times(s.interval.low)} - {times(s.interval.high)})"
             )
-        else:  # a ratio to a median that is doubtful would be read as a result
-            text += f"; against {baseline} {s.verdict}"
+        elif s.verdict == "undecided":  # a ratio to a doubtful median would be read as a result
+            text += f"; too few or too unsteady rounds to compare it with {baseline}"
+        else:
+            text += f"; no difference to {baseline} beyond noise"
     return html('<p class="answer">{}.</p>', text)
 
 
