@@ -169,6 +169,22 @@ def test_a_class_name_stands_for_one_class():
     assert {name: files for name, files in places.items() if len(files) > 1} == {}
 
 
+# Entry points that another program calls by this name: `python -m`, a child process, a framework's registry.
+ENTRY_POINTS = {"main", "register", "run", "serve"}
+
+
+def test_a_function_name_stands_for_one_function():
+    places: dict[str, list[str]] = {}
+    for file in PACKAGE.rglob("*.py"):
+        room = file.relative_to(PACKAGE).parts[0]
+        if room in ("modules", "backbones", "cli") or "standalone" in file.parts:
+            continue  # the zoo's are of their module, commands are called like what they call, clients stand alone
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and node.name not in ENTRY_POINTS:
+                places.setdefault(node.name, []).append(str(file.relative_to(PACKAGE)))
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
+
+
 def test_no_record_carries_a_path_of_the_machine_that_made_it():
     homes = re.compile(r"(?<![\w.:/])/(?:home|root|work|tmp|Users|mnt|opt)/\w")
     records = [f for f in (ROOT / "profiles").rglob("*") if f.suffix in (".json", ".md")]

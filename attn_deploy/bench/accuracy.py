@@ -11,7 +11,7 @@ from attn_deploy.accuracy.predict import BATCH, PLAIN, run_dataset
 from attn_deploy.accuracy.result import AccuracyResult
 from attn_deploy.accuracy.served import Served, served_by
 from attn_deploy.bench.evidence import AccuracyRow
-from attn_deploy.bench.group import start
+from attn_deploy.bench.group import start_runner
 from attn_deploy.bench.images import images_to_test
 from attn_deploy.bench.maker import Begun, Maker, accuracy_variants
 from attn_deploy.bench.plan import ProfilePlan, Size, Variant
@@ -43,7 +43,7 @@ def answers_of(plan: ProfilePlan, bench: Bench, variant: Variant) -> AccuracyRes
         )
     bench.progress(f"testing {variant.key} on {images.name}")
     bench.trail(variant.key)
-    candidate = start(bench, variant, inputs, example_arrays(inputs, seed=plan.options.seed))
+    candidate = start_runner(bench, variant, inputs, example_arrays(inputs, seed=plan.options.seed))
     try:
         return run_dataset(
             candidate.runner,

@@ -51,7 +51,7 @@ def profile_group(bench: Bench, variants: Sequence[Variant], inputs: tuple[Tenso
             bench.progress(f"loading {variant.key} for {_told(shapes)}")
             bench.trail(variant.key)
             try:
-                ready[variant.key] = candidate = start(bench, variant, inputs, arrays)
+                ready[variant.key] = candidate = start_runner(bench, variant, inputs, arrays)
                 stack.callback(candidate.runner.close)
             except Exception as error:
                 raise_if_request(error)
@@ -99,7 +99,7 @@ def refused(row: ProfileRow, error: Exception) -> ProfileRow:
     return replace(row, status="invalid" if isinstance(error, ProviderError) else "failed", reason=reason_of(error))
 
 
-def start(bench: Bench, variant: Variant, inputs: tuple[TensorInput, ...], arrays: Arrays) -> ReadyRunner:
+def start_runner(bench: Bench, variant: Variant, inputs: tuple[TensorInput, ...], arrays: Arrays) -> ReadyRunner:
     """Load a runtime and run it once.
 
     Raises:

@@ -162,9 +162,9 @@ def build(
           --weights net.safetensors
       attn-deploy build ghostmodule --json
     """
-    from attn_deploy.resolve.wanted import check_model
+    from attn_deploy.resolve.wanted import check_name
 
-    check_model(model, files=(".onnx",))
+    check_name(model, files=(".onnx",))
     from attn_deploy.deploy.build import build_model
     from attn_deploy.deploy.prepare import parse_fix, parse_rename
     from attn_deploy.report.engine import engine_text

@@ -37,7 +37,7 @@ def compare(
     """
     from attn_deploy.comparison.collection import read_runs
     from attn_deploy.comparison.compare import compare_runs
-    from attn_deploy.report.profile.text import diff_text
+    from attn_deploy.report.profile.text import profile_diff_text
 
     diff = compare_runs(
         read_runs([before]),
@@ -47,5 +47,5 @@ def compare(
         confidence=confidence,
         allow_removed=allow_removed,
     )
-    typer.echo(json.dumps(diff.to_dict(), indent=1) if as_json else diff_text(diff))
+    typer.echo(json.dumps(diff.to_dict(), indent=1) if as_json else profile_diff_text(diff))
     raise typer.Exit(0 if diff.passed else 1)

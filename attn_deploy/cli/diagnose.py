@@ -114,9 +114,9 @@ def diagnose(
       attn-deploy diagnose model.onnx --no-numbers
       attn-deploy diagnose model-int8.onnx --against model.onnx
     """
-    from attn_deploy.resolve.wanted import check_model
+    from attn_deploy.resolve.wanted import check_name
 
-    check_model(model, files=(".onnx",))
+    check_name(model, files=(".onnx",))
     check_page(page)
     from attn_deploy.diagnosis.diagnose import diagnose as find
     from attn_deploy.inputs.grammar import parse_axes, parse_inputs

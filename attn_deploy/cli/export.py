@@ -158,9 +158,9 @@ def export(
       attn-deploy export decoder.py:Net --input maps:1x8x16x16 --input size:2 \\
           --sample size=60,90
     """
-    from attn_deploy.resolve.wanted import check_model
+    from attn_deploy.resolve.wanted import check_name
 
-    check_model(model)
+    check_name(model)
     from attn_deploy.exporters.options import check_export
 
     check_export(

@@ -30,9 +30,9 @@ def info(
     """
     from attn_deploy.registry import get
     from attn_deploy.report.text import model_text
-    from attn_deploy.resolve.wanted import parts_of
+    from attn_deploy.resolve.wanted import registry_parts
 
-    specs = [get(part) for part in parts_of(name)]
+    specs = [get(part) for part in registry_parts(name)]
     if as_json:
         data = [s.to_dict() for s in specs]
         typer.echo(json.dumps(data[0] if len(data) == 1 else data, indent=1, ensure_ascii=False))

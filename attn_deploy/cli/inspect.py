@@ -49,14 +49,16 @@ def inspect(
     from attn_deploy.engine.kernels import read_kernels
     from attn_deploy.errors import InvalidRequestError
     from attn_deploy.report.engine import engine_text
-    from attn_deploy.report.inspection import diff_text, graph_text
+    from attn_deploy.report.inspection import graph_text, graphs_diff_text
 
     if len(files) != 1 + diff:
         raise InvalidRequestError(f"{len(files)} files were given: name one, or two with --diff.")
     if diff:
         differences = diff_graphs(files[0], files[1])
         typer.echo(
-            json.dumps([dataclasses.asdict(d) for d in differences], indent=1) if as_json else diff_text(differences)
+            json.dumps([dataclasses.asdict(d) for d in differences], indent=1)
+            if as_json
+            else graphs_diff_text(differences)
         )
         raise typer.Exit(1 if differences else 0)
     report = inspect_file(files[0], shapes=shape or (), samples=sample or ())

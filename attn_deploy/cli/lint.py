@@ -50,9 +50,9 @@ def lint(
       attn-deploy lint net.py:MyNet --opset 17 --target tensorrt-rtx
       attn-deploy lint net.py:MyNet --input 1x3x224x224 --json
     """
-    from attn_deploy.resolve.wanted import check_model
+    from attn_deploy.resolve.wanted import check_name
 
-    check_model(model)
+    check_name(model)
     from attn_deploy.diagnosis.lint_request import check_lint
 
     check_lint(opset, target)

@@ -190,8 +190,8 @@ def diff(
 
     from attn_deploy.matrix.diff import diff_records
     from attn_deploy.matrix.record import read_record
-    from attn_deploy.report.matrix.text import diff_text
+    from attn_deploy.report.matrix.text import matrix_diff_text
 
     changes = diff_records(read_record(old), read_record(new), subset=subset)
-    typer.echo(json.dumps(changes.to_dict(), indent=1) if as_json else diff_text(changes))
+    typer.echo(json.dumps(changes.to_dict(), indent=1) if as_json else matrix_diff_text(changes))
     raise typer.Exit(1 if changes.regressions else 0)

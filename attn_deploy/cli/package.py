@@ -128,9 +128,9 @@ def package(
           --labels classes.txt -o pkg
       attn-deploy package model.onnx --device rtx4090 -o pkg
     """
-    from attn_deploy.resolve.wanted import check_model
+    from attn_deploy.resolve.wanted import check_name
 
-    check_model(model, files=(".onnx",))
+    check_name(model, files=(".onnx",))
     from attn_deploy.exporters.options import check_export
 
     check_export(

@@ -187,9 +187,9 @@ def profile(
     from attn_deploy.cli.parse import parse_dynamic, parse_integers, parse_sizes, parse_switch, parse_words
     from attn_deploy.errors import InvalidRequestError
     from attn_deploy.inputs.grammar import parse_inputs
-    from attn_deploy.resolve.wanted import check_model
+    from attn_deploy.resolve.wanted import check_name
 
-    check_model(model, files=(".onnx", ".engine"))
+    check_name(model, files=(".onnx", ".engine"))
     alone = save if save is not None and save.suffix == ".json" else None
     request = ProfileRequest(
         model=model,

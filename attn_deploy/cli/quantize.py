@@ -184,9 +184,9 @@ def quantize(
       attn-deploy quantize net.py:MyNet --input 1x3x224x224 --calibration images/
       attn-deploy quantize model-fp16.onnx --calibration cifar10 --precision fp8
     """
-    from attn_deploy.resolve.wanted import check_model
+    from attn_deploy.resolve.wanted import check_name
 
-    check_model(model, files=(".onnx",))
+    check_name(model, files=(".onnx",))
     from attn_deploy.deploy.quantize import quantize as quantize_model
     from attn_deploy.report.console import status
     from attn_deploy.report.quantization import quantization_text

@@ -90,9 +90,9 @@ def train(
           --seed 1
       attn-deploy train resnet20 --dataset folder --data-dir pictures --resume
     """
-    from attn_deploy.resolve.wanted import check_model
+    from attn_deploy.resolve.wanted import check_name
 
-    check_model(model)
+    check_name(model)
     from attn_deploy.report.accuracy import training_text
     from attn_deploy.report.console import step_bar
     from attn_deploy.training.recipe import recipe_for

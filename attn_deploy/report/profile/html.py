@@ -98,7 +98,7 @@ def _whole(report: Overview, figures: dict[str, charts.Figure]) -> Html:
         parts.append(_means(report, several))
     parts.append(_beside(report))
     parts.append(
-        _chart("accuracy", wide.accuracy(report), "Accuracy against time", figures, "The dotted line is the front.")
+        _chart("accuracy", wide.accuracies(report), "Accuracy against time", figures, "The dotted line is the front.")
     )
     note = "Bars are confidence intervals; the legend shows and hides series."
     if report.many:
