@@ -46,7 +46,8 @@ def with_fewer_and_fewer_axes(prepared: PreparedModel, refusals: list[AttnDeploy
         reason = re.split(r"(?<=[a-z0-9)])\. |: the \w+ exporter failed|: torch\.export cannot", text)[0]
         match = re.search(r"the axis ([\w, ]+) cannot be dynamic", str(refusals[-1]))
         named = {s for s in current.dynamic if match and re.search(rf"\b{s}\b", match[1])}
-        choices = [tuple(s for s in current.dynamic if s not in named)] if named else []
+        rest = tuple(s for s in current.dynamic if s not in named)
+        choices = [rest] if named and rest else []  # one that names them all says nothing of which alone would do
         batch = tuple(s for s in prepared.dynamic if s[0] == "N")
         choices += [batch, tuple(s for s in prepared.dynamic if s not in batch), ()]
         fewer = next((c for c in choices if c not in tried), None)
