@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import pytest
@@ -16,6 +17,7 @@ COMMANDS = {(name,): command for name, command in ROOT.commands.items()}
 COMMANDS |= {("matrix", name): command for name, command in ROOT.commands["matrix"].commands.items()}
 
 
+@functools.cache
 def shown(*words: str) -> str:
     result = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "80", "NO_COLOR": "1"})
     assert result.exit_code == 0, result.output
