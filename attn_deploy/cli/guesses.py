@@ -100,8 +100,8 @@ class Guessing(TyperGroup):
             ctx.exit()
         if word == "help":
             topic = _COMMANDS.get(rest[0], rest[0]) if rest else ""
-            if topic in self.commands:
-                return super().resolve_command(ctx, [topic, "--help"])
+            if topic:
+                return super().resolve_command(ctx, [topic, "--help"])  # an unknown one is refused with what is near
             typer.echo(ctx.get_help())
             ctx.exit()
         if word in ("devices", "list-devices"):

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from attn_deploy.errors import InvalidRequestError
+
 
 def verify(
     reference: Annotated[Path, typer.Argument(help="The .onnx file that is right, or the folder of a package.")],
@@ -47,8 +49,13 @@ def verify(
       attn-deploy verify pkg/
     """
     if candidate is None:
+        for option, value in (("--precision", precision), ("--input", shape), ("--data", data)):
+            if value and reference.is_dir():
+                raise InvalidRequestError(f"{option} is for two files; a package is checked on its own golden inputs.")
         _verify_package(reference, engine, as_json)
         return
+    if engine is not None:
+        raise InvalidRequestError(f"--engine is for the folder of a package; give {engine} as the second file.")
     from attn_deploy.parity.files import verify_files
     from attn_deploy.report.comparison_text import comparison_text
 
@@ -60,7 +67,6 @@ def verify(
 
 def _verify_package(folder: Path, engine: str | None, as_json: bool) -> None:
     from attn_deploy.deploy.package.check import verify_package
-    from attn_deploy.errors import InvalidRequestError
     from attn_deploy.report.package import package_check_text
 
     if not folder.is_dir():

@@ -234,6 +234,16 @@ def _given(request: DiagnosisRequest, subject: Subject) -> GivenInputs:
 def _subject(request: DiagnosisRequest) -> Subject:
     file = request.file
     if file is not None:
+        for option, value in (("opset", request.opset), ("dynamic", request.dynamic)):
+            if value is not None:
+                raise InvalidRequestError(
+                    f"--{option} is for models by name, and {file} is a finished file; leave it out, or name the model."
+                )
+        if request.exporter != "auto":
+            raise InvalidRequestError(
+                f"--exporter {request.exporter} is for models by name, and {file} is a finished file; leave it out, or name "
+                "the model."
+            )
         subject = from_file(file)
         refuse_precision(request.precision, precision_of(subject.model))
         return subject

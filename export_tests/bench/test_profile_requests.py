@@ -119,6 +119,12 @@ def test_a_model_of_the_users_needs_its_input(net):
         attn_deploy.profile(net, options=QUICK)
 
 
+@pytest.mark.parametrize("option", [{"opset": 13}, {"dynamic": ("N",)}, {"onnx": "other.onnx"}])
+def test_what_says_how_a_model_is_exported_is_refused_for_a_file(option, folder):
+    with pytest.raises(InvalidRequestError, match=rf"--{next(iter(option))} is for models by name"):
+        attn_deploy.profile(folder / "right.onnx", inputs=FILE_INPUT, options=QUICK, **option)
+
+
 def test_a_foreign_file_of_unknown_size_asks(folder):
     with pytest.raises(InvalidRequestError, match="--size 224x224"):
         attn_deploy.profile(str(folder / "right.onnx"), options=QUICK)

@@ -64,6 +64,7 @@ def test_guesses_that_work(arguments, words):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (("help", "exprot"), "Did you mean 'export'"),
         (("export", "yolo"), "did you mean 'yolo11n', 'yolov8n'"),
         (("export", "best.pt"), "there is no file best.pt here"),
         (("export", "best.pt"), "--weights best.pt"),

@@ -31,6 +31,21 @@ def test_the_commands(tmp_path, monkeypatch):
     assert call("run", "d.onnx", "--data", "none.npz", "-o", "y.npz").exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["a.onnx", "b.onnx", "--engine", "c.engine"], "--engine is for the folder of a package"),
+        ([".", "--precision", "fp16"], "--precision is for two files"),
+        ([".", "--data", "x.npz"], "--data is for two files"),
+    ],
+)
+def test_options_that_verify_would_ignore_are_refused(words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["verify", *words])
+    assert result.exit_code == 2
+    assert message in result.output
+
+
 def test_images_are_run_in_the_order_of_their_names(tmp_path):
     image = pytest.importorskip("PIL.Image")
     folder = tmp_path / "images"

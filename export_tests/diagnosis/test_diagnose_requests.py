@@ -90,6 +90,15 @@ def test_a_foreign_file_that_builds_needs_no_reference(tmp_path: Path) -> None:
     assert "numbers were not compared" in found.notes[0]
 
 
+@pytest.mark.parametrize("option", [{"opset": 17}, {"dynamic": ("N",)}, {"exporter": "dynamo"}])
+def test_what_says_how_a_model_is_exported_is_refused_for_a_file(option: dict, tmp_path: Path) -> None:
+    path = chain(tmp_path / "net.onnx")
+    with pytest.raises(
+        InvalidRequestError, match=rf"--{next(iter(option))} .*is for models by name, and .* finished file"
+    ):
+        attn_deploy.diagnose(path, build=False, **option)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
