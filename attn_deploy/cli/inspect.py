@@ -52,7 +52,9 @@ def inspect(
     from attn_deploy.report.inspection import graph_text, graphs_diff_text
 
     if len(files) != 1 + diff:
-        raise InvalidRequestError(f"{len(files)} files were given: name one, or two with --diff.")
+        raise InvalidRequestError(
+            f"{len(files)} file{'s were' if len(files) > 1 else ' was'} given: name one, or two with --diff."
+        )
     if diff:
         differences = diff_graphs(files[0], files[1])
         typer.echo(

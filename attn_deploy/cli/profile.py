@@ -190,6 +190,8 @@ def profile(
     from attn_deploy.resolve.wanted import check_name
 
     check_name(model, files=(".onnx", ".engine"))
+    if images is not None and dataset is None:
+        raise InvalidRequestError("--images belongs to --dataset, which was not given; add it, or leave --images out.")
     alone = save if save is not None and save.suffix == ".json" else None
     request = ProfileRequest(
         model=model,

@@ -104,6 +104,7 @@ def test_the_command_joins_repeated_options_and_tells_each_shape(app, folder, tm
         (["--resume"], "give its folder: -o DIR"),
         (["--executor", "ray", "--layers", "-o", "x"], "leave one of them out"),
         (["--confidence", "95"], "confidence is 95"),
+        (["--images", "5"], "--images belongs to --dataset"),
     ],
 )
 def test_the_command_refuses_what_does_not_go_together(app, folder, options, message):
