@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import typer
 from typer.core import TyperGroup
 
 from attn_deploy._version import __version__
+from attn_deploy.cli.streams import echo
 
 _COMMANDS = {
     word: command
@@ -90,13 +90,13 @@ class Guessing(TyperGroup):
         """The command that the words stand for, with its arguments."""
         word, rest = args[0], args[1:]
         if word == "version" and not rest:
-            typer.echo(f"attn-deploy {__version__}")
+            echo(f"attn-deploy {__version__}")
             ctx.exit()
         if word == "help":
             topic = _COMMANDS.get(rest[0], rest[0]) if rest else ""
             if topic in self.commands:
                 return super().resolve_command(ctx, [topic, "--help"])
-            typer.echo(ctx.get_help())
+            echo(ctx.get_help())
             ctx.exit()
         if word in ("devices", "list-devices"):
             word, rest = "list", ["--devices", *rest]
@@ -179,4 +179,4 @@ def _runtimes(words: str) -> str:
 
 
 def _note(text: str) -> None:
-    typer.echo(f"note: {text}.", err=True)
+    echo(f"note: {text}.", err=True)

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from attn_deploy.cli.streams import echo
+
 
 def inspect(
     files: Annotated[list[Path], typer.Argument(help="An .onnx or .engine file; two .onnx files with --diff.")],
@@ -53,16 +55,14 @@ def inspect(
         raise InvalidRequestError(f"{len(files)} files were given: name one, or two with --diff.")
     if diff:
         differences = diff_graphs(files[0], files[1])
-        typer.echo(
-            json.dumps([dataclasses.asdict(d) for d in differences], indent=1) if as_json else diff_text(differences)
-        )
+        echo(json.dumps([dataclasses.asdict(d) for d in differences], indent=1) if as_json else diff_text(differences))
         raise typer.Exit(1 if differences else 0)
     report = inspect_file(files[0], shapes=shape or (), samples=sample or ())
     if isinstance(report, EngineArtifact):
         kernels = read_kernels(report)
         data = {**report.to_dict(), "layers": kernels.to_dict()}
-        typer.echo(json.dumps(data, indent=1) if as_json else engine_text(report, kernels))
+        echo(json.dumps(data, indent=1) if as_json else engine_text(report, kernels))
     else:
-        typer.echo(json.dumps(report.to_dict(), indent=1) if as_json else graph_text(report))
+        echo(json.dumps(report.to_dict(), indent=1) if as_json else graph_text(report))
         if check:
             report.artifact.check_seal()

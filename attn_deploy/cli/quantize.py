@@ -10,7 +10,7 @@ import typer
 
 from attn_deploy.cli.completion import complete_model
 from attn_deploy.cli.parse import parse_size, preprocess_options
-from attn_deploy.cli.streams import output_aside
+from attn_deploy.cli.streams import echo, output_aside
 from attn_deploy.cli.trust import Trust
 
 
@@ -155,4 +155,4 @@ def quantize(
             weights=weights,
             progress=progress,
         )
-    typer.echo(json.dumps(artifact.to_dict(), indent=1) if as_json else quantization_text(artifact))
+    echo(json.dumps(artifact.to_dict(), indent=1) if as_json else quantization_text(artifact))
