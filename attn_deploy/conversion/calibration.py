@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from attn_deploy.conversion.images import assumed_preprocess, image_size, prepare
 from attn_deploy.conversion.preprocess import Preprocess, PreprocessOptions, of_images
-from attn_deploy.data import DATASETS, ImageSet, load_dataset
+from attn_deploy.data import DATASETS, ImageSet, load_dataset, require_seed
 from attn_deploy.data.folder import require_images
 from attn_deploy.errors import DatasetError, InvalidRequestError
 from attn_deploy.files import sha256_of
@@ -193,6 +193,7 @@ def _from_images(
     usual_count, held_out = _counts(images.size)
     count = min(usual_count, len(images)) if count is None else count
     rest = len(images) - count
+    require_seed(seed)
     order = images.balanced_sample(min(len(images), count + min(held_out, max(rest, 0))), seed)
     size = _batch_size(inputs, symbols, count, images.images[0].size)
     if count < size:

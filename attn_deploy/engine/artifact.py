@@ -127,7 +127,7 @@ class EngineArtifact:
         Raises:
             InvalidRequestError: if a field is missing or of another type; the message names it.
         """
-        sidecar = typed(data, _Sidecar)
+        sidecar = typed(data, _Sidecar, signed=("request",))
         values = {f.name: getattr(sidecar, f.name) for f in fields(_Sidecar)}
         profiles = tuple(map(Profile.from_dict, sidecar.profiles))
         return cls(
