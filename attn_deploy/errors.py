@@ -173,6 +173,11 @@ class MissingDependencyError(AttnDeployError, ImportError):
     exit_code = 3
 
 
+def reason_of(error: BaseException) -> str:
+    """What an error says, without the number of the system's and the path that the message names already."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+
+
 def exit_error(error: BaseException) -> InvalidRequestError:
     """What to raise in place of a SystemExit or a KeyboardInterrupt that the user's own code raised.
 

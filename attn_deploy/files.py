@@ -38,11 +38,6 @@ def sha256_of(path: Path) -> str:
 
 
 def require_regular(path: Path) -> None:
-    """Refuse what is no file: a device, or a pipe, has no end.
-
-    Raises:
-        InvalidRequestError: if something else lies there.
-    """
     """Refuse a device or a pipe, which may have no end, or nothing to say.
 
     Raises:

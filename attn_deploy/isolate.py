@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from attn_deploy import errors
-from attn_deploy.errors import AttnDeployError, WorkerCrashError, WorkerError, WorkerTimeoutError, exit_error
+from attn_deploy.errors import AttnDeployError, WorkerCrashError, WorkerError, WorkerTimeoutError, exit_error, reason_of
 from attn_deploy.processes import HelperThread, death_of, die_with, limit_memory
 
 Event = dict[str, Any]
@@ -295,11 +295,16 @@ def _answer(target: str, arguments: Mapping[str, Any], emit: Emit) -> Event:
         failure: BaseException = exit_error(error)
     except BaseException as error:
         failure = error
-    text = " ".join(str(failure).split())[:2000]
+    text = " ".join(_words_of(failure).split())[:2000]
     answer = {"kind": "error", "type": type(failure).__name__, "message": text, "exit_code": 1, "rule": None}
     if isinstance(failure, AttnDeployError):
         answer |= {"message": str(failure), "exit_code": failure.exit_code, "rule": failure.rule}
     return answer
+
+
+def _words_of(error: BaseException) -> str:
+    place = f"{error.filename}: " if isinstance(error, OSError) and error.filename is not None else ""
+    return f"{place}{reason_of(error)}"
 
 
 def _value_of(outcome: Event, what: str) -> Any:
@@ -317,7 +322,7 @@ def _call_here(target: str, arguments: Mapping[str, Any], *, what: str, on_event
     except AttnDeployError:
         raise
     except Exception as error:
-        raise WorkerError(f"{what} failed: {type(error).__name__}: {error}") from error
+        raise WorkerError(f"{what} failed: {type(error).__name__}: {_words_of(error)}") from error
 
 
 def _function(target: str) -> Callable[..., Any]:

@@ -1,11 +1,12 @@
 """Commands that are killed at a random moment: what was there stays, nothing lives on, and the next run ends the same.
 
-    python benchmarks/kills.py [--count 60] [--seed 0] [--only export|convert|train|matrix|profile] [--save FILE.json]
+    python benchmarks/kills.py [--count 100] [--seed 0] [--only export] [--save FILE.json]
 
-Each kill starts a command over an older output, ends it with SIGKILL, SIGTERM or SIGINT at a moment drawn from the time
-that it takes, and then checks: the old output is intact or the new one is whole; nothing is half-written; no process of
-it lives on after 2 seconds; the next run (with --resume where there is one) ends with 0 and as a run that nobody killed
-does; and no temporary file is left after it. The exit code is 1 if any of that does not hold.
+Each kill starts a command over an older output, ends it with SIGKILL, SIGTERM, SIGINT or SIGHUP at a moment drawn from the
+time that it takes, and then checks: the exit code is the signal's; the old output is intact or the new one is whole;
+nothing is half-written; no process of it lives on after 2 seconds; the next run (with --resume where there is one) ends
+with 0 and as a run that nobody killed does; and no temporary file is left after it. The exit code is 1 if any of that does
+not hold.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-CHECKS = ("output", "orphans", "next run", "same end", "temporary files")
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+CHECKS = ("exit code", "output", "orphans", "next run", "same end", "temporary files")
 NET = """
 from torch import nn
 class Net(nn.Module):
@@ -55,6 +56,16 @@ class Scenario:
         path = folder / self.output
         if not path.exists():
             return ""
+        if path.suffix == ".engine":  # two builds need not be the same to the bit
+            sidecar = path.with_name(path.name + ".json")
+            named = json.loads(sidecar.read_text())["sha256"] if sidecar.exists() else ""
+            return "whole" if hashlib.sha256(path.read_bytes()).hexdigest() == named else "broken"
+        if path.name == "manifest.json":
+            files = json.loads(path.read_text())["files"]
+            sound = all(
+                hashlib.sha256((path.parent / n).read_bytes()).hexdigest() == f["sha256"] for n, f in files.items()
+            )
+            return f"{sorted(files)}" if sound else "broken"
         if path.name == "record.json":  # a matrix or a profile: what was found, and not when
             data = json.loads(path.read_text())
             rows = data.get("cells") or [[r["runtime"], r["batch"], r["status"]] for r in data["rows"]]
@@ -66,6 +77,15 @@ class Scenario:
 
 PROFILE = ("--runtimes", "eager,ort-cpu", "--seconds", "0.1", "--batch", "1,2", "--threads", "1", "--save", "run")
 MATRIX = ("--models", "se,eca", "--opsets", "17,18", "--exporters", "torchscript", "--runtimes", "ort", "--jobs", "1")
+PIPELINE = """
+model = "resnet8+se"
+output = "run"
+[export]
+[profile]
+seconds = 0.02
+runtime = "ort-cpu"
+[package]
+"""
 TRAIN = ("train", "net.py:Net", "--dataset", "digits", "--epochs", "2", "--threads", "1", "-o", "run")
 SCENARIOS = {
     "export": Scenario(
@@ -76,6 +96,16 @@ SCENARIOS = {
         ("convert", "source.onnx", "--precision", "fp16", "-o", "m.onnx"),
         "m.onnx",
     ),
+    "quantize": Scenario(
+        *[("quantize", "source.onnx", "--size", "32", "-o", "m.onnx", "--method", "minmax")] * 2, "m.onnx"
+    ),
+    "simplify": Scenario(*[("simplify", "source.onnx", "-o", "m.onnx")] * 2, "m.onnx"),
+    "build": Scenario(
+        *[("build", "source.onnx", "--target", "sm86", "--force", "--input", "1x3x32x32", "-o", "m.engine")] * 2,
+        "m.engine",
+    ),
+    "package": Scenario(*[("package", "source.onnx", "-o", "run")] * 2, "run/manifest.json"),
+    "deploy": Scenario(*[("deploy", "deploy.toml")] * 2, "run/package/manifest.json"),
     "train": Scenario(TRAIN, (*TRAIN, "--resume"), "run/model.safetensors"),
     "matrix": Scenario(
         ("matrix", *MATRIX, "-o", "run"), ("matrix", "--resume", "run", "--jobs", "1"), "run/record.json"
@@ -115,6 +145,15 @@ def family(pid: int) -> set[int]:
     return members
 
 
+def takes_signals(pid: int) -> bool:
+    """Whether the program has the say over SIGTERM yet: before, the system ends whatever is started with it."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        blocked = int(next(line for line in lines if line.startswith("SigBlk:")).split()[1], 16)
+        return bool(blocked >> (signal.SIGTERM - 1) & 1)
+    return False
+
+
 def lives(pid: int) -> bool:
     """Whether a process is there and no zombie."""
     with contextlib.suppress(OSError):
@@ -127,8 +166,9 @@ def prepare(name: str, source: bytes) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="kills-"))
     (folder / "net.py").write_text(NET)
     (folder / "source.onnx").write_bytes(source)
-    if SCENARIOS[name].output == "m.onnx":
-        (folder / "m.onnx").write_bytes(OLD)
+    (folder / "deploy.toml").write_text(PIPELINE)
+    if SCENARIOS[name].output.startswith("m."):
+        (folder / SCENARIOS[name].output).write_bytes(OLD)
     return folder
 
 
@@ -152,6 +192,7 @@ def kill(name: str, source: bytes, seconds: float, expected: str, chance: random
     kind = chance.choice(SIGNALS)
     process = start(scenario.first, folder)
     time.sleep(chance.random() * seconds)
+    before_it_was_ours = not takes_signals(process.pid)
     members = family(process.pid)
     process.send_signal(kind)
     said = process.communicate()[1].decode(errors="replace")
@@ -166,8 +207,11 @@ def kill(name: str, source: bytes, seconds: float, expected: str, chance: random
                 os.kill(pid, signal.SIGKILL)
     if "Traceback" in said:
         faults["output"] = said[-300:]
-    if scenario.output == "m.onnx":
-        content = (folder / "m.onnx").read_bytes()
+    right = (0, 1, -kind) if kind == signal.SIGKILL else (0, 1, 128 + kind)
+    if process.returncode not in right and not before_it_was_ours:
+        faults["exit code"] = f"{process.returncode}: {said[-200:]}"
+    if scenario.output.startswith("m."):
+        content = (folder / scenario.output).read_bytes()
         if content != OLD and scenario.result(folder) != expected:
             faults["output"] = f"{len(content)} bytes that are neither the old nor the new output"
     odd = [str(p.relative_to(folder)) for p in folder.rglob("*") if p.suffix == ".json" and not readable(p)]
@@ -176,6 +220,8 @@ def kill(name: str, source: bytes, seconds: float, expected: str, chance: random
     words = scenario.again
     if not any((folder / "run" / n).exists() for n in ("record.json", "options.json", "plan.json")):
         words = scenario.first  # killed before there was a run
+    if name == "package" and scenario.result(folder):
+        shutil.rmtree(folder / "run")  # it was whole: a package is not made over another
     again = start(words, folder)
     said = again.communicate()[1].decode(errors="replace")
     if again.returncode not in (0, 1):
@@ -202,7 +248,7 @@ def readable(path: Path) -> bool:
 def main() -> int:
     """Run the kills and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=60)
+    parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=list(SCENARIOS))
     parser.add_argument("--save", type=Path, help="write the table as JSON")

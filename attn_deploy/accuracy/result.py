@@ -21,7 +21,7 @@ from attn_deploy.accuracy.metrics import (
 from attn_deploy.data.imageset import DatasetNote
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.files import write_atomic
-from attn_deploy.reading import field_error, read_json, typed
+from attn_deploy.reading import field_error, read_json, require_share, typed
 from attn_deploy.runtimes.base import RuntimeInfo
 
 SCHEMA_VERSION = 1
@@ -154,7 +154,7 @@ class AccuracyResult:
                 f"the accuracy result has schema version {version}, this version of attn-deploy "
                 f"reads {SCHEMA_VERSION}; test again."
             )
-        result = typed(data, cls)
+        result = typed(data, cls, signed=("mean", "settings", "record"))
         result.check()
         return result
 
@@ -165,10 +165,20 @@ class AccuracyResult:
             InvalidRequestError: if something is beyond what it can be; the message names the field.
         """
         classes = len(self.dataset["classes"])
+        if self.agreement is not None:
+            require_share("agreement.paired.p_value", self.agreement.paired.p_value)
+            if not self.agreement.same <= self.agreement.count > 0:
+                raise field_error(
+                    "agreement.count", self.agreement.count, "at least 1, and at least those that are the same"
+                )
+        if not self.seconds > 0:
+            raise field_error("seconds", self.seconds, "above 0")
         if not self.labels:
             raise field_error("labels", self.labels, "those of at least one image")
         if len(self.predictions) != len(self.labels):
             raise field_error("predictions", f"{len(self.predictions)} answers", f"one for each of {self.count} images")
+        if not self.correct <= self.in_top5 <= self.count:
+            raise field_error("in_top5", self.in_top5, f"from {self.correct}, which are right, to {self.count}, all")
         for name in ("labels", "predictions"):
             wrong = next((n for n in getattr(self, name) if not 0 <= n < classes), None)
             if wrong is not None:

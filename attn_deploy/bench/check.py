@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from attn_deploy.bench.row import ProfileRow, reason_of
+from attn_deploy.bench.row import ProfileRow, line_of_error
 from attn_deploy.bench.stand import Bench, ReadyRunner
 from attn_deploy.bench.subject import is_engine
 from attn_deploy.errors import ParityError
@@ -68,7 +68,7 @@ def check_rows(
         try:
             report = _compared(bench, right, ready[name], inputs)
         except Exception as error:  # eager itself raises what it likes
-            why = f"it could not be compared with {right.word}: {reason_of(error)}"
+            why = f"it could not be compared with {right.word}: {line_of_error(error)}"
             rows[name] = replace(rows[name], status="invalid", reason=why)
             del ready[name]
             continue

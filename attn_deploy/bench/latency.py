@@ -12,6 +12,8 @@ from attn_deploy.bench import statistics
 from attn_deploy.bench.statistics import Floats, Interval
 from attn_deploy.reading import field_error, typed
 
+_LONGEST = 3.2e16  # nanoseconds of a year
+
 
 @dataclass(frozen=True, slots=True)
 class ColdStart:
@@ -141,5 +143,7 @@ class LatencyResult:
             raise field_error(f"{inside}rounds", self.rounds, "lists of samples, of which there are none")
         for number, samples in enumerate(self.rounds):
             for index, value in enumerate(samples):
-                if value <= 0:
-                    raise field_error(f"{inside}rounds[{number}][{index}]", value, "nanoseconds, above 0")
+                if not 0 < value < _LONGEST:
+                    raise field_error(
+                        f"{inside}rounds[{number}][{index}]", value, "nanoseconds, above 0 and below a year"
+                    )

@@ -102,7 +102,7 @@ class LayerReport:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> LayerReport:
         """The inverse of `to_dict`."""
-        return typed(data, cls)
+        return typed(data, cls, signed=())
 
     @classmethod
     def read_all(cls, path: Path) -> tuple[LayerReport, ...]:

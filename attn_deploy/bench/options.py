@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from attn_deploy.data.seeds import require_seed
 from attn_deploy.errors import InvalidRequestError
 
 
@@ -46,8 +48,8 @@ class BenchOptions:
                 raise InvalidRequestError(f"{name} is {value}; it must be at least 1.")
         for name in ("min_seconds", "max_seconds", "warmup_seconds", "settle_seconds", "noise_limit"):
             value = getattr(self, name)
-            if value < 0:
-                raise InvalidRequestError(f"{name} is {value}; it cannot be negative.")
+            if not 0 <= value < math.inf:  # refuses NaN too
+                raise InvalidRequestError(f"{name} is {value}; it must be a finite number, and cannot be negative.")
         if self.max_samples < self.min_samples:
             raise InvalidRequestError(
                 f"max_samples is {self.max_samples}, below min_samples {self.min_samples}; raise max_samples."
@@ -56,6 +58,7 @@ class BenchOptions:
             raise InvalidRequestError(
                 f"max_seconds is {self.max_seconds:g}, below min_seconds {self.min_seconds:g}; raise max_seconds."
             )
+        require_seed(self.seed)
         if not 0 < self.confidence < 1:
             raise InvalidRequestError(
                 f"the confidence is {self.confidence}, and must lie between 0 and 1, such as 0.95."

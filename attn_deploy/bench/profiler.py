@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,7 +69,7 @@ def profile(
         save = request.save
         store = None
         if save is not None:
-            make_folder(Path(save))
+            stack.enter_context(_made_for_a_profile(Path(save)))
             stack.enter_context(alone_in(Path(save), "profiling"))
             store = ProfileStore(Path(save), plan, resume=request.resume, progress=report)
         folder = store.files if store is not None else stack.enter_context(scratch_folder())
@@ -79,6 +79,19 @@ def profile(
 
             maker = ChildMaker(plan, folder, memory=request.memory, progress=report)
         return run_plan(plan, maker, store, on_step=on_step)
+
+
+@contextlib.contextmanager
+def _made_for_a_profile(folder: Path) -> Iterator[None]:
+    """A folder that is there; one that was made for a profile of which nothing came goes again."""
+    there = folder.exists()
+    make_folder(folder)
+    try:
+        yield
+    finally:
+        if not there:
+            with contextlib.suppress(OSError):  # it holds something
+                folder.rmdir()
 
 
 def run_plan(
@@ -92,7 +105,12 @@ def run_plan(
     """
     step = on_step or (lambda *_: None)
     environment = describe_environment()
-    begun = maker.begin()
+    try:
+        begun = maker.begin()
+    except Exception:
+        if store is not None:
+            store.forget()
+        raise
     shapes = plan.shapes
     total = len(shapes) + (1 if plan.accuracy else 0)
     rows: list[ProfileRow] = []

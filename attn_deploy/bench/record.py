@@ -19,10 +19,11 @@ from attn_deploy.errors import InvalidRequestError
 from attn_deploy.files import write_atomic
 from attn_deploy.machine.devices import DeviceProfile
 from attn_deploy.machine.environment import Environment
-from attn_deploy.reading import read_json, typed
+from attn_deploy.reading import field_error, read_json, typed
 
 SCHEMA_VERSION = 2
 _READABLE = (1, 2)  # what version 2 adds has defaults
+_SIGNED = ("temperature", "settings")  # a board may be colder than zero
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +112,13 @@ class ProfileRecord:
                 f"the profile record has schema version {version}, this version of attn-deploy reads up to {SCHEMA_VERSION}; "
                 "measure again, or read it with the version that wrote it."
             )
-        record = typed(data, cls)
+        record = typed(data, cls, signed=_SIGNED)
         for index, row in enumerate(record.rows):
             row.check(f"rows[{index}]")
+        if record.light is not None:
+            record.light.check("light")
+        for index, file in enumerate(record.onnx):
+            _check_file(file, f"onnx[{index}]")
         return replace(record, schema_version=SCHEMA_VERSION)
 
     def to_json(self) -> str:
@@ -144,3 +149,24 @@ class ProfileRecord:
             return cls.from_dict(data)
         except InvalidRequestError as error:
             raise InvalidRequestError(f"{path} cannot be read as a profile record: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _TimedFile:
+    """What reports say of a file that was timed; an engine has a library, an ONNX file an opset."""
+
+    sha256: str
+    made: str
+    nodes: int
+    fused: tuple[str, ...]
+    library: str = ""
+    opset: int | None = None
+
+
+def _check_file(data: Mapping[str, Any], where: str) -> None:
+    try:
+        file = typed(data, _TimedFile)
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"{where}.{error}") from error
+    if not file.library and file.opset is None:
+        raise field_error(f"{where}.opset", None, "that of the file")

@@ -12,7 +12,7 @@ from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.statistics import Comparison
 from attn_deploy.errors import AttnDeployError
 from attn_deploy.parity.report import ParityReport
-from attn_deploy.reading import field_error, typed
+from attn_deploy.reading import field_error, require_share, typed
 from attn_deploy.runtimes.base import RuntimeInfo
 
 Status = Literal["ok", "invalid", "failed"]
@@ -84,7 +84,7 @@ class ProfileRow:
         Raises:
             InvalidRequestError: if a field is missing, of another type, or beyond what it can be; the message names it.
         """
-        row = typed(data, cls)
+        row = typed(data, cls, signed=("temperature", "settings"))
         row.check()
         return row
 
@@ -113,6 +113,12 @@ class ProfileRow:
             raise field_error(
                 f"{where}.accuracy.images", accuracy.images, "at least 1, and at least those that are correct"
             )
+        if accuracy is not None:
+            for name in ("same", "only_reference", "only_this"):
+                count = getattr(accuracy, name)
+                if count is not None and count > accuracy.images:
+                    raise field_error(f"{where}.accuracy.{name}", count, f"at most the {accuracy.images} images")
+            require_share(f"{where}.accuracy.p_value", accuracy.p_value)
 
 
 def summary(row: ProfileRow, options: BenchOptions) -> dict[str, Any] | None:
@@ -135,7 +141,7 @@ def summary(row: ProfileRow, options: BenchOptions) -> dict[str, Any] | None:
     }
 
 
-def reason_of(error: Exception) -> str:
+def line_of_error(error: Exception) -> str:
     """An error in one line, for a row."""
     text = " ".join(str(error).split()) or "no message"
     return text if isinstance(error, AttnDeployError) else f"{type(error).__name__}: {text[:400]}"

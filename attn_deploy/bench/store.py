@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -39,6 +41,7 @@ class ProfileStore:
     def __init__(self, folder: Path, plan: ProfilePlan, *, resume: bool, progress: Callable[[str], None]) -> None:
         self._folder, self._progress = folder, progress
         self.files, self.record = folder / "files", folder / RECORD
+        self._begun_before = (folder / PLAN).exists()
         for part in (self.files, folder / "rows", folder / "accuracy"):
             make_folder(part)
         if (folder / PLAN).exists():
@@ -53,6 +56,16 @@ class ProfileStore:
                     "added; choose another folder for the rest."
                 )
         self._write(folder / PLAN, plan.to_dict())
+
+    def forget(self) -> None:
+        """Take out what was put here, where nothing has come of it: the next try finds the folder as this one did."""
+        if self._begun_before:
+            return
+        (self._folder / PLAN).unlink(missing_ok=True)
+        shutil.rmtree(self.files, ignore_errors=True)
+        for part in ("rows", "accuracy"):
+            with contextlib.suppress(OSError):  # what somebody else keeps there stays
+                (self._folder / part).rmdir()
 
     def read(self, shape: Shape, environment: Environment) -> list[ProfileRow] | None:
         """The rows of a shape, if they were finished in this environment."""

@@ -37,6 +37,7 @@ from attn_deploy.cli.quantize import quantize
 from attn_deploy.cli.report import report
 from attn_deploy.cli.run import run
 from attn_deploy.cli.simplify import simplify
+from attn_deploy.cli.streams import echo
 from attn_deploy.cli.train import train
 from attn_deploy.cli.train_table import train_table
 from attn_deploy.cli.verify import verify
@@ -53,7 +54,7 @@ app = typer.Typer(
 
 def _version(value: bool) -> None:
     if value:
-        typer.echo(f"attn-deploy {__version__}")
+        echo(f"attn-deploy {__version__}")
         raise typer.Exit
 
 

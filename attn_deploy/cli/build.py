@@ -12,7 +12,7 @@ import typer
 
 from attn_deploy.cli.completion import complete_device, complete_model
 from attn_deploy.cli.panels import GRAPH, TENSORRT
-from attn_deploy.cli.streams import output_aside
+from attn_deploy.cli.streams import echo, output_aside
 from attn_deploy.cli.trust import Trust
 
 if TYPE_CHECKING:
@@ -196,19 +196,20 @@ def build(
             force=force,
         )
     if as_json:
-        typer.echo(json.dumps(artifact.to_dict(), indent=1))
+        echo(json.dumps(artifact.to_dict(), indent=1))
     else:
-        typer.echo(engine_text(artifact))
+        echo(engine_text(artifact))
 
 
 @contextlib.contextmanager
 def _progress_bar() -> Iterator[tuple[Callable[[str], None], Callable[[Progress], None]]]:
     """A bar on standard error, while there is somebody to see it."""
-    from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars
 
-    console = Console(stderr=True)
+    from attn_deploy.report.console import PlainConsole
+
+    console = PlainConsole(stderr=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

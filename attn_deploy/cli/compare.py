@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from attn_deploy.cli.streams import echo
+
 
 def compare(
     before: Annotated[Path, typer.Argument(help="The earlier profile: a record, or a folder of them.")],
@@ -47,5 +49,5 @@ def compare(
         confidence=confidence,
         allow_removed=allow_removed,
     )
-    typer.echo(json.dumps(diff.to_dict(), indent=1) if as_json else profile_diff_text(diff))
+    echo(json.dumps(diff.to_dict(), indent=1) if as_json else profile_diff_text(diff))
     raise typer.Exit(0 if diff.passed else 1)

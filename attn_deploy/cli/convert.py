@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from attn_deploy.cli.streams import echo
+
 
 def convert(
     model: Annotated[Path, typer.Argument(help="An .onnx file.")],
@@ -75,6 +77,6 @@ def convert(
         keep=keep or (),
         inputs=shape or (),
         samples=sample or (),
-        progress=lambda words: typer.echo(words, err=True),
+        progress=lambda words: echo(words, err=True),
     )
-    typer.echo(json.dumps(artifact.to_dict(), indent=1) if as_json else conversion_text(artifact))
+    echo(json.dumps(artifact.to_dict(), indent=1) if as_json else conversion_text(artifact))

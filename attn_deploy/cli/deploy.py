@@ -16,6 +16,7 @@ from attn_deploy.cli.export import export
 from attn_deploy.cli.package import package
 from attn_deploy.cli.profile import profile
 from attn_deploy.cli.quantize import quantize
+from attn_deploy.cli.streams import echo
 from attn_deploy.cli.train import train
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def deploy(
             raise InvalidRequestError(f"{file} is there already; remove it, or name another file.")
         check_writable(file)
         write_atomic(file, template(init))
-        typer.echo(f"wrote {file}; attn-deploy deploy {file} --plan shows its steps")
+        echo(f"wrote {file}; attn-deploy deploy {file} --plan shows its steps")
         return
     commands = driven_commands()
     settings = read_settings(file, commands)  # a mistyped key is answered before what runs steps is loaded
@@ -69,10 +70,10 @@ def deploy(
     if plan:
         steps = plan_of(settings, commands)
         rows = [{"step": s.name, "cached": s.cached, "argv": list(s.argv)} for s in steps.steps]
-        typer.echo(json.dumps(rows, indent=1) if as_json else plan_text(steps, settings.gates))
+        echo(json.dumps(rows, indent=1) if as_json else plan_text(steps, settings.gates))
         return
-    result = run_pipeline(settings, commands, progress=lambda words: typer.echo(words, err=True))
-    typer.echo(json.dumps(result.to_dict(), indent=1) if as_json else pipeline_text(result))
+    result = run_pipeline(settings, commands, progress=lambda words: echo(words, err=True))
+    echo(json.dumps(result.to_dict(), indent=1) if as_json else pipeline_text(result))
     if not result.passed:
         raise typer.Exit(1)
 

@@ -11,7 +11,7 @@ import typer
 from attn_deploy.cli.completion import complete_model
 from attn_deploy.cli.panels import DATA, MODEL
 from attn_deploy.cli.parse import check_page, write_page
-from attn_deploy.cli.streams import output_aside
+from attn_deploy.cli.streams import echo, output_aside
 from attn_deploy.cli.trust import Trust
 
 
@@ -142,9 +142,9 @@ def diagnose(
             exporter=exporter,
             profile=profile or (),
             timeout=timeout,
-            progress=lambda words: typer.echo(words, err=True),
+            progress=lambda words: echo(words, err=True),
         )
     write_page(page, lambda: diagnosis_html(diagnosis))
-    typer.echo(json.dumps(diagnosis.to_dict(), indent=1) if as_json else diagnosis_text(diagnosis))
+    echo(json.dumps(diagnosis.to_dict(), indent=1) if as_json else diagnosis_text(diagnosis))
     if not diagnosis.passed:
         raise typer.Exit(1)

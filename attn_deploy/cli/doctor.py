@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from attn_deploy.cli.streams import echo
 from attn_deploy.errors import InvalidRequestError
 
 
@@ -48,7 +49,7 @@ def doctor(
     with status() as progress:
         report = examine_machine(progress)
     if as_json:
-        typer.echo(json.dumps(report.to_dict(), indent=1))
+        echo(json.dumps(report.to_dict(), indent=1))
     else:
         print_result(lambda width: doctor_report(report, width))
     raise typer.Exit(0 if report.healthy else 1)
@@ -67,5 +68,5 @@ def _measure(threads: str | None, output: Path | None, as_json: bool) -> None:
             name=path.stem, threads=parse_integers(threads, "--threads") if threads else None, progress=progress
         )
     write_profile(device, path, make_folder=output is None)
-    typer.echo(json.dumps(device.to_dict(), indent=1) if as_json else capability_text(device))
-    typer.echo(f"written: {path}", err=True)
+    echo(json.dumps(device.to_dict(), indent=1) if as_json else capability_text(device))
+    echo(f"written: {path}", err=True)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from attn_deploy.cli.panels import DATA
-from attn_deploy.cli.streams import output_aside
+from attn_deploy.cli.streams import echo, output_aside
 from attn_deploy.cli.trust import Trust
 
 
@@ -101,7 +101,7 @@ def evaluate(
         results[0].write(save)
     write_page(page, lambda: accuracy_html(results))
     if as_json:
-        typer.echo(json.dumps([r.to_dict() for r in results], indent=1))
+        echo(json.dumps([r.to_dict() for r in results], indent=1))
     else:
         from attn_deploy.report.accuracy import accuracy_report
 

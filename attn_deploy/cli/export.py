@@ -11,7 +11,7 @@ import typer
 from attn_deploy.cli.completion import complete_model
 from attn_deploy.cli.panels import INTERFACE, STEPS
 from attn_deploy.cli.parse import parse_words
-from attn_deploy.cli.streams import output_aside
+from attn_deploy.cli.streams import echo, output_aside
 from attn_deploy.cli.trust import Trust
 
 
@@ -207,6 +207,6 @@ def export(
             progress=progress,
         )
     if as_json:
-        typer.echo(json.dumps(artifact.to_dict(), indent=1))
+        echo(json.dumps(artifact.to_dict(), indent=1))
     else:
-        typer.echo(export_text(artifact))
+        echo(export_text(artifact))

@@ -17,7 +17,7 @@ import typer
 
 from attn_deploy.cli import process
 from attn_deploy.cli.started import saying_so
-from attn_deploy.cli.streams import file_warnings
+from attn_deploy.cli.streams import echo, file_warnings
 from attn_deploy.errors import AttnDeployError, MissingDependencyError
 from attn_deploy.guarding import default_memory_limit
 from attn_deploy.processes import limit_memory
@@ -55,7 +55,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except (SystemExit, KeyboardInterrupt) as error:
             failure = process.raised_by_user(error)
             if failure is None:
-                typer.echo("interrupted; nothing was left half-written.", err=True)
+                echo("interrupted; nothing was left half-written.", err=True)
                 raise typer.Exit(process.interruption_code() or process.INTERRUPTED) from error
             _end(str(failure), 2, error)
         except Exception as error:
@@ -96,7 +96,7 @@ def _memory_limit() -> int | None:
 def _end(text: str, code: int, error: BaseException) -> None:
     if settings.debug:
         traceback.print_exception(error)
-    typer.echo(f"error: {text}", err=True)
+    echo(f"error: {text}", err=True)
     raise typer.Exit(code) from error
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import typer
 from typer.core import TyperGroup
 
 from attn_deploy._version import __version__
 from attn_deploy.cli.panels import write_commands, write_panels
+from attn_deploy.cli.streams import echo
 
 _COMMANDS = {
     word: command
@@ -96,13 +96,13 @@ class Guessing(TyperGroup):
         """The command that the words stand for, with its arguments."""
         word, rest = args[0], args[1:]
         if word == "version" and not rest:
-            typer.echo(f"attn-deploy {__version__}")
+            echo(f"attn-deploy {__version__}")
             ctx.exit()
         if word == "help":
             topic = _COMMANDS.get(rest[0], rest[0]) if rest else ""
             if topic:
                 return super().resolve_command(ctx, [topic, "--help"])  # an unknown one is refused with what is near
-            typer.echo(ctx.get_help())
+            echo(ctx.get_help())
             ctx.exit()
         if word in ("devices", "list-devices"):
             word, rest = "list", ["--devices", *rest]
@@ -190,4 +190,4 @@ def _runtimes(words: str) -> str:
 
 
 def _note(text: str) -> None:
-    typer.echo(f"note: {text}.", err=True)
+    echo(f"note: {text}.", err=True)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from attn_deploy.cli.completion import complete_model
+from attn_deploy.cli.streams import echo
 
 
 def info(
@@ -35,7 +36,7 @@ def info(
     specs = [get(part) for part in registry_parts(name)]
     if as_json:
         data = [s.to_dict() for s in specs]
-        typer.echo(json.dumps(data[0] if len(data) == 1 else data, indent=1, ensure_ascii=False))
+        echo(json.dumps(data[0] if len(data) == 1 else data, indent=1, ensure_ascii=False))
         return
     width = shutil.get_terminal_size((120, 24)).columns
-    typer.echo("\n\n".join(model_text(s, width) for s in specs))
+    echo("\n\n".join(model_text(s, width) for s in specs))

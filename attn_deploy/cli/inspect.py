@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from attn_deploy.cli.streams import echo
+
 
 def inspect(
     files: Annotated[list[Path], typer.Argument(help="An .onnx or .engine file; two .onnx files with --diff.")],
@@ -57,7 +59,7 @@ def inspect(
         )
     if diff:
         differences = diff_graphs(files[0], files[1])
-        typer.echo(
+        echo(
             json.dumps([dataclasses.asdict(d) for d in differences], indent=1)
             if as_json
             else graphs_diff_text(differences)
@@ -67,8 +69,8 @@ def inspect(
     if isinstance(report, EngineArtifact):
         kernels = read_kernels(report)
         data = {**report.to_dict(), "layers": kernels.to_dict()}
-        typer.echo(json.dumps(data, indent=1) if as_json else engine_text(report, kernels))
+        echo(json.dumps(data, indent=1) if as_json else engine_text(report, kernels))
     else:
-        typer.echo(json.dumps(report.to_dict(), indent=1) if as_json else graph_text(report))
+        echo(json.dumps(report.to_dict(), indent=1) if as_json else graph_text(report))
         if check:
             report.artifact.check_seal()

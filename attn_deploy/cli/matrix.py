@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from attn_deploy.cli.panels import CELLS, PLACE
-from attn_deploy.cli.streams import output_aside
+from attn_deploy.cli.streams import echo, output_aside
 
 
 def matrix(
@@ -113,7 +113,7 @@ def matrix(
         baseline=baseline,
     )
     for note in request.notes:
-        typer.echo(note, err=True)
+        echo(note, err=True)
     with output_aside(), watch_matrix() as watch:
         record = run_matrix(
             request.options,
@@ -129,13 +129,13 @@ def matrix(
         )
     written = write_reports(record, request.folder)
     if as_json:
-        typer.echo(record.to_json(), nl=False)
+        echo(record.to_json(), nl=False)
     else:
         print_result(lambda _: matrix_summary(record))
-        typer.echo(f"written: {', '.join(map(str, written))}", err=True)
+        echo(f"written: {', '.join(map(str, written))}", err=True)
     result = outcome(record, request)
     if result.words:
-        typer.echo(result.words, err=True)
+        echo(result.words, err=True)
     raise typer.Exit(result.exit_code)
 
 
@@ -164,10 +164,10 @@ def merge(
     record = merge_records([read_record(path) for path in records], partial=partial)
     written = write_reports(record, output)
     if as_json:
-        typer.echo(record.to_json(), nl=False)
+        echo(record.to_json(), nl=False)
     else:
         print_result(lambda _: matrix_summary(record))
-        typer.echo(f"written: {', '.join(map(str, written))}", err=True)
+        echo(f"written: {', '.join(map(str, written))}", err=True)
     raise typer.Exit(1 if record.failures else 0)
 
 
@@ -193,5 +193,5 @@ def diff(
     from attn_deploy.report.matrix.text import matrix_diff_text
 
     changes = diff_records(read_record(old), read_record(new), subset=subset)
-    typer.echo(json.dumps(changes.to_dict(), indent=1) if as_json else matrix_diff_text(changes))
+    echo(json.dumps(changes.to_dict(), indent=1) if as_json else matrix_diff_text(changes))
     raise typer.Exit(1 if changes.regressions else 0)

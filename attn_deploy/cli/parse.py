@@ -6,8 +6,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import typer
-
+from attn_deploy.cli.streams import echo
 from attn_deploy.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -136,4 +135,4 @@ def write_page(path: Path | None, make: Callable[[], str]) -> None:
     from attn_deploy.files import write_atomic
 
     write_atomic(path, make())
-    typer.echo(f"written: {path}", err=True)
+    echo(f"written: {path}", err=True)

@@ -9,7 +9,7 @@ import typer
 
 from attn_deploy.cli.completion import complete_model
 from attn_deploy.cli.panels import ACCURACY, SUBJECT, TIMED, TIMING
-from attn_deploy.cli.streams import output_aside
+from attn_deploy.cli.streams import echo, output_aside
 from attn_deploy.cli.trust import Trust
 
 if TYPE_CHECKING:
@@ -248,7 +248,7 @@ def _here(request: ProfileRequest, alone: Path | None, *, layers: bool, as_json:
     if alone is not None:
         record.write(alone)
     if as_json:
-        typer.echo(record.to_json(), nl=False)
+        echo(record.to_json(), nl=False)
     else:
         from attn_deploy.report.profile.terminal import profile_report
 
@@ -256,7 +256,7 @@ def _here(request: ProfileRequest, alone: Path | None, *, layers: bool, as_json:
     if layers and not record.unfinished:
         _show_layers(request, as_json=as_json)
     if record.unfinished:
-        typer.echo(f"stopped; what is done is kept. Continue with -o {request.save} --resume.", err=True)
+        echo(f"stopped; what is done is kept. Continue with -o {request.save} --resume.", err=True)
         raise typer.Exit(130)
     raise typer.Exit(0 if record.passed else 1)
 
@@ -271,9 +271,9 @@ def _show_layers(request: ProfileRequest, *, as_json: bool) -> None:
     with output_aside(), status() as progress:
         views = layer_views(plan_profile(request), save=save, progress=progress)
     for report in views.reports:
-        typer.echo(f"\n{layers_text(report)}", err=as_json)  # with --json, standard output is the record's
+        echo(f"\n{layers_text(report)}", err=as_json)  # with --json, standard output is the record's
     for variant, why in views.missing.items():
-        typer.echo(f"{variant}: no per-layer view: {why}", err=True)
+        echo(f"{variant}: no per-layer view: {why}", err=True)
 
 
 def _on_a_cluster(request: ProfileRequest, *, as_json: bool) -> None:
@@ -296,21 +296,21 @@ def _on_a_cluster(request: ProfileRequest, *, as_json: bool) -> None:
             plan_profile(request), save=save, resume=request.resume, memory=request.memory, progress=progress
         )
     if as_json:
-        typer.echo(json.dumps(fleet.to_dict(), indent=1))
+        echo(json.dumps(fleet.to_dict(), indent=1))
     else:
         for kind, record in fleet.records.items():
-            typer.echo(f"{kind}:")
+            echo(f"{kind}:")
             print_result(lambda width, record=record: profile_report(record, width))  # type: ignore[misc]
     if fleet.records:
         together = overview(fleet.runs(save))
         if not as_json:
-            typer.echo(f"\n{known_text(together)}")
+            echo(f"\n{known_text(together)}")
         for path in write_fleet_reports(together, save):
-            typer.echo(f"written: {path}", err=True)
+            echo(f"written: {path}", err=True)
     for kind, why in fleet.failures.items():
-        typer.echo(f"{kind}: {why}", err=True)
+        echo(f"{kind}: {why}", err=True)
     if fleet.stopped:
         left = ", ".join(fleet.stopped)
-        typer.echo(f"stopped; {left} is still to be made. Go on with -o {save} --resume.", err=True)
+        echo(f"stopped; {left} is still to be made. Go on with -o {save} --resume.", err=True)
         raise typer.Exit(130)
     raise typer.Exit(0 if fleet.passed else 1)

@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from attn_deploy.cli.streams import terminal_width
+from attn_deploy.cli.streams import echo, terminal_width
 
 
 def profiles(
@@ -45,18 +45,18 @@ def _of_checkout(device: str | None, model: str | None, output: Path | None, as_
     runs = known_runs(device=device, model=model)
     if not runs:
         if as_json:
-            typer.echo(profile_json(overview(())), nl=False)
+            echo(profile_json(overview(())), nl=False)
         _nothing()
     report = overview(runs)
     if output is not None:
         from attn_deploy.report.profile.files import write_report
 
         write_report(report, output)
-        typer.echo(f"written: {output}", err=True)
+        echo(f"written: {output}", err=True)
     elif as_json:
-        typer.echo(profile_json(report), nl=False)
+        echo(profile_json(report), nl=False)
     else:
-        typer.echo(known_text(report, terminal_width()))
+        echo(known_text(report, terminal_width()))
 
 
 def _of_package(device: str | None, model: str | None, output: Path | None, as_json: bool) -> None:
@@ -73,11 +73,11 @@ def _of_package(device: str | None, model: str | None, output: Path | None, as_j
     digest = read_digest().chosen(device=device, model=model)
     if not digest.rows:
         if as_json:
-            typer.echo(digest_json(digest), nl=False)
+            echo(digest_json(digest), nl=False)
         _nothing()
-    typer.echo(digest_json(digest), nl=False) if as_json else typer.echo(digest_text(digest, terminal_width()))
+    echo(digest_json(digest), nl=False) if as_json else echo(digest_text(digest, terminal_width()))
 
 
 def _nothing() -> NoReturn:
-    typer.echo("no measured profiles come with this version; make your own with attn-deploy profile.", err=True)
+    echo("no measured profiles come with this version; make your own with attn-deploy profile.", err=True)
     raise typer.Exit(1)

@@ -11,7 +11,7 @@ import typer
 from attn_deploy.cli.completion import complete_model
 from attn_deploy.cli.panels import DATA, FORM, IMAGES, LAYERS
 from attn_deploy.cli.parse import parse_size, preprocess_options
-from attn_deploy.cli.streams import output_aside
+from attn_deploy.cli.streams import echo, output_aside
 from attn_deploy.cli.trust import Trust
 
 
@@ -218,4 +218,4 @@ def quantize(
             weights=weights,
             progress=progress,
         )
-    typer.echo(json.dumps(artifact.to_dict(), indent=1) if as_json else quantization_text(artifact))
+    echo(json.dumps(artifact.to_dict(), indent=1) if as_json else quantization_text(artifact))

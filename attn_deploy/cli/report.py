@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from attn_deploy.cli.streams import terminal_width
+from attn_deploy.cli.streams import echo, terminal_width
 
 
 def report(
@@ -47,8 +47,8 @@ def report(
     summary = overview(read_runs(folders), load_device(device) if device is not None else None)
     for path in output or ():
         write_report(summary, path)
-        typer.echo(f"written: {path}", err=True)
+        echo(f"written: {path}", err=True)
     if as_json:
-        typer.echo(profile_json(summary), nl=False)
+        echo(profile_json(summary), nl=False)
     elif not output:
-        typer.echo(known_text(summary, terminal_width()))
+        echo(known_text(summary, terminal_width()))

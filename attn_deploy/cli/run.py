@@ -10,6 +10,7 @@ import typer
 
 from attn_deploy.cli.panels import IMAGES
 from attn_deploy.cli.parse import parse_size, preprocess_options
+from attn_deploy.cli.streams import echo
 
 
 def run(
@@ -75,8 +76,8 @@ def run(
     result = run_file(model, data, output=output, size=parse_size(size) if size else None, preprocess=options)
     shapes = {n: [str(a.dtype), list(a.shape)] for n, a in result.outputs.items()}
     if as_json:
-        typer.echo(json.dumps({"output": str(output), "outputs": shapes, "prepared": result.prepared}, indent=1))
+        echo(json.dumps({"output": str(output), "outputs": shapes, "prepared": result.prepared}, indent=1))
         return
     rows = [("file", str(output)), ("images as", result.prepared)]
     rows += [(name, f"{dtype}[{', '.join(map(str, shape))}]") for name, (dtype, shape) in shapes.items()]
-    typer.echo(rows_text([(k, v) for k, v in rows if v]))
+    echo(rows_text([(k, v) for k, v in rows if v]))

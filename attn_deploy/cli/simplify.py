@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from attn_deploy.cli.streams import echo
+
 
 def simplify(
     model: Annotated[Path, typer.Argument(help="An .onnx file.")],
@@ -40,4 +42,4 @@ def simplify(
     from attn_deploy.report.text import simplified_text
 
     artifact = simplify_file(model, output, inputs=shape or (), samples=sample or ())
-    typer.echo(json.dumps(artifact.to_dict(), indent=1) if as_json else simplified_text(artifact))
+    echo(json.dumps(artifact.to_dict(), indent=1) if as_json else simplified_text(artifact))

@@ -13,6 +13,12 @@ from typing import Any, TextIO
 import typer
 
 from attn_deploy.errors import FileWarning
+from attn_deploy.report.printable import printable
+
+
+def echo(text: object = "", *, err: bool = False, nl: bool = True) -> None:
+    """Print text for people, or a record, with `printable`."""
+    typer.echo(printable(str(text)), err=err, nl=nl)
 
 
 def terminal_width() -> int:
@@ -40,7 +46,7 @@ def file_warnings() -> Iterator[None]:
             line: str | None = None,
         ) -> None:
             if issubclass(category, FileWarning):
-                typer.echo(f"warning: {message}", err=True)
+                echo(f"warning: {message}", err=True)
             else:
                 usual(message, category, filename, lineno, file, line)
 

@@ -10,7 +10,7 @@ import typer
 
 from attn_deploy.cli.completion import complete_model
 from attn_deploy.cli.panels import PLACE, RECIPE
-from attn_deploy.cli.streams import output_aside
+from attn_deploy.cli.streams import echo, output_aside
 
 if TYPE_CHECKING:
     from attn_deploy.training.run import TrainProgress
@@ -130,6 +130,6 @@ def train(
             on_step=show,
         )
     if as_json:
-        typer.echo(json.dumps(record.to_dict(), indent=1))
+        echo(json.dumps(record.to_dict(), indent=1))
     else:
-        typer.echo(training_text(record))
+        echo(training_text(record))

@@ -10,7 +10,7 @@ import typer
 
 from attn_deploy.cli.completion import complete_model
 from attn_deploy.cli.panels import PLACE, RUNS
-from attn_deploy.cli.streams import output_aside
+from attn_deploy.cli.streams import echo, output_aside
 
 if TYPE_CHECKING:
     from attn_deploy.training.run import TrainProgress
@@ -103,10 +103,12 @@ def train_table(
     from attn_deploy.report.console import step_bar
     from attn_deploy.report.train_table import table_markdown, write_pages
     from attn_deploy.training.recipe import recipe_for
-    from attn_deploy.training.table import default_folder, plan_table
+    from attn_deploy.training.table import default_folder, plan_table, require_table
     from attn_deploy.training.table import train_table as make_table
 
     folder = output or default_folder(backbone, dataset)
+    if only_report:
+        require_table(folder)  # before the images are fetched
     recipe = recipe_for(dataset, epochs=epochs, start_side=start_side, alternate_flip=alternate_flip)
     words = parse_words(models, "--models")
     plan = plan_table(backbone, words, dataset, recipe, seeds, data_dir, more_seeds=more_seeds, best=best)
@@ -130,5 +132,5 @@ def train_table(
             progress=lambda text: row.__setitem__(0, text),
             on_row=lambda summary: write_pages(summary, folder),
         )
-    typer.echo(json.dumps(summary.to_dict(), indent=1) if as_json else table_markdown(summary), nl=False)
-    typer.echo(f"{folder}/table.md, {folder}/table.html", err=True)
+    echo(json.dumps(summary.to_dict(), indent=1) if as_json else table_markdown(summary), nl=False)
+    echo(f"{folder}/table.md, {folder}/table.html", err=True)

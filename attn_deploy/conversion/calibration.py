@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from attn_deploy.conversion.images import assumed_preprocess, image_size, prepared_images
 from attn_deploy.conversion.preprocess import Preprocess, PreprocessOptions, of_images
-from attn_deploy.data import DATASETS, ImageSet, load_dataset
+from attn_deploy.data import DATASETS, ImageSet, load_dataset, require_seed
+from attn_deploy.data.folder import require_images
 from attn_deploy.errors import DatasetError, InvalidRequestError
 from attn_deploy.files import sha256_of
 from attn_deploy.inputs.samples import example_arrays, verification_sizes
 from attn_deploy.inputs.tensors import Arrays, TensorInput
-from attn_deploy.inputs.user_samples import load_arrays
+from attn_deploy.inputs.user_samples import load_arrays, require_arrays
 from attn_deploy.parity.given import as_type
 
 BATCH = 8
@@ -114,13 +115,20 @@ def load_calibration(
 
 
 def check_calibration(source: Path | str) -> None:
-    """Refuse calibration data that are no data set and not on the disk.
+    """Refuse calibration data that are no data set, and neither a folder nor an archive on the disk; none is unpacked.
 
     Raises:
-        InvalidRequestError: with the closest data set and what can be given.
+        InvalidRequestError: with the closest data set and what can be given, or why the file cannot be read.
     """
     names = [n for n in DATASETS if n != "folder"]
-    if str(source) in names or Path(source).exists():
+    path = Path(source)
+    if str(source) in names:
+        return
+    if path.is_dir():
+        require_images(path)
+        return
+    if path.exists():
+        require_arrays(path)
         return
     close = difflib.get_close_matches(str(source), names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else "."
@@ -185,6 +193,7 @@ def _from_images(
     usual_count, held_out = _counts(images.size)
     count = min(usual_count, len(images)) if count is None else count
     rest = len(images) - count
+    require_seed(seed)
     order = images.balanced_sample(min(len(images), count + min(held_out, max(rest, 0))), seed)
     size = _batch_size(inputs, symbols, count, images.images[0].size)
     if count < size:

@@ -58,10 +58,10 @@ def simplify(
     source = artifact.path if isinstance(artifact, OnnxArtifact) else Path(artifact)
     target = output_file(path, source.with_name(f"{source.stem}-simple.onnx"), (".onnx",))
     model, _ = open_model(source, light=True)
+    given = given_inputs(model, inputs, samples)
     simplified = simplify_model(model)
     if not simplified.tool:
         raise GraphError(f"{source} was not simplified: {simplified.reason}.")
-    given = given_inputs(model, inputs, samples)
     report = compare_models(model, simplified.model, given=given)
     report.raise_if_failed(f"{source} simplified by {simplified.tool}")
     nodes = {"tool": simplified.tool, "nodes": [simplified.nodes_before, simplified.nodes_after]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,11 +124,23 @@ def _classes(folder: Path) -> tuple[str, ...]:
     return names
 
 
-def _images_in(folder: Path) -> list[Path]:
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not files:
+def require_images(folder: Path) -> None:
+    """Refuse a folder without images, looking no further than the first.
+
+    Raises:
+        DatasetError: if there is none.
+    """
+    if next(_image_files(folder), None) is None:
         raise DatasetError(f"folder: {folder} holds no image; files that count end in {', '.join(SUFFIXES)}.")
-    return files
+
+
+def _image_files(folder: Path) -> Iterator[Path]:
+    return (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+
+
+def _images_in(folder: Path) -> list[Path]:
+    require_images(folder)
+    return sorted(_image_files(folder))
 
 
 def _split_of(file: Path, folder: Path) -> Split:

@@ -13,7 +13,7 @@ from typing import Any
 from attn_deploy.engine.network import EngineTensor, NetworkSummary
 from attn_deploy.engine.options import BuildOptions
 from attn_deploy.engine.profile import Profile
-from attn_deploy.errors import EngineMismatchError
+from attn_deploy.errors import EngineMismatchError, reason_of
 from attn_deploy.files import sha256_of, write_atomic
 from attn_deploy.reading import typed
 
@@ -127,7 +127,7 @@ class EngineArtifact:
         Raises:
             InvalidRequestError: if a field is missing or of another type; the message names it.
         """
-        sidecar = typed(data, _Sidecar)
+        sidecar = typed(data, _Sidecar, signed=("request",))
         values = {f.name: getattr(sidecar, f.name) for f in fields(_Sidecar)}
         profiles = tuple(map(Profile.from_dict, sidecar.profiles))
         return cls(
@@ -266,7 +266,9 @@ def read_engine(path: Path | str) -> EngineArtifact:
         sound = checksum == _checksum(data) and data["schema_version"] == SCHEMA_VERSION
         artifact = EngineArtifact.from_dict(data, path) if sound else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise EngineMismatchError(f"{sidecar} cannot be read ({type(error).__name__}: {error}). {again}") from error
+        raise EngineMismatchError(
+            f"{sidecar} cannot be read ({type(error).__name__}: {reason_of(error)}). {again}"
+        ) from error
     if artifact is None:
         raise EngineMismatchError(
             f"{sidecar} was changed after it was written, or is of another schema than {SCHEMA_VERSION}, so it proves "

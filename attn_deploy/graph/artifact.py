@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
 
-from attn_deploy.errors import EvidenceError, FileWarning, GraphError, InvalidGraphError
+from attn_deploy.errors import EvidenceError, FileWarning, GraphError, InvalidGraphError, reason_of
 from attn_deploy.files import sha256_of
 from attn_deploy.graph.bounds import refuse_unbounded, refuse_undecodable
 from attn_deploy.graph.evidence import MISMATCH, Evidence, entries_of, read_evidence, seal_state
@@ -125,7 +125,7 @@ def load_model(path: Path, *, check_seal: bool = True, light: bool = False) -> o
             exit_code=2,
         ) from error
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise GraphError(f"{path} cannot be loaded: {error}", exit_code=2) from error
+        raise GraphError(f"{path} cannot be loaded: {reason_of(error)}", exit_code=2) from error
     if not model.graph.node or not model.opset_import:
         raise GraphError(
             f"{path} holds no ONNX graph ({path.stat().st_size} bytes, "

@@ -10,7 +10,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
-from attn_deploy.errors import GraphError
+from attn_deploy.errors import GraphError, reason_of
 from attn_deploy.graph.placed import INLINE, ByteRange, is_placed, place_of, set_place
 
 # Field numbers of onnx.proto and wire types of protobuf, which are part of both formats.
@@ -56,7 +56,7 @@ def anchored(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
             offset = int(entries.get("offset") or 0)
             length = int(entries.get("length") or where.stat().st_size - offset)
         except (OSError, ValueError) as error:
-            raise GraphError(f"{path} cannot be loaded: {error}", exit_code=2) from error
+            raise GraphError(f"{path} cannot be loaded: {reason_of(error)}", exit_code=2) from error
         set_place(tensor, ByteRange(where, offset, length))
         place_of(tensor)
     for node in model.graph.node:

@@ -17,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from attn_deploy.errors import GraphError
+from attn_deploy.errors import GraphError, reason_of
 
 INLINE = 1 << 18  # bytes; smaller tensors stay in the graph, where sizes, tables and scales are read and folded
 LARGEST_FILE = (1 << 31) - (1 << 24)  # bytes of weights: protobuf's 2 GiB, less 16 MiB for everything else
@@ -56,7 +56,7 @@ def place_of(tensor: TensorProto) -> ByteRange:
         size = path.stat().st_size
         length = int(entries.get("length") or size - offset)
     except (ValueError, OSError) as error:
-        raise GraphError(f"the weights {tensor.name!r} cannot be read from {path}: {error}") from error
+        raise GraphError(f"the weights {tensor.name!r} cannot be read from {path}: {reason_of(error)}") from error
     wanted = element_bytes(tensor)
     if offset < 0 or length < 0 or offset + length > size or (wanted is not None and length < wanted):
         raise GraphError(

@@ -66,22 +66,40 @@ def read_values(text: str, what: str) -> NDArray[Any]:
         ) from error
 
 
+def require_arrays(path: Path) -> None:
+    """Refuse what is no archive of arrays by its table of contents, without unpacking any.
+
+    Raises:
+        InvalidRequestError: saying what is there.
+    """
+    require_regular(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except OSError as error:
+        raise InvalidRequestError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except Exception as error:  # of a dozen classes
+        raise InvalidRequestError(
+            f"{path} cannot be read as an .npz of arrays: {error or type(error).__name__}"
+        ) from error
+    size = sum(m.file_size for m in members)
+    for member in members:
+        if not member.filename.endswith(".npy"):
+            raise InvalidRequestError(f"{path}: {member.filename!r} is no array.")
+    if size > _MEMORY:
+        raise InvalidRequestError(f"{path} unpacks to {size:,} bytes, more than the {_MEMORY:,} that are read.")
+
+
 def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays of an ``.npz``: numbers and booleans only.
 
     Raises:
         InvalidRequestError: naming the member that is something else, or why the file cannot be read.
     """
-    require_regular(path)
+    require_arrays(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(i.file_size for i in archive.infolist())
-        if size > _MEMORY:
-            raise InvalidRequestError(f"{path} unpacks to {size:,} bytes, more than the {_MEMORY:,} that are read.")
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except InvalidRequestError:
-        raise
     except Exception as error:  # numpy, zipfile and zlib have errors of a dozen classes
         raise InvalidRequestError(
             f"{path} cannot be read as an .npz of arrays: {error or type(error).__name__}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from attn_deploy.errors import InvalidRequestError, PrecisionError
-from attn_deploy.reading import read_toml, typed
+from attn_deploy.reading import field_error, read_toml, typed
 
 DEVICES = Path(__file__).with_name("device_profiles")
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
@@ -122,6 +123,21 @@ class DeviceProfile:
                 exit_code=2,
             )
 
+    def check(self, where: str = "") -> None:
+        """Check what the types do not say: nothing can be divided by a limit of zero.
+
+        Raises:
+            InvalidRequestError: naming the field; ``where`` is the device's place in a record.
+        """
+        whole = DeviceLimits(self.peaks_tflops, self.bandwidth_gbs, self.caches)
+        for limits in (whole, *self.threads.values()):
+            numbers = {"bandwidth_gbs": limits.bandwidth_gbs}
+            numbers |= {f"peaks_tflops.{name}": peak for name, peak in limits.peaks_tflops.items()}
+            numbers |= {f"caches[{k}]": value for k, pair in enumerate(limits.caches) for value in pair if value == 0}
+            for name, value in numbers.items():
+                if value is not None and not 0 < value < math.inf:
+                    raise field_error(f"{where}.{name}".lstrip("."), value, "above 0")
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
         return asdict(self)
@@ -129,7 +145,9 @@ class DeviceProfile:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DeviceProfile:
         """The inverse of `to_dict`, after JSON too, which knows neither tuples nor keys that are numbers."""
-        return typed(data, cls)
+        device = typed(data, cls, signed=())
+        device.check()
+        return device
 
 
 def list_devices() -> tuple[str, ...]:
@@ -176,6 +194,13 @@ def read_device(path: Path) -> DeviceProfile:
     wrong = _fault(data)
     if wrong:
         raise InvalidRequestError(f"the device profile {path} {wrong}.")
+    try:
+        typed(data, DeviceProfile)
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"the device profile {path}: {error}") from error
+    wrong = _nonsense(data)
+    if wrong:
+        raise InvalidRequestError(f"the device profile {path} {wrong}.")
     build = dict(data.pop("build", {}))
     if "batch" in build:
         build["batch"] = tuple(build["batch"])
@@ -199,7 +224,7 @@ def _caches(data: Mapping[str, Any]) -> tuple[tuple[float, float], ...]:
 
 
 def _fault(data: Mapping[str, Any]) -> str:
-    """What is wrong with the contents of a profile; empty if nothing is."""
+    """What is wrong with the fields and tables of a profile; empty if nothing is."""
     missing = [k for k in _REQUIRED if k not in data]
     unknown = [k for k in data if k not in _KEYS | _MEASURED | {"build"}]
     if missing or unknown:
@@ -208,27 +233,34 @@ def _fault(data: Mapping[str, Any]) -> str:
     if not isinstance(build, Mapping) or not isinstance(peaks, Mapping):
         return "needs tables for peaks_tflops and build"
     wrong = next((w for w in (_limits_fault(t) for t in (data, *_tables(data.get("threads", {})))) if w), "")
-    if wrong:
-        return wrong
+    unknown = [k for k in build if k not in ("workspace", "batch")]
+    if not wrong and unknown:
+        wrong = f"has an unknown field in build: {', '.join(unknown)}"
+    if not wrong and data["kind"] not in ("gpu", "cpu"):
+        wrong = f"has the kind {data['kind']!r}; it is gpu or cpu"
+    return wrong
+
+
+def _nonsense(data: Mapping[str, Any]) -> str:
+    """What of a profile whose fields are of their types makes no sense; empty if nothing does."""
+    build, peaks = data.get("build", {}), data.get("peaks_tflops", {})
     numbers = {**{k: data[k] for k in ("memory_gib", "bandwidth_gbs", "launch_us", "cores") if k in data}, **peaks}
     batch = build.get("batch", [1, 1, 1])
     faults = (
-        (data["kind"] not in ("gpu", "cpu"), f"has the kind {data['kind']!r}; it is gpu or cpu"),
         (
             data["kind"] == "gpu" and not re.fullmatch(r"\d{1,2}\.\d", str(data.get("compute_capability"))),
             f'has the compute capability {data.get("compute_capability")!r}; write it like "8.9"',
         ),
         (
             not set(data["precisions"]) | set(peaks) <= set(PRECISIONS),
-            f"names a precision other than {', '.join(PRECISIONS)}",
+            f"names a precision other than {', '.join(PRECISIONS)} in precisions or peaks_tflops",
         ),
         (
-            any(isinstance(v, bool) or not isinstance(v, (int, float)) or v <= 0 for v in numbers.values()),
+            any(v is not None and v <= 0 for v in numbers.values()),
             f"has a number that is not above 0 among {numbers}",
         ),
-        (not set(build) <= {"workspace", "batch"}, f"has an unknown field in build: {', '.join(build)}"),
         (
-            len(batch) != 3 or not all(isinstance(b, int) for b in batch) or not 1 <= batch[0] <= batch[1] <= batch[2],
+            not 1 <= batch[0] <= batch[1] <= batch[2],
             f"has the batch sizes {batch}; it must hold that 1 <= least <= best <= largest",
         ),
     )
@@ -250,7 +282,7 @@ def _limits_fault(table: Any) -> str:
     if not pairs or any(isinstance(v, bool) or not isinstance(v, (int, float)) or v <= 0 for c in caches for v in c):
         return f"has the caches {caches!r}; write pairs of MiB and 10^9 bytes a second, as in [[1, 80], [16, 40]]"
     if "bandwidth_gbs" in table and not isinstance(table["bandwidth_gbs"], (int, float)):
-        return f"has the bandwidth {table['bandwidth_gbs']!r}, which is not a number"
+        return f"has the bandwidth_gbs {table['bandwidth_gbs']!r}, which is not a number"
     peaks = table.get("peaks_tflops", {})
     if not isinstance(peaks, Mapping) or not all(isinstance(p, (int, float)) and p > 0 for p in peaks.values()):
         return "needs a number above 0 for each precision in peaks_tflops"

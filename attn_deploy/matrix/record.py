@@ -112,7 +112,7 @@ class MatrixRecord:
             raise InvalidRequestError(
                 f"the matrix record has the schema {version}, and this version reads {SCHEMA_VERSION}."
             )
-        record = typed(data, _RecordData)
+        record = typed(data, _RecordData, signed=("found", "temperature"))
         cells = sorted_cells(c.cell(f"cells[{index}]") for index, c in enumerate(record.cells))
         return cls(
             cells=tuple(cells),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,7 +37,9 @@ def read_json(path: Path) -> Any:
         raise InvalidRequestError(f"{path} is not JSON: {error}.") from error
 
 
-def read_typed(path: Path, kind: type[T], what: str, *, schema: int | None = None) -> T:
+def read_typed(
+    path: Path, kind: type[T], what: str, *, schema: int | None = None, signed: Collection[str] | None = None
+) -> T:
     """What a JSON file holds, as an instance of a dataclass; see `typed`. Every message names the file.
 
     Args:
@@ -44,6 +47,7 @@ def read_typed(path: Path, kind: type[T], what: str, *, schema: int | None = Non
         kind: a dataclass.
         what: it is, for messages: "the plan of a table".
         schema: the ``schema_version`` that it must have, if any.
+        signed: see `typed`.
 
     Raises:
         InvalidRequestError: if it cannot be read, is of another schema, or is not what it should be.
@@ -55,7 +59,7 @@ def read_typed(path: Path, kind: type[T], what: str, *, schema: int | None = Non
             f"{path} is not {what} of schema version {schema}, which this version reads: {version}."
         )
     try:
-        return typed(data, kind)
+        return typed(data, kind, signed=signed)
     except InvalidRequestError as error:
         raise InvalidRequestError(f"{path} is not {what}: {error}") from error
 

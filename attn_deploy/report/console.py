@@ -6,10 +6,13 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
+
+from attn_deploy.report.printable import printable
 
 WIDTH_OF_FILES = 160  # a pipe or a log has no width of its own
 _COLUMNS = (
@@ -21,17 +24,26 @@ _COLUMNS = (
 )
 
 
+class PlainConsole(Console):
+    """A console on which text is text, whoever wrote it: see `printable`."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The segments of something, in which nothing but the console's own styles is obeyed."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+
 def print_result(render: Callable[[int], RenderableType]) -> None:
     """Print what ``render`` makes for the width of standard output."""
-    console = Console()
+    console = PlainConsole()
     width = console.width if console.is_terminal or "COLUMNS" in os.environ else WIDTH_OF_FILES
-    Console(width=width, highlight=False).print(render(width))
+    PlainConsole(width=width, highlight=False).print(render(width))
 
 
 @contextlib.contextmanager
 def status() -> Iterator[Callable[[str], None]]:
     """A function that shows what is being done, on one line of a terminal; silent where there is none."""
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     if not console.is_terminal:
         yield lambda _: None
         return
@@ -42,7 +54,7 @@ def status() -> Iterator[Callable[[str], None]]:
 @contextlib.contextmanager
 def step_bar(what: str) -> Iterator[Callable[[int, int, str], None]]:
     """A progress bar of steps on standard error: call it with the step, how many there are, and a few words."""
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     if not console.is_terminal:
         yield lambda step, steps, text: None
         return
@@ -82,7 +94,7 @@ class ProfileBar:
 @contextlib.contextmanager
 def profile_bar() -> Iterator[ProfileBar]:
     """A `ProfileBar` on standard error; where that is no terminal, one line for each finished shape."""
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     if not console.is_terminal:
         yield ProfileBar(None)
         return

@@ -234,6 +234,7 @@ def _summary(error: BaseException, path: Path) -> str:
 
     frames = traceback.extract_tb(error.__traceback__)
     lines = [f.lineno for f in frames if Path(f.filename).resolve() == path.resolve()]
-    text = " ".join(str(error).split()) or "no message"
+    words = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+    text = " ".join(words.split()) or "no message"
     where = f" ({path}, line {lines[-1]})" if lines else ""
     return f"{type(error).__name__}: {text}{where}"

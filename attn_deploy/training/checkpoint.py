@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from attn_deploy.errors import CheckpointError, InvalidRequestError
+from attn_deploy.errors import CheckpointError, InvalidRequestError, reason_of
 from attn_deploy.files import alone_in, atomic_path, make_folder, sha256_of, sweep, write_atomic
 from attn_deploy.reading import read_json
 from attn_deploy.resolve.checkpoints import HEADER, RECORD, WEIGHTS, check_recorded_hash
@@ -116,7 +116,9 @@ class TrainingFolder:
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}. Train again without --resume.") from error
+            raise CheckpointError(
+                f"{path} cannot be read: {reason_of(error)}. Train again without --resume."
+            ) from error
 
     def finish(self, weights: Mapping[str, Tensor], header: Mapping[str, Any]) -> FileNote:
         """Write the weights of the finished run; returns their file name and hash."""

@@ -129,7 +129,7 @@ def read_deployed(path: Path) -> tuple[Deployed, ...]:
     if not path.exists():
         return ()
     try:
-        return read_typed(path, _DeployedFile, "the measurements of a row", schema=SCHEMA_VERSION).files
+        return read_typed(path, _DeployedFile, "the measurements of a row", schema=SCHEMA_VERSION, signed=()).files
     except InvalidRequestError as error:
         raise CheckpointError(f"{error} Remove it to measure again.") from error
 

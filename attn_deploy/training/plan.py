@@ -85,6 +85,6 @@ class TablePlan:
         """
         path = root / PLAN
         try:
-            return read_typed(path, cls, "the plan of a table", schema=SCHEMA_VERSION)
+            return read_typed(path, cls, "the plan of a table", schema=SCHEMA_VERSION, signed=())
         except InvalidRequestError as error:
             raise CheckpointError(str(error)) from error

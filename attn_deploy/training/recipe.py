@@ -8,6 +8,7 @@ images as they are: no test-time augmentation. Nothing is added to the model, so
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -63,8 +64,10 @@ class Recipe:
             if getattr(self, name) < 1:
                 raise InvalidRequestError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         for name in (*_AT_LEAST_ZERO, *_SHARES):
-            if not getattr(self, name) >= 0:  # refuses NaN too
-                raise InvalidRequestError(f"{name} is {getattr(self, name)}; it cannot be negative.")
+            if not 0 <= getattr(self, name) < math.inf:  # refuses NaN too
+                raise InvalidRequestError(
+                    f"{name} is {getattr(self, name)}; it must be a finite number, and cannot be negative."
+                )
         for name in _SHARES:
             if getattr(self, name) >= 1:
                 raise InvalidRequestError(f"{name} is {getattr(self, name)}; it must be below 1.")

@@ -11,7 +11,7 @@ from attn_deploy.accuracy.predict import TestSummary
 from attn_deploy.data.imageset import DatasetNote
 from attn_deploy.errors import CheckpointError, InvalidRequestError
 from attn_deploy.machine.environment import Environment
-from attn_deploy.reading import field_error, typed
+from attn_deploy.reading import field_error, require_share, typed
 from attn_deploy.training.checkpoint import SCHEMA_VERSION, FileNote
 from attn_deploy.training.recipe import Recipe
 
@@ -96,12 +96,22 @@ class TrainingRecord:
             CheckpointError: if the data are no training record.
         """
         try:
-            record = typed(data, cls)
+            record = typed(data, cls, signed=("mean", "loss", "temperature"))
             test = record.test
             if test is not None and not 0 <= test["correct"] <= test["images"] > 0:
                 raise field_error("test.images", test["images"], "at least 1, and at least those that are correct")
             if (test is None) != (record.weights is None):
                 raise field_error("weights", record.weights, "there when the run is tested, and only then")
+            for place, share in (("test.top1", test and test["top1"]), ("test.top5", test and test["top5"])):
+                require_share(place, share)
+            for index, epoch in enumerate(record.history):
+                require_share(f"history[{index}].accuracy", epoch.accuracy)
+            if record.dataset["images"] < 1:
+                raise field_error("dataset.images", record.dataset["images"], "at least 1")
+            if record.history and not record.seconds > 0:
+                raise field_error("history", "one of 0 seconds", "of epochs that took time")
+            if test is not None and not record.history:
+                raise field_error("history", (), "that of a run that is tested: an epoch at least")
             for name, note in (("state", record.state), ("weights", record.weights)):
                 if note is not None and Path(note["file"]).name != note["file"]:
                     raise field_error(f"{name}.file", note["file"], "the name of a file in the run's folder")

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from attn_deploy.accuracy.predict import run_dataset, test_summary
-from attn_deploy.data import ImageSet, load_dataset
+from attn_deploy.data import ImageSet, load_dataset, require_seed
 from attn_deploy.errors import InvalidRequestError, MissingDependencyError, NoDeviceError
 from attn_deploy.machine.environment import command_line, describe_environment
 from attn_deploy.resolve.make import ResolvedModel
@@ -98,7 +98,7 @@ def train(
     progress(f"loading {dataset}")
     images = load_dataset(dataset, "train", data_dir=data_dir, progress=progress)
     tested = load_dataset(dataset, "test", data_dir=data_dir, progress=progress)
-    torch.manual_seed(seed)
+    torch.manual_seed(require_seed(seed))
     resolved = classifier_for(model, images)
     folder = TrainingFolder(Path(output) if output is not None else RUNS / f"{resolved.name.stem}-{dataset}-s{seed}")
     arithmetic = _arithmetic(folder, resume, place, amp, resolved, images)

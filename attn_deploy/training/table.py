@@ -111,10 +111,13 @@ def train_table(
         on_row: called with the summary after each row.
 
     Raises:
-        InvalidRequestError: if the folder holds another table, or holds this one and ``resume`` is not given.
+        InvalidRequestError: if the folder holds another table, or holds this one and ``resume`` is not given, or holds
+            none and there is nothing to report.
         DatasetError: if the images cannot be had.
     """
     folder = Path(root)
+    if only_report:
+        require_table(folder)
     plan = _begin(folder, plan, resume or only_report)
     if not only_report:
         own = [m for index, m in enumerate(plan.modules) if index % shard[1] == shard[0] - 1]
@@ -181,6 +184,18 @@ def plan_table(
         more_seeds=more_seeds,
         best=best,
     )
+
+
+def require_table(folder: Path) -> None:
+    """Refuse a folder in which there is nothing to report.
+
+    Raises:
+        InvalidRequestError: if it holds no table.
+    """
+    if not (folder / PLAN).is_file():
+        raise InvalidRequestError(
+            f"{folder} holds no table: there is no {folder / PLAN}. Leave out --only-report to train one."
+        )
 
 
 def _begin(folder: Path, plan: TablePlan, resume: bool) -> TablePlan:

@@ -151,7 +151,7 @@ def test_limits_follow_the_number_of_threads(tmp_path):
         ("caches = [[1, -2]]", "has the caches"),
         ("launch_us = 0", "number that is not above 0"),
         ("threads = 2", "table for each number of threads"),
-        ('bandwidth_gbs = "fast"', "bandwidth 'fast'"),
+        ('bandwidth_gbs = "fast"', "bandwidth_gbs 'fast'"),
     ],
 )
 def test_limits_that_make_no_sense_are_refused(tmp_path, line, message):

@@ -74,7 +74,7 @@ def read_profile(path: Path) -> tuple[RowFacts, ...]:
     """
     file = path / "record.json" if path.is_dir() else path
     try:
-        return typed(read_json(file), _Profile).rows
+        return typed(read_json(file), _Profile, signed=("temperature", "settings")).rows
     except InvalidRequestError as error:
         raise InvalidRequestError(f"--profile {path}: that is no record of a profile: {error}") from error
 
@@ -86,7 +86,7 @@ def read_accuracy(path: Path) -> AccuracyFacts:
         InvalidRequestError: if it is none; the message names the field.
     """
     try:
-        facts = typed(read_json(path), AccuracyFacts)
+        facts = typed(read_json(path), AccuracyFacts, signed=("mean", "settings", "record"))
         if not facts.labels or len(facts.labels) != len(facts.predictions):
             raise field_error(
                 "predictions", len(facts.predictions), f"as many as labels, {len(facts.labels)} and not 0"

@@ -17,12 +17,13 @@ from attn_deploy.deploy.package.docker import dockerfiles
 from attn_deploy.deploy.package.evidence import evidence_accuracy_rows, evidence_html, evidence_markdown, latency_rows
 from attn_deploy.deploy.package.facts import RowFacts, read_accuracy, read_profile
 from attn_deploy.deploy.package.golden import Case, eager_runner, golden_bytes, golden_cases, golden_tolerance
+from attn_deploy.deploy.package.labels import class_count, read_labels
 from attn_deploy.deploy.package.request import PackageRequest, check_folder, served_name
 from attn_deploy.deploy.package.triton import TENSORRT_OF, ServedTensor, TritonModel, check_engine, config_text
 from attn_deploy.engine.artifact import EngineArtifact
 from attn_deploy.engine.builder import build
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.files import require_regular, scratch_folder, sha256_of, to_disk
+from attn_deploy.files import scratch_folder, sha256_of, to_disk
 from attn_deploy.graph.artifact import OnnxArtifact, TensorInfo, open_model, read_onnx
 from attn_deploy.graph.placed import exceeds_one_file
 from attn_deploy.inputs.tensors import TensorInput
@@ -215,7 +216,7 @@ def _manifest(
     artifact, record = source.artifact, dict(source.artifact.record)
     evidence = artifact.evidence
     profile = () if wanted.profile is None else read_profile(wanted.profile)
-    labels = [] if wanted.labels is None else _read_labels(wanted.labels)
+    labels = () if wanted.labels is None else read_labels(wanted.labels, _classes(source.artifact))
     return {
         "schema_version": SCHEMA_VERSION,
         "name": wanted.name or served_name(_stem(model)),
@@ -227,7 +228,7 @@ def _manifest(
         "precision": artifact.metadata.get("precision", "fp32"),
         "preprocess": record.get("preprocess"),
         "postprocess": record.get("postprocess"),
-        "labels": [line.strip() for line in labels if line.strip()],
+        "labels": list(labels),
         "tolerance": golden_tolerance(artifact.metadata.get("precision", "fp32")),
         "golden": len(cases),
         "reference": source.words,
@@ -358,12 +359,9 @@ def _pins() -> dict[str, str]:
     return versions
 
 
-def _read_labels(path: Path) -> list[str]:
-    require_regular(path)
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidRequestError(f"--labels {path} cannot be read as text: {error}") from error
+def _classes(artifact: OnnxArtifact) -> int | None:
+    model, _ = open_model(artifact.path)
+    return class_count(model, artifact.record)
 
 
 def _preferred(rows: Sequence[RowFacts]) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -14,6 +14,7 @@ from rich.text import Text
 from attn_deploy.matrix.cell import FAILED, Cell, CellId
 from attn_deploy.matrix.record import MatrixRecord
 from attn_deploy.matrix.summary import Tally, cell_groups, exporters_of, opsets_of, tally, unmade_checks
+from attn_deploy.report.console import PlainConsole
 
 MOST_FINDINGS = 40
 
@@ -91,7 +92,7 @@ class Watch:
 @contextlib.contextmanager
 def watch_matrix() -> Iterator[Watch]:
     """A live bar on standard error, with red cells above it; red cells alone where there is no terminal."""
-    console = Console(stderr=True, highlight=False)
+    console = PlainConsole(stderr=True, highlight=False)
     live = console.is_terminal
     progress = Progress(
         TextColumn("matrix"),

@@ -21,14 +21,14 @@ def accuracies(report: Overview) -> Figure | None:
     machines = list(dict.fromkeys(report.runs[e.run].machine for e in points))
     traces: list[dict[str, Any]] = []
     for machine in machines:
-        front = sorted((_trade(e), e) for e in points if e.on_front and report.runs[e.run].machine == machine)
+        front = sorted(_trade(e) for e in points if e.on_front and report.runs[e.run].machine == machine)
         traces.append(
             {
                 "type": "scatter",
                 "mode": "lines",
                 "name": "front" if len(machines) == 1 else f"front, {machine}",
-                "x": [x for (x, _), _ in front],
-                "y": [y for (_, y), _ in front],
+                "x": [x for x, _ in front],
+                "y": [y for _, y in front],
                 "line": {"color": "#9aa5b4", "width": 1.5, "dash": "dot", "shape": "hv"},
                 "hoverinfo": "skip",
             }
