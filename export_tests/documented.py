@@ -66,8 +66,10 @@ def in_text(page: Path) -> list[Typed]:
 def of_the_help() -> list[Typed]:
     """The examples of every command's own help."""
     root, commands = _root(), []
-    for name, command in {"attn-deploy": root, **root.commands}.items():
-        lines = [line.strip() for line in (command.help or "").splitlines() if line.strip().startswith("attn-deploy ")]
+    matrix = {f"matrix {name}": command for name, command in root.commands["matrix"].commands.items()}
+    for name, command in {"attn-deploy": root, **root.commands, **matrix}.items():
+        text = (command.help or "").replace("\\\n", " ")
+        lines = [line.strip() for line in text.splitlines() if line.strip().startswith("attn-deploy ")]
         commands += [Typed(Path(f"{name} --help"), tuple(shlex.split(line))) for line in lines]
     return commands
 

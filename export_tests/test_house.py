@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import re
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -48,6 +49,21 @@ def test_every_room_has_a_purpose_a_place_in_the_design_and_a_folder_of_tests():
     tested = {p.name for p in (ROOT / "export_tests").iterdir() if p.is_dir() and list(p.rglob("test_*.py"))}
     # `parity` is tested through the exporters and conversions it judges.
     assert set(ROOMS) - tested <= {"parity"}
+
+
+def too_long(root: Path, most: int = 400) -> list[str]:
+    """The project's Python files of more than ``most`` lines."""
+    folders = ("attn_deploy", "benchmarks", "docs", "examples", "export_tests")
+    lengths = {p: p.read_text(encoding="utf-8").count("\n") for f in folders for p in (root / f).rglob("*.py")}
+    return [f"{p.relative_to(root)}: {n} lines" for p, n in sorted(lengths.items()) if n > most]
+
+
+def test_a_file_holds_one_idea_and_never_more_than_400_lines(tmp_path):
+    assert too_long(ROOT) == []
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "long.py").write_text("x = 1\n" * 401)
+    (tmp_path / "docs" / "whole.py").write_text("x = 1\n" * 400)
+    assert too_long(tmp_path) == ["docs/long.py: 401 lines"]
 
 
 def test_no_arrow_runs_up_and_the_picture_is_up_to_date():
@@ -149,6 +165,22 @@ def test_a_class_name_stands_for_one_class():
     for file in (*rooms, *PACKAGE.glob("*.py"), *(PACKAGE / "backbones").glob("slots.py")):
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(str(file.relative_to(PACKAGE)))
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
+
+
+# Entry points that another program calls by this name: `python -m`, a child process, a framework's registry.
+ENTRY_POINTS = {"main", "register", "run", "serve"}
+
+
+def test_a_function_name_stands_for_one_function():
+    places: dict[str, list[str]] = {}
+    for file in PACKAGE.rglob("*.py"):
+        room = file.relative_to(PACKAGE).parts[0]
+        if room in ("modules", "backbones", "cli") or "standalone" in file.parts:
+            continue  # the zoo's are of their module, commands are called like what they call, clients stand alone
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and node.name not in ENTRY_POINTS:
                 places.setdefault(node.name, []).append(str(file.relative_to(PACKAGE)))
     assert {name: files for name, files in places.items() if len(files) > 1} == {}
 

@@ -17,7 +17,7 @@ from attn_deploy.data.imageset import Split
 from attn_deploy.errors import CheckpointError, GraphError, InvalidRequestError
 from attn_deploy.files import scratch_folder
 from attn_deploy.machine.environment import command_line, describe_environment, usable_cores
-from attn_deploy.parity.files import precision_of
+from attn_deploy.parity.files import precision_of_file
 from attn_deploy.runtimes.base import Runner
 from attn_deploy.runtimes.table import RUNTIMES, choose_runtimes, import_torch
 from attn_deploy.runtimes.work import Work
@@ -292,7 +292,7 @@ def _file_job(path: Path, runtime: str, threads: int) -> _Job:
         )
     runner = RUNTIMES[runtime].make(Work(None, path, None, threads))
     count = taken.shape[0]
-    return _Job(runner, taken.name, dtype, count if isinstance(count, int) else None, precision_of(path), served)
+    return _Job(runner, taken.name, dtype, count if isinstance(count, int) else None, precision_of_file(path), served)
 
 
 def _engine_job(path: Path, batch: int) -> _Job:

@@ -11,11 +11,11 @@ from attn_deploy.accuracy.predict import BATCH, PLAIN, run_dataset
 from attn_deploy.accuracy.result import AccuracyResult
 from attn_deploy.accuracy.served import Served, served_by
 from attn_deploy.bench.evidence import AccuracyRow
-from attn_deploy.bench.group import start
+from attn_deploy.bench.group import start_runner
 from attn_deploy.bench.images import images_to_test
 from attn_deploy.bench.maker import Begun, Maker, accuracy_variants
 from attn_deploy.bench.plan import ProfilePlan, Size, Variant
-from attn_deploy.bench.row import ProfileRow, reason_of
+from attn_deploy.bench.row import ProfileRow, line_of_error
 from attn_deploy.bench.stand import Bench
 from attn_deploy.errors import DatasetError, InvalidRequestError, ParityError
 from attn_deploy.graph.artifact import read_onnx
@@ -43,7 +43,7 @@ def answers_of(plan: ProfilePlan, bench: Bench, variant: Variant) -> AccuracyRes
         )
     bench.progress(f"testing {variant.key} on {images.name}")
     bench.trail(variant.key)
-    candidate = start(bench, variant, inputs, example_arrays(inputs, seed=plan.options.seed))
+    candidate = start_runner(bench, variant, inputs, example_arrays(inputs, seed=plan.options.seed))
     try:
         return run_dataset(
             candidate.runner,
@@ -133,10 +133,10 @@ def _with_accuracy(
     variant = Variant(row.runtime, row.precision if plan.precisions != ("",) else "")
     error = failed.get(variant)
     if isinstance(error, ParityError):
-        why = f"its accuracy could not be measured: {reason_of(error)}"
+        why = f"its accuracy could not be measured: {line_of_error(error)}"
         return replace(row, status="invalid", reason=why, latency=None, speedup=None, device_time=None, end_to_end=None)
     if error is not None:
-        return replace(row, accuracy_missing=reason_of(error))
+        return replace(row, accuracy_missing=line_of_error(error))
     return replace(row, accuracy=accuracy_row(results[variant]))
 
 

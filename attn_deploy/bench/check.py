@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from attn_deploy.bench.row import ProfileRow, reason_of
+from attn_deploy.bench.row import ProfileRow, line_of_error
 from attn_deploy.bench.stand import Bench, ReadyRunner
 from attn_deploy.bench.subject import is_engine
 from attn_deploy.errors import ParityError
@@ -18,7 +17,9 @@ from attn_deploy.graph.heads import Reading, read_outputs
 from attn_deploy.inputs.samples import example_arrays
 from attn_deploy.inputs.tensors import TensorInput
 from attn_deploy.parity.judge import LARGEST_ERROR
+from attn_deploy.parity.neighbours import neighbouring_module
 from attn_deploy.parity.report import ParityReport
+from attn_deploy.parity.rounding import Rounding
 from attn_deploy.parity.share import compare_by_share
 from attn_deploy.parity.tolerance import TOLERANCES
 from attn_deploy.parity.verify import compare
@@ -33,13 +34,13 @@ class _Right:
     Attributes:
         runner: gives the right outputs.
         word: for messages.
-        precise: makes the same in float64, where there is that.
+        rounding: how to learn what it rounds, where there is that.
         reading: how outputs are compared, where a graph says so.
     """
 
     runner: Runner
     word: str
-    precise: Callable[[], Runner] | None = None
+    rounding: Rounding | None = None
     reading: Reading | None = None
 
 
@@ -67,7 +68,7 @@ def check_rows(
         try:
             report = _compared(bench, right, ready[name], inputs)
         except Exception as error:  # eager itself raises what it likes
-            why = f"it could not be compared with {right.word}: {reason_of(error)}"
+            why = f"it could not be compared with {right.word}: {line_of_error(error)}"
             rows[name] = replace(rows[name], status="invalid", reason=why)
             del ready[name]
             continue
@@ -87,18 +88,22 @@ def _eager(bench: Bench, ready: dict[str, ReadyRunner], references: list[str], s
     module = bench.subject.module
     if module is None:
         raise ValueError("eager needs a module")
-    eager = functools.partial(EagerRunner, module, output_names=bench.subject.outputs, device=bench.device)
+    eager = functools.partial(EagerRunner, output_names=bench.subject.outputs, device=bench.device)
 
     def precise() -> Runner:
         import torch
 
-        return eager(dtype=torch.float64, threads=bench.threads)
+        return eager(module, dtype=torch.float64, threads=bench.threads)
 
+    def neighbour(seed: int) -> Runner:
+        return eager(neighbouring_module(module, seed), threads=bench.threads)
+
+    rounding = Rounding(precise, neighbour)
     if references:
-        return _Right(ready[references[0]].runner, "eager", precise)
-    runner = eager(threads=bench.threads)
+        return _Right(ready[references[0]].runner, "eager", rounding)
+    runner = eager(module, threads=bench.threads)
     stack.callback(runner.close)
-    return _Right(runner, "eager", precise)
+    return _Right(runner, "eager", rounding)
 
 
 def _file(bench: Bench, path: Path, stack: contextlib.ExitStack) -> _Right:
@@ -122,7 +127,7 @@ def _compared(bench: Bench, right: _Right, candidate: ReadyRunner, inputs: tuple
         inputs,
         (),
         tolerance=TOLERANCES.get(candidate.info.precision, TOLERANCES["float32"]),
-        precise=right.precise,
+        rounding=right.rounding,
         seed=bench.options.seed,
         reading=right.reading,
     )

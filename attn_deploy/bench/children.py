@@ -11,7 +11,7 @@ from typing import Any
 
 from attn_deploy.bench.evidence import MemoryPeak
 from attn_deploy.bench.files import OnnxFiles
-from attn_deploy.bench.group import blank_row, profile_group, raise_if_request, refused, start, with_runner
+from attn_deploy.bench.group import blank_row, profile_group, raise_if_request, refused, start_runner, with_runner
 from attn_deploy.bench.make import begun, make_bench
 from attn_deploy.bench.plan import ProfilePlan, Variant, inputs_from_dicts, inputs_to_dicts
 from attn_deploy.bench.stand import Bench
@@ -64,7 +64,7 @@ def start_row(
         bench = _light_bench(wanted, Path(folder), chosen, tensors, emit)
         conditions.forget_peak()
         arrays = example_arrays(tensors, seed=wanted.options.seed)
-        candidate = start(bench, chosen, tensors, arrays)
+        candidate = start_runner(bench, chosen, tensors, arrays)
         for _ in range(_MORE_RUNS):
             candidate.runner.enqueue()
             candidate.runner.synchronize()

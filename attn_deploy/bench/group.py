@@ -16,7 +16,7 @@ from attn_deploy.bench.evidence import Conditions, GraphCost, Placement
 from attn_deploy.bench.files import SHORT, Made
 from attn_deploy.bench.options import BenchOptions
 from attn_deploy.bench.plan import Variant, size_of
-from attn_deploy.bench.row import ProfileRow, reason_of
+from attn_deploy.bench.row import ProfileRow, line_of_error
 from attn_deploy.bench.stand import Bench, ReadyRunner
 from attn_deploy.bench.timer import EndToEnd, Measured, cold_start, measure_both
 from attn_deploy.errors import (
@@ -51,7 +51,7 @@ def profile_group(bench: Bench, variants: Sequence[Variant], inputs: tuple[Tenso
             bench.progress(f"loading {variant.key} for {_told(shapes)}")
             bench.trail(variant.key)
             try:
-                ready[variant.key] = candidate = start(bench, variant, inputs, arrays)
+                ready[variant.key] = candidate = start_runner(bench, variant, inputs, arrays)
                 stack.callback(candidate.runner.close)
             except Exception as error:
                 raise_if_request(error)
@@ -96,10 +96,10 @@ def with_runner(row: ProfileRow, candidate: ReadyRunner) -> ProfileRow:
 
 def refused(row: ProfileRow, error: Exception) -> ProfileRow:
     """The row of a variant that could not be started, with the reason."""
-    return replace(row, status="invalid" if isinstance(error, ProviderError) else "failed", reason=reason_of(error))
+    return replace(row, status="invalid" if isinstance(error, ProviderError) else "failed", reason=line_of_error(error))
 
 
-def start(bench: Bench, variant: Variant, inputs: tuple[TensorInput, ...], arrays: Arrays) -> ReadyRunner:
+def start_runner(bench: Bench, variant: Variant, inputs: tuple[TensorInput, ...], arrays: Arrays) -> ReadyRunner:
     """Load a runtime and run it once.
 
     Raises:
@@ -173,7 +173,7 @@ def _time(bench: Bench, arrays: Arrays, rows: dict[str, ProfileRow], ready: dict
     for name, result in results.items():
         rows[name] = replace(rows[name], conditions=Conditions(before, after))
         if isinstance(result, Exception):
-            rows[name] = replace(rows[name], status="failed", reason=reason_of(result))
+            rows[name] = replace(rows[name], status="failed", reason=line_of_error(result))
         elif not _unchanged(ready[name].outputs, ready[name].runner.outputs()):
             why = "the outputs of the last timed run are not those of the first run on the same inputs"
             rows[name] = replace(rows[name], status="invalid", reason=why)

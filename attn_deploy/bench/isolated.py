@@ -14,7 +14,7 @@ from attn_deploy.bench.fit import Need
 from attn_deploy.bench.group import blank_row
 from attn_deploy.bench.maker import Begun
 from attn_deploy.bench.plan import ProfilePlan, Variant, inputs_from_dicts, inputs_to_dicts
-from attn_deploy.bench.row import ProfileRow, reason_of
+from attn_deploy.bench.row import ProfileRow, line_of_error
 from attn_deploy.errors import AttnDeployError, MissingDependencyError, WorkerError
 from attn_deploy.inputs.tensors import TensorInput
 from attn_deploy.isolate import run_isolated
@@ -117,7 +117,7 @@ class ChildMaker:
             if why is None or RUNTIMES[variant.runtime].needs != "onnx":
                 kept.append(variant)
                 continue
-            rows[variant.key] = replace(rows[variant.key], reason=reason_of(why))
+            rows[variant.key] = replace(rows[variant.key], reason=line_of_error(why))
             if isinstance(why, MissingDependencyError):
                 self._missing.append(why)
         return kept
@@ -129,7 +129,7 @@ class ChildMaker:
         try:
             answer = self._call("start_row", f"starting {variant.key}", arguments)
         except WorkerError as error:
-            rows[variant.key] = replace(rows[variant.key], reason=reason_of(error))
+            rows[variant.key] = replace(rows[variant.key], reason=line_of_error(error))
             return False
         if answer["missing"]:
             self._missing.append(MissingDependencyError(answer["missing"]))
@@ -142,7 +142,7 @@ class ChildMaker:
         """Give the row that was running the reason, and return the others; all, if nothing tells which it was."""
         guilty = [v for v in left if v.key == trail] or left
         for variant in guilty:
-            rows[variant.key] = replace(rows[variant.key], status="failed", reason=reason_of(error), latency=None)
+            rows[variant.key] = replace(rows[variant.key], status="failed", reason=line_of_error(error), latency=None)
         return [v for v in left if v not in guilty]
 
     def _patience(self, count: int) -> float:

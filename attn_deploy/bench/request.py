@@ -166,6 +166,8 @@ def plan_profile(model: str | Path | nn.Module | ProfileRequest, **settings: Unp
     if is_engine(request.model):
         runtimes = _engine_runtimes(Path(str(request.model)), runtimes, request.precisions)
     is_file = isinstance(request.model, (str, Path)) and str(request.model).lower().endswith(".onnx")
+    if is_file or is_engine(request.model):
+        _refuse_export_options(request)
     graphs, accuracy = request.cuda_graph, request.accuracy
     plan = ProfilePlan(
         model=_model(request.model),
@@ -193,6 +195,15 @@ def plan_profile(model: str | Path | nn.Module | ProfileRequest, **settings: Unp
     )
     check_images(plan)
     return plan
+
+
+def _refuse_export_options(request: ProfileRequest) -> None:
+    """What says how a model is exported would be ignored without a word where a finished file is timed."""
+    for option in ("opset", "dynamic", "onnx"):
+        if getattr(request, option) is not None:
+            raise InvalidRequestError(
+                f"--{option} is for models by name, and {request.model} is a finished file; leave it out, or name the model."
+            )
 
 
 def _engine_runtimes(path: Path, runtimes: Sequence[str] | None, precisions: Sequence[str] | None) -> tuple[str, ...]:

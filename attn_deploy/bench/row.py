@@ -141,7 +141,7 @@ def summary(row: ProfileRow, options: BenchOptions) -> dict[str, Any] | None:
     }
 
 
-def reason_of(error: Exception) -> str:
+def line_of_error(error: Exception) -> str:
     """An error in one line, for a row."""
     text = " ".join(str(error).split()) or "no message"
     return text if isinstance(error, AttnDeployError) else f"{type(error).__name__}: {text[:400]}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -28,6 +29,7 @@ from attn_deploy.cli.lint import lint
 from attn_deploy.cli.list import list_
 from attn_deploy.cli.matrix import diff, matrix, merge
 from attn_deploy.cli.package import package
+from attn_deploy.cli.panels import PanelCommand
 from attn_deploy.cli.process import run_supervised
 from attn_deploy.cli.profile import profile
 from attn_deploy.cli.profiles import profiles
@@ -63,7 +65,7 @@ def _root(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
     memory_limit: Annotated[
-        str | None, typer.Option(help="Memory that a command may use, as 8GiB; 90 % of what is free by default.")
+        str | None, typer.Option(help="Memory that a command may use, as 8GiB. Default: 90 % of what is free.")
     ] = None,
 ) -> None:
     """Attention modules out of PyTorch and onto real hardware, with evidence.
@@ -96,38 +98,53 @@ def _root(
     guard.settings = guard.Settings(debug=debug, memory_limit=memory_limit)
 
 
-_COMMANDS: dict[str, Callable[..., None]] = {
-    "list": list_,
-    "info": info,
-    "export": export,
-    "lint": lint,
-    "convert": convert,
-    "quantize": quantize,
-    "simplify": simplify,
-    "verify": verify,
-    "run": run,
-    "build": build,
-    "package": package,
-    "deploy": deploy,
-    "diagnose": diagnose,
-    "inspect": inspect,
-    "profile": profile,
-    "report": report,
-    "compare": compare,
-    "profiles": profiles,
-    "train": train,
-    "evaluate": evaluate,
-    "train-table": train_table,
-    "doctor": doctor,
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """A command's function, the heading that it stands under, and what it does in a line of 80 columns."""
+
+    function: Callable[..., None]
+    panel: str
+    summary: str
+
+
+_FIND, _MAKE, _SHIP = "Find a model", "Make a file", "Ship it"
+_CHECK, _MEASURE, _MACHINE = "Check a model or file", "Measure and train", "This machine"
+_COMMANDS: dict[str, _Command] = {
+    "list": _Command(list_, _FIND, "List the zoo and the backbones, by family."),
+    "info": _Command(info, _FIND, "Show a model's paper, source, arguments, size and limits."),
+    "export": _Command(export, _MAKE, "Export a model to ONNX, and prove the file."),
+    "convert": _Command(convert, _MAKE, "Change the opset or the precision of an ONNX file."),
+    "quantize": _Command(quantize, _MAKE, "Quantize a model to 8 bits, and judge the result."),
+    "simplify": _Command(simplify, _MAKE, "Simplify an ONNX file, and compare both files."),
+    "build": _Command(build, _MAKE, "Build a TensorRT engine, and describe it in a JSON file."),
+    "package": _Command(package, _SHIP, "Make a folder that serves: model, clients, evidence."),
+    "deploy": _Command(deploy, _SHIP, "Run a pipeline from one file, with gates."),
+    "lint": _Command(lint, _CHECK, "Predict what an export will break, and say how to mend it."),
+    "diagnose": _Command(diagnose, _CHECK, "Find the module that breaks the build or the numbers."),
+    "inspect": _Command(inspect, _CHECK, "Show what an ONNX file or an engine holds."),
+    "verify": _Command(verify, _CHECK, "Compare the outputs of two files, or check a package."),
+    "run": _Command(run, _CHECK, "Run an ONNX file on data, and write its outputs."),
+    "evaluate": _Command(evaluate, _CHECK, "Measure the accuracy of a trained classifier."),
+    "profile": _Command(profile, _MEASURE, "Time a model in several runtimes with one clock."),
+    "report": _Command(report, _MEASURE, "Combine saved profiles in a table or a page."),
+    "compare": _Command(compare, _MEASURE, "Show what changed beyond noise between two profiles."),
+    "profiles": _Command(profiles, _MEASURE, "Print the measured profiles that come with this version."),
+    "train": _Command(train, _MEASURE, "Train a classifier, and test it once."),
+    "train-table": _Command(train_table, _MEASURE, "Train one backbone with every module in turn."),
+    "doctor": _Command(doctor, _MACHINE, "Show what is installed and works, and what is missing."),
 }
-for _name, _command in _COMMANDS.items():
-    app.command(_name)(guard.guarded(_command))
+for _name, _entry in _COMMANDS.items():
+    app.command(_name, cls=PanelCommand, rich_help_panel=_entry.panel, short_help=_entry.summary)(
+        guard.guarded(_entry.function)
+    )
 
 _matrix = typer.Typer(cls=MatrixGroup, rich_markup_mode=None)
 _matrix.callback(invoke_without_command=True)(guard.guarded(matrix))
-_matrix.command("merge")(guard.guarded(merge))
-_matrix.command("diff")(guard.guarded(diff))
-app.add_typer(_matrix, name="matrix")
+_matrix.command("merge", cls=PanelCommand, short_help="Merge the records of several shards.")(guard.guarded(merge))
+_matrix.command("diff", cls=PanelCommand, short_help="Show what got worse between two records.")(guard.guarded(diff))
+app.add_typer(
+    _matrix, name="matrix", rich_help_panel=_CHECK, short_help="Export every model at every opset, and check it."
+)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attn_deploy.cli.completion import complete_device, complete_model
+from attn_deploy.cli.panels import GRAPH, TENSORRT
 from attn_deploy.cli.streams import echo, output_aside
 from attn_deploy.cli.trust import Trust
 
@@ -22,83 +23,131 @@ def build(
     model: Annotated[
         str,
         typer.Argument(
-            help="An ONNX file, or the name of a model, which is exported first.", autocompletion=complete_model
+            help="An .onnx file, or the name of a model, which is exported first.", autocompletion=complete_model
         ),
     ],
     output: Annotated[
         str | None,
-        typer.Option("-o", "--output", metavar="PATH", help="Engine file. Default: the ONNX file's name with .engine."),
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="<path>",
+            help="Engine to write. Default: the name of the .onnx file, with .engine.",
+        ),
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(help="fp32, fp16, bf16, int8 or fp8: the graph is exported, converted or quantized first."),
+        typer.Option(
+            help="fp32, fp16, bf16, int8 or fp8: the graph is exported, converted or quantized first. "
+            "Default: as it is.",
+            rich_help_panel=GRAPH,
+        ),
     ] = None,
     calibration: Annotated[
         str | None,
-        typer.Option(help="For int8 and fp8: cifar10, digits, a folder of images or an .npz (see quantize)."),
+        typer.Option(
+            help="For int8 and fp8: cifar10, digits, a folder of images, or an .npz with an array for each input.",
+            rich_help_panel=GRAPH,
+        ),
     ] = None,
     fix: Annotated[
         list[str] | None,
-        typer.Option(help="Fix axes of a file: N=1,H=640,W=640 by symbol, or images[2]=640; repeatable."),
+        typer.Option(
+            help="Fix axes of a file: N=1,H=640,W=640 by name, or images[2]=640; repeatable.", rich_help_panel=GRAPH
+        ),
     ] = None,
     rename: Annotated[
-        list[str] | None, typer.Option(help="Rename an input or output of a file, as OLD=NEW; repeatable.")
+        list[str] | None,
+        typer.Option(help="Rename an input or output of a file, as OLD=NEW; repeatable.", rich_help_panel=GRAPH),
     ] = None,
     shape: Annotated[
         list[str] | None,
         typer.Option(
             "--input",
-            help="Of a model of your own: 1x3x224x224; of a file, with --precision, to compare at; repeatable.",
+            help="1x3x224x224 of each input of a model of your own; for a file, with --precision, the shape "
+            "to compare at; repeatable.",
+            rich_help_panel=GRAPH,
         ),
     ] = None,
     sample: Annotated[
         list[str] | None,
-        typer.Option(help="With --precision: real inputs to compare on, FILE.npz or NAME=VALUES; repeatable."),
+        typer.Option(
+            help="With --precision, real inputs to compare on: FILE.npz with an array for each input, or "
+            "NAME=VALUES, as size=60,90; repeatable.",
+            rich_help_panel=GRAPH,
+        ),
     ] = None,
-    flavor: Annotated[str, typer.Option(help="auto, tensorrt or tensorrt-rtx.")] = "auto",
+    flavor: Annotated[
+        str, typer.Option(help="Library: auto, tensorrt or tensorrt-rtx.", rich_help_panel=TENSORRT)
+    ] = "auto",
     device: Annotated[
         str | None,
         typer.Option(
-            help="A device, such as rtx4090: sets target, workspace and batch.",
+            help="Device to build for, as rtx4090: sets target, workspace and batch. Names: attn-deploy list "
+            "--devices.",
             autocompletion=complete_device,
         ),
     ] = None,
     target: Annotated[
-        str | None, typer.Option(help="Compute capabilities (tensorrt-rtx). Default: sm86,sm89,sm120.")
+        str | None, typer.Option(help="Compute capabilities to build for; tensorrt-rtx only. Default: sm86,sm89,sm120.")
     ] = None,
     profile: Annotated[
         list[str] | None,
-        typer.Option(help="Shapes as NAME:MIN,OPT,MAX; an input given again begins another profile."),
+        typer.Option(
+            help="Range of an input's shapes: NAME:MIN,OPT,MAX; the same name again begins another profile. "
+            "Default: derived from the graph."
+        ),
     ] = None,
-    tf32: Annotated[bool, typer.Option("--tf32/--no-tf32", help="Let fp32 products round to TF32.")] = False,
-    workspace: Annotated[str | None, typer.Option(help="Scratch memory limit, such as 1GiB.")] = None,
-    opt_level: Annotated[int | None, typer.Option(help="0 (fast build) to 5 (fast engine); tensorrt only.")] = None,
+    tf32: Annotated[
+        bool, typer.Option("--tf32/--no-tf32", help="Let fp32 products round to TF32.", rich_help_panel=TENSORRT)
+    ] = False,
+    workspace: Annotated[
+        str | None, typer.Option(help="Limit of scratch memory, as 1GiB.", rich_help_panel=TENSORRT)
+    ] = None,
+    opt_level: Annotated[
+        int | None,
+        typer.Option(
+            help="Optimization level, 0 (fast build) to 5 (fast engine); tensorrt only.", rich_help_panel=TENSORRT
+        ),
+    ] = None,
     hardware_compat: Annotated[
-        str, typer.Option(help="none, ampere-plus or same-capability: other GPUs too, slower; tensorrt only.")
+        str,
+        typer.Option(
+            help="Run on other GPUs too, slower: none, ampere-plus or same-capability; tensorrt only.",
+            rich_help_panel=TENSORRT,
+        ),
     ] = "none",
     version_compat: Annotated[
         bool,
         typer.Option(
             "--version-compat",
             "--version-compatible",
-            help="Later versions and the lean runtime may load it; larger, slower; tensorrt only.",
+            help="Let later versions and the lean runtime load the engine; larger, slower; tensorrt only.",
+            rich_help_panel=TENSORRT,
         ),
     ] = False,
     timing_cache: Annotated[
-        Path | None, typer.Option(help="Kernel timings to read and extend, for faster builds; tensorrt only.")
+        Path | None,
+        typer.Option(
+            help="File of kernel timings to read and extend, for faster builds; tensorrt only.",
+            rich_help_panel=TENSORRT,
+        ),
     ] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds until the build is ended.")] = 7200.0,
+    timeout: Annotated[float, typer.Option(help="Time limit of the build, in seconds.")] = 7200.0,
     force: Annotated[bool, typer.Option("--force", help="Build even if the engine is up to date.")] = False,
     weights: Annotated[
-        Path | None, typer.Option("--weights", help="Checkpoint for a model by name: .safetensors, .pth or .pt.")
+        Path | None,
+        typer.Option(
+            "--weights", help="Checkpoint of a model by name: .safetensors, .pth or .pt.", rich_help_panel=GRAPH
+        ),
     ] = None,
     trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
 ) -> None:
-    """Build a TensorRT engine, and a JSON file beside it that says what it is.
+    """Build a TensorRT engine, and a JSON file beside it that describes it.
 
-    TensorRT-RTX builds without a GPU, for any of its targets. The precision is that of the ONNX graph; --precision
-    gives it one first and keeps that file. An engine that is up to date is not built again.
+    TensorRT-RTX builds without a GPU, for any of its targets. An engine has the precision of its ONNX graph; --precision
+    converts the graph first, and keeps that file too. An engine that is up to date is not built again.
 
     \b
     Examples:
@@ -106,14 +155,16 @@ def build(
       attn-deploy build model.onnx -o out.engine --target sm86,sm89
       attn-deploy build yolo.onnx --fix N=1,H=640,W=640 --rename output0=boxes
       attn-deploy build model.onnx --profile x:1x3x32x32,8x3x32x32,32x3x32x32
-      attn-deploy build model.onnx --device rtx4090 --precision int8 --calibration images/
+      attn-deploy build model.onnx --device rtx4090 --precision int8 \\
+          --calibration images/
       attn-deploy build resnet18+se --precision fp16
-      attn-deploy build net.py:MyNet --input 1x3x224x224 --weights net.safetensors
+      attn-deploy build net.py:MyNet --input 1x3x224x224 \\
+          --weights net.safetensors
       attn-deploy build ghostmodule --json
     """
-    from attn_deploy.resolve.wanted import check_model
+    from attn_deploy.resolve.wanted import check_name
 
-    check_model(model, files=(".onnx",))
+    check_name(model, files=(".onnx",))
     from attn_deploy.deploy.build import build_model
     from attn_deploy.deploy.prepare import parse_fix, parse_rename
     from attn_deploy.report.engine import engine_text

@@ -12,16 +12,17 @@ from attn_deploy.cli.streams import echo
 
 
 def convert(
-    model: Annotated[Path, typer.Argument(help="An ONNX file.")],
+    model: Annotated[Path, typer.Argument(help="An .onnx file.")],
     opset: Annotated[
         int | None,
-        typer.Option(help="13 to 25; the file holds exactly this. Default: as it is, at least 13; 22 for bf16."),
+        typer.Option(help="Opset of the new file, 13 to 25. Default: that of the file, at least 13; 22 for bf16."),
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="fp16 or bf16, from an fp32 file. ONNX Runtime runs bf16 on GPUs alone.")
+        str | None,
+        typer.Option(help="fp16 or bf16, from a file in fp32; ONNX Runtime runs bf16 on GPUs only. Default: as it is."),
     ] = None,
     io: Annotated[
-        str, typer.Option(help="fp32: inputs and outputs keep their types; same: they are converted too.")
+        str, typer.Option(help="fp32: inputs and outputs stay in fp32; same: they take the type of --precision.")
     ] = "fp32",
     calibration: Annotated[
         str | None,
@@ -29,27 +30,30 @@ def convert(
     ] = None,
     keep: Annotated[
         list[str] | None,
-        typer.Option(help="Stay in fp32: a pattern of names of nodes, modules or operators, as 'head.*'; repeatable."),
+        typer.Option(help="Nodes, modules or operators that stay in fp32, as 'head.*'; repeatable."),
     ] = None,
     shape: Annotated[
         list[str] | None, typer.Option("--input", help="NAME:1x3x224x224 of an input, to compare at; repeatable.")
     ] = None,
     sample: Annotated[
         list[str] | None,
-        typer.Option(help="Real inputs to measure and compare on: FILE.npz with an array for each, or NAME=VALUES."),
+        typer.Option(
+            help="Real inputs to measure and compare on: FILE.npz with an array for each input, or "
+            "NAME=VALUES, as size=60,90; repeatable."
+        ),
     ] = None,
     output: Annotated[
         str | None,
         typer.Option(
             "-o",
             "--output",
-            metavar="PATH",
+            metavar="<path>",
             help="File to write. Default: NAME-opsetK.onnx or NAME-fp16.onnx beside the model.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
 ) -> None:
-    """Rewrite an ONNX file for another opset or precision, and compare both files before anything is written.
+    """Change the opset or the precision of an ONNX file, and compare both files before anything is written.
 
     \b
     Examples:
@@ -57,7 +61,8 @@ def convert(
       attn-deploy convert model.onnx --opset 13 -o model-for-an-old-runtime.onnx
       attn-deploy convert model.onnx --precision fp16 --io same
       attn-deploy convert model.onnx --precision fp16 --calibration images.npz
-      attn-deploy convert detector.onnx --precision fp16 --keep 'head.*' --sample frame.npz
+      attn-deploy convert detector.onnx --precision fp16 --keep 'head.*' \\
+          --sample frame.npz
     """
     from attn_deploy.conversion.convert import convert as convert_file
     from attn_deploy.report.text import conversion_text

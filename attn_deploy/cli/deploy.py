@@ -34,15 +34,15 @@ _DRIVEN: dict[str, Callable[..., None]] = {
 
 
 def deploy(
-    file: Annotated[Path, typer.Argument(help="A pipeline's file, such as deploy.toml.")],
+    file: Annotated[Path, typer.Argument(help="File of a pipeline, such as deploy.toml.")],
     plan: Annotated[bool, typer.Option("--plan", help="Print what would run, and run nothing.")] = False,
-    init: Annotated[str | None, typer.Option(help="Write the file for this model, and run nothing.")] = None,
+    init: Annotated[str | None, typer.Option(help="Write a first FILE for this model, and run nothing.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")] = False,
 ) -> None:
     """Run a pipeline from one file: train, export, quantize, build, profile, evaluate, gates, package.
 
-    Steps whose inputs did not change are not run again; what is finished when you stop it is kept. Exit code 1 if a gate
-    fails; nothing is packaged then.
+    Steps whose inputs did not change are not run again, and a stop keeps what is finished. Exit code 1 if a gate fails;
+    then nothing is packaged.
 
     \b
     Examples:

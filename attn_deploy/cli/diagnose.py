@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from attn_deploy.cli.completion import complete_model
+from attn_deploy.cli.panels import DATA, MODEL
 from attn_deploy.cli.parse import check_page, write_page
 from attn_deploy.cli.streams import echo, output_aside
 from attn_deploy.cli.trust import Trust
@@ -17,73 +18,105 @@ from attn_deploy.cli.trust import Trust
 def diagnose(
     model: Annotated[
         str,
-        typer.Argument(help="An ONNX file, or a model: net.py:MyNet, resnet18+se ...", autocompletion=complete_model),
+        typer.Argument(
+            help="An .onnx file, or the name of a model: net.py:MyNet, resnet18+se ...", autocompletion=complete_model
+        ),
     ],
     precision: Annotated[
-        str | None, typer.Option(help="fp16, bf16, int8 or fp8: examine the conversion. Default: the graph as it is.")
+        str | None, typer.Option(help="Examine the conversion to fp16, bf16, int8 or fp8. Default: the graph as it is.")
     ] = None,
     target: Annotated[
-        str, typer.Option(help="tensorrt-rtx, tensorrt-rtx:sm75,sm86, tensorrt or onnxruntime.")
+        str,
+        typer.Option(
+            help="Target that should accept the graph: tensorrt-rtx, tensorrt-rtx:sm75,sm86, tensorrt or onnxruntime."
+        ),
     ] = "tensorrt-rtx",
     against: Annotated[
         str | None,
-        typer.Option(help="What is right: eager, onnxruntime (the fp32 graph), FILE.onnx, or a model in PyTorch."),
+        typer.Option(help="What is right: eager, onnxruntime (the fp32 graph), FILE.onnx, or the name of a model."),
     ] = None,
     output: Annotated[
         str | None,
         typer.Option(
-            "-o", "--output", metavar="PATH", help="File for the smallest failing part. Default: NAME-failing.onnx."
+            "-o", "--output", metavar="<path>", help="File for the smallest failing part. Default: NAME-failing.onnx."
         ),
     ] = None,
-    build: Annotated[bool, typer.Option("--build/--no-build", help="Ask what the target refuses.")] = True,
-    numbers: Annotated[bool, typer.Option("--numbers/--no-numbers", help="Ask where numbers go wrong.")] = True,
+    build: Annotated[bool, typer.Option("--build/--no-build", help="Look for what the target refuses.")] = True,
+    numbers: Annotated[bool, typer.Option("--numbers/--no-numbers", help="Look for where numbers go wrong.")] = True,
     by_range: Annotated[
         bool,
         typer.Option(
-            "--by-range/--no-by-range", help="Keep in fp32 what leaves the half type's range, as export does."
+            "--by-range/--no-by-range", help="Keep in fp32 what exceeds the half type's range, as export does."
         ),
     ] = True,
     calibration: Annotated[
         str | None,
-        typer.Option(help="What to measure and compare on: an .npz with an array for each input, cifar10 ..."),
+        typer.Option(
+            help="Data to measure and compare on: cifar10, digits, or an .npz with an array for each input; "
+            "for int8 and fp8 also a folder of images.",
+            rich_help_panel=DATA,
+        ),
     ] = None,
     shape: Annotated[
         list[str] | None,
-        typer.Option("--input", help="[name:]1x3x224x224[:dtype] of each input; needed for a model of your own."),
+        typer.Option(
+            "--input",
+            help="[name:]1x3x224x224[:dtype] of each input of a model of your own; repeatable.",
+            rich_help_panel=DATA,
+        ),
     ] = None,
     sample: Annotated[
         list[str] | None,
         typer.Option(
-            "--sample", help="Your own inputs, which join the comparison: FILE.npz, or NAME=VALUES, as size=60,90."
+            "--sample",
+            help="Real inputs, which join the comparison: FILE.npz with an array for each input, or "
+            "NAME=VALUES, as size=60,90; repeatable.",
+            rich_help_panel=DATA,
         ),
     ] = None,
-    dynamic: Annotated[str | None, typer.Option(help="Axes that move, as N,H,W, or none.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Checkpoint to load: .safetensors, .pth or .pt.")] = None,
-    opset: Annotated[int | None, typer.Option(help="13 to 25, for a model by name.")] = None,
-    exporter: Annotated[str, typer.Option(help="auto, dynamo or torchscript, for a model by name.")] = "auto",
-    profile: Annotated[
-        list[str] | None, typer.Option(help="Shapes at which the target builds, as NAME:MIN,OPT,MAX. Default: derived.")
+    dynamic: Annotated[
+        str | None,
+        typer.Option(
+            help="Dynamic axes, as N,H,W, or none. Default: as many as the model allows.", rich_help_panel=MODEL
+        ),
     ] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds for each trial of the target.")] = 120.0,
-    page: Annotated[Path | None, typer.Option(help="Write the result as a page too: diagnosis.html.")] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Checkpoint to load: .safetensors, .pth or .pt.", rich_help_panel=MODEL),
+    ] = None,
+    opset: Annotated[
+        int | None,
+        typer.Option(help="Opset of the exported file, 13 to 25. Default: 20, or 22 for bf16.", rich_help_panel=MODEL),
+    ] = None,
+    exporter: Annotated[str, typer.Option(help="auto, dynamo or torchscript.", rich_help_panel=MODEL)] = "auto",
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Range of an input's shapes to build at: NAME:MIN,OPT,MAX; the same name again begins "
+            "another profile. Default: derived from the graph."
+        ),
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Time limit of each trial of the target, in seconds.")] = 120.0,
+    page: Annotated[Path | None, typer.Option(help="Also write the result as a page, as diagnosis.html.")] = None,
     trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
 ) -> None:
-    """Say which module breaks the build, and which first gives wrong numbers. Exit code 1 if one does.
+    """Find the module that breaks the build, and the first one that gives wrong numbers. Exit code 1 if there is one.
 
-    The smallest part that fails is written as an ONNX file, with an .npz of its inputs where numbers are the matter.
+    The smallest part that fails is written as an ONNX file, with an .npz of its inputs if its numbers are wrong.
 
     \b
     Examples:
       attn-deploy diagnose net.py:MyNet --input 1x3x224x224
       attn-deploy diagnose net.py:MyNet --input 1x3x224x224 --precision fp16
-      attn-deploy diagnose net.py:MyNet --input 1x3x224x224 --precision fp16 --page diagnosis.html
+      attn-deploy diagnose net.py:MyNet --input 1x3x224x224 --precision fp16 \\
+          --page diagnosis.html
       attn-deploy diagnose model.onnx --no-numbers
       attn-deploy diagnose model-int8.onnx --against model.onnx
     """
-    from attn_deploy.resolve.wanted import check_model
+    from attn_deploy.resolve.wanted import check_name
 
-    check_model(model, files=(".onnx",))
+    check_name(model, files=(".onnx",))
     check_page(page)
     from attn_deploy.diagnosis.diagnose import diagnose as find
     from attn_deploy.inputs.grammar import parse_axes, parse_inputs

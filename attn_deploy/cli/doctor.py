@@ -14,21 +14,21 @@ from attn_deploy.errors import InvalidRequestError
 
 def doctor(
     measure: Annotated[
-        bool, typer.Option("--measure", help="Measure what this processor can reach, for speed-of-light figures.")
+        bool, typer.Option("--measure", help="Measure the highest speed of this processor, for speed-of-light figures.")
     ] = False,
     threads: Annotated[
-        str | None, typer.Option(help="Threads to measure with, as 1,4; one and all by default.")
+        str | None, typer.Option(help="With --measure: numbers of threads, as 1,4. Default: one, and all.")
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="File of the measured profile; the user's settings by default."),
+        typer.Option("-o", "--output", help="With --measure: file to write. Default: in the user's settings."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON and nothing else.")] = False,
 ) -> None:
     """Show what is installed and works, and the pip line for what is missing.
 
-    Exits with 1 when something that is installed is broken. With --measure: the highest arithmetic and memory bandwidth
-    that short loads reach here, which later profiles on this machine are compared with.
+    Exit code 1 if something that is installed is broken. With --measure: measures the highest arithmetic and memory
+    bandwidth that short loads reach here; later profiles on this machine are compared with them.
 
     \b
     Examples:

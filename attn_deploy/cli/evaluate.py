@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from attn_deploy.cli.panels import DATA
 from attn_deploy.cli.streams import echo, output_aside
 from attn_deploy.cli.trust import Trust
 
@@ -16,48 +17,58 @@ def evaluate(
     model: Annotated[
         str,
         typer.Argument(
-            help="The folder of a training run, its model.safetensors, .onnx or .engine; or a model, with --weights."
+            help="Folder of a training run, its model.safetensors, an .onnx or .engine file; or the name of a "
+            "model, with --weights."
         ),
     ],
     trained_as: Annotated[
         str | None,
-        typer.Option("--model", help="Model of a run that trained a file of yours, as net.py:MyNet."),
+        typer.Option("--model", help="The model that the run trained, where it is a file of yours: net.py:MyNet."),
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="cifar10, digits or folder. Default: what it was trained on.")
+        str | None,
+        typer.Option(help="cifar10, digits or folder. Default: what the model was trained on.", rich_help_panel=DATA),
     ] = None,
     runtime: Annotated[
-        str | None, typer.Option(help="eager, ort-cpu, openvino, or several, separated by commas.")
+        str | None, typer.Option(help="Runtimes, separated by commas: eager, ort-cpu, openvino.")
     ] = None,
-    split: Annotated[str, typer.Option(help="test or train.")] = "test",
-    images: Annotated[int | None, typer.Option(help="Test on the first so many.")] = None,
+    split: Annotated[str, typer.Option(help="test or train.", rich_help_panel=DATA)] = "test",
+    images: Annotated[
+        int | None, typer.Option(help="Test on the first images only, this many. Default: all.", rich_help_panel=DATA)
+    ] = None,
     reference: Annotated[
-        str | None, typer.Option(help="Another model, or a saved result: whose answers to compare with.")
+        str | None, typer.Option(help="Another model, or a saved result, whose answers to compare with.")
     ] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Where the images are.")] = None,
-    batch: Annotated[int, typer.Option(help="Images at a time.")] = 100,
-    threads: Annotated[int | None, typer.Option(help="Of the CPU.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the data set. Default: $ATTN_DEPLOY_DATA.", rich_help_panel=DATA)
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Images in one batch.", rich_help_panel=DATA)] = 100,
+    threads: Annotated[int | None, typer.Option(help="CPU threads. Default: the usable cores.")] = None,
     save: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Write the first result, every answer in it, as JSON.")
+        Path | None,
+        typer.Option("-o", "--output", help="Write the first result, with every answer, to this JSON file."),
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option("--weights", help="Checkpoint for a model by name: .safetensors, .pth or .pt.")
+        Path | None, typer.Option("--weights", help="Checkpoint of a model by name: .safetensors, .pth or .pt.")
     ] = None,
     shape: Annotated[
-        list[str] | None, typer.Option("--input", help="Of a model of your own, for ort-cpu: 1x3x224x224.")
+        list[str] | None,
+        typer.Option("--input", help="For ort-cpu: 1x3x224x224 of each input of a model of your own; repeatable."),
     ] = None,
-    page: Annotated[Path | None, typer.Option(help="Write the results as a page too: accuracy.html.")] = None,
+    page: Annotated[Path | None, typer.Option(help="Also write the results as a page, as accuracy.html.")] = None,
     trust: Trust = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results on standard output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON and nothing else.")] = False,
 ) -> None:
     """Test a trained classifier: top-1, top-5, classes, and whether runtimes give the same answers.
 
     \b
     Examples:
       attn-deploy evaluate runs/resnet8-se-digits-s0 --runtime eager,ort-cpu
-      attn-deploy evaluate model.onnx --dataset cifar10 --reference runs/resnet8-cifar10-s0
+      attn-deploy evaluate model.onnx --dataset cifar10 \\
+          --reference runs/resnet8-cifar10-s0
       attn-deploy evaluate model.engine --dataset cifar10
-      attn-deploy evaluate net.py:MyNet --weights net.safetensors --dataset cifar10
+      attn-deploy evaluate net.py:MyNet --weights net.safetensors \\
+          --dataset cifar10
     """
     from attn_deploy.accuracy.evaluate import evaluate as evaluate_model
     from attn_deploy.cli.parse import check_page, parse_words, write_page

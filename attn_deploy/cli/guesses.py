@@ -8,6 +8,7 @@ from typing import Any
 from typer.core import TyperGroup
 
 from attn_deploy._version import __version__
+from attn_deploy.cli.panels import write_commands, write_panels
 from attn_deploy.cli.streams import echo
 
 _COMMANDS = {
@@ -86,6 +87,11 @@ _OLD: Mapping[str, Mapping[str, str]] = {
 class Guessing(TyperGroup):
     """The group of all commands, which knows other words for them and for their options."""
 
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands by what they are for, then the options."""
+        write_commands(self.commands, formatter)
+        write_panels(self.get_params(ctx), ctx, formatter)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that the words stand for, with its arguments."""
         word, rest = args[0], args[1:]
@@ -94,8 +100,8 @@ class Guessing(TyperGroup):
             ctx.exit()
         if word == "help":
             topic = _COMMANDS.get(rest[0], rest[0]) if rest else ""
-            if topic in self.commands:
-                return super().resolve_command(ctx, [topic, "--help"])
+            if topic:
+                return super().resolve_command(ctx, [topic, "--help"])  # an unknown one is refused with what is near
             echo(ctx.get_help())
             ctx.exit()
         if word in ("devices", "list-devices"):
@@ -113,6 +119,11 @@ class Guessing(TyperGroup):
 
 class MatrixGroup(TyperGroup):
     """``matrix ghostmodule se`` names models; ``matrix merge`` and ``matrix diff`` are commands."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the options by panel, then the commands."""
+        write_panels(self.get_params(ctx), ctx, formatter)
+        write_commands(self.commands, formatter)
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         """Read the arguments, with models by position as those of ``--models``."""

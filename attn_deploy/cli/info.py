@@ -15,9 +15,11 @@ from attn_deploy.cli.streams import echo
 def info(
     name: Annotated[
         str,
-        typer.Argument(help="Registry name or alias, or resnet18+se for both parts.", autocompletion=complete_model),
+        typer.Argument(
+            help="Name or alias of a module or backbone, or of both: resnet18+se.", autocompletion=complete_model
+        ),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print every field as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every field as JSON and nothing else.")] = False,
 ) -> None:
     """Show what is known of a model: paper, source, arguments, size, dynamic axes, limits.
 
@@ -29,9 +31,9 @@ def info(
     """
     from attn_deploy.registry import get
     from attn_deploy.report.text import model_text
-    from attn_deploy.resolve.wanted import parts_of
+    from attn_deploy.resolve.wanted import registry_parts
 
-    specs = [get(part) for part in parts_of(name)]
+    specs = [get(part) for part in registry_parts(name)]
     if as_json:
         data = [s.to_dict() for s in specs]
         echo(json.dumps(data[0] if len(data) == 1 else data, indent=1, ensure_ascii=False))

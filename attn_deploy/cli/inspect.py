@@ -15,26 +15,28 @@ from attn_deploy.cli.streams import echo
 def inspect(
     files: Annotated[list[Path], typer.Argument(help="An .onnx or .engine file; two .onnx files with --diff.")],
     diff: Annotated[
-        bool, typer.Option("--diff", help="What two graphs differ in; exit code 1 if in anything.")
+        bool, typer.Option("--diff", help="Show what differs between two graphs. Exit code 1 if anything does.")
     ] = False,
     shape: Annotated[
         list[str] | None,
         typer.Option(
-            "--input", help="[name:]1x64x32x32 of each input, at which MACs are counted. Default: 1 and 32x32."
+            "--input", help="[name:]1x64x32x32 of each input, for counting MACs; repeatable. Default: batch 1, 32x32."
         ),
     ] = None,
     sample: Annotated[
         list[str] | None,
-        typer.Option(help="Counted at the shapes of real inputs: FILE.npz with an array for each; repeatable."),
+        typer.Option(
+            help="Count MACs at the shapes of real inputs: FILE.npz with an array for each input; repeatable."
+        ),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Exit code 1 if the graph changed after its evidence was written.")
+        bool, typer.Option("--check", help="Exit code 1 if the graph was changed after its evidence was written.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
 ) -> None:
-    """Say what a file holds: operators, types, shapes, parameters and MACs of a graph; the facts of an engine.
+    """Show what a file holds: a graph's operators, types, shapes, parameters and MACs; an engine's description.
 
-    With a GPU that can load the engine, its layers after fusion are listed with the types that they write.
+    On a GPU that can load the engine, its layers after fusion are listed with the types of their outputs.
 
     \b
     Examples:
@@ -49,13 +51,19 @@ def inspect(
     from attn_deploy.engine.kernels import read_kernels
     from attn_deploy.errors import InvalidRequestError
     from attn_deploy.report.engine import engine_text
-    from attn_deploy.report.inspection import diff_text, graph_text
+    from attn_deploy.report.inspection import graph_text, graphs_diff_text
 
     if len(files) != 1 + diff:
-        raise InvalidRequestError(f"{len(files)} files were given: name one, or two with --diff.")
+        raise InvalidRequestError(
+            f"{len(files)} file{'s were' if len(files) > 1 else ' was'} given: name one, or two with --diff."
+        )
     if diff:
         differences = diff_graphs(files[0], files[1])
-        echo(json.dumps([dataclasses.asdict(d) for d in differences], indent=1) if as_json else diff_text(differences))
+        echo(
+            json.dumps([dataclasses.asdict(d) for d in differences], indent=1)
+            if as_json
+            else graphs_diff_text(differences)
+        )
         raise typer.Exit(1 if differences else 0)
     report = inspect_file(files[0], shapes=shape or (), samples=sample or ())
     if isinstance(report, EngineArtifact):

@@ -13,18 +13,20 @@ from attn_deploy.cli.streams import echo
 
 
 def list_(
-    family: Annotated[str | None, typer.Argument(help="Only this family.", autocompletion=complete_family)] = None,
+    family: Annotated[str | None, typer.Argument(help="Show only this family.", autocompletion=complete_family)] = None,
     family_option: Annotated[
-        str | None, typer.Option("--family", help="Only this family.", autocompletion=complete_family)
+        str | None, typer.Option("--family", help="Show only this family.", autocompletion=complete_family)
     ] = None,
-    year: Annotated[int | None, typer.Option(help="Only models whose paper is of this year.")] = None,
+    year: Annotated[int | None, typer.Option(help="Show only models whose paper is of this year.")] = None,
     search: Annotated[
-        str | None, typer.Option(help="Only models with these words in their name, summary, paper or source.")
+        str | None, typer.Option(help="Show only models with these words in their name, summary, paper or source.")
     ] = None,
     devices: Annotated[
-        bool, typer.Option("--devices", help="The devices of build --device and profile --device.")
+        bool, typer.Option("--devices", help="Show the devices of build --device and profile --device.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print every field of every entry as JSON.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print every field of every entry as JSON and nothing else.")
+    ] = False,
 ) -> None:
     """List the zoo and the backbones, grouped by family.
 

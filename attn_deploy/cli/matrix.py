@@ -7,45 +7,77 @@ from typing import Annotated
 
 import typer
 
+from attn_deploy.cli.panels import CELLS, PLACE
 from attn_deploy.cli.streams import echo, output_aside
 
 
 def matrix(
     context: typer.Context,
     models: Annotated[
-        str | None, typer.Option(help="Names, patterns, family:NAME, resnet18+*; separated by commas. All by default.")
+        str | None,
+        typer.Option(
+            help="Names, patterns, family:NAME or resnet18+*, separated by commas. Default: all.", rich_help_panel=CELLS
+        ),
     ] = None,
-    opsets: Annotated[str | None, typer.Option(help="As 13-22, or 13,17,20. 13-22 by default.")] = None,
-    exporters: Annotated[str | None, typer.Option("--exporter", help="dynamo, torchscript; both by default.")] = None,
-    dynamic: Annotated[str | None, typer.Option(help="none, batch, all; all by default.")] = None,
+    opsets: Annotated[
+        str | None, typer.Option(help="Opsets, as 13-22 or 13,17,20. Default: 13-22.", rich_help_panel=CELLS)
+    ] = None,
+    exporters: Annotated[
+        str | None,
+        typer.Option("--exporter", help="Exporters: dynamo, torchscript. Default: both.", rich_help_panel=CELLS),
+    ] = None,
+    dynamic: Annotated[
+        str | None, typer.Option(help="Sets of dynamic axes: none, batch, all. Default: all.", rich_help_panel=CELLS)
+    ] = None,
     precisions: Annotated[
-        str | None, typer.Option("--precision", help="fp32, fp16, bf16, int8; fp32 by default.")
+        str | None,
+        typer.Option("--precision", help="Precisions: fp32, fp16, bf16, int8. Default: fp32.", rich_help_panel=CELLS),
     ] = None,
     runtimes: Annotated[
-        str | None, typer.Option("--runtime", help="ort, tensorrt-rtx, tensorrt; ort,tensorrt-rtx by default.")
+        str | None,
+        typer.Option(
+            "--runtime", help="Runtimes: ort, tensorrt-rtx, tensorrt. Default: ort,tensorrt-rtx.", rich_help_panel=CELLS
+        ),
     ] = None,
     engine_opset: Annotated[
-        str | None, typer.Option(help="Opset whose files are built into engines, or all; 20 by default.")
+        str | None,
+        typer.Option(help="Opset whose files are built into engines, or all. Default: 20.", rich_help_panel=CELLS),
     ] = None,
     shape: Annotated[
-        list[str] | None, typer.Option("--input", help="[name:]1x3x224x224[:dtype] of a model of your own.")
+        list[str] | None,
+        typer.Option(
+            "--input",
+            help="[name:]1x3x224x224[:dtype] of each input of a model of your own; repeatable.",
+            rich_help_panel=CELLS,
+        ),
     ] = None,
-    jobs: Annotated[int | None, typer.Option(help="Worker processes; the usable cores by default.")] = None,
-    shard: Annotated[str | None, typer.Option(help="2/4 makes the second of four parts; --resume keeps it.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the run.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder of -o.")] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds for one cell.")] = 600.0,
-    executor: Annotated[str, typer.Option(help="processes, inline or ray.")] = "processes",
-    fail_on: Annotated[str, typer.Option(help="any: a red cell; regressions: one that --baseline has not.")] = "any",
+    jobs: Annotated[
+        int | None, typer.Option(help="Worker processes. Default: the usable cores.", rich_help_panel=PLACE)
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(help="Part to make: 2/4 for the second of four; --resume keeps it.", rich_help_panel=PLACE),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder of the run. Default: matrix-results.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder of -o.")] = False,
+    timeout: Annotated[float, typer.Option(help="Time limit of one cell, in seconds.", rich_help_panel=PLACE)] = 600.0,
+    executor: Annotated[str, typer.Option(help="processes, inline or ray.", rich_help_panel=PLACE)] = "processes",
+    fail_on: Annotated[
+        str,
+        typer.Option(help="Exit code 1 for any red cell; or for regressions: red cells that --baseline does not have."),
+    ] = "any",
     baseline: Annotated[
-        Path | None, typer.Option(help="Record to compare with; the one that comes with this version by default.")
+        Path | None, typer.Option(help="Record to compare with. Default: the one that comes with this version.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the record on standard output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
 ) -> None:
-    """Export every model at every opset with both exporters, check each file, and say why where one is wrong.
+    """Export every model at every opset with both exporters, check each file, and give the reason where one is wrong.
 
-    Each cell is made in a process that can be ended: a crash or a hang costs that cell. Ctrl-C keeps what is done.
-    The folder of the run gets record.json, matrix.csv, matrix.xml (JUnit), matrix.md and matrix.html.
+    A cell is one model at one opset, with one exporter and one set of dynamic axes. Each is made in its own process: a
+    crash or a hang costs that cell only, and Ctrl-C keeps what is finished. The folder of the run gets record.json,
+    matrix.csv, matrix.xml (JUnit), matrix.md and matrix.html.
 
     \b
     Examples:
@@ -108,16 +140,16 @@ def matrix(
 
 
 def merge(
-    records: Annotated[list[Path], typer.Argument(help="Records, or folders that hold one.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write the whole to.")],
+    records: Annotated[list[Path], typer.Argument(help="Records of shards, or the folders that hold them.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write the merged record to.")],
     partial: Annotated[
-        bool, typer.Option("--partial", help="Also when shards or cells are missing; the record says which.")
+        bool, typer.Option("--partial", help="Accept missing shards and cells; the record names them.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the record on standard output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
 ) -> None:
-    """Put the records of several shards together; where two have the same cell, the worse result is kept.
+    """Merge the records of several shards; where two have the same cell, the worse result is kept.
 
-    Exits with 1 when a cell is red, and, writing nothing, when a shard or a cell is missing.
+    Exit code 1 if a cell is red; also if a shard or a cell is missing, and then nothing is written.
 
     \b
     Example:
@@ -142,14 +174,12 @@ def merge(
 def diff(
     old: Annotated[Path, typer.Argument(help="The earlier record, or the folder that holds it.")],
     new: Annotated[Path, typer.Argument(help="The later record, or the folder that holds it.")],
-    subset: Annotated[
-        bool, typer.Option("--subset", help="The later run was asked for less: compare only what it was asked for.")
-    ] = False,
+    subset: Annotated[bool, typer.Option("--subset", help="Compare only what the later run was asked for.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the changes as JSON and nothing else.")] = False,
 ) -> None:
-    """List what got worse from one record to another; exits with 1 when something did.
+    """Show what got worse from one record to another. Exit code 1 if something did.
 
-    A cell or a check that is gone counts too.
+    A missing cell or check counts as worse.
 
     \b
     Example:
@@ -160,8 +190,8 @@ def diff(
 
     from attn_deploy.matrix.diff import diff_records
     from attn_deploy.matrix.record import read_record
-    from attn_deploy.report.matrix.text import diff_text
+    from attn_deploy.report.matrix.text import matrix_diff_text
 
     changes = diff_records(read_record(old), read_record(new), subset=subset)
-    echo(json.dumps(changes.to_dict(), indent=1) if as_json else diff_text(changes))
+    echo(json.dumps(changes.to_dict(), indent=1) if as_json else matrix_diff_text(changes))
     raise typer.Exit(1 if changes.regressions else 0)

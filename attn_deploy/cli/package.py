@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from attn_deploy.cli.completion import complete_model
+from attn_deploy.cli.panels import ENGINES, EVIDENCE, EXPORT
 from attn_deploy.cli.parse import parse_words
 from attn_deploy.cli.streams import echo, output_aside
 from attn_deploy.cli.trust import Trust
@@ -18,71 +19,118 @@ def package(
     model: Annotated[
         str,
         typer.Argument(
-            help="An ONNX file, or the name of a model, which is exported first.", autocompletion=complete_model
+            help="An .onnx file, or the name of a model, which is exported first.", autocompletion=complete_model
         ),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write; it must not exist, or be empty.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write; it must be new or empty.")],
     parts: Annotated[
-        str, typer.Option("--for", help="What goes in: python (clients), triton (a model repository), docker.")
+        str,
+        typer.Option(
+            "--for", help="What goes in, separated by commas: python (clients), triton (a model repository), docker."
+        ),
     ] = "python",
     preprocess: Annotated[
-        str | None, typer.Option(help="As for export: imagenet,uint8,nhwc,bgr,resize=224x224 ...")
+        str | None,
+        typer.Option(help="As in export: imagenet,uint8,nhwc,bgr,resize=224x224 ...", rich_help_panel=EXPORT),
     ] = None,
     postprocess: Annotated[
-        str | None, typer.Option(help="As for export: softmax,topk=5, argmax, nms:iou=0.5 ...")
+        str | None,
+        typer.Option(help="As in export: softmax,topk=5, argmax, nms:iou=0.5 ...", rich_help_panel=EXPORT),
     ] = None,
-    input_names: Annotated[str | None, typer.Option(help="Names of the inputs, as image,mask.")] = None,
-    output_names: Annotated[str | None, typer.Option(help="Names of the outputs, as scores,classes.")] = None,
-    opset: Annotated[int | None, typer.Option(help="13 to 25. Default: 20, or 22 for bf16.")] = None,
+    input_names: Annotated[
+        str | None,
+        typer.Option(help="Names of the inputs, as image,mask.", rich_help_panel=EXPORT),
+    ] = None,
+    output_names: Annotated[
+        str | None,
+        typer.Option(help="Names of the outputs, as scores,classes.", rich_help_panel=EXPORT),
+    ] = None,
+    opset: Annotated[
+        int | None,
+        typer.Option(help="Opset of the file, 13 to 25. Default: 20, or 22 for bf16.", rich_help_panel=EXPORT),
+    ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="fp32, fp16 or bf16; for int8, quantize and package the file.")
+        str | None,
+        typer.Option(
+            help="fp32, fp16 or bf16. For int8, quantize first and package that file.", rich_help_panel=EXPORT
+        ),
     ] = None,
-    exporter: Annotated[str | None, typer.Option(help="auto, dynamo or torchscript.")] = None,
-    dynamic: Annotated[str | None, typer.Option(help="Axes that move, as N,H,W, or none.")] = None,
+    exporter: Annotated[str | None, typer.Option(help="auto, dynamo or torchscript.", rich_help_panel=EXPORT)] = None,
+    dynamic: Annotated[
+        str | None,
+        typer.Option(
+            help="Dynamic axes, as N,H,W, or none. Default: as many as the model allows.", rich_help_panel=EXPORT
+        ),
+    ] = None,
     shape: Annotated[
         list[str] | None,
-        typer.Option("--input", help="[name:]1x3x224x224[:dtype] of each input of a model of your own."),
+        typer.Option(
+            "--input",
+            help="[name:]1x3x224x224[:dtype] of each input of a model of your own; repeatable.",
+            rich_help_panel=EXPORT,
+        ),
     ] = None,
-    weights: Annotated[Path | None, typer.Option(help="Checkpoint to load: .safetensors, .pth or .pt.")] = None,
-    name: Annotated[
-        str | None, typer.Option(help="The model's name on a server. Default: the model's file name.")
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Checkpoint to load: .safetensors, .pth or .pt.", rich_help_panel=EXPORT),
     ] = None,
-    labels: Annotated[Path | None, typer.Option(help="A text file with the name of a class on each line.")] = None,
-    max_batch: Annotated[int | None, typer.Option(help="The largest batch that a server may form.")] = None,
+    name: Annotated[str | None, typer.Option(help="The model's name on a server. Default: that of its file.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Text file with one class name on each line.")] = None,
+    max_batch: Annotated[int | None, typer.Option(help="Largest batch that a server may form.")] = None,
     profile: Annotated[
         Path | None,
-        typer.Option(help="The folder of a profile: latencies for the evidence, batch sizes for the server."),
+        typer.Option(
+            help="Folder of a profile: latencies for the evidence, batch sizes for the server.",
+            rich_help_panel=EVIDENCE,
+        ),
     ] = None,
     accuracy: Annotated[
-        list[Path] | None, typer.Option(help="A result of evaluate, for the evidence; repeatable.")
+        list[Path] | None,
+        typer.Option(help="Result of evaluate, for the evidence; repeatable.", rich_help_panel=EVIDENCE),
     ] = None,
     reference: Annotated[
-        Path | None, typer.Option(help="The file that a file was converted from, for golden outputs.")
+        Path | None,
+        typer.Option(
+            help="File that the packaged file was converted from; it gives the golden outputs.",
+            rich_help_panel=EVIDENCE,
+        ),
     ] = None,
-    device: Annotated[list[str] | None, typer.Option(help="Build an engine for this device; repeatable.")] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(help="Build an engine for this device, as rtx4090; repeatable.", rich_help_panel=ENGINES),
+    ] = None,
     target: Annotated[
-        str | None, typer.Option(help="Compute capabilities of an engine for TensorRT-RTX: sm86,sm89.")
+        str | None,
+        typer.Option(
+            help="Build an engine of TensorRT-RTX for these compute capabilities: sm86,sm89.", rich_help_panel=ENGINES
+        ),
     ] = None,
     triton: Annotated[
         str | None,
-        typer.Option(help="Release of the server that engines are for: 25.06, or with its TensorRT 26.01=10.14.1."),
+        typer.Option(
+            help="Release of Triton that loads the engines: 25.06, or with its TensorRT, 26.01=10.14.1.",
+            rich_help_panel=ENGINES,
+        ),
     ] = None,
     trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON and nothing else.")] = False,
 ) -> None:
-    """Make a folder that stands alone: the model, its clients, its server's configuration, golden inputs, its evidence.
+    """Make a folder that stands alone: the model, its clients, a server's configuration, golden inputs and evidence.
 
-    Its own verify.py checks it on the target machine, as does attn-deploy verify DIR here.
+    Golden inputs are kept with their right outputs: verify.py in the folder runs the model on them on the target machine,
+    and attn-deploy verify DIR does it here.
 
     \b
     Examples:
-      attn-deploy package resnet18+se --preprocess imagenet,uint8,nhwc --postprocess topk=5 --for triton,python -o pkg
-      attn-deploy package model-int8.onnx --for triton,python,docker --labels classes.txt -o pkg
+      attn-deploy package resnet18+se --preprocess imagenet,uint8,nhwc \\
+          --postprocess topk=5 --for triton,python -o pkg
+      attn-deploy package model-int8.onnx --for triton,python,docker \\
+          --labels classes.txt -o pkg
       attn-deploy package model.onnx --device rtx4090 -o pkg
     """
-    from attn_deploy.resolve.wanted import check_model
+    from attn_deploy.resolve.wanted import check_name
 
-    check_model(model, files=(".onnx",))
+    check_name(model, files=(".onnx",))
     from attn_deploy.exporters.options import check_export
 
     check_export(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attn_deploy.cli.completion import complete_model
+from attn_deploy.cli.panels import ACCURACY, SUBJECT, TIMED, TIMING
 from attn_deploy.cli.streams import echo, output_aside
 from attn_deploy.cli.trust import Trust
 
@@ -19,89 +20,163 @@ def profile(
     model: Annotated[
         str,
         typer.Argument(
-            help="A model (ghostmodule, resnet18+se, net.py:MyNet ...) or an .onnx file.", autocompletion=complete_model
+            help="An .onnx file, or the name of a model: ghostmodule, resnet18+se, net.py:MyNet ...",
+            autocompletion=complete_model,
         ),
     ],
     runtimes: Annotated[
         list[str] | None,
         typer.Option(
             "--runtime",
-            help="eager, compile, ort-cpu, openvino, ort-cuda, ort-tensorrt-rtx, tensorrt, tensorrt-rtx, separated by commas; "
-            "eager,ort-cpu by default.",
+            help="Runtimes, separated by commas: eager, compile, ort-cpu, openvino, ort-cuda, "
+            "ort-tensorrt-rtx, tensorrt, tensorrt-rtx. Default: eager,ort-cpu.",
+            rich_help_panel=TIMED,
         ),
     ] = None,
     precisions: Annotated[
-        list[str] | None, typer.Option("--precision", help="fp32, fp16, bf16, int8; the model as it is by default.")
+        list[str] | None,
+        typer.Option(
+            "--precision",
+            help="Precisions, separated by commas: fp32, fp16, bf16, int8. Default: the model as it is.",
+            rich_help_panel=TIMED,
+        ),
     ] = None,
-    batch: Annotated[list[str] | None, typer.Option(help="Batch sizes, separated by commas; 1 by default.")] = None,
+    batch: Annotated[
+        list[str] | None,
+        typer.Option(help="Batch sizes, separated by commas. Default: 1.", rich_help_panel=TIMED),
+    ] = None,
     size: Annotated[
-        list[str] | None, typer.Option(help="Heights and widths, as 32x32,224x224; 32x32 by default.")
+        list[str] | None,
+        typer.Option(
+            help="Heights and widths, separated by commas, as 32x32,224x224. Default: 32x32.", rich_help_panel=TIMED
+        ),
     ] = None,
-    cuda_graph: Annotated[str, typer.Option(help="Replay CUDA graphs: off, on, or both.")] = "off",
+    cuda_graph: Annotated[
+        str, typer.Option(help="Replay CUDA graphs: off, on or both.", rich_help_panel=TIMED)
+    ] = "off",
     shape: Annotated[
         list[str] | None,
-        typer.Option("--input", help="Shape of an input, as 1x3x224x224; once for each input."),
+        typer.Option("--input", help="[name:]1x3x224x224[:dtype] of each input; repeatable.", rich_help_panel=SUBJECT),
     ] = None,
     sample: Annotated[
         list[str] | None,
         typer.Option(
-            help="Your own inputs, timed and compared on: FILE.npz, or NAME=VALUES, as size=60,90; repeatable."
+            help="Real inputs to time and compare on: FILE.npz with an array for each input, or NAME=VALUES, "
+            "as size=60,90; repeatable.",
+            rich_help_panel=SUBJECT,
         ),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads in every runtime; the usable cores by default.")] = None,
-    torch_device: Annotated[
-        str, typer.Option("--on", help="Where eager and compile run: cpu, cuda, or auto: the GPU if there is one.")
-    ] = "auto",
-    tf32: Annotated[bool, typer.Option("--tf32/--no-tf32", help="Let fp32 products round to TF32 on GPUs.")] = False,
-    seconds: Annotated[float, typer.Option(help="Timed seconds of each row, at least.")] = 1.0,
-    opset: Annotated[int | None, typer.Option(help="Opset of the exported file.")] = None,
-    dynamic: Annotated[list[str] | None, typer.Option(help="Dynamic axes of the exported file, as N,H,W.")] = None,
-    onnx: Annotated[Path | None, typer.Option(help="Time this file, already made from the model.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Checkpoint for the model.")] = None,
-    calibration: Annotated[
-        str | None, typer.Option(help="For int8: digits, cifar10, a folder of images or an .npz.")
+    threads: Annotated[
+        int | None,
+        typer.Option(help="CPU threads of every runtime. Default: the usable cores.", rich_help_panel=TIMING),
     ] = None,
-    dataset: Annotated[str | None, typer.Option(help="Measure accuracy too, on digits, cifar10 or folder.")] = None,
-    images: Annotated[int | None, typer.Option(help="Test on the first so many.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Where the images are.")] = None,
+    torch_device: Annotated[
+        str,
+        typer.Option(
+            "--on",
+            help="Where eager and compile run: cpu, cuda, or auto (the GPU, if there is one).",
+            rich_help_panel=TIMING,
+        ),
+    ] = "auto",
+    tf32: Annotated[
+        bool,
+        typer.Option("--tf32/--no-tf32", help="Let fp32 products round to TF32 on GPUs.", rich_help_panel=TIMING),
+    ] = False,
+    seconds: Annotated[
+        float, typer.Option(help="Time each row for at least this many seconds.", rich_help_panel=TIMING)
+    ] = 1.0,
+    opset: Annotated[
+        int | None, typer.Option(help="Opset of the exported file, 13 to 25.", rich_help_panel=SUBJECT)
+    ] = None,
+    dynamic: Annotated[
+        list[str] | None,
+        typer.Option(help="Dynamic axes of the exported file, as N,H,W, or none.", rich_help_panel=SUBJECT),
+    ] = None,
+    onnx: Annotated[
+        Path | None,
+        typer.Option(help="Time this file, which was exported from the model.", rich_help_panel=SUBJECT),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Checkpoint to load: .safetensors, .pth or .pt.", rich_help_panel=SUBJECT)
+    ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            help="For int8: cifar10, digits, a folder of images, or an .npz with an array for each input.",
+            rich_help_panel=SUBJECT,
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="Also measure accuracy, on cifar10, digits or folder.", rich_help_panel=ACCURACY),
+    ] = None,
+    images: Annotated[
+        int | None,
+        typer.Option(help="Test on the first images only, this many. Default: all.", rich_help_panel=ACCURACY),
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the data set. Default: $ATTN_DEPLOY_DATA.", rich_help_panel=ACCURACY),
+    ] = None,
     device: Annotated[
         str | None,
         typer.Option(
-            help="Device whose theoretical peak the rows are compared with: rtx4090, my.toml; default: this one."
+            help="Device whose theoretical peak the rows are compared with, as rtx4090 or my.toml. Default: "
+            "this machine."
         ),
     ] = None,
-    confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
-    seed: Annotated[int, typer.Option(help="Of inputs, order and intervals.")] = 0,
+    confidence: Annotated[
+        float, typer.Option(help="Confidence level of the intervals.", rich_help_panel=TIMING)
+    ] = 0.95,
+    seed: Annotated[int, typer.Option(help="Seed of inputs, order and intervals.", rich_help_panel=TIMING)] = 0,
     save: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder of the run; or a .json file for the record alone.")
+        Path | None, typer.Option("-o", "--output", help="Folder of the run, or a .json file for the record alone.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder of -o.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder of -o.")] = False,
     executor: Annotated[
         str | None,
-        typer.Option(help="inline, processes (rows in processes of their own; default with -o DIR), or ray."),
+        typer.Option(help="inline, processes (child processes; default with -o DIR) or ray.", rich_help_panel=TIMING),
     ] = None,
-    memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure peak memory, with processes.")] = True,
+    memory: Annotated[
+        bool,
+        typer.Option(
+            "--memory/--no-memory",
+            help="Measure peak memory, where rows are made in child processes.",
+            rich_help_panel=TIMING,
+        ),
+    ] = True,
     layers: Annotated[
-        bool, typer.Option("--layers", help="Show too which modules and nodes the time of the first shape goes to.")
+        bool,
+        typer.Option(
+            "--layers",
+            help="Also show which modules and nodes take the time, at the first shape.",
+            rich_help_panel=TIMED,
+        ),
     ] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds for the start of one row, with processes.")] = 1800.0,
+    timeout: Annotated[
+        float,
+        typer.Option(help="Time limit for the start of a row in a child process, in seconds.", rich_help_panel=TIMING),
+    ] = 1800.0,
     trust: Trust = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the record on standard output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
 ) -> None:
     """Time a model in several runtimes with one clock, and check that they compute the same.
 
-    With -o DIR each row runs in processes of its own: a crash, a hang or a lack of memory costs that row, peak
-    memory is measured, Ctrl-C keeps what is done and --resume goes on. Exits with 1 when a row has no valid number; the
-    table says why.
+    With -o DIR rows are made in child processes: a crash, a hang or a lack of memory costs that row only, peak memory is
+    measured, Ctrl-C keeps what is finished, and --resume continues. Exit code 1 if a row has no valid number; the table
+    says why.
 
     \b
     Examples:
       attn-deploy profile ghostmodule --batch 1,8
       attn-deploy profile resnet18+se --size 32x32,224x224 --threads 4 -o se
-      attn-deploy profile resnet18+se --runtime eager,compile,ort-cpu --precision fp32,int8 -o se --resume
-      attn-deploy profile runs/resnet8-se-digits-s0 --dataset digits --precision fp32,fp16
+      attn-deploy profile resnet18+se --runtime eager,compile,ort-cpu \\
+          --precision fp32,int8 -o se --resume
+      attn-deploy profile runs/resnet8-se-digits-s0 --dataset digits \\
+          --precision fp32,fp16
       attn-deploy profile resnet18+se --batch 1,8,64 --executor ray -o fleet
-      attn-deploy profile net.py:MyNet --input 1x3x224x224 --runtime eager,ort-cpu
+      attn-deploy profile net.py:MyNet --input 1x3x224x224 \\
+          --runtime eager,ort-cpu
       attn-deploy profile resnet18+se --layers
       attn-deploy profile model.onnx --input 1x3x224x224 --json
       attn-deploy profile speech.onnx --sample clip.npz
@@ -112,9 +187,11 @@ def profile(
     from attn_deploy.cli.parse import parse_dynamic, parse_integers, parse_sizes, parse_switch, parse_words
     from attn_deploy.errors import InvalidRequestError
     from attn_deploy.inputs.grammar import parse_inputs
-    from attn_deploy.resolve.wanted import check_model
+    from attn_deploy.resolve.wanted import check_name
 
-    check_model(model, files=(".onnx", ".engine"))
+    check_name(model, files=(".onnx", ".engine"))
+    if images is not None and dataset is None:
+        raise InvalidRequestError("--images belongs to --dataset, which was not given; add it, or leave --images out.")
     alone = save if save is not None and save.suffix == ".json" else None
     request = ProfileRequest(
         model=model,

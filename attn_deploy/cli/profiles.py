@@ -11,10 +11,11 @@ from attn_deploy.cli.streams import echo, terminal_width
 
 
 def profiles(
-    device: Annotated[str | None, typer.Option(help="What it was measured on, as h100; all by default.")] = None,
-    model: Annotated[str | None, typer.Option(help="A model's name, * for any part; all by default.")] = None,
+    device: Annotated[str | None, typer.Option(help="Device that was measured, as h100. Default: all.")] = None,
+    model: Annotated[str | None, typer.Option(help="Name of a model; * stands for any part. Default: all.")] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Write a report instead: .html, .md, .csv or .json.")
+        Path | None,
+        typer.Option("-o", "--output", help="Write a report instead, to this file: .html, .md, .csv or .json."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON and nothing else.")] = False,
 ) -> None:

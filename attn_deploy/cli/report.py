@@ -11,20 +11,23 @@ from attn_deploy.cli.streams import echo, terminal_width
 
 
 def report(
-    folders: Annotated[list[Path], typer.Argument(help="Folders or files of saved profiles, of one machine or many.")],
+    folders: Annotated[
+        list[Path], typer.Argument(help="Folders or files of saved profiles, of one machine or several.")
+    ],
     output: Annotated[
         list[Path] | None,
-        typer.Option("-o", "--output", help="File to write: .html, .md, .csv or .json; once for each."),
+        typer.Option("-o", "--output", help="File to write: .html, .md, .csv or .json; repeatable."),
     ] = None,
     device: Annotated[
         str | None,
         typer.Option(
-            help="Device whose theoretical peak the rows are compared with: rtx4090, my.toml; default: each record's."
+            help="Device whose theoretical peak the rows are compared with, as rtx4090 or my.toml. Default: "
+            "that of each record."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON and nothing else.")] = False,
 ) -> None:
-    """Put saved profiles together: a table here, or one page that opens anywhere without a network.
+    """Combine saved profiles: a table here, or one page that opens anywhere without a network.
 
     \b
     Examples:

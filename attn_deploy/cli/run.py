@@ -8,26 +8,57 @@ from typing import Annotated
 
 import typer
 
+from attn_deploy.cli.panels import IMAGES
 from attn_deploy.cli.parse import parse_size, preprocess_options
 from attn_deploy.cli.streams import echo
 
 
 def run(
-    model: Annotated[Path, typer.Argument(help="An ONNX file.")],
+    model: Annotated[Path, typer.Argument(help="An .onnx file.")],
     data: Annotated[Path, typer.Option(help="An .npz with an array for each input, an image, or a folder of images.")],
     output: Annotated[
-        str, typer.Option("-o", "--output", metavar="PATH", help="The .npz to write, an array for each output.")
+        str,
+        typer.Option("-o", "--output", metavar="<path>", help="File to write: an .npz with an array for each output."),
     ],
-    size: Annotated[str | None, typer.Option(help="Of images, where the graph takes any: 224, or 480x640.")] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="How images are prepared: imagenet, 0..1, -1..1, 0..255 or cifar10.")
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="Height and width to bring images to, where the graph takes any: 224, or 480x640.",
+            rich_help_panel=IMAGES,
+        ),
     ] = None,
-    mean: Annotated[str | None, typer.Option(help="Subtracted after scaling: one number or three.")] = None,
-    std: Annotated[str | None, typer.Option(help="Divided by after that: one number or three.")] = None,
-    scale: Annotated[float | None, typer.Option(help="Of pixels of 0 to 255; 1/255 by default.")] = None,
-    color: Annotated[str | None, typer.Option(help="rgb or bgr.")] = None,
-    layout: Annotated[str | None, typer.Option(help="nchw or nhwc. Default: as the input looks.")] = None,
-    resize: Annotated[str | None, typer.Option(help="crop, letterbox or stretch.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Preset: imagenet, 0..1, -1..1, 0..255 or cifar10.", rich_help_panel=IMAGES),
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            help="Mean to subtract after scaling: one number or three, as 0.5,0.5,0.5.", rich_help_panel=IMAGES
+        ),
+    ] = None,
+    std: Annotated[
+        str | None,
+        typer.Option(help="Standard deviation to divide by after that: one number or three.", rich_help_panel=IMAGES),
+    ] = None,
+    scale: Annotated[
+        float | None,
+        typer.Option(help="Factor for pixel values of 0 to 255. Default: 1/255.", rich_help_panel=IMAGES),
+    ] = None,
+    color: Annotated[
+        str | None,
+        typer.Option(help="Order of the channels: rgb or bgr. Default: rgb.", rich_help_panel=IMAGES),
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(help="Order of the axes: nchw or nhwc. Default: by the input's shape.", rich_help_panel=IMAGES),
+    ] = None,
+    resize: Annotated[
+        str | None,
+        typer.Option(
+            help="How images reach their size: crop, letterbox or stretch. Default: crop.", rich_help_panel=IMAGES
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON and nothing else.")] = False,
 ) -> None:
     """Run an ONNX file on data in ONNX Runtime, and write its outputs.
@@ -35,7 +66,8 @@ def run(
     \b
     Examples:
       attn-deploy run model.onnx --data inputs.npz -o outputs.npz
-      attn-deploy run model.onnx --data images/ --size 224 --preset imagenet -o outputs.npz
+      attn-deploy run model.onnx --data images/ --size 224 --preset imagenet \\
+          -o outputs.npz
     """
     from attn_deploy.deploy.run import run_file
     from attn_deploy.report.text import rows_text

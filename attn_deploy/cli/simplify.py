@@ -12,18 +12,22 @@ from attn_deploy.cli.streams import echo
 
 
 def simplify(
-    model: Annotated[Path, typer.Argument(help="An ONNX file.")],
+    model: Annotated[Path, typer.Argument(help="An .onnx file.")],
     output: Annotated[
         str | None,
         typer.Option(
-            "-o", "--output", metavar="PATH", help="File to write. Default: NAME-simple.onnx beside the model."
+            "-o", "--output", metavar="<path>", help="File to write. Default: NAME-simple.onnx beside the model."
         ),
     ] = None,
     shape: Annotated[
         list[str] | None, typer.Option("--input", help="NAME:1x3x224x224 of an input, to compare at; repeatable.")
     ] = None,
     sample: Annotated[
-        list[str] | None, typer.Option(help="Real inputs: FILE.npz with an array for each, or NAME=VALUES; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="Real inputs to compare on: FILE.npz with an array for each input, or NAME=VALUES, as "
+            "size=60,90; repeatable."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
 ) -> None:

@@ -9,14 +9,17 @@ from typing import Annotated
 import typer
 
 from attn_deploy.cli.streams import echo
+from attn_deploy.errors import InvalidRequestError
 
 
 def verify(
-    reference: Annotated[Path, typer.Argument(help="The ONNX file that is right, or the folder of a package.")],
+    reference: Annotated[Path, typer.Argument(help="The .onnx file that is right, or the folder of a package.")],
     candidate: Annotated[Path | None, typer.Argument(help="An .onnx or .engine file to compare with it.")] = None,
     precision: Annotated[
         str | None,
-        typer.Option(help="Whose tolerance: fp32, fp16, bf16, int8 or fp8. Default: what the candidate says it is."),
+        typer.Option(
+            help="Tolerance to apply: that of fp32, fp16, bf16, int8 or fp8. Default: by the candidate's precision."
+        ),
     ] = None,
     shape: Annotated[
         list[str] | None, typer.Option("--input", help="NAME:1x3x224x224 of an input, to compare at; repeatable.")
@@ -24,15 +27,20 @@ def verify(
     data: Annotated[
         list[str] | None,
         typer.Option(
-            "--data", "--sample", help="Real inputs: FILE.npz with an array for each, or NAME=VALUES; repeatable."
+            "--data",
+            "--sample",
+            help="Real inputs to compare on: FILE.npz with an array for each input, or NAME=VALUES, as "
+            "size=60,90; repeatable.",
         ),
     ] = None,
-    engine: Annotated[str | None, typer.Option(help="Of a package: run this engine in place of the ONNX file.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="For a package: run this engine in place of the .onnx file.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON and nothing else.")] = False,
 ) -> None:
     """Compare two files: which output differs, in which channels, where and by how much. Exit code 1 if one does.
 
-    The folder of a package is checked by itself: its bytes, and its model on golden inputs.
+    A package's folder is checked alone: the bytes of its files, and its model on the golden inputs.
 
     \b
     Examples:
@@ -42,8 +50,13 @@ def verify(
       attn-deploy verify pkg/
     """
     if candidate is None:
+        for option, value in (("--precision", precision), ("--input", shape), ("--data", data)):
+            if value and reference.is_dir():
+                raise InvalidRequestError(f"{option} is for two files; a package is checked on its own golden inputs.")
         _verify_package(reference, engine, as_json)
         return
+    if engine is not None:
+        raise InvalidRequestError(f"--engine is for the folder of a package; give {engine} as the second file.")
     from attn_deploy.parity.files import verify_files
     from attn_deploy.report.comparison_text import comparison_text
 
@@ -55,7 +68,6 @@ def verify(
 
 def _verify_package(folder: Path, engine: str | None, as_json: bool) -> None:
     from attn_deploy.deploy.package.check import verify_package
-    from attn_deploy.errors import InvalidRequestError
     from attn_deploy.report.package import package_check_text
 
     if not folder.is_dir():

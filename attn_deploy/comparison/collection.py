@@ -59,7 +59,7 @@ def read_runs(paths: Iterable[Path | str]) -> tuple[Run, ...]:
     records: dict[Path, ProfileRecord] = {}
     for path in map(Path, paths):
         for file in _files(path):
-            records.setdefault(file.resolve(), read_record(file))
+            records.setdefault(file.resolve(), read_profile_record(file))
     if not records:
         raise InvalidRequestError("no record was named; give the folder or the file of a profile that was saved.")
     return named_runs([(path, record, _layers(path)) for path, record in records.items()])
@@ -107,7 +107,7 @@ def _files(path: Path) -> list[Path]:
     records = [p for p in sorted(path.rglob(RECORD_NAME)) if not _is_of_another_kind(p)]
     if records:
         return records
-    others = [p for p in sorted(path.rglob("*.json")) if p.name != LAYERS_NAME and is_profile(read_json(p))]
+    others = [p for p in sorted(path.rglob("*.json")) if p.name != LAYERS_NAME and is_profile(read_possible_record(p))]
     if not others:
         raise InvalidRequestError(f"{path} holds no profile record; save one with attn-deploy profile NAME -o {path}.")
     return others
@@ -122,7 +122,7 @@ def _is_of_another_kind(path: Path) -> bool:
     return isinstance(data, dict) and any(marks <= set(data) for marks in _OTHERS)
 
 
-def read_json(path: Path) -> Any:
+def read_possible_record(path: Path) -> Any:
     """The data of a file among others; a broken one may have been a record, so it is told."""
     try:
         return reading.read_json(path)
@@ -130,7 +130,7 @@ def read_json(path: Path) -> Any:
         raise InvalidRequestError(f"{error} Repair or remove it.") from error
 
 
-def read_record(path: Path) -> ProfileRecord:
+def read_profile_record(path: Path) -> ProfileRecord:
     """Read one record; every error names the file.
 
     Raises:

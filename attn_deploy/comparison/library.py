@@ -9,7 +9,7 @@ import difflib
 import re
 from pathlib import Path
 
-from attn_deploy.comparison.collection import Run, is_profile, named_runs, read_json, read_record
+from attn_deploy.comparison.collection import Run, is_profile, named_runs, read_possible_record, read_profile_record
 from attn_deploy.errors import InvalidRequestError
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -36,8 +36,8 @@ def known_runs(*, device: str | None = None, model: str | None = None, folder: P
     if device is not None and plain(device) not in devices:
         raise InvalidRequestError(unknown_name("device", device, [p.name for p in devices.values()]))
     chosen = [p for key, p in devices.items() if device is None or key == plain(device)]
-    files = [f for p in chosen for f in sorted(p.rglob("*.json")) if is_profile(read_json(f))]
-    runs = [(f, read_record(f), ()) for f in files]
+    files = [f for p in chosen for f in sorted(p.rglob("*.json")) if is_profile(read_possible_record(f))]
+    runs = [(f, read_profile_record(f), ()) for f in files]
     if model is not None:
         wanted = re.compile(re.escape(model.lower()).replace(r"\*", ".*"))
         names = [r.name for _, r, _ in runs]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attn_deploy.conversion.images import assumed_preprocess, image_size, prepare
+from attn_deploy.conversion.images import assumed_preprocess, image_size, prepared_images
 from attn_deploy.conversion.preprocess import Preprocess, PreprocessOptions, of_images
 from attn_deploy.data import DATASETS, ImageSet, load_dataset, require_seed
 from attn_deploy.data.folder import require_images
@@ -189,7 +189,7 @@ def _from_images(
     preprocess: Preprocess,
 ) -> CalibrationData:
     """A balanced sample of images, and another one that is held out."""
-    prepare(images.images[:1], images.name, inputs, preprocess)  # refuses before anything is drawn
+    prepared_images(images.images[:1], images.name, inputs, preprocess)  # refuses before anything is drawn
     usual_count, held_out = _counts(images.size)
     count = min(usual_count, len(images)) if count is None else count
     rest = len(images) - count
@@ -199,7 +199,7 @@ def _from_images(
     if count < size:
         raise InvalidRequestError(f"--images is {count}, and the graph takes {size} at a time.")
     mixed = np.random.default_rng(seed).permutation(len(order))
-    pixels, prepared = prepare(order.images[mixed], images.name, inputs, preprocess)
+    pixels, prepared = prepared_images(order.images[mixed], images.name, inputs, preprocess)
     arrays = {inputs[0].name: _fitting(Path(images.name), pixels, inputs[0], symbols)}
     labels = order.labels[mixed] if len(set(order.labels.tolist())) > 1 else None
     identity = {
@@ -277,7 +277,7 @@ def _fitting(path: Path, array: NDArray[Any], target: TensorInput, symbols: Sequ
         raise InvalidRequestError(
             f"{path}: {target.name!r} has the shape {array.shape}, and the graph takes ({', '.join(map(str, target.dims))})."
         )
-    if not np.isfinite(array.astype(np.float64)).all():
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DatasetError(
             f"{path}: {target.name!r} holds a NaN or an infinite value; ranges cannot be measured on it."
         )

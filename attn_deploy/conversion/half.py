@@ -97,13 +97,13 @@ def to_half(
     prepared = prepared_graph(model)
     clipped, masks = clip_masks(prepared, half) if by_range else (prepared, ())
     if masks:
-        ranges = measure(clipped, settings.batches, owner)
+        ranges = measured_ranges(clipped, settings.batches, owner)
         if all(m.harmless(ranges) for m in masks):
             try:
                 return _typed(clipped, ranges, settings, masks)
             except (ParityError, PrecisionError):
                 pass  # as they are, then
-    return _typed(prepared, measure(prepared, settings.batches, owner), settings, ())
+    return _typed(prepared, measured_ranges(prepared, settings.batches, owner), settings, ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +207,7 @@ def note_typing(typed: HalfModel) -> None:
     write_evidence(typed.model, evidence)
 
 
-def measure(prepared: onnx.ModelProto, batches: Iterable[Arrays], owner: str) -> dict[str, Range]:
+def measured_ranges(prepared: onnx.ModelProto, batches: Iterable[Arrays], owner: str) -> dict[str, Range]:
     """The magnitudes of all tensors of a prepared fp32 graph, over all batches.
 
     Raises:

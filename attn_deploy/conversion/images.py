@@ -34,7 +34,9 @@ def image_batches(
     from attn_deploy.data.folder import images_of
 
     height, width = image_size(path, inputs, size, preprocess)
-    array, words = prepare(images_of(path, height, width, resize=preprocess.resize), path.name, inputs, preprocess)
+    array, words = prepared_images(
+        images_of(path, height, width, resize=preprocess.resize), path.name, inputs, preprocess
+    )
     fixed = inputs[0].dims[0]
     step = fixed if isinstance(fixed, int) else _AT_A_TIME
     if isinstance(fixed, int) and len(array) % step:
@@ -43,7 +45,7 @@ def image_batches(
     return tuple(batches), words
 
 
-def prepare(
+def prepared_images(
     pixels: NDArray[np.uint8], name: str, inputs: Sequence[TensorInput], preprocess: Preprocess
 ) -> tuple[NDArray[Any], str]:
     """Images as the graph's one input takes them, and what was done to them.

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from attn_deploy.conversion.half import measure
+from attn_deploy.conversion.half import measured_ranges
 from attn_deploy.diagnosis.judge import worst_case
 from attn_deploy.diagnosis.references import Reference
 from attn_deploy.diagnosis.specimen import Specimen, as_it_is
@@ -76,7 +76,7 @@ def _typed(
 ) -> Specimen:
     half = half_type(precision)
     prepared = prepared_graph(model)
-    ranges = measure(prepared, batches, owner)
+    ranges = measured_ranges(prepared, batches, owner)
     working = ir.from_proto(prepared)
     plan = plan_precision(working, half, ranges, careful=careful)
     overflow = plan.overflow

@@ -35,10 +35,10 @@ from attn_deploy.engine.profile import GivenProfile, Profile, make_profiles
 from attn_deploy.errors import GraphError, InvalidRequestError, ParityError
 from attn_deploy.files import atomic_path, output_file, scratch_folder, write_atomic
 from attn_deploy.graph.artifact import OnnxArtifact, read_onnx
-from attn_deploy.graph.parts import Part, Parts, checked
+from attn_deploy.graph.parts import Part, Parts, checked_part
 from attn_deploy.inputs.tensors import Arrays, TensorInput
 from attn_deploy.inputs.user_samples import Sample
-from attn_deploy.parity.given import GivenInputs, fitted, given_inputs
+from attn_deploy.parity.given import GivenInputs, fitted_to_graph, given_inputs
 from attn_deploy.runtimes.onnxruntime import import_onnxruntime
 
 if TYPE_CHECKING:
@@ -227,13 +227,23 @@ def _given(request: DiagnosisRequest, subject: Subject) -> GivenInputs:
     held = {n: s for n, s in shapes.items() if n in names}  # others are of the model that --against names
     own = request.samples or ()
     given = given_inputs(subject.model, (), [s for s in own if isinstance(s, (str, Path))])
-    arrays = tuple(fitted(subject.model, s, "--sample") for s in own if not isinstance(s, (str, Path)))
+    arrays = tuple(fitted_to_graph(subject.model, s, "--sample") for s in own if not isinstance(s, (str, Path)))
     return replace(given, shapes=held, samples=(*given.samples, *arrays))
 
 
 def _subject(request: DiagnosisRequest) -> Subject:
     file = request.file
     if file is not None:
+        for option, value in (("opset", request.opset), ("dynamic", request.dynamic)):
+            if value is not None:
+                raise InvalidRequestError(
+                    f"--{option} is for models by name, and {file} is a finished file; leave it out, or name the model."
+                )
+        if request.exporter != "auto":
+            raise InvalidRequestError(
+                f"--exporter {request.exporter} is for models by name, and {file} is a finished file; leave it out, or name "
+                "the model."
+            )
         subject = from_file(file)
         refuse_precision(request.precision, precision_of(subject.model))
         return subject
@@ -357,7 +367,7 @@ def _written(
         notes.append("no part of the graph fails by itself, so none was written")
         return fault
     try:
-        graph = checked(part, "the smallest failing part")
+        graph = checked_part(part, "the smallest failing part")
     except GraphError as error:
         notes.append(f"the smallest failing part was not written: {error}")
         return fault

@@ -105,7 +105,7 @@ def _at_sizes(candidate: Specimen, reference: Reference, runner: OnnxRuntimeRunn
         reference.inputs,
         reference.dynamic,
         tolerance=candidate.tolerance,
-        precise=reference.precise if candidate.precision == "fp32" else None,
+        rounding=reference.rounding if candidate.precision == "fp32" else None,
     )
 
 

@@ -13,6 +13,7 @@ from attn_deploy.graph.parts import Parts
 from attn_deploy.inputs.tensors import Arrays, TensorInput
 from attn_deploy.parity.given import GivenInputs
 from attn_deploy.parity.graphs import runnable_inputs
+from attn_deploy.parity.rounding import Rounding
 from attn_deploy.runtimes.base import Runner, run_once
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
@@ -28,7 +29,7 @@ class Reference(Protocol):
     Attributes:
         name: for reports.
         runner: runs the whole, for its outputs.
-        precise: makes a runner in float64, where there can be one.
+        rounding: how to learn what it rounds, where that can be known.
         inputs: the inputs, with the sizes at which it runs.
         dynamic: the symbols that move.
         classes: class names by module path, as far as known.
@@ -36,7 +37,7 @@ class Reference(Protocol):
 
     name: str
     runner: Runner
-    precise: Callable[[], Runner] | None
+    rounding: Rounding | None
     inputs: tuple[TensorInput, ...]
     dynamic: tuple[str, ...]
     classes: Mapping[str, str]
@@ -75,7 +76,7 @@ class GraphReference:
         self.name = name
         self._parts = parts
         self.runner: Runner = OnnxRuntimeRunner(parts.model.SerializeToString(), optimize=False)
-        self.precise: Callable[[], Runner] | None = None
+        self.rounding: Rounding | None = None
         self.inputs, self.dynamic = runnable_inputs(parts.model, self.runner, given or GivenInputs())
         self.classes: Mapping[str, str] = {}
 
@@ -131,7 +132,7 @@ class EagerModules:
         reference = prepared.reference
         self.name = "PyTorch in eager mode"
         self.runner: Runner = reference.runner
-        self.precise: Callable[[], Runner] | None = reference.precise
+        self.rounding: Rounding | None = reference.rounding
         self.inputs, self.dynamic = prepared.inputs, prepared.dynamic
         self._prepared = prepared
         self._outputs = prepared.outputs

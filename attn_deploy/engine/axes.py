@@ -28,7 +28,7 @@ def named_axes(tensor: TensorInfo) -> tuple[int | str, ...]:
     return tuple(f"{tensor.name}_{axis}" if d is None else d for axis, d in enumerate(tensor.shape))
 
 
-def symbols_of(dim: int | str) -> tuple[str, ...]:
+def axes_in(dim: int | str) -> tuple[str, ...]:
     """The symbols in an axis: those of an expression such as ``2*H``, or the axis itself if it is none."""
     if isinstance(dim, int):
         return ()
@@ -46,7 +46,7 @@ def extents_of(dim: int | str, table: Mapping[str, Extents]) -> Extents:
         return dim, dim, dim
     if dim in table:
         return table[dim]
-    low, best, high = (evaluate_expression(dim, {s: table[s][k] for s in symbols_of(dim)}) for k in range(3))
+    low, best, high = (evaluate_expression(dim, {s: table[s][k] for s in axes_in(dim)}) for k in range(3))
     return low, best, high
 
 
@@ -57,7 +57,7 @@ def usual_extents(onnx: OnnxArtifact, batch: Extents = BATCH) -> dict[str, Exten
     steps = onnx.record.get("multiple") or {}
     for tensor in onnx.inputs:
         for axis, dim in enumerate(named_axes(tensor)):
-            for symbol in symbols_of(dim):
+            for symbol in axes_in(dim):
                 table.setdefault(symbol, _usual(symbol, axis, len(tensor.shape), ran.get(symbol, []), batch))
     if images is not None:
         for symbol in table:

@@ -87,7 +87,7 @@ def precision_word(compute: Mapping[str, int], layers: Mapping[str, int]) -> str
     return "+".join(_WORDS.get(k, k) for k, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))) or "none"
 
 
-def summarise(
+def summarise_network(
     network: Any,
     inputs: Sequence[TensorInfo],
     outputs: Sequence[TensorInfo],

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from attn_deploy.engine.axes import BATCH, Extents, extents_of, fitting_extents, image_extents, named_axes, symbols_of
+from attn_deploy.engine.axes import BATCH, Extents, axes_in, extents_of, fitting_extents, image_extents, named_axes
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.graph.artifact import OnnxArtifact, TensorInfo
 
@@ -108,7 +108,7 @@ def _complete(onnx: OnnxArtifact, draft: Draft, dynamic: Sequence[TensorInfo]) -
         if tensor.name in draft:
             ranges.append(ShapeRange(tensor.name, *draft[tensor.name]))
             continue
-        unknown = [s for d in named_axes(tensor) for s in symbols_of(d) if s not in table]
+        unknown = [s for d in named_axes(tensor) for s in axes_in(d) if s not in table]
         if unknown:
             raise InvalidRequestError(
                 f"the profile leaves out the input {tensor.name!r}, and its axis {unknown[0]!r} is not known from the "

@@ -11,7 +11,7 @@ from typing import Any
 
 from attn_deploy.engine.flavors import Flavor, choose_flavor, load_flavor
 from attn_deploy.engine.logger import collection_paused, logger_for
-from attn_deploy.engine.network import summarise
+from attn_deploy.engine.network import summarise_network
 from attn_deploy.engine.options import HARDWARE_COMPAT, BuildOptions
 from attn_deploy.engine.parse import ParsedNetwork, parse_onnx
 from attn_deploy.engine.profile import Profile
@@ -80,7 +80,7 @@ def run(
     parsed = parse_onnx(library, Path(onnx))
     _refuse_shape_inputs(parsed, onnx)
     types = None if parsed.types is None else parsed.types.tensors
-    summary = summarise(parsed.network, _tensors(inputs), _tensors(outputs), types)
+    summary = summarise_network(parsed.network, _tensors(inputs), _tensors(outputs), types)
     parse_seconds = time.perf_counter() - start
     start = time.perf_counter()
     notes = _build(parsed, settled, [Profile.from_dict(p) for p in profiles], Path(plan), onnx, send)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator
 
 from attn_deploy.errors import AttnDeployError
@@ -42,17 +43,18 @@ def with_fewer_and_fewer_axes(prepared: PreparedModel, refusals: list[AttnDeploy
     while current.dynamic and refusals[-1].rule not in _WHATEVER_MOVES:
         text = str(refusals[-1]).removeprefix(f"{prepared.label}: ")
         text = re.sub(r"^the axis [\w, ]+ cannot be dynamic, since ", "", text)
-        reason = re.split(r"(?<=[a-z)])\. |: the \w+ exporter failed|: torch\.export cannot", text)[0]
+        reason = re.split(r"(?<=[a-z0-9)])\. |: the \w+ exporter failed|: torch\.export cannot", text)[0]
         match = re.search(r"the axis ([\w, ]+) cannot be dynamic", str(refusals[-1]))
         named = {s for s in current.dynamic if match and re.search(rf"\b{s}\b", match[1])}
-        choices = [tuple(s for s in current.dynamic if s not in named)] if named else []
+        rest = tuple(s for s in current.dynamic if s not in named)
+        choices = [rest] if named and rest else []  # one that names them all says nothing of which alone would do
         batch = tuple(s for s in prepared.dynamic if s[0] == "N")
         choices += [batch, tuple(s for s in prepared.dynamic if s not in batch), ()]
         fewer = next((c for c in choices if c not in tried), None)
         if fewer is None:
             return
         tried.add(fewer)
-        reason = reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]}..."
+        reason = textwrap.shorten(reason, _LONGEST_REASON, placeholder=" ...")
         reasons = {s: reason for s in prepared.dynamic if s not in fewer}
         current = with_fewer_axes(prepared, fewer, reasons)
         yield current

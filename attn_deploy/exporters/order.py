@@ -23,7 +23,7 @@ def _single_step(prepared: PreparedModel) -> str:
     return next((s for s, step in steps.items() if step > 1 and first.sizes[s] == step), "")
 
 
-def reason_of(
+def reason_for_exporter(
     prepared: PreparedModel, options: ExportOptions, name: str, failures: list[tuple[str, AttnDeployError]]
 ) -> str:
     """Why the graph of an exporter was kept, with what the other one said if it was tried."""

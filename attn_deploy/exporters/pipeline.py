@@ -27,7 +27,7 @@ from attn_deploy.exporters.eager_checks import refuse_constant
 from attn_deploy.exporters.fewer_axes import with_fewer_and_fewer_axes
 from attn_deploy.exporters.finish import normalise, stamp
 from attn_deploy.exporters.options import ExportOptions
-from attn_deploy.exporters.order import exporters_for, reason_of
+from attn_deploy.exporters.order import exporters_for, reason_for_exporter
 from attn_deploy.exporters.other_size import trace_variants
 from attn_deploy.exporters.prepare import prepare
 from attn_deploy.exporters.prepared import PreparedModel
@@ -264,7 +264,7 @@ def first_good(
                 except (ExportError, GraphError, ParityError, PrecisionError) as error:
                     failures.append((name, error))
                     continue
-                return variant, candidate, reason_of(variant, options, name, failures)
+                return variant, candidate, reason_for_exporter(variant, options, name, failures)
             if attempt.whole_windows and any(e.rule == "branch-on-shape" for _, e in failures):
                 break  # torch.export would take minutes to find the same
         telling = most_telling(attempt, failures)

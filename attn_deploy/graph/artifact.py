@@ -111,7 +111,8 @@ def load_model(path: Path, *, check_seal: bool = True, light: bool = False) -> o
         GraphError: if the file is missing, not ONNX, truncated or empty, or too large to be run.
     """
     if not path.is_file():
-        raise GraphError(f"{path} not found: no such ONNX file.", exit_code=2)
+        hint = "" if path.suffix else f" If it is the name of a model, `attn-deploy export {path}` writes its file."
+        raise GraphError(f"{path} not found: no such ONNX file.{hint}", exit_code=2)
     try:
         model = light_model(path)
         if not light:

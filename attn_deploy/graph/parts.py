@@ -190,7 +190,7 @@ class Parts:
         return part
 
 
-def checked(part: Part, what: str) -> onnx.ModelProto:
+def checked_part(part: Part, what: str) -> onnx.ModelProto:
     """The part's graph, which the ONNX checker takes.
 
     Raises:

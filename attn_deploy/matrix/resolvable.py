@@ -16,7 +16,7 @@ from attn_deploy.matrix.options import MatrixOptions
 from attn_deploy.matrix.plan import expand_models, in_registry
 from attn_deploy.resolve.names import ModelName, parse_name
 from attn_deploy.resolve.package_names import MODULES
-from attn_deploy.resolve.wanted import check_model
+from attn_deploy.resolve.wanted import check_name
 
 
 def check_models(options: MatrixOptions) -> None:
@@ -44,7 +44,7 @@ def check_models(options: MatrixOptions) -> None:
         elif parsed.checkpoint is not None and not Path(parsed.checkpoint).exists():
             raise InvalidRequestError(f"{name!r}: there is no such file or folder.")
         elif parsed.pickled is not None:
-            check_model(parsed.pickled)
+            check_name(parsed.pickled)
         elif parsed.package is not None and importlib.util.find_spec(MODULES[parsed.package]) is None:
             raise MissingDependencyError(
                 f"{name}: {MODULES[parsed.package]} is not installed: pip install -c constraints.txt 'attn-deploy[models]', "

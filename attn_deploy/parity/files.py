@@ -113,7 +113,7 @@ def verify_files(
     """
     first, second = Path(reference), Path(candidate)
     model, _ = open_model(first)
-    word = precision or precision_of(second)
+    word = precision or precision_of_file(second)
     if word not in _TYPES:
         raise InvalidRequestError(f"--precision {word!r} is unknown; choose {', '.join(_TYPES)}.")
     wider, reading = read_outputs(model)
@@ -151,7 +151,7 @@ def verify_files(
     return FileComparison(str(first), str(second), word, _rule(tolerance, word), shapes, tuple(rows))
 
 
-def precision_of(path: Path) -> str:
+def precision_of_file(path: Path) -> str:
     """fp32, fp16, bf16, int8 or fp8: what the graph or the engine holds, whatever its inputs are."""
     if path.suffix in _ENGINES:
         from attn_deploy.engine.artifact import read_engine

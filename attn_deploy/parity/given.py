@@ -93,10 +93,10 @@ def read_sample(model: onnx.ModelProto, path: Path) -> Arrays:
     Raises:
         InvalidRequestError: if the file cannot be read, an input is missing, or an array does not fit.
     """
-    return fitted(model, load_arrays(path), path.name)
+    return fitted_to_graph(model, load_arrays(path), path.name)
 
 
-def fitted(model: onnx.ModelProto, given: Mapping[str, NDArray[Any]], what: str) -> Arrays:
+def fitted_to_graph(model: onnx.ModelProto, given: Mapping[str, NDArray[Any]], what: str) -> Arrays:
     """Arrays as the inputs of a graph, checked and of its types; ``what`` is where they come from.
 
     Raises:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from attn_deploy.inputs.tensors import Arrays
+from attn_deploy.parity.neighbours import neighbouring_module
+from attn_deploy.parity.rounding import Rounding
 from attn_deploy.runtimes.base import Runner, RuntimeInfo
 
 if TYPE_CHECKING:
@@ -129,6 +131,15 @@ class EagerReference:
         self._module, self._names = module, output_names
         self.runner: Runner = RememberingRunner(FreshRunner(module, output_names))
         self._precise: Runner | None = None
+
+    @property
+    def rounding(self) -> Rounding:
+        """How to learn what the module rounds."""
+        return Rounding(self.precise, self.neighbour)
+
+    def neighbour(self, seed: int) -> Runner:
+        """The module in float32, with weights that differ in the last bit."""
+        return FreshRunner(neighbouring_module(self._module, seed), self._names)
 
     def precise(self) -> Runner:
         """The module in float64; made at the first call."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,8 @@ from attn_deploy.parity.channels import WHOLE
 from attn_deploy.parity.distance import PartDistance, agreement, number_distances
 from attn_deploy.parity.reference import EagerReference
 from attn_deploy.parity.report import ParityCase, ParityReport
-from attn_deploy.parity.tolerance import NOISE_FACTOR, TOLERANCES, Tolerance
+from attn_deploy.parity.rounding import Rounding, is_rounding
+from attn_deploy.parity.tolerance import TOLERANCES, Tolerance
 from attn_deploy.runtimes.base import Runner, run_once
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def compare(
     dynamic: Sequence[str],
     *,
     tolerance: Tolerance = TOLERANCES["float32"],
-    precise: Callable[[], Runner] | None = None,
+    rounding: Rounding | None = None,
     shapes: int = UNTRACED_SHAPES,
     seed: int = 0,
     reading: Reading | None = None,
@@ -46,8 +47,7 @@ def compare(
         inputs: the inputs, with their symbols and traced sizes.
         dynamic: symbols that move.
         tolerance: see `attn_deploy.parity.tolerance`.
-        precise: makes the reference in float64; called only where the tolerance is exceeded, to separate rounding from
-            error.
+        rounding: of the reference; asked only where the tolerance is exceeded, to tell rounding from error.
         shapes: how many untraced shapes.
         seed: of the input values.
         reading: how outputs are compared, where a graph says so (see `attn_deploy.graph.heads`); otherwise their types
@@ -57,16 +57,8 @@ def compare(
     for batch in verification_batches(inputs, dynamic, shapes, seed):
         if batch.extra and not _answers(reference, batch.arrays):
             continue
-        cases.append(_case(reference, candidate, batch.arrays, not batch.sizes, tolerance, precise, reading))
+        cases.append(_case(reference, candidate, batch.arrays, not batch.sizes, tolerance, rounding, reading))
     return ParityReport(reference.info.runtime, candidate.info.runtime, tolerance.rtol, tolerance.atol, tuple(cases))
-
-
-def _exact(precise: Callable[[], Runner], arrays: Arrays) -> Arrays | None:
-    """The outputs in float64; None where the model fixes a type of its own inside, which float64 does not fit."""
-    try:
-        return run_once(precise(), arrays)
-    except (RuntimeError, TypeError):
-        return None
 
 
 def _answers(reference: Runner, arrays: Arrays) -> bool:
@@ -97,7 +89,7 @@ def _case(
     arrays: Arrays,
     traced: bool,
     tolerance: Tolerance,
-    precise: Callable[[], Runner] | None,
+    rounding: Rounding | None,
     reading: Reading | None,
 ) -> ParityCase:
     shapes = {n: tuple(a.shape) for n, a in arrays.items()}
@@ -122,13 +114,12 @@ def _case(
         return replace(case, passed=False, problem=problem)
     if worst.ratio <= 1:
         return case
-    noise = None
-    if precise is not None:
-        exact = _exact(precise, arrays)
-        if exact is not None:
-            noise = _worst(exact, expected, outputs, tolerance).max_abs_error
-            if _worst(exact, got, outputs, tolerance).max_abs_error <= NOISE_FACTOR * noise:
-                return replace(case, noise=noise)
+    if rounding is None:
+        return replace(case, passed=False, problem=_beyond(worst, tolerance, None))
+    beyond = [n for n in expected if _worst({n: expected[n]}, got, outputs, tolerance).ratio > 1]
+    excused, noise = is_rounding(rounding, arrays, expected, got, beyond)
+    if excused:
+        return replace(case, noise=noise)
     return replace(case, passed=False, noise=noise, problem=_beyond(worst, tolerance, noise))
 
 
@@ -246,7 +237,7 @@ def verify_against(
     # As many threads as torch was given: what runs beside us has the other cores.
     candidate = OnnxRuntimeRunner(onnx_model, threads=torch.get_num_threads())
     return compare(
-        reference.runner, candidate, inputs, dynamic, tolerance=tolerance, precise=reference.precise, reading=reading
+        reference.runner, candidate, inputs, dynamic, tolerance=tolerance, rounding=reference.rounding, reading=reading
     )
 
 

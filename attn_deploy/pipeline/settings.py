@@ -50,10 +50,10 @@ def read_settings(path: Path, commands: Commands) -> PipelineSettings:
             step; the message names the line's key.
     """
     data = read_toml(path, "the pipeline")
-    return checked(data, path.absolute().parent, str(path), commands)
+    return checked_settings(data, path.absolute().parent, str(path), commands)
 
 
-def checked(data: Values, folder: Path, what: str, commands: Commands) -> PipelineSettings:
+def checked_settings(data: Values, folder: Path, what: str, commands: Commands) -> PipelineSettings:
     """The settings in the data of a file.
 
     Raises:

@@ -15,7 +15,7 @@ from attn_deploy.exporters.options import check_export
 from attn_deploy.graph.quantize.formats import quant_format
 from attn_deploy.machine.devices import load_device
 from attn_deploy.pipeline.settings import PipelineSettings
-from attn_deploy.resolve.wanted import check_model
+from attn_deploy.resolve.wanted import check_name
 from attn_deploy.runtimes.table import choose_runtimes
 
 Values = Mapping[str, Any]
@@ -28,7 +28,7 @@ def check_values(settings: PipelineSettings) -> None:
         InvalidRequestError: with the step and the command's own words.
     """
     if not (settings.folder / settings.model).exists():  # a trained run, or a file
-        check_model(settings.model, files=(".onnx",))
+        check_name(settings.model, files=(".onnx",))
     for name, table in settings.steps:
         check = _CHECKS.get(name)
         if check is None:

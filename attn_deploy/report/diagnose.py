@@ -14,7 +14,7 @@ _SHOWN = 24
 _QUESTIONS = {"build": "BUILD", "numbers": "NUMBERS"}
 
 
-def diagnosis_text(diagnosis: Diagnosis, width: int = 120) -> str:
+def diagnosis_text(diagnosis: Diagnosis, width: int | None = None) -> str:
     """Each fault with its place, words and remedy; the errors along the way; what was tried."""
     blocks = [_fault_text(f, width) for f in diagnosis.faults]
     if any(s.exceeds for s in diagnosis.steps):
@@ -24,7 +24,7 @@ def diagnosis_text(diagnosis: Diagnosis, width: int = 120) -> str:
         ("model", f"{diagnosis.model}, {diagnosis.nodes} nodes, {diagnosis.precision}"),
         (
             "target",
-            f"{diagnosis.target}: {len(diagnosis.trials)} trials, {refused} refused"
+            f"{diagnosis.target}: {len(diagnosis.trials)} trial{'s' * (len(diagnosis.trials) != 1)}, {refused} refused"
             if diagnosis.target
             else "not tried",
         ),
@@ -73,7 +73,7 @@ def _largest(steps: Sequence[Step]) -> str:
     )
 
 
-def _fault_text(fault: Fault, width: int) -> str:
+def _fault_text(fault: Fault, width: int | None) -> str:
     part = ", ".join(f"{op} {n}" for op, n in fault.operators.items())
     if part and fault.subgraph:
         part = f"{part} in {fault.subgraph}" + (f", inputs in {fault.data}" if fault.data else "")

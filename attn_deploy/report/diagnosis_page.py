@@ -22,7 +22,7 @@ def diagnosis_html(diagnosis: Diagnosis) -> str:
     parts = [
         html('<h1>{}: {}</h1><div class="soft">{} nodes, {}. {}.</div>', diagnosis.model,
              "nothing found" if diagnosis.passed else "what is wrong with it", f"{diagnosis.nodes:,}", diagnosis.precision,
-             verdict_text(diagnosis)),
+             _sentence(verdict_text(diagnosis))),
         tiles(_figures(diagnosis)),
         joined((_fault(f) for f in diagnosis.faults), "\n"),
         _steps(diagnosis),
@@ -30,6 +30,10 @@ def diagnosis_html(diagnosis: Diagnosis) -> str:
         html('<details open><summary>How it was found</summary>{}</details>', facts(_conditions(diagnosis))),
     ]  # fmt: skip
     return page(f"{diagnosis.model}: diagnosis", joined(parts, "\n"), kind="diagnosis")
+
+
+def _sentence(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def _figures(diagnosis: Diagnosis) -> list[tuple[str, str, str]]:

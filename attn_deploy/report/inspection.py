@@ -57,7 +57,7 @@ def _quantization(report: GraphReport) -> str:
     return f"{report.pairs} pairs, {report.dequantized_weights} weights"
 
 
-def diff_text(differences: Sequence[Difference]) -> str:
+def graphs_diff_text(differences: Sequence[Difference]) -> str:
     """What two files differ in, one line each."""
     if not differences:
         return "no difference in interface, operators, attributes or weights."

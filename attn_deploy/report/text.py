@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
     from attn_deploy.machine.devices import DeviceProfile
 
 
-def rows_text(rows: Sequence[tuple[str, str]], width: int = 120) -> str:
-    """Two columns, the second wrapped."""
+def rows_text(rows: Sequence[tuple[str, str]], width: int | None = None) -> str:
+    """Two columns, the second wrapped at ``width``: by default the terminal's, or 120 in a pipe and on wide ones."""
+    if width is None:
+        width = min(120, shutil.get_terminal_size((120, 24)).columns)
     left = max(len(key) for key, _ in rows) + 2
     lines = []
     for key, value in rows:
@@ -35,10 +38,10 @@ def models_text(specs: Iterable[ModelSpec], width: int = 120) -> str:
     blocks = []
     for family, group in itertools.groupby(specs, key=lambda s: s.family):
         members = list(group)
-        left = max(len(s.name) for s in members) + 2
+        left = min(max(len(s.name) for s in members), width // 3)  # a few long names do not narrow all the others
         lines = [f"{family} ({len(members)})"]
         for spec in members:
-            text = f"  {spec.name:<{left}}{spec.summary}"
+            text = f"  {spec.name:<{left}}  {spec.summary}"
             lines.append(text if len(text) <= width else text[: width - 1] + "…")
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)

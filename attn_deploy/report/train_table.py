@@ -74,7 +74,7 @@ def train_table_caption(summary: TableSummary) -> list[str]:
     lines += [f"Ran on {where}." for where in summary.environments]
     if summary.busy is not None:
         lines.append(
-            f"Other work ran on the machine (load up to {summary.busy:g}): training times hold it, and differences of a few "
+            f"Other work ran on the machine (load up to {summary.busy:g}): training times include it, and differences of a few "
             "percent in latency mean nothing. Accuracies do not depend on it."
         )
     return lines
@@ -94,7 +94,7 @@ def _what_seeds_show(summary: TableSummary) -> list[str]:
     elif single:
         lines.append(
             "One seed each: another seed moves a row by about as much as most modules differ, so that no difference here is "
-            "shown to be more than chance; more seeds of the plain backbone (--more-seeds) would tell how much that is."
+            "shown to be more than chance; more seeds of the plain backbone (--more-seeds) would show how much that is."
         )
     if plain is not None and any(len(r.top1) > 1 for r in summary.rows if r is not plain) and single:
         lines.append(

@@ -29,7 +29,7 @@ def channels_of(arguments: Mapping[str, Any]) -> int | None:
     return named or sized
 
 
-def fitted(inputs: Sequence[TensorInput], arguments: Mapping[str, Any]) -> tuple[TensorInput, ...]:
+def fitted_to_arguments(inputs: Sequence[TensorInput], arguments: Mapping[str, Any]) -> tuple[TensorInput, ...]:
     """The inputs as they are with these arguments; those that are no images stay."""
     sides = sides_of(arguments)
     channels = channels_of(arguments)

@@ -15,7 +15,7 @@ from attn_deploy.errors import InvalidRequestError, MissingDependencyError, Unkn
 from attn_deploy.inputs.grammar import parse_inputs
 from attn_deploy.inputs.tensors import TensorInput
 from attn_deploy.resolve.adapters import ADAPTERS, Adapter
-from attn_deploy.resolve.image_arguments import fitted
+from attn_deploy.resolve.image_arguments import fitted_to_arguments
 from attn_deploy.resolve.names import ModelName
 from attn_deploy.resolve.published_images import PublishedImages, published_images
 
@@ -56,7 +56,7 @@ def from_package(name: ModelName, arguments: Mapping[str, Any]) -> Packaged:
         raise InvalidRequestError(f"{name.text}: expected a torch.nn.Module, got {type(model).__name__}.")
     texts = adapter.input(library, name.base, model)
     images = published_images(adapter.package, library, name.base, arguments, model)
-    return Packaged(model.eval(), fitted(parse_inputs(texts), arguments) if texts else None, images)
+    return Packaged(model.eval(), fitted_to_arguments(parse_inputs(texts), arguments) if texts else None, images)
 
 
 def _is_model(library: Any, name: str, names: Sequence[str]) -> bool:

@@ -16,7 +16,7 @@ _FILES = {
 }
 
 
-def check_model(text: str, *, files: tuple[str, ...] = ()) -> None:
+def check_name(text: str, *, files: tuple[str, ...] = ()) -> None:
     """Refuse a name that no model can have; whether a file or a package has the model shows when it is made.
 
     Args:
@@ -56,7 +56,7 @@ def _is_whole(path: Path, text: str) -> bool:
     return True
 
 
-def parts_of(text: str) -> tuple[str, ...]:
+def registry_parts(text: str) -> tuple[str, ...]:
     """The registry names in a name: ``resnet18+se`` has two.
 
     Raises:

@@ -123,6 +123,49 @@ def import_rtx_provider() -> Any:
     return ort
 
 
+def _session_options(ort: Any, threads: int, *, optimize: bool, reuse_memory: bool, in_order: bool) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    options.enable_mem_reuse = reuse_memory
+    if in_order and hasattr(ort, "ExecutionOrder"):
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    options.log_severity_level = 4  # its errors are raised, and reported by us
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return options
+
+
+def _session(
+    ort: Any, model: Path | str | bytes, what: str, provider: str, options: Any, provider_options: dict[str, str]
+) -> Any:
+    """A session on the provider asked for, and on no other."""
+    wanted, source = PROVIDERS[provider], model if isinstance(model, bytes) else str(model)
+    try:
+        if provider == "tensorrt-rtx":
+            devices = [d for d in ort.get_ep_devices() if d.ep_name == wanted]
+            options.add_provider_for_devices(devices[:1], provider_options)
+            session = ort.InferenceSession(source, options)
+        else:
+            if provider == "cuda" and hasattr(ort, "preload_dlls"):
+                ort.preload_dlls()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # a missing provider is an error below
+                session = ort.InferenceSession(source, options, providers=[(wanted, provider_options)])
+    except Exception as error:  # the binding raises a dozen classes of its own
+        hint = _NO_BF16 if provider == "cpu" and "NOT_IMPLEMENTED" in str(error) and _in_bf16(model) else ""
+        raise GraphError(f"ONNX Runtime cannot load {what}: {_first_line(error)}{hint}") from error
+    first = session.get_providers()[0]
+    if first != wanted:
+        raise ProviderError(
+            f"{what}: ONNX Runtime cannot use {wanted} and would run on {first}. Install the build that has it "
+            "(pip install 'attn-deploy[gpu]') with its CUDA libraries, or ask for cpu."
+        )
+    return session
+
+
 class OnnxRuntimeRunner:
     """Runs an ONNX model with inputs and outputs bound, so that a timed run copies nothing.
 
@@ -158,63 +201,30 @@ class OnnxRuntimeRunner:
         provider_options: dict[str, str] | None = None,
     ) -> None:
         ort = import_rtx_provider() if provider == "tensorrt-rtx" else import_onnxruntime()
-        self._kind, wanted = provider, PROVIDERS[provider]
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        level = ort.GraphOptimizationLevel
-        options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
-        options.enable_mem_reuse = reuse_memory
-        if in_order and hasattr(ort, "ExecutionOrder"):
-            options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
-        options.log_severity_level = 4  # its errors are raised, and reported by us
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        entries = {**exact_int8(), **(config or {})}
-        for key, value in entries.items():
-            options.add_session_config_entry(key, value)
-        self._provider_options = dict(provider_options or {})
         what = "the model" if isinstance(model, bytes) else str(model)
-        source = model if isinstance(model, bytes) else str(model)
-        if isinstance(source, str) and not _is_text(source):
+        if not isinstance(model, bytes) and not _is_text(what):
             raise GraphError(
                 f"ONNX Runtime cannot load {what}: the path holds bytes that are not UTF-8. Rename the file, or the folders "
                 "that it lies in."
             )
-        try:
-            if provider == "tensorrt-rtx":
-                devices = [d for d in ort.get_ep_devices() if d.ep_name == wanted]
-                options.add_provider_for_devices(devices[:1], self._provider_options)
-                self._session = ort.InferenceSession(source, options)
-            else:
-                if provider == "cuda" and hasattr(ort, "preload_dlls"):
-                    ort.preload_dlls()
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", UserWarning)  # a missing provider is an error below
-                    self._session = ort.InferenceSession(source, options, providers=[(wanted, self._provider_options)])
-        except Exception as error:  # the binding raises a dozen classes of its own
-            hint = _NO_BF16 if provider == "cpu" and "NOT_IMPLEMENTED" in str(error) and _in_bf16(model) else ""
-            raise GraphError(f"ONNX Runtime cannot load {what}: {_first_line(error)}{hint}") from error
-        first = self._session.get_providers()[0]
-        if first != wanted:
-            raise ProviderError(
-                f"{what}: ONNX Runtime cannot use {wanted} and would run on {first}. Install the build that has it "
-                "(pip install 'attn-deploy[gpu]') with its CUDA libraries, or ask for cpu."
-            )
-        self._provider = first
-        self._threads = threads
-        self._optimize = optimize
-        self._config = entries
+        self._kind, self._threads, self._optimize = provider, threads, optimize
+        self._config = {**exact_int8(), **(config or {})}
+        self._provider_options = dict(provider_options or {})
+        options = _session_options(ort, threads, optimize=optimize, reuse_memory=reuse_memory, in_order=in_order)
+        for key, value in self._config.items():
+            options.add_session_config_entry(key, value)
+        self._session = _session(ort, model, what, provider, options, self._provider_options)
+        self._provider = self._session.get_providers()[0]
         self._binding = self._session.io_binding()
         self._fixed: list[Any] = []
-        self.input_names = [i.name for i in self._session.get_inputs()]
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        self.input_names, self.output_names = [i.name for i in inputs], [o.name for o in outputs]
         self.input_types = {
             i.name: np.dtype(_TYPES[kind])
-            for i in self._session.get_inputs()
+            for i in inputs
             if (kind := i.type.removeprefix("tensor(").rstrip(")")) in _TYPES
         }
-        self.output_names = [o.name for o in self._session.get_outputs()]
-        for value in (*self._session.get_inputs(), *self._session.get_outputs()):
+        for value in (*inputs, *outputs):
             if not value.type.startswith("tensor("):
                 raise GraphError(
                     f"{what}: {value.name!r} is a {value.type}, and only tensors can be given and compared. Let the graph "

@@ -80,7 +80,7 @@ class TableSummary:
         return {"schema_version": SCHEMA_VERSION, **asdict(self)}
 
 
-def summarise(root: Path, plan: TablePlan) -> TableSummary:
+def summarise_table(root: Path, plan: TablePlan) -> TableSummary:
     """The rows from what is in the folder.
 
     Raises:

@@ -37,7 +37,7 @@ from attn_deploy.training.plan import DEPLOYED, PLAIN, PLAN, REFUSED, SUMMARY, T
 from attn_deploy.training.recipe import Recipe
 from attn_deploy.training.record import TrainingRecord
 from attn_deploy.training.run import RUNS, TrainProgress, train
-from attn_deploy.training.summary import TableSummary, summarise
+from attn_deploy.training.summary import TableSummary, summarise_table
 
 FAMILIES = ("attention", "convolution", "context", "fusion")
 # Attention of every kind and three convolutions, with groups that fit the 16 channels of small ResNets.
@@ -123,13 +123,13 @@ def train_table(
         own = [m for index, m in enumerate(plan.modules) if index % shard[1] == shard[0] - 1]
         for module in own:
             _row(folder, plan, module, plan.seeds_of(module), device, amp, threads, data_dir, progress, on_step)
-            on_row(summarise(folder, plan))
+            on_row(summarise_table(folder, plan))
         for module in best_modules(folder, plan):
             if module in own:
                 seeds = plan.seeds_of(module, among_best=True)
                 _row(folder, plan, module, seeds, device, amp, threads, data_dir, progress, on_step)
-                on_row(summarise(folder, plan))
-    summary = summarise(folder, plan)
+                on_row(summarise_table(folder, plan))
+    summary = summarise_table(folder, plan)
     write_atomic(folder / SUMMARY, json.dumps(summary.to_dict(), indent=1, allow_nan=False) + "\n")
     on_row(summary)
     return summary
@@ -142,7 +142,7 @@ def best_modules(folder: Path, plan: TablePlan) -> tuple[str, ...]:
     """
     if plan.best < 1 or plan.more_seeds <= plan.seeds:
         return ()
-    first = summarise(folder, replace(plan, more_seeds=0, best=0)).rows
+    first = summarise_table(folder, replace(plan, more_seeds=0, best=0)).rows
     if any(len(r.top1) < plan.seeds and r.reason is None for r in first):
         return ()
     ranked = sorted((r for r in first if r.mean is not None and r.module != PLAIN), key=lambda r: -(r.mean or 0.0))

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from attn_deploy.cli import app
 from attn_deploy.cli.guesses import reworded
 from attn_deploy.errors import InvalidRequestError, UnknownModelError
-from attn_deploy.resolve.wanted import check_model, parts_of
+from attn_deploy.resolve.wanted import check_name, registry_parts
 
 NET = """
 from torch import nn
@@ -64,6 +64,7 @@ def test_guesses_that_work(arguments, words):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (("help", "exprot"), "Did you mean 'export'"),
         (("export", "yolo"), "did you mean 'yolo11n', 'yolov8n'"),
         (("export", "best.pt"), "there is no file best.pt here"),
         (("export", "best.pt"), "--weights best.pt"),
@@ -193,15 +194,15 @@ def test_models_of_a_matrix_may_stand_by_themselves(folder):
 @pytest.mark.parametrize("name", ["ghostmodul", "resnet18+cbamm", "resnt18"])
 def test_names_are_checked_with_their_parts(name):
     with pytest.raises(UnknownModelError):
-        check_model(name)
+        check_name(name)
 
 
 def test_what_may_exist_is_not_refused():
     for name in ("net.py:Net", "timm:resnet50", "resnet18+se:reduction=8", "ghostmodule:ratio=3", "model.onnx"):
-        check_model(name, files=(".onnx",))
-    assert parts_of("resnet18+se:reduction=8") == ("resnet18", "se")
+        check_name(name, files=(".onnx",))
+    assert registry_parts("resnet18+se:reduction=8") == ("resnet18", "se")
     with pytest.raises(InvalidRequestError, match="about the zoo"):
-        parts_of("timm:resnet50")
+        registry_parts("timm:resnet50")
 
 
 def test_a_users_model_goes_all_the_way(folder):

@@ -102,3 +102,19 @@ def test_the_weights_of_a_users_own_model_are_not(folder):
     done = run("export", "net.py:Net", "--input", "1x3x8x8")
     assert done.exit_code == 0, done.output
     assert "random" not in done.stdout
+
+
+def test_a_result_is_wrapped_at_the_width_of_the_terminal(tmp_path):
+    arguments = ["export", "se", "-o", str(tmp_path / "se.onnx"), "--exporter", "torchscript"]
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "80"})
+    assert result.exit_code == 0, result.output
+    assert [line for line in result.stdout.splitlines() if len(line) > 80 and " " in line[14:]] == []
+    assert "sha256" in result.stdout
+
+
+def test_a_missing_file_that_may_be_a_model_says_how_its_file_is_written(folder):
+    for words in (("convert", "se", "--opset", "17"), ("simplify", "se"), ("inspect", "se")):
+        result = run(*words)
+        assert result.exit_code == 2
+        assert "attn-deploy export se" in result.output
+    assert "attn-deploy export" not in run("inspect", "se.onnx").output

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from attn_deploy.cli import app
 from attn_deploy.comparison.collection import named_runs
 from attn_deploy.comparison.compare import compare_runs, mcnemar_bound
-from attn_deploy.report.profile.text import diff_text
+from attn_deploy.report.profile.text import profile_diff_text
 from export_tests.bench.profile_records import accuracy, failed, latency, record, row
 
 
@@ -73,7 +73,7 @@ def test_rows_without_a_number_on_both_sides_are_not_compared(tmp_path):
     bad = record(failed("eager", "broken"), failed("ort-cpu", "broken"), row("compile", 1.0))
     found = compare_runs(runs_of(bad), runs_of(bad))
     assert (found.same, found.unmeasured, found.passed) == (1, 2, True)
-    assert "2 rows have no number in either." in diff_text(found)
+    assert "2 rows have no number in either." in profile_diff_text(found)
     none = record(failed("eager", "broken"))
     none.write(tmp_path / "r.json")
     done = CliRunner().invoke(app, ["compare", str(tmp_path / "r.json"), str(tmp_path / "r.json")])

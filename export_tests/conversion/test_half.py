@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from attn_deploy import convert, export, unguarded
 from attn_deploy.cli import app
-from attn_deploy.conversion.half import measure, to_half
+from attn_deploy.conversion.half import measured_ranges, to_half
 from attn_deploy.errors import GraphError, InvalidRequestError, OpsetError, ParityError, PrecisionError
 from attn_deploy.graph.artifact import load_model, read_onnx
 from attn_deploy.graph.precision import apply_plan, half_type, plan_precision, prepared_graph, rounded
@@ -201,7 +201,7 @@ def test_wrong_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def off(array, half):
         return (array * 1.1).astype(half.dtype.numpy())
 
-    monkeypatch.setattr("attn_deploy.graph.precision.rewrite.to_half", off)
+    monkeypatch.setattr("attn_deploy.graph.precision.rewrite.rounded_to_half", off)
     with pytest.raises(ParityError, match="in fp16"), unguarded():  # in this process, where the plant is
         convert(path, precision="fp16")
     assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
@@ -274,14 +274,14 @@ def test_weights_that_vanish_are_named(tmp_path: Path) -> None:
 def test_measured_ranges_are_those_of_numpy(tmp_path: Path) -> None:
     model = load_model(saved(tmp_path, 17, "a = Mul (x, x) y = Neg (a)"))
     x = example_arrays(graph_inputs(model))["x"]
-    found = measure(prepared_graph(model), [{"x": x}, {"x": 3 * x}], "net")
+    found = measured_ranges(prepared_graph(model), [{"x": x}, {"x": 3 * x}], "net")
     assert found["a"].largest == pytest.approx(float((9 * x * x).max()))
     assert all(r.finite for r in found.values())
 
 
 def test_a_plan_leaves_the_margin(tmp_path: Path) -> None:
     prepared = prepared_graph(load_model(saved(tmp_path, 17, "a = Mul (x, x) y = Relu (a)")))
-    ranges = measure(prepared, [{"x": np.full((1, 4, 2, 2), 150, np.float32)}], "net")  # 150**2 = 22500
+    ranges = measured_ranges(prepared, [{"x": np.full((1, 4, 2, 2), 150, np.float32)}], "net")  # 150**2 = 22500
     half = half_type("fp16")
     assert set(plan_precision(ir.from_proto(prepared), half, ranges).wide) == {n.name for n in prepared.graph.node}
     assert not plan_precision(ir.from_proto(prepared), half, ranges, margin=1.0).wide

@@ -118,7 +118,7 @@ def test_bounds_beyond_the_range_end_where_it_does(tmp_path):
 
 def test_ranges_do_not_depend_on_how_many_are_measured_at_once(tmp_path, monkeypatch):
     prepared = prepared_graph(load_model(attention(tmp_path / "a.onnx", "where", -50.0)))
-    whole = half.measure(prepared, [feeds()], "it")
+    whole = half.measured_ranges(prepared, [feeds()], "it")
     monkeypatch.setattr(half, "_AT_ONCE", 2)
-    assert half.measure(prepared, [feeds()], "it") == whole
+    assert half.measured_ranges(prepared, [feeds()], "it") == whole
     assert whole["weight"].largest == pytest.approx(1.0, abs=0.5)

@@ -1,9 +1,6 @@
-"""int8 and fp8 graphs: what is quantized, on which ranges, what the file holds, and what is refused."""
+"""Eight bits for GPUs: symmetric pairs, the method that is best, and sensitive layers in float."""
 
 from __future__ import annotations
-
-import json
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -11,86 +8,18 @@ import pytest
 import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
-from typer.testing import CliRunner
 
 from attn_deploy import build, export, quantize
-from attn_deploy.cli import app
-from attn_deploy.conversion.calibration import load_calibration
 from attn_deploy.diagnosis.contents import inspect
-from attn_deploy.errors import (
-    DatasetError,
-    GraphError,
-    InvalidRequestError,
-    NothingToConvertError,
-    PrecisionError,
-)
+from attn_deploy.errors import GraphError, InvalidRequestError, NothingToConvertError, PrecisionError
 from attn_deploy.graph.artifact import load_model
-from attn_deploy.graph.quantize import METHODS, Histogram, quant_format
+from attn_deploy.graph.quantize import METHODS
 from attn_deploy.inputs.grammar import parse_inputs
-from export_tests.graph.opset.opset_helpers import parse
+from export_tests.conversion.classifiers import Classifier, Uneven, evidence, saved
+from export_tests.conversion.classifiers import exported as exported
+from export_tests.conversion.classifiers import uneven as uneven
 
 INT8, FP8 = onnx.TensorProto.INT8, onnx.TensorProto.FLOAT8E4M3FN
-X, Y = "float[N,4,H,W] x", "float[N,4,H,W] y"
-
-
-class Classifier(nn.Module):
-    """Two branches that share their input, a product of two activations, and scores for ten classes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 3, padding=1)
-        self.left, self.right = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=8)
-        self.head = nn.Linear(8, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x).relu()
-        left, right = self.left(x).flatten(2), self.right(x).flatten(2)
-        weights = torch.matmul(left.softmax(2), right.transpose(1, 2))
-        return self.head(weights.mean(2))
-
-
-class Uneven(nn.Module):
-    """A layer whose input has one channel a thousand times larger than those that matter to it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.even = nn.Conv2d(3, 3, 1)
-        self.uneven = nn.Conv2d(4, 10, 1)
-        with torch.no_grad():
-            self.uneven.weight[:, 3:] *= 1e-5
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.even(x)
-        x = torch.cat([x, x.mean(1, keepdim=True) * 3000.0], 1)
-        return self.uneven(x).mean((2, 3))
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("quantize") / "net.onnx"
-    torch.manual_seed(0)
-    export(Classifier(), path, inputs=parse_inputs(["2x3x32x32"]))
-    return path
-
-
-@pytest.fixture(scope="module")
-def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("quantize") / "uneven.onnx"
-    torch.manual_seed(0)
-    export(Uneven(), path, inputs=parse_inputs(["2x3x32x32"]))
-    return path
-
-
-def saved(path: Path, opset: int, body: str, inputs: str = X, outputs: str = Y, **weights: np.ndarray) -> Path:
-    model = parse(opset, inputs, outputs, body)
-    for name, array in weights.items():
-        model.graph.initializer.append(numpy_helper.from_array(array, name))
-    onnx.save(model, path)
-    return path
-
-
-def evidence(artifact) -> dict:
-    return json.loads(artifact.metadata["quantization"])
 
 
 def test_a_file_holds_symmetric_pairs_and_weights_by_channel(exported, tmp_path):
@@ -266,92 +195,6 @@ def test_requests_that_cannot_be_used(exported, tmp_path):
         quantize(module, calibration="digits")
 
 
-def picture(path: Path, size: tuple[int, int] = (40, 30), seed: int = 0) -> None:
-    from PIL import Image
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
-
-
-def test_a_folder_of_images_calibrates(exported, tmp_path):
-    folder = tmp_path / "images"
-    for k in range(24):
-        picture(folder / f"{k}.png", seed=k)
-    with pytest.raises(
-        InvalidRequestError, match=r"any size, so give the side to which the images of .* are resized: --size 224"
-    ):
-        quantize(exported, tmp_path / "q.onnx", calibration=folder)
-    found = evidence(quantize(exported, tmp_path / "q.onnx", calibration=folder, size=24, images=16))
-    assert found["calibration"]["source"] == "images of the folder images, brought to 24x24"
-    assert (found["calibration"]["samples"], found["calibration"]["held_out"]) == ("16", "8")
-    assert found["judged"]["correct"] is None, "nobody knows the right answers"
-    assert found["judged"]["same"] is None, "nothing says that the output is scores for classes"
-    named = evidence(quantize(exported, tmp_path / "q.onnx", calibration=folder, size=24, images=16, scores="y"))
-    assert named["judged"]["same"] is not None
-    assert "assumed" in found["calibration"]["prepared"]
-
-
-def test_a_folder_that_cannot_be_used(exported, tmp_path):
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    with pytest.raises(DatasetError, match="empty holds no image; files that count end in"):
-        quantize(exported, tmp_path / "q.onnx", calibration=empty, size=32)
-    broken = tmp_path / "broken"
-    picture(broken / "a.png")
-    (broken / "b.png").write_bytes((broken / "a.png").read_bytes()[:200])
-    with pytest.raises(DatasetError, match=r"b\.png cannot be read as an image"):
-        quantize(exported, tmp_path / "q.onnx", calibration=broken, size=32)
-    fixed = export(Classifier(), tmp_path / "fixed.onnx", inputs=parse_inputs(["2x3x32x32"]), dynamic=("N",))
-    with pytest.raises(InvalidRequestError, match="--size is 64, and the graph takes images of 32x32"):
-        quantize(fixed, tmp_path / "q.onnx", calibration=broken, size=64)
-    assert not (tmp_path / "q.onnx").exists()
-
-
-def test_arrays_of_a_file_with_labels(exported, tmp_path):
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((64, 3, 32, 32)).astype(np.float32)
-    np.savez(tmp_path / "s.npz", x=x, labels=rng.integers(0, 10, 64))
-    found = evidence(quantize(exported, tmp_path / "q.onnx", calibration=tmp_path / "s.npz", method="minmax"))
-    assert (found["calibration"]["samples"], found["calibration"]["held_out"]) == ("48", "16")
-    assert found["judged"]["correct"] is not None
-    x[3, 0, 0, 0] = np.nan
-    np.savez(tmp_path / "n.npz", x=x)
-    with pytest.raises(DatasetError, match="holds a NaN or an infinite value"):
-        quantize(exported, calibration=tmp_path / "n.npz")
-    np.savez(tmp_path / "w.npz", x=x[:, :2])
-    with pytest.raises(
-        InvalidRequestError, match=r"has the shape \(64, 2, 32, 32\), and the graph takes \(N, 3, H, W\)"
-    ):
-        quantize(exported, calibration=tmp_path / "w.npz")
-
-
-def test_ranges_of_a_histogram_do_not_depend_on_the_order_of_batches():
-    rng = np.random.default_rng(0)
-    batches = [rng.standard_normal(5000) * s for s in (0.1, 1.0, 7.0, 0.5)]
-    made = []
-    for order in (batches, batches[::-1]):
-        histogram = Histogram()
-        for batch in order:
-            histogram.add(batch)
-        made.append(histogram)
-    assert made[0].largest == made[1].largest == max(np.abs(b).max() for b in batches)
-    assert made[0].counts.sum() == made[1].counts.sum() == 20_000
-    for method in METHODS:
-        assert made[0].range(method) == pytest.approx(made[1].range(method), rel=0.05)
-
-
-def test_ranges_cut_what_is_far_and_rare():
-    histogram = Histogram()
-    histogram.add(np.concatenate([np.random.default_rng(0).standard_normal(100_000), [80.0]]))
-    assert histogram.range("minmax") == 80.0
-    assert 3.0 < histogram.range("percentile") < 6.0
-    assert 2.0 < histogram.range("entropy") < 10.0
-    zeros = Histogram()
-    zeros.add(np.zeros(10))
-    assert [zeros.range(m) for m in METHODS] == [0.0, 0.0, 0.0]
-
-
 def test_weights_that_two_products_share_are_stored_for_each(tmp_path):
     """One tensor of 8-bit weights for both is a file that ONNX Runtime cannot load with its optimisations."""
     body = "a = Conv (x, w) b = Relu (a) y = Conv (b, w)"
@@ -359,43 +202,3 @@ def test_weights_that_two_products_share_are_stored_for_each(tmp_path):
     artifact = quantize(path, tmp_path / "q.onnx")
     assert evidence(artifact)["onnxruntime"]["ran"]
     assert inspect(artifact.path).dequantized_weights == 2
-
-
-def test_values_are_rounded_to_the_nearest_step_and_cut_at_the_end():
-    int8, fp8 = quant_format("int8"), quant_format("fp8")
-    assert int8.quantized(np.array([0.0, 0.4, 0.6, -1.5, 200.0, -200.0]), np.array(1.0)).tolist() == [
-        0,
-        0,
-        1,
-        -2,
-        127,
-        -127,
-    ]
-    assert fp8.quantized(np.array([1.0, 500.0, -1e9]), np.array(1.0)).astype(np.float32).tolist() == [
-        1.0,
-        448.0,
-        -448.0,
-    ]
-    assert int8.scale(np.array([0.0, 12.7])).tolist() == [1.0, pytest.approx(0.1)]
-
-
-def test_noise_is_said_to_be_noise(exported, tmp_path):
-    result = CliRunner().invoke(app, ["quantize", str(exported), "-o", str(tmp_path / "q.onnx"), "--method", "minmax"])
-    assert result.exit_code == 0, result.output
-    text = " ".join(result.stdout.split())
-    assert "ramped noise: ranges on real data differ; give --calibration, or --sample." in text
-    assert "on real data this file may be wrong" in " ".join(text.split())
-    assert "int8 in 4 of 5 products" in text
-    again = CliRunner().invoke(app, ["quantize", str(exported), "-o", str(tmp_path / "q.onnx"), "--json"])
-    assert json.loads(again.stdout)["metadata"]["precision"] == "int8"
-
-
-def test_images_are_parted_without_overlap(exported):
-    from attn_deploy.parity.graphs import graph_inputs
-
-    data = load_calibration("digits", graph_inputs(load_model(exported)), ("N", "H", "W"), images=64)
-    seen = {b[k].tobytes() for batch in data.batches for b in batch.values() for k in range(len(b))}
-    held = {b[k].tobytes() for batch in data.held_out for b in batch.values() for k in range(len(b))}
-    assert len(seen) == 64
-    assert not seen & held
-    assert sum(map(len, data.labels)) == 1000

@@ -18,7 +18,7 @@ from attn_deploy.errors import EngineBuildError, InvalidRequestError
 from attn_deploy.graph.artifact import load_model, read_onnx
 from attn_deploy.graph.interface import cast_bytes_first, free_axes
 from export_tests.conversion import graphs_from_elsewhere as elsewhere
-from export_tests.conversion.test_files_from_elsewhere import run
+from export_tests.conversion.runs import run
 
 
 def test_a_file_that_is_ready_is_left_alone(tmp_path):

@@ -9,7 +9,7 @@ from torch import nn
 
 from attn_deploy.exporters.pipeline import export
 from attn_deploy.inputs.grammar import parse_inputs
-from export_tests.exporters.test_kinds import assert_right, copies, images
+from export_tests.exporters.proven_exports import assert_right, copies, images
 
 
 class Windows(nn.Module):

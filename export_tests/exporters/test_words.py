@@ -17,7 +17,7 @@ from attn_deploy.exporters.program import plain_constraint
 from attn_deploy.inputs.grammar import parse_inputs
 from attn_deploy.resolve.adapters import ADAPTERS
 from attn_deploy.resolve.detectors import network_of, part_input, parts_of
-from export_tests.exporters.test_kinds import assert_right, copies, images
+from export_tests.exporters.proven_exports import assert_right, copies, images
 from export_tests.exporters.user_models import words
 
 INPUTS = parse_inputs(["1x3x16x12"])

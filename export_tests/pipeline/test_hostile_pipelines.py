@@ -12,14 +12,14 @@ from attn_deploy.cli.deploy import driven_commands
 from attn_deploy.errors import AttnDeployError, InvalidRequestError
 from attn_deploy.pipeline.plan import plan_pipeline
 from attn_deploy.pipeline.run import run_pipeline
-from attn_deploy.pipeline.settings import checked, read_settings
+from attn_deploy.pipeline.settings import checked_settings, read_settings
 from export_tests.deploy.test_hostile_packages import graph
 
 COMMANDS = driven_commands()
 
 
 def settings(folder, data):
-    return checked({"model": "m.onnx", "output": "out", **data}, folder, "deploy.toml", COMMANDS)
+    return checked_settings({"model": "m.onnx", "output": "out", **data}, folder, "deploy.toml", COMMANDS)
 
 
 @pytest.mark.parametrize("step", ["package", "profile"])

@@ -31,7 +31,7 @@ from attn_deploy.pipeline.keys import hash_of_model
 from attn_deploy.pipeline.plan import plan_pipeline
 from attn_deploy.pipeline.run import run_pipeline
 from attn_deploy.pipeline.schema import pipeline_schema
-from attn_deploy.pipeline.settings import checked, read_settings
+from attn_deploy.pipeline.settings import checked_settings, read_settings
 from attn_deploy.pipeline.template import template
 from export_tests.conftest import ROOT
 
@@ -301,13 +301,13 @@ def test_plan_and_init(tmp_path):
 )
 def test_what_becomes_an_engine_is_quantized_for_gpus(tmp_path, tables, target):
     data = {"model": "a.onnx", "quantize": {}, **tables}
-    argv = plan_pipeline(checked(data, tmp_path, "deploy.toml", COMMANDS), COMMANDS).steps[0].argv
+    argv = plan_pipeline(checked_settings(data, tmp_path, "deploy.toml", COMMANDS), COMMANDS).steps[0].argv
     assert [word for flag, word in itertools.pairwise(argv) if flag == "--target"] == target
 
 
 @pytest.mark.parametrize("model", ["resnet18+se", "net.py:Net", "a/model.onnx"])
 def test_what_init_writes_is_a_file_that_can_be_read(tmp_path, model):
-    settings = checked(tomllib.loads(template(model)), tmp_path, "deploy.toml", COMMANDS)
+    settings = checked_settings(tomllib.loads(template(model)), tmp_path, "deploy.toml", COMMANDS)
     assert settings.model == model
 
 

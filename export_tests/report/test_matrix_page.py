@@ -7,11 +7,13 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from attn_deploy.matrix.cell import CellId
 from attn_deploy.report.matrix.html import matrix_html
 from export_tests.matrix.matrix_records import green, mixed_record, record
 from export_tests.pages.with_script import with_script
@@ -96,3 +98,24 @@ def test_a_green_matrix_shows_no_red(tmp_path):
     picture = pixels(tmp_path / "green.png")
     assert count(picture, RED_SOFT) == 0
     assert count(picture, (0x2F, 0x9E, 0x62)) > 200, "green cells are green"
+
+
+WIDTHS = """<script>{
+const right = selector => Math.max(...[...document.querySelectorAll(selector)].map(e => e.getBoundingClientRect().right));
+document.body.append(Object.assign(document.createElement("pre"), {id: "seen", textContent: JSON.stringify(
+  [right("#grid td button"), right("main")])}));
+}</script></body>"""
+
+
+@in_a_browser
+@pytest.mark.parametrize(("opsets", "axes"), [(range(13, 15), ("all",)), (range(13, 26), ("none", "batch", "all"))])
+def test_paper_shows_every_column(opsets, axes, tmp_path):
+    """On paper nothing can be scrolled: columns beyond its edge would be lost."""
+    name = "polarized_self_attention_sequential_paper"
+    ids = [CellId(name, e, n, a) for e in ("dynamo", "torchscript") for n in opsets for a in axes]
+    page = matrix_html(record(*(replace(green(i.model, i.exporter, i.opset), id=i) for i in ids)))
+    page = with_script(page.replace("@media print", "@media all"), WIDTHS)
+    dom = chromium(tmp_path, page, "--dump-dom", "--window-size=718,1000")
+    last, edge = json.loads(re.search(r'<pre id="seen">(.*?)</pre>', dom)[1])
+    assert 0 < last <= edge <= 718
+    assert "<wbr>" in page, "a long name breaks behind an underscore"

@@ -24,7 +24,7 @@ from attn_deploy.matrix.summary import cell_groups, ranges
 from attn_deploy.report.matrix.files import write_reports
 from attn_deploy.report.matrix.tables import matrix_csv, matrix_junit, matrix_markdown
 from attn_deploy.report.matrix.terminal import headline, matrix_summary
-from attn_deploy.report.matrix.text import diff_text
+from attn_deploy.report.matrix.text import matrix_diff_text
 from export_tests.matrix.matrix_records import green, mixed_record, record, red
 
 
@@ -218,14 +218,14 @@ def test_a_subset_is_compared_in_what_it_asks_for():
 
     found = diff(without, models=("se",), opsets=(20,), runtimes=("ort",))
     assert (found.regressions, len(found.removed), found.left_out) == ((), 3, (("engine", 1),))
-    assert "does not ask for it: engine in 1 cell." in diff_text(found)
+    assert "does not ask for it: engine in 1 cell." in matrix_diff_text(found)
     (change,) = diff(without, models=("se",), opsets=(20,)).regressions
     assert (change.check, change.after) == ("engine", "missing"), "an engine was asked for and is not there"
     (change,) = diff(green("se", "dynamo", 20), models=("se",)).regressions
     assert (change.id.opset, change.after) == (19, "missing"), "a cell was asked for and is not there"
     gone = diff(green("se", "dynamo", 19), green("se", "dynamo", 20))
     assert {c.id.model for c in gone.regressions} == {"eca"}, "asked for by the same words, and no model any more"
-    assert "2 cells are gone, though the newer run asks for them, such as eca dynamo opset 19" in diff_text(gone)
+    assert "2 cells are gone, though the newer run asks for them, such as eca dynamo opset 19" in matrix_diff_text(gone)
     (change,) = diff(red("se", "dynamo", 20), models=("se",), opsets=(20,), runtimes=("ort",)).regressions
     assert change.check == "parity"
 

@@ -18,7 +18,7 @@ from attn_deploy.resolve.names import parse_name
 from attn_deploy.resolve.pickle_names import names_in
 from attn_deploy.resolve.resolve import resolve
 from attn_deploy.resolve.trust import trusted
-from attn_deploy.resolve.wanted import check_model
+from attn_deploy.resolve.wanted import check_name
 
 
 class Net(nn.Module):
@@ -71,7 +71,7 @@ def test_what_a_pickle_names_is_read_without_running_it(tmp_path):
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("ask", [check_model, resolve, attn_deploy.lint])
+@pytest.mark.parametrize("ask", [check_name, resolve, attn_deploy.lint])
 def test_it_is_refused_with_the_reason_and_the_remedy(best, ask):
     with pytest.raises(
         InvalidRequestError, match=r"whole pickled model \(.*test_pickles\.Net.*run the code.*--trust.*--weights"
@@ -88,7 +88,7 @@ def test_code_beside_weights_is_never_run_without_trust(tmp_path):
     with (tmp_path / "raw.pt").open("wb") as file:
         pickle.dump(Evil(marker), file)
     with pytest.raises(InvalidRequestError, match="trust"):
-        check_model(str(tmp_path / "raw.pt"))
+        check_name(str(tmp_path / "raw.pt"))
     assert not marker.exists()
 
 
@@ -120,7 +120,7 @@ def test_the_option_of_the_command_line(best, tmp_path):
 
 def test_a_state_dict_is_a_checkpoint_and_no_model(tmp_path):
     torch.save(Net().state_dict(), tmp_path / "net.pt")
-    for ask in (check_model, resolve):
+    for ask in (check_name, resolve):
         with pytest.raises(InvalidRequestError, match=r"is a checkpoint.*--weights"):
             ask(str(tmp_path / "net.pt"))
     with attn_deploy.trusting(), pytest.raises(InvalidRequestError, match="is a checkpoint"):

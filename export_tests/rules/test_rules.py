@@ -56,7 +56,7 @@ PROVOKED = {
     "eager-failure": (broken.MismatchedLayers, SCRIPT, "(fc, broken.py, line"),
 }
 ELSEWHERE = {"hard-coded-device", "native-attention", "data-dependent-size", "unsupported-by-target", "wrong-numbers"}
-ELSEWHERE |= {"later-form", "scripted-part", "endless-arithmetic", "detector"}  # in test_kinds.py, test_words.py
+ELSEWHERE |= {"later-form", "scripted-part", "endless-arithmetic", "detector"}  # in test_named_causes.py, test_words.py
 
 
 def test_every_rule_is_provoked_and_says_what_to_do():

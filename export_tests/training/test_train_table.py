@@ -19,7 +19,7 @@ from attn_deploy.report.train_table import table_html, table_markdown, write_pag
 from attn_deploy.training import deployed, table
 from attn_deploy.training.deployed import Deployed
 from attn_deploy.training.recipe import recipe_for
-from attn_deploy.training.summary import TableRow, TableSummary, pareto_front, summarise
+from attn_deploy.training.summary import TableRow, TableSummary, pareto_front, summarise_table
 from attn_deploy.training.table import choose_modules, plan_table, train_table
 
 RECIPE = recipe_for("digits", epochs=1, batch=64)
@@ -118,7 +118,7 @@ def test_the_best_rows_and_the_plain_one_get_more_seeds(tmp_path, monkeypatch):
         return TableSummary(plan=plan.to_dict(), rows=tuple(made), environments=(), busy=None)
 
     monkeypatch.setattr(table, "train", pretend)
-    monkeypatch.setattr(table, "summarise", rows)
+    monkeypatch.setattr(table, "summarise_table", rows)
     monkeypatch.setattr(table, "measure_deployed", lambda *a, **k: ())
     monkeypatch.setattr(table, "write_deployed", lambda *a, **k: None)
     asked = plan_table("resnet8", ("se", "eca", "gc"), "digits", RECIPE, 1, more_seeds=3, best=2)
@@ -291,7 +291,7 @@ def test_a_damaged_refusal_is_told(plan, tmp_path):
     (tmp_path / "resnet8-s0").mkdir()
     (tmp_path / "resnet8-s0" / "refused.json").write_text("{")
     with pytest.raises(CheckpointError, match="Remove it to try the row again"):
-        summarise(tmp_path, plan)
+        summarise_table(tmp_path, plan)
 
 
 def test_the_command_line(made):

@@ -229,7 +229,7 @@ class _Writer:
         if value.const_value is None:
             raise PrecisionError(f"the weights {value.name!r} are not in the file, so they cannot be converted.")
         array = np.asarray(value.const_value.numpy())
-        typed = to_half(array, half)
+        typed = rounded_to_half(array, half)
         alive = array != 0
         lost = float((typed.astype(np.float32)[alive] == 0).mean()) if alive.any() else 0.0
         if lost > _MAX_SHARE_LOST:
@@ -273,12 +273,12 @@ class _Writer:
         if node.op_type == "ConstantOfShape":
             fill = node.attributes.get("value")
             array = np.zeros(1, np.float32) if fill is None else np.asarray(fill.as_tensor().numpy())
-            node.attributes["value"] = ir.AttrTensor("value", ir.Tensor(to_half(array, half), dtype=half.dtype))
+            node.attributes["value"] = ir.AttrTensor("value", ir.Tensor(rounded_to_half(array, half), dtype=half.dtype))
         elif "dtype" in node.attributes and node.attributes["dtype"].as_int() == int(_FLOAT):
             node.attributes["dtype"] = ir.AttrInt64("dtype", int(half.dtype))
 
 
-def to_half(array: NDArray[np.float32], half: HalfType) -> NDArray[np.generic]:
+def rounded_to_half(array: NDArray[np.float32], half: HalfType) -> NDArray[np.generic]:
     """The array rounded to the nearest values of a half type."""
     with np.errstate(over="ignore"):
         return np.asarray(array).astype(half.dtype.numpy())

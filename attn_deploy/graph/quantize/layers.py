@@ -97,7 +97,7 @@ def plan_layers(model: ir.Model, *, per_channel: bool) -> QuantPlan:
     layers: list[Layer] = []
     left: list[Left] = []
     for node in float_products(model):
-        where = (str(node.name), node.op_type, module_of(node))
+        where = (str(node.name), node.op_type, module_of_node(node))
         axis = _axis(node, per_channel)
         if isinstance(axis, str):
             left.append(Left(*where, axis))
@@ -157,6 +157,6 @@ def is_constant(value: ir.Value) -> bool:
     return value.is_initializer() and not value.is_graph_input()
 
 
-def module_of(node: ir.Node) -> str:
+def module_of_node(node: ir.Node) -> str:
     """The path of the PyTorch module that a node came from; empty if the file does not say."""
     return module_path(str(node.name), node.metadata_props.get(NAME_SCOPES))

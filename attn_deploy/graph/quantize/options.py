@@ -10,7 +10,7 @@ from typing import Literal
 import onnx_ir as ir
 
 from attn_deploy.errors import InvalidRequestError
-from attn_deploy.graph.quantize.layers import module_of
+from attn_deploy.graph.quantize.layers import module_of_node
 
 TARGETS = ("cpu", "gpu")
 ACTIVATIONS = ("uint8", "int8")
@@ -102,7 +102,7 @@ class Selection:
         for option, patterns in (("--only", self.only), ("--exclude", self.exclude)):
             for pattern in patterns:
                 if not any(matches(n, pattern) for n in nodes):
-                    modules = list(dict.fromkeys(m for n in nodes if (m := module_of(n))))
+                    modules = list(dict.fromkeys(m for n in nodes if (m := module_of_node(n))))
                     raise InvalidRequestError(
                         f"{option} {pattern!r} matches no node, module or operator type. Nodes are called "
                         f"{_few([str(n.name) for n in nodes])}; modules {_few(modules) or '(the file names none)'}; "
@@ -112,7 +112,7 @@ class Selection:
 
 def matches(node: ir.Node, pattern: str) -> bool:
     """Whether a pattern with ``*`` and ``?`` names a node, its operator type, its module or a module around that."""
-    module = module_of(node)
+    module = module_of_node(node)
     names = [str(node.name), node.op_type]
     if module:
         parts = module.split(".")

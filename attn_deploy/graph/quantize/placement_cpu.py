@@ -21,7 +21,7 @@ from attn_deploy.graph.quantize.layers import (
     channel_axis,
     float_products,
     is_constant,
-    module_of,
+    module_of_node,
 )
 
 _NO_KERNEL = "ONNX Runtime has no kernel in 8 bits for it on CPUs"
@@ -53,7 +53,7 @@ def cpu_plan(model: ir.Model, *, per_channel: bool, activations: bool) -> QuantP
     layers: list[Layer] = []
     left: list[Left] = []
     for node in float_products(model):
-        where = (str(node.name), node.op_type, module_of(node))
+        where = (str(node.name), node.op_type, module_of_node(node))
         reason = _reason(node, activations)
         if reason:
             left.append(Left(*where, reason))

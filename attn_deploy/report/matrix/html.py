@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def _grid(record: MatrixRecord, groups: list[tuple[str, str, str]]) -> Html:
                 edge = _edge(opsets[group], opset)
                 entries.append(html('<td data-g="{}"{}>{}</td>', i, edge, _button(record, number)))
         line = '<tr data-model="{}"><th class="name model">{}</th>{}</tr>'
-        lines.append(html(line, model.lower(), model, joined(entries)))
+        lines.append(html(line, model.lower(), _breakable(model), joined(entries)))
     return html(
         '<div class="sheet"><table id="grid"><thead><tr><th class="name"></th>{}</tr>'
         '<tr><th class="name soft">opset</th>{}</tr></thead>\n<tbody>\n{}\n</tbody></table></div>',
@@ -123,6 +124,11 @@ def _grid(record: MatrixRecord, groups: list[tuple[str, str, str]]) -> Html:
         second,
         joined(lines, "\n"),
     )
+
+
+def _breakable(name: str) -> Html:
+    """A name that a narrow column breaks behind an underscore or a plus, not within a word."""
+    return joined((html("{}", part) for part in re.split(r"(?<=[_+])", name)), "<wbr>")
 
 
 def _group(cell: Cell) -> tuple[str, str, str]:

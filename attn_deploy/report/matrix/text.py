@@ -5,7 +5,7 @@ from __future__ import annotations
 from attn_deploy.matrix.diff import MatrixDiff, left_out_text
 
 
-def diff_text(diff: MatrixDiff) -> str:
+def matrix_diff_text(diff: MatrixDiff) -> str:
     """One line for each change; removed and added cells as counts."""
     removed = set(diff.removed)
     gone = [c for c in diff.regressions if c.id in removed]

@@ -98,7 +98,7 @@ def _whole(report: Overview, figures: dict[str, charts.Figure]) -> Html:
         parts.append(_means(report, several))
     parts.append(_beside(report))
     parts.append(
-        _chart("accuracy", wide.accuracy(report), "Accuracy against time", figures, "The dotted line is the front.")
+        _chart("accuracy", wide.accuracies(report), "Accuracy against time", figures, "The dotted line is the front.")
     )
     note = "Bars are confidence intervals; the legend shows and hides series."
     if report.many:
@@ -270,8 +270,10 @@ def _answer(report: Overview, index: int) -> Html:
             text += (
                 f", {times(s.speedup)} times as fast as {baseline} ({times(s.interval.low)} - {times(s.interval.high)})"
             )
-        else:  # a ratio to a median that is doubtful would be read as a result
-            text += f"; against {baseline} {s.verdict}"
+        elif s.verdict == "undecided":  # a ratio to a doubtful median would be read as a result
+            text += f"; too few or too unsteady rounds to compare it with {baseline}"
+        else:
+            text += f"; no difference to {baseline} beyond noise"
     return html('<p class="answer">{}.</p>', text)
 
 

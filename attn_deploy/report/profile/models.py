@@ -114,7 +114,7 @@ def reasons(report: Overview) -> list[tuple[str, str]]:
     return [(first_of(names), f"{status}: {reason}") for names, status, reason in grouped(named)]
 
 
-def table(lines: Sequence[ModelLine]) -> tuple[list[str], list[list[str]]]:
+def model_cells(lines: Sequence[ModelLine]) -> tuple[list[str], list[list[str]]]:
     """Heads and cells: the model, its size where they differ, then each column of `columns`."""
     series, sizes = columns(lines), len({line.size for line in lines}) > 1
     batches = len({s.batch for s in series}) > 1

@@ -77,7 +77,7 @@ def curves(report: Overview, batch: int) -> Figure | None:
     baseline = next((r.record.baseline for r in report.runs if r.record.baseline), "the baseline")
     ends = {"x0": 0, "x1": 1, "xref": "paper", "y0": 1, "y1": 1}
     layout = {
-        "xaxis": {"title": {"text": "models, each runtime's from the least to the most"}, "rangemode": "tozero"},
+        "xaxis": {"title": {"text": "models, in order of speed-up"}, "rangemode": "tozero"},
         "yaxis": {
             "title": {"text": f"times as fast as {baseline}"},
             "type": "log",

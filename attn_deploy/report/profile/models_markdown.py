@@ -8,7 +8,7 @@ from attn_deploy.comparison.overview import Overview
 from attn_deploy.report.markdown import inline, row
 from attn_deploy.report.profile.caption import machine
 from attn_deploy.report.profile.conditions import conditions_text
-from attn_deploy.report.profile.models import FEW, ModelLine, model_lines, reasons, table
+from attn_deploy.report.profile.models import FEW, ModelLine, model_cells, model_lines, reasons
 from attn_deploy.report.profile.rows import cell_text, flat_rows, used
 
 _EVERY = (
@@ -55,7 +55,7 @@ def models_markdown(report: Overview) -> str:
 
 
 def _table(lines: list[ModelLine]) -> list[str]:
-    heads, cells = table(lines)
+    heads, cells = model_cells(lines)
     words = heads.index(next(h for h in heads if h not in ("model", "size")))
     return [*_rows([heads]), "|" + "---|" * words + "---:|" * (len(heads) - words), *_rows(cells)]
 

@@ -12,7 +12,7 @@ EVEN = "#9aa5b4"  # of the line at which nothing is gained
 SHOWN = 2  # series of a crowded chart that are drawn at first; the legend shows the rest
 
 
-def accuracy(report: Overview) -> Figure | None:
+def accuracies(report: Overview) -> Figure | None:
     """Accuracy against time per image with the Pareto front of each machine; None where no accuracy was measured."""
     points = [e for e in report.entries if e.row.latency is not None and e.row.accuracy is not None]
     if not points:

@@ -26,7 +26,9 @@ function draw(place) {
     layout.height += layout.margin.t - 12;
     place.style.height = layout.height + "px";
   } else layout.showlegend = false;
-  Plotly.newPlot(place, structuredClone(figure.data), layout, { displayModeBar: false, responsive: true });
+  const traces = structuredClone(figure.data);
+  for (const trace of traces) if (trace.error_x) trace.error_x.color = layout.font.color;  // Plotly's own is dark on dark
+  Plotly.newPlot(place, traces, layout, { displayModeBar: false, responsive: true });
 }
 const visible = () => [...document.querySelectorAll(".chart")].filter(c => c.closest("[hidden]") === null);
 const drawn = new Set();

@@ -10,7 +10,7 @@ from typing import Any
 from attn_deploy.comparison.compare import ProfileDiff
 from attn_deploy.comparison.digest import Digest
 from attn_deploy.comparison.overview import MANY, MeanSpeedup, Overview
-from attn_deploy.report.profile.models import ModelLine, digest_lines, model_lines, reasons, table
+from attn_deploy.report.profile.models import ModelLine, digest_lines, model_cells, model_lines, reasons
 from attn_deploy.report.profile.rows import cell_text, flat_rows, mean_text, used
 
 WIDE = 10_000  # columns: nothing is left out
@@ -29,7 +29,7 @@ TITLES = {
 NUMBERS = frozenset(("batch", "p50_ms", "p95_ms", "p99_ms", "items_per_second", "speedup", "top1", "floor_multiple"))
 
 
-def diff_text(diff: ProfileDiff) -> str:
+def profile_diff_text(diff: ProfileDiff) -> str:
     """One line for each change, then the counts."""
     lines = [
         f"{'regression' if c.regression else 'better':<11} {c.model}: {c.key}: {c.kind}, {c.before} -> {c.after} ({c.detail})"
@@ -104,7 +104,7 @@ def _models_text(
 ) -> str:
     text: list[str] = []
     for name in dict.fromkeys(line.machine for line in lines):
-        heads, cells = table([line for line in lines if line.machine == name])
+        heads, cells = model_cells([line for line in lines if line.machine == name])
         ranks = [None if n < 3 else len(heads) - n for n in range(len(heads))]
         right = [h not in ("model", "size") for h in heads]
         text += [f"machine: {name}", *_lined(heads, cells, right, ranks, width)]

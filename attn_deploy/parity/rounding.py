@@ -1,0 +1,85 @@
+"""Rounding told from error: how far a model in float32 is from itself in float64."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from attn_deploy.inputs.tensors import Arrays
+from attn_deploy.parity.neighbours import neighbouring_arrays
+from attn_deploy.parity.tolerance import MOST_NOISE, NEIGHBOURS, NOISE_FACTOR
+from attn_deploy.runtimes.base import Runner, run_once
+
+
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """How to learn what a model in float32 rounds.
+
+    Attributes:
+        precise: makes a runner of the model in float64.
+        neighbour: makes a runner of the model with weights that differ in the last bit, by a seed.
+    """
+
+    precise: Callable[[], Runner]
+    neighbour: Callable[[int], Runner]
+
+
+def is_rounding(
+    rounding: Rounding, arrays: Arrays, expected: Arrays, got: Arrays, names: Sequence[str]
+) -> tuple[bool, float | None]:
+    """Whether a result is as near to the model in float64 as the model in float32 is, or as its neighbours are.
+
+    Args:
+        rounding: of the model.
+        arrays: its inputs.
+        expected: its outputs in float32.
+        got: the result, of the same shapes.
+        names: of the outputs that are asked about: each must be near by itself.
+
+    Returns:
+        The answer, and the largest distance of the model from float64 that was seen; None where the model fixes a type of
+        its own inside, which float64 does not fit.
+    """
+    exact = _outputs(rounding.precise, arrays)
+    if exact is None or any(exact[n].shape != got[n].shape for n in names):
+        return False, None
+    errors = _distances(exact, got, names)
+    largest = {n: float(np.abs(exact[n]).max(initial=0.0)) for n in names}
+    noise: dict[str, float] = {}
+    for noise in _noises(rounding, arrays, exact, expected, names):
+        far = [n for n in names if not errors[n] <= NOISE_FACTOR * noise[n]]
+        if not far:
+            return True, max(noise.values(), default=0.0)
+        if any(errors[n] > MOST_NOISE * largest[n] for n in far):
+            break  # so much is excused by no other draw
+    return False, max(noise.values(), default=0.0)
+
+
+def _noises(
+    rounding: Rounding, arrays: Arrays, exact: Arrays, expected: Arrays, names: Sequence[str]
+) -> Iterator[dict[str, float]]:
+    """How far the model is from float64 at each output; and then, larger and larger, how far its neighbours are."""
+    noise = _distances(exact, expected, names)
+    yield noise
+    for seed in range(NEIGHBOURS):
+        other = _outputs(functools.partial(rounding.neighbour, seed), neighbouring_arrays(arrays, seed))
+        if other is None or any(other[n].shape != exact[n].shape or not np.isfinite(other[n]).all() for n in names):
+            return  # it decides otherwise there
+        further = _distances(exact, other, names)
+        noise = {n: max(noise[n], further[n]) for n in names}
+        yield noise
+
+
+def _outputs(make: Callable[[], Runner], arrays: Arrays) -> Arrays | None:
+    try:
+        return run_once(make(), arrays)
+    except (RuntimeError, TypeError):
+        return None
+
+
+def _distances(exact: Arrays, other: Arrays, names: Sequence[str]) -> dict[str, float]:
+    """The largest distance at each output."""
+    return {n: float(np.abs(exact[n].astype(np.float64) - other[n]).max(initial=0.0)) for n in names}
