@@ -31,11 +31,11 @@ from attn_deploy.report.engine import engine_text
 from attn_deploy.report.matrix.html import matrix_html
 from attn_deploy.report.matrix.tables import matrix_csv, matrix_junit, matrix_markdown
 from attn_deploy.report.matrix.terminal import matrix_summary
-from attn_deploy.report.matrix.text import diff_text as matrix_diff_text
+from attn_deploy.report.matrix.text import matrix_diff_text
 from attn_deploy.report.profile.html import profile_html
 from attn_deploy.report.profile.tables import profile_csv, profile_json, profile_markdown
 from attn_deploy.report.profile.terminal import profile_report
-from attn_deploy.report.profile.text import diff_text, known_text
+from attn_deploy.report.profile.text import known_text, profile_diff_text
 from attn_deploy.report.text import devices_text
 from attn_deploy.training.deployed import _DeployedFile, read_deployed
 from attn_deploy.training.plan import TablePlan
@@ -77,7 +77,7 @@ def use_profile(record: ProfileRecord) -> None:
     for show in (profile_html, profile_markdown, profile_csv, profile_json, known_text):
         assert show(whole)
     assert profile_report(record, 120) is not None
-    assert diff_text(compare_runs(runs, runs))
+    assert profile_diff_text(compare_runs(runs, runs))
     assert record.to_json()
 
 
