@@ -91,6 +91,9 @@ def evaluate(
         ParityError: if an output is NaN or infinite.
     """
     report = progress or (lambda _: None)
+    for name, count in (("--batch", batch), ("--threads", threads)):
+        if count is not None and count < 1:
+            raise InvalidRequestError(f"{name} is {count}, and must be at least 1.")
     cores = threads or usable_cores()
     subject = _subject(model, weights, inputs, trained_as)
     names = tuple(runtimes) if runtimes is not None else _default_runtimes(subject)

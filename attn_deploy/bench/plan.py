@@ -107,7 +107,7 @@ class ProfilePlan:
         choose_runtimes(self.runtimes)
         if self.precisions != ("",):
             choose_precisions(self.precisions)
-        if self.timeout <= 0:
+        if not self.timeout > 0:
             raise InvalidRequestError(f"the timeout is {self.timeout:g} s; it must be above 0.")
 
     @property

@@ -113,11 +113,13 @@ def compare_runs(
             a check that no longer measures what it did would pass for ever.
 
     Raises:
-        InvalidRequestError: if the two have no row in common, the threshold is not from 0 to 10, or the confidence not
+        InvalidRequestError: if the two have no row in common, the threshold is not from 0 to 10, or the confidence or alpha not
             between 0 and 1.
     """
     if not 0 < confidence < 1:
         raise InvalidRequestError(f"the confidence is {confidence:g}, and must lie between 0 and 1, such as 0.95.")
+    if not 0 < alpha < 1:
+        raise InvalidRequestError(f"alpha is {alpha:g}, and must lie between 0 and 1, such as {ALPHA:g}.")
     if not 0 <= threshold <= 10:
         raise InvalidRequestError(
             f"the threshold is {threshold:g}; give a fraction from 0 to 10, such as 0.05 for 5 %."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -123,8 +124,10 @@ class PreprocessOptions:
         mean = base.mean if self.mean is None else _three("--mean", self.mean)
         std = base.std if self.std is None else _three("--std", self.std)
         scale = base.scale if self.scale is None else self.scale
-        if min(std) <= 0 or not scale > 0:
-            raise InvalidRequestError(f"--std {_numbers(std)} and --scale {scale:g} must be above 0.")
+        if not all(0 < s < math.inf for s in (*std, scale)):
+            raise InvalidRequestError(f"--std {_numbers(std)} and --scale {scale:g} must be above 0, and finite.")
+        if not all(map(math.isfinite, mean)):
+            raise InvalidRequestError(f"--mean {_numbers(mean)} must be finite numbers.")
         named = [o for o, v in (("--mean", self.mean), ("--std", self.std), ("--scale", self.scale)) if v is not None]
         source = base.source if not named else " and ".join([*([base.source] if base.source else []), *named])
         return Preprocess(

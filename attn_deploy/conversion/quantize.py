@@ -100,6 +100,8 @@ def quantize_file(
     kind = quant_format(precision)
     limit = check_options(method, keep_accuracy)
     form.check()
+    if images is not None and images < 1:
+        raise InvalidRequestError(f"{images} images were asked for; --images takes at least 1.")
     report = progress or (lambda _: None)
     source = source.path if isinstance(source, OnnxArtifact) else Path(source)
     target = output_file(path, source.with_name(f"{source.stem}-{kind.word}.onnx"), (".onnx",))

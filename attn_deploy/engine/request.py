@@ -57,7 +57,7 @@ def check_request(
             "'attn-deploy quantize --target gpu' for int8), then build the result; 'attn-deploy build --precision' does both.",
             exit_code=2,
         )
-    if timeout <= 0:
+    if not timeout > 0:
         raise InvalidRequestError(f"a time limit of {timeout} s leaves no time to build; give more than 0.")
     chosen = parse_targets(targets)
     limit = parse_size(workspace)

@@ -63,7 +63,7 @@ def run_matrix(
     """
     options = options or MatrixOptions()
     jobs = usable_cores() if jobs is None else jobs
-    if jobs < 1 or timeout <= 0:
+    if jobs < 1 or not timeout > 0:
         raise InvalidRequestError(f"--jobs {jobs} and --timeout {timeout:g} must both be above zero.")
     if resume and output is None:
         raise InvalidRequestError("to resume a run, name its folder: output=...")

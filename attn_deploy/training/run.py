@@ -94,6 +94,8 @@ def train(
     if compile:
         require_compiler(place)
     used_threads = threads or torch.get_num_threads()
+    if threads is not None and threads < 1:
+        raise InvalidRequestError(f"{threads} threads were asked for; --threads takes at least 1.")
     torch.set_num_threads(used_threads)
     progress(f"loading {dataset}")
     images = load_dataset(dataset, "train", data_dir=data_dir, progress=progress)

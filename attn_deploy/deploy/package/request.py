@@ -60,8 +60,8 @@ class PackageRequest:
             )
         if self.triton is not None:
             triton_tensorrt(self.triton)
-        if self.max_batch is not None and self.max_batch < 1:
-            raise InvalidRequestError(f"--max-batch is {self.max_batch}, and must be at least 1.")
+        if self.max_batch is not None and not 1 <= self.max_batch < 1 << 31:  # a server's configuration has 32 bits
+            raise InvalidRequestError(f"--max-batch is {self.max_batch}, and must be from 1 to {(1 << 31) - 1}.")
         for option, path in (("--labels", self.labels), ("--profile", self.profile), ("--reference", self.reference)):
             if path is not None and not path.exists():
                 raise InvalidRequestError(f"{option} {str(path)!r} not found.")
