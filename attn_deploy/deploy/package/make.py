@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import json
 import shutil
@@ -115,7 +116,12 @@ def package(
             if folder.is_dir():
                 folder.rmdir()
             inner.replace(folder)
-        except OSError as error:  # another process may have made it meanwhile
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                raise InvalidRequestError(
+                    f"{folder} was filled by something else while this package was made, and is left as it is. Choose "
+                    "another folder, and run one command for each."
+                ) from error
             raise InvalidRequestError(f"{folder} could not be written: {error.strerror or error}.") from error
         to_disk(folder.absolute().parent)
     return Package(folder, manifest)
