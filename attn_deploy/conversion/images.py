@@ -82,7 +82,14 @@ def image_size(
     given = (wish, wish) if isinstance(wish, int) else wish
     if given is not None and min(given) < 1:
         raise InvalidRequestError(f"--size must be at least 1, not {min(given)}.")
-    places = (1, 2) if channels_last(image, preprocess) else (2, 3)
+    last = channels_last(image, preprocess)
+    if preprocess.layout and len(image.dims) == 4 and image.dims[1 if last else 3] == 3 != image.dims[3 if last else 1]:
+        shape = " x ".join(map(str, image.dims))
+        raise InvalidRequestError(
+            f"--layout is {preprocess.layout}, and the graph's input {image.name!r} takes {shape}. Leave --layout out: it is "
+            "read from the graph."
+        )
+    places = (1, 2) if last else (2, 3)
     dims = [image.dims[k] for k in places] if len(image.dims) == 4 else ["H", "W"]
     if given is not None:
         for dim, extent in zip(dims, given, strict=True):

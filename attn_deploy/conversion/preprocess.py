@@ -129,7 +129,8 @@ class PreprocessOptions:
         if not all(map(math.isfinite, mean)):
             raise InvalidRequestError(f"--mean {_numbers(mean)} must be finite numbers.")
         named = [o for o, v in (("--mean", self.mean), ("--std", self.std), ("--scale", self.scale)) if v is not None]
-        source = base.source if not named else " and ".join([*([base.source] if base.source else []), *named])
+        kept = [] if {"--mean", "--std"} <= set(named) or not base.source else [base.source]  # of what nobody said
+        source = " and ".join([*kept, *named])
         return Preprocess(
             mean,
             std,

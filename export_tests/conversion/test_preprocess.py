@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -33,6 +35,10 @@ def test_options_stand_over_the_preset():
     assert chosen.mean == (0.5, 0.5, 0.5)
     assert chosen.std == PRESETS["imagenet"].std
     assert "--preset imagenet and --mean and --scale" in str(chosen)
+    values = PreprocessOptions(mean=[127.0], std=[64.0], scale=1.0)  # all of them: nothing is assumed of another
+    assert str(values.over(replace(PRESETS["0..1"], source="assumed"))).endswith("(--mean and --std and --scale)")
+    half = PreprocessOptions(mean=[127.0]).over(replace(PRESETS["0..1"], source="assumed"))
+    assert str(half).endswith("(assumed and --mean)")
     bgr = Preprocess((0, 0, 0), (1, 1, 1), scale=1.0, color="bgr").apply(PIXELS, nhwc=True, dtype="float32")
     np.testing.assert_array_equal(bgr, PIXELS[:, ::-1].transpose(0, 2, 3, 1))
     np.testing.assert_array_equal(
@@ -85,6 +91,17 @@ def test_channels_last_and_bytes_are_seen_in_the_graph(tmp_path, folder):
     source = elsewhere.camera(tmp_path / "c.onnx", transpose_first=True)
     artifact = quantize(source, tmp_path / "q.onnx", calibration=folder, method="minmax")
     assert artifact.evidence.quantization["calibration"]["prepared"] == "bytes of 0 to 255"
+
+
+@pytest.mark.parametrize("size", [None, 32])
+def test_a_layout_that_the_graph_has_not_is_refused(tmp_path, folder, size):
+    source = elsewhere.detector(tmp_path / "d.onnx")
+    options = PreprocessOptions(layout="nhwc")
+    with pytest.raises(
+        InvalidRequestError, match=r"--layout is nhwc, and the graph's input 'x' takes \w+ x 3 x .*Leave"
+    ):
+        quantize(source, tmp_path / "q.onnx", calibration=folder, size=size, method="minmax", preprocess=options)
+    assert [p.name for p in tmp_path.iterdir()] == ["d.onnx"]
 
 
 def test_a_graph_that_scales_by_itself_is_not_given_scaled_images(tmp_path, folder):
