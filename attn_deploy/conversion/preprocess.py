@@ -206,3 +206,17 @@ def _three(option: str, values: Sequence[float]) -> tuple[float, float, float]:
 
 def _numbers(values: Sequence[float]) -> str:
     return "/".join(f"{v:g}" for v in (values[:1] if len(set(values)) == 1 else values))
+
+
+def published(record: Mapping[str, Any]) -> Preprocess | None:
+    """How the package of a model prepares images, as the record of an export has it; None where it says nothing usable."""
+    images = record.get("images")
+    if not isinstance(images, Mapping):
+        return None
+    try:
+        mean, std = (_three(n, [float(v) for v in images[n]]) for n in ("mean", "std"))
+        chosen = Preprocess(mean, std, float(images["scale"]), str(images["color"]), source=f"as in {images['source']}")
+    except (KeyError, TypeError, ValueError, InvalidRequestError):
+        return None
+    usable = all(math.isfinite(v) for v in chosen.mean) and all(0 < v < math.inf for v in (*chosen.std, chosen.scale))
+    return chosen if usable and chosen.color in COLORS else None

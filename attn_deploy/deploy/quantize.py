@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from attn_deploy.conversion.calibration import NO_OPTIONS, check_calibration
-from attn_deploy.conversion.preprocess import Preprocess, PreprocessOptions, raw_images
+from attn_deploy.conversion.preprocess import Preprocess, PreprocessOptions, published, raw_images
 from attn_deploy.conversion.quantize import check_options, quantize_file
 from attn_deploy.conversion.quantizer import Progress
 from attn_deploy.data import ImageSet, load_dataset
@@ -134,7 +133,7 @@ def quantize(
 
             trained = load_trained(name)
             calibration = trained.prepared(load_dataset(trained.dataset, "train", data_dir=data_dir))
-        usual = _of_package(str(model))
+        usual = _of_file(source)
         artifact = quantize_file(
             source, destination, calibration=calibration, owner=owner or str(model), usual=usual, **options
         )
@@ -160,29 +159,11 @@ def _form(
 
 
 def _of_file(path: Path) -> Preprocess | None:
-    """What a file, or the package of the model that it was exported from, says of its images."""
+    """What a file's record says of its images: as they are, or as the package of its model has them; None without a word."""
     if not path.is_file():
         return None
     evidence = read_evidence(load_model(path, check_seal=False))
-    if evidence is None:
-        return None
-    return raw_images(evidence.record) or _of_package(evidence.model)
-
-
-def _of_package(name: str) -> Preprocess | None:
-    """What the package of a model says of its images; None where it says nothing."""
-    collection, _, entry = name.partition(":")
-    if collection != "timm" or importlib.util.find_spec("timm") is None:
-        return None
-    import timm  # optional
-
-    configuration = timm.get_pretrained_cfg(entry.partition("+")[0].partition("@")[0])
-    if configuration is None:
-        return None
-    mean, std = (tuple(float(v) for v in values) for values in (configuration.mean, configuration.std))
-    if len(mean) != 3 or len(std) != 3:
-        return None
-    return Preprocess((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]), source=f"as {name} is prepared in timm")
+    return None if evidence is None else raw_images(evidence.record) or published(evidence.record)
 
 
 def _is_file(model: Path | str) -> bool:

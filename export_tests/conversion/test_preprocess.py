@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
 from attn_deploy import quantize
-from attn_deploy.conversion.preprocess import PRESETS, Preprocess, PreprocessOptions, range_warning
+from attn_deploy.conversion.preprocess import PRESETS, Preprocess, PreprocessOptions, published, range_warning
 from attn_deploy.errors import FileWarning, InvalidRequestError
 from attn_deploy.graph.artifact import load_model
+from attn_deploy.graph.evidence import Evidence, write_evidence
 from export_tests.conversion import graphs_from_elsewhere as elsewhere
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 5)).astype(np.uint8)
@@ -102,6 +104,51 @@ def test_a_layout_that_the_graph_has_not_is_refused(tmp_path, folder, size):
     ):
         quantize(source, tmp_path / "q.onnx", calibration=folder, size=size, method="minmax", preprocess=options)
     assert [p.name for p in tmp_path.iterdir()] == ["d.onnx"]
+
+
+PUBLISHED = {
+    "source": "a package, its configuration",
+    "mean": [0.5, 0.5, 0.5],
+    "std": [0.25, 0.5, 0.5],
+    "scale": 1.0,
+    "color": "bgr",
+    "size": [8, 8],
+}
+
+
+def test_what_a_package_says_of_its_images_is_used(tmp_path, folder):
+    """An export by a package's name keeps it in the record, whatever the options of the name were."""
+    source = elsewhere.detector(tmp_path / "d.onnx")
+    model = onnx.load(source)
+    evidence = Evidence(model="timm:net:img_size=8", exporter="dynamo", opset=17, record={"images": PUBLISHED})
+    write_evidence(model, evidence)
+    onnx.save(model, source)
+    artifact = quantize(source, tmp_path / "q.onnx", calibration=folder, method="minmax")
+    prepared = artifact.evidence.quantization["calibration"]["prepared"]
+    assert prepared.startswith("(pixels * 1 - 0.5) / 0.25/0.5/0.5, bgr, crop: ")
+    assert prepared.endswith("(as in a package, its configuration)")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("mean", [0.5, 0.5]),
+        ("mean", None),
+        ("mean", [0.5, float("nan"), 0.5]),
+        ("mean", "abc"),
+        ("std", [0.5, 0.0, 0.5]),
+        ("std", {}),
+        ("scale", -1.0),
+        ("scale", "large"),
+        ("color", "cmyk"),
+    ],
+)
+def test_what_cannot_be_used_of_it_is_not(field, value):
+    assert published({"images": PUBLISHED}) is not None
+    assert published({"images": {**PUBLISHED, field: value}}) is None
+    assert published({"images": {k: v for k, v in PUBLISHED.items() if k != field}}) is None
+    assert published({"images": [1]}) is None
+    assert published({}) is None
 
 
 def test_a_graph_that_scales_by_itself_is_not_given_scaled_images(tmp_path, folder):
