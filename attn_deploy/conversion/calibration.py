@@ -268,7 +268,7 @@ def _fitting(path: Path, array: NDArray[Any], target: TensorInput, symbols: Sequ
         raise InvalidRequestError(
             f"{path}: {target.name!r} has the shape {array.shape}, and the graph takes ({', '.join(map(str, target.dims))})."
         )
-    if not np.isfinite(array.astype(np.float64)).all():
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DatasetError(
             f"{path}: {target.name!r} holds a NaN or an infinite value; ranges cannot be measured on it."
         )

@@ -65,9 +65,11 @@ def timed_runner(model: onnx.ModelProto, arrays: Arrays) -> Runner:
 
 def pace_of(first: Runner, second: Runner, seconds: float = _SECONDS) -> Pace:
     """Time two prepared runners in turn, so that whatever else the machine does meets both."""
-    once = [_seconds(r, 1) for r in (first, second) for _ in range(2)]
-    calls = max(1, math.ceil(_ROUND_SECONDS / max(sum(once) / 2, 1e-6)))
-    rounds = int(min(_ROUNDS[1], max(_ROUNDS[0], seconds / max(calls * (once[1] + once[3]), 1e-6))))
+    both = sum(_seconds(r, 1) for r in (first, second))
+    if both < _ROUND_SECONDS:  # a first run is longer, by what it takes of memory: little of a long one
+        both = sum(_seconds(r, 1) for r in (first, second))
+    calls = max(1, math.ceil(_ROUND_SECONDS / max(both, 1e-6)))
+    rounds = int(min(_ROUNDS[1], max(_ROUNDS[0], seconds / max(calls * both, 1e-6))))
     pairs = []
     for k in range(rounds):
         order = (first, second) if k % 2 == 0 else (second, first)

@@ -264,7 +264,8 @@ class Quantizer:
         def met(count: int) -> bool:
             nonlocal best
             self._progress(f"leaving {count} of {len(layers)} layers in float")
-            judged = judge(self._scheme.write({y.node for y, _ in alone[:count]}).model)
+            model = self._scheme.write({y.node for y, _ in alone[:count]}).model
+            judged = judge(model, beyond=LARGEST_ERROR if limit.points is None else math.inf)
             if limit.met(judged):
                 best = judged
             return limit.met(judged)

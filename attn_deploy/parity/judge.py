@@ -188,23 +188,32 @@ class Judge:
         elements = sum(a.size for a in self._batches[0].values())
         return max(1, min(len(self._batches), _FEW_ELEMENTS // max(1, elements)))
 
-    def __call__(self, model: onnx.ModelProto, *, optimize: bool = False, batches: int | None = None) -> Judgement:
+    def __call__(
+        self, model: onnx.ModelProto, *, optimize: bool = False, batches: int | None = None, beyond: float = math.inf
+    ) -> Judgement:
         """Judge a graph.
 
         Args:
             model: the graph.
             optimize: as ONNX Runtime would run it; else each pair is computed as the standard says.
             batches: the first so many; all by default.
+            beyond: an error above which no more is asked: once it is larger even if all samples that have not run had
+                none, they are left out, and the judgement is of those that ran.
 
         Raises:
             GraphError: if it does not run.
             PrecisionError: if an output is NaN or infinite, or has another shape.
         """
         runner = OnnxRuntimeRunner(model.SerializeToString(), optimize=optimize)
-        chosen = slice(0, batches)
-        got = [run_once(runner, batch) for batch in self._batches[chosen]]
+        right = self._right[:batches]
+        got: list[Arrays] = []
+        for batch in self._batches[:batches]:
+            got.append(run_once(runner, batch))
+            if beyond < math.inf and self._at_least(right, got) > beyond:
+                break
         runner.close()
-        right = self._right[chosen]
+        chosen = slice(0, len(got))
+        right = right[chosen]
         parts, choices = self._compared(right, got)
         same = correct = before = None
         if self.scores:
@@ -224,6 +233,11 @@ class Judge:
             if 1.0 - share > error and (worst is None or self._reading.outputs[name].scores):
                 error, where = 1.0 - share, f"the choices of output {name!r}"
         return Judgement(error, largest, samples, same, correct, before, where, choices)
+
+    def _at_least(self, right: Sequence[Arrays], got: Sequence[Arrays]) -> float:
+        """The error on all samples if those that have not run had none."""
+        parts, _ = self._compared(right, [*got, *right[len(got) :]])
+        return max((p.relative for p in parts), default=0.0)
 
     def _compared(self, right: Sequence[Arrays], got: Sequence[Arrays]) -> tuple[list[PartDistance], dict[str, float]]:
         parts: list[PartDistance] = []

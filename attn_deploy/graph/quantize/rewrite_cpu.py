@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -56,7 +55,7 @@ class CpuForm:
 
 
 def write_cpu_pairs(
-    prepared: onnx.ModelProto,
+    model: ir.Model,
     placement: CpuPlacement,
     layers: Sequence[Layer],
     ranges: Mapping[str, tuple[float, float]],
@@ -66,7 +65,7 @@ def write_cpu_pairs(
     """Quantize a prepared graph as placed.
 
     Args:
-        prepared: as `attn_deploy.graph.quantize.prepare_cpu.prepared_for_cpu` gives it.
+        model: as `attn_deploy.graph.quantize.prepare_cpu.prepared_for_cpu` gives it; it is changed.
         placement: of its nodes.
         layers: its products, with the axis of their weights' channels.
         ranges: the lowest and the highest value of each tensor that others take their range from.
@@ -76,7 +75,6 @@ def write_cpu_pairs(
     Raises:
         PrecisionError: if the standard does not allow the result.
     """
-    model = ir.from_proto(prepared)
     writer = _Writer(model, form, placement, ranges, means)
     axes = {layer.node: layer.axis for layer in layers}
     writer.activations()

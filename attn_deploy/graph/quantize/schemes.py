@@ -127,7 +127,7 @@ class _Cpu:
         products = [y.node for y in self.plan.layers if y.node not in without]
         placement = place(self._model, products, self._kept)
         return write_cpu_pairs(
-            self.prepared, placement, self.plan.layers, self._ranges, self._observation.means(), self._form
+            self._model.clone(), placement, self.plan.layers, self._ranges, self._observation.means(), self._form
         )
 
     def described(self) -> Mapping[str, Any]:

@@ -44,9 +44,12 @@ class SignedHistogram:
             empty = np.zeros(BINS // 2)
             self.counts = np.concatenate([empty, self.counts.reshape(-1, 2).sum(1), empty])
             self.end *= 2.0
-        places = np.floor(flat * np.float32(BINS / self.end)).astype(np.int32) + BINS
-        np.clip(places, 0, 2 * BINS - 1, out=places)
-        self.counts += np.bincount(places, minlength=2 * BINS)
+        # Counted from the lower end, where no value is negative and dropping the fraction is rounding down.
+        places = flat * np.float32(BINS / self.end)
+        places += np.float32(BINS)
+        counts = np.bincount(places.astype(np.intp), minlength=2 * BINS + 1)
+        self.counts += counts[:-1]
+        self.counts[-1] += counts[-1]  # the upper end itself
 
     def range(self, method: str) -> tuple[float, float]:
         """The lowest and the highest value with a step of its own, zero between them; what lies beyond is cut.
