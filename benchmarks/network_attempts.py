@@ -96,6 +96,7 @@ def _plain(job: Job, axes: tuple[str, ...]) -> Attempt:
     try:
         model, inputs = fresh(job.name)
         steps = _steps(job, axes)
+        least = dict(job.ours.least) if job.ours is not None else {}
         example = tuple(torch.from_numpy(a) for a in arrays_of(inputs, {"N": 2} if "N" in axes else {}).values())
         moving = {i.name: {a: d for a, d in enumerate(i.dims) if d in axes} for i in inputs}
         names = [i.name for i in inputs]
@@ -116,7 +117,7 @@ def _plain(job: Job, axes: tuple[str, ...]) -> Attempt:
             torch.onnx.export(model, example, job.path, dynamo=False, dynamic_axes=moving, input_names=names)
     except Exception as error:
         return replace(_refused(error), axes=axes, seconds=time.process_time() - started)
-    made = Attempt("wrong", axes, steps, seconds=time.process_time() - started, peak_mb=_peak())
+    made = Attempt("wrong", axes, steps, least, seconds=time.process_time() - started, peak_mb=_peak())
     return _judged(job, made)
 
 
@@ -131,7 +132,9 @@ def _judged(job: Job, made: Attempt) -> Attempt:
         error = largest_error(job.name, job.path, made)
     except Exception as failure:
         text = f"the file fails where the model runs: {' '.join(str(failure).split())[:300]}"
-        return replace(made, error=math.inf, reason=text, load=_load())
+        return replace(made, error=None, reason=text, load=_load())
+    if math.isinf(error):
+        return replace(made, error=None, reason="the file gives NaN where the model gives numbers", load=_load())
     allowed = _ALLOWED if error <= _ALLOWED else max(_ALLOWED, _OF_NOISE * noise(job.name, made))
     return replace(made, outcome="right" if error <= allowed else "wrong", error=error, load=_load())
 
@@ -158,16 +161,21 @@ def arrays_of(inputs: Sequence[Any], sizes: Mapping[str, int], seed: int = 7) ->
     return arrays
 
 
-def _sizes(inputs: Sequence[Any], axes: Sequence[str], steps: Mapping[str, int], scales: Sequence[float]) -> Any:
-    """Extents of the axes that move: near the traced ones times the scale, multiples of the steps, not the traced ones."""
+def _sizes(inputs: Sequence[Any], made: Attempt, scales: Sequence[float]) -> Any:
+    """Extents of the axes that move: near the traced ones times the scale, multiples of the steps, not the traced ones.
+
+    Where that is less than the file says it takes, the extent grows by as much as it would have shrunk.
+    """
     traced = inputs[0].sizes
     sizes = {}
-    for symbol in axes:
+    for symbol in made.axes:
         if symbol[0] == "N":
             sizes[symbol] = int(scales[0])
             continue
-        step = steps.get(symbol, 1)
-        extent = round(traced[symbol] * scales[1 if symbol[0] == "H" else 2] / step) * step
+        step, scale = made.steps.get(symbol, 1), scales[1 if symbol[0] == "H" else 2]
+        if traced[symbol] * scale < made.least.get(symbol, 1):
+            scale = 2 - scale
+        extent = round(traced[symbol] * scale / step) * step
         sizes[symbol] = extent if extent != traced[symbol] else extent + step
     return sizes
 
@@ -186,9 +194,8 @@ def _steps(job: Job, axes: Sequence[str]) -> dict[str, int]:
         steps = dict.fromkeys(space, step)
         try:
             with torch.no_grad():
-                model(
-                    *(torch.from_numpy(a) for a in arrays_of(inputs, _sizes(inputs, axes, steps, _SCALES[0])).values())
-                )
+                trial = Attempt("", tuple(axes), steps)
+                model(*(torch.from_numpy(a) for a in arrays_of(inputs, _sizes(inputs, trial, _SCALES[0])).values()))
         except Exception:
             continue
         return steps
@@ -207,7 +214,7 @@ def largest_error(name: str, path: Path, made: Attempt) -> float:
     worst = 0.0
     for scales in _SCALES:
         model, inputs = fresh(name)
-        arrays = arrays_of(inputs, _sizes(inputs, made.axes, made.steps, scales))
+        arrays = arrays_of(inputs, _sizes(inputs, made, scales))
         worst = max(worst, _distance(_eager(model, arrays), session.run(None, arrays)))
     return worst
 
@@ -217,7 +224,7 @@ def noise(name: str, made: Attempt) -> float:
     worst = 0.0
     for scales in _SCALES:
         model, inputs = fresh(name)
-        arrays = arrays_of(inputs, _sizes(inputs, made.axes, made.steps, scales))
+        arrays = arrays_of(inputs, _sizes(inputs, made, scales))
         precise = {n: a.astype(np.float64) if a.dtype == np.float32 else a for n, a in arrays.items()}
         try:
             worst = max(worst, _distance(_eager(model.double(), precise), _eager(fresh(name)[0], arrays)))

@@ -26,7 +26,7 @@ class Attempt:
         axes: that move in the file.
         steps: what the extent of an axis must be a multiple of; one that is not in it takes any.
         least: the least extent of an axis.
-        error: largest error against a fresh model, in units of what is allowed.
+        error: largest error against a fresh model, in units of what is allowed; None where the file gave no numbers.
         seconds, peak_mb: processor time and peak memory of the process.
         exporter: which of torch's exporters wrote our file.
         reason: of a refusal, or of what stays.
@@ -37,7 +37,7 @@ class Attempt:
     axes: tuple[str, ...] = ()
     steps: Mapping[str, int] = field(default_factory=dict)
     least: Mapping[str, int] = field(default_factory=dict)
-    error: float = 0.0
+    error: float | None = 0.0
     seconds: float = 0.0
     peak_mb: float = 0.0
     exporter: str = ""
@@ -162,7 +162,7 @@ def lines_of(row: Row) -> list[list[str]]:
         t = row.latency
         ms = f"{t.p50_ms[exporter]:.1f}" if t is not None and exporter in t.p50_ms else ""
         ratio = f"{t.ratio:.2f} ({t.low:.2f} to {t.high:.2f})" if t is not None and exporter == OURS else ""
-        steps = " ".join(f"{s}%{n}" for s, n in a.steps.items())
+        steps = " ".join([f"{s}%{n}" for s, n in a.steps.items()] + [f"{s}>={n}" for s, n in a.least.items()])
         cells = [a.outcome, " ".join(a.axes), steps, f"{a.error:.2g}" if a.right or a.error else ""]
         cost = [f"{a.seconds:.1f}" if a.seconds else "", f"{a.peak_mb:.0f}" if a.peak_mb else "", ms, ratio]
         lines.append([f"`{row.name}`" if not lines else "", exporter, *cells, *cost, a.reason[:160].replace("|", "/")])
