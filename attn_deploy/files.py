@@ -20,6 +20,7 @@ TEMPORARY = ".attn-deploy-"  # how the names of temporary files and folders begi
 _LONGEST_MOVE = 300.0  # seconds for which another process may move its files, large ones over a network
 _PAUSE = 0.02  # seconds between looks at a lock
 
+_MOST_SWEPT = 8  # times that something new is swept before it is locked, after which the error is told
 _swept: set[Path] = set()
 
 
@@ -124,9 +125,12 @@ def atomic_path(path: Path, *, rename: bool = True) -> Iterator[Path]:
     check_writable(path)
     folder = path.parent
     sweep(folder)
-    handle, name = tempfile.mkstemp(prefix=f"{TEMPORARY}{path.stem}-", suffix=path.suffix, dir=folder)
-    temporary = Path(name)
-    _lock(handle)
+
+    def new_file() -> tuple[Path, int]:
+        handle, name = tempfile.mkstemp(prefix=f"{TEMPORARY}{path.stem}-", suffix=path.suffix, dir=folder)
+        return Path(name), handle
+
+    temporary, handle = _new_and_held(new_file)
     try:
         yield temporary
         if rename:
@@ -163,15 +167,18 @@ def scratch_folder(beside: Path | None = None) -> Iterator[Path]:
     """
     parent = Path(tempfile.gettempdir()) if beside is None else beside.parent
     sweep(parent)
-    try:
+
+    def new_folder() -> tuple[Path, int]:
         folder = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}tmp-", dir=parent))
-        handle = os.open(folder, os.O_RDONLY) if os.name == "posix" else -1
+        return folder, os.open(folder, os.O_RDONLY) if os.name == "posix" else -1
+
+    try:
+        folder, handle = _new_and_held(new_folder)
     except OSError as error:
         raise InvalidRequestError(
             f"no temporary folder can be created in {str(parent)!r}: {error.strerror or error}; free some space, or set "
             "TMPDIR to another folder."
         ) from error
-    _lock(handle)
     try:
         yield folder
     finally:
@@ -347,6 +354,22 @@ def sweep(folder: Path) -> None:
                     left.unlink()
             finally:
                 os.close(handle)
+
+
+def _new_and_held(make: Callable[[], tuple[Path, int]]) -> tuple[Path, int]:
+    """Something temporary, open and locked; made again where another process swept it away before it was locked."""
+    for _ in range(_MOST_SWEPT):
+        try:
+            path, handle = make()
+        except FileNotFoundError:
+            continue
+        if handle < 0:
+            return path, handle
+        with contextlib.suppress(FileNotFoundError):
+            if _lock(handle) is not False and os.path.samestat(path.stat(), os.fstat(handle)):
+                return path, handle
+        os.close(handle)
+    return make()
 
 
 def _lock(handle: int) -> bool | None:

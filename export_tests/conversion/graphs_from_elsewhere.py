@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 FLOAT, UINT8, INT64 = TensorProto.FLOAT, TensorProto.UINT8, TensorProto.INT64
 node = helper.make_node
 rng = np.random.default_rng(7)
+_START = rng.bit_generator.state
 
 
 def constant(name: str, values: Any, dtype: type = np.float32) -> onnx.TensorProto:
@@ -42,6 +43,7 @@ def save(
 ) -> Path:
     graph = helper.make_graph(nodes, path.stem, inputs, outputs, constants)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir), path)
+    rng.bit_generator.state = _START  # the next graph has the weights that it has by itself, whatever came before
     return path
 
 

@@ -68,7 +68,7 @@ def test_simplify_refuses_other_numbers(tmp_path, monkeypatch):
     from attn_deploy.graph.simplify import Simplified
 
     source = elsewhere.detector(tmp_path / "d.onnx")
-    other = load_model(elsewhere.detector(tmp_path / "e.onnx"))
+    other = load_model(elsewhere.detector(tmp_path / "e.onnx", spread=3.0))
     monkeypatch.setattr(module, "simplify_model", lambda model: Simplified(other, "planted", 13, 12))
     with pytest.raises(ParityError, match="simplified by planted"):
         module.simplify(source, tmp_path / "s.onnx")  # in this process, where the plant is
