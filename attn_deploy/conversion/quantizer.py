@@ -132,7 +132,9 @@ class Quantizer:
         for method in methods:
             self._progress(f"trying {method}")
             self._scheme.choose(method)
-            tried[method] = judge(self._scheme.write().model, batches=judge.enough if limit.points is None else None)
+            enough = judge.enough if limit.points is None else None
+            best = math.inf if judge.scores else min((j.error for j in tried.values()), default=math.inf)
+            tried[method] = judge(self._scheme.write().model, batches=enough, beyond=best)
         chosen = min(tried, key=lambda m: tried[m].rank())
         self._scheme.choose(chosen)
         sensitive: list[tuple[Layer, float]] = []
