@@ -20,7 +20,7 @@ TEMPORARY = ".attn-deploy-"  # how the names of temporary files and folders begi
 _LONGEST_MOVE = 300.0  # seconds for which another process may move its files, large ones over a network
 _PAUSE = 0.02  # seconds between looks at a lock
 
-_MOST_SWEPT = 8  # times that something new is swept before it is locked, after which the error is told
+_MOST_SWEPT = 8  # times that something new may be swept before it is locked, before the error is raised
 _swept: set[Path] = set()
 
 

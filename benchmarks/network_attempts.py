@@ -19,6 +19,7 @@ _SCALES = ((1, 1.25, 0.75), (3, 0.75, 1.5), (2, 1.5, 1.25))  # batch, height, wi
 _STEPS = (32, 14, 64, 56, 112, 224, 256)  # tried where an exporter says nothing of multiples
 _ALLOWED = 10  # of the errors that single operators are allowed: a network is a chain of them
 _OF_NOISE = 4  # of the error that PyTorch itself makes in float32, where that is more
+_MOST = 100  # however much that is: a hundredth of the values
 _SEED = 0
 
 
@@ -135,7 +136,7 @@ def _judged(job: Job, made: Attempt) -> Attempt:
         return replace(made, error=None, reason=text, load=_load())
     if math.isinf(error):
         return replace(made, error=None, reason="the file gives NaN where the model gives numbers", load=_load())
-    allowed = _ALLOWED if error <= _ALLOWED else max(_ALLOWED, _OF_NOISE * noise(job.name, made))
+    allowed = _ALLOWED if error <= _ALLOWED else max(_ALLOWED, min(_MOST, _OF_NOISE * noise(job.name, made)))
     return replace(made, outcome="right" if error <= allowed else "wrong", error=error, load=_load())
 
 

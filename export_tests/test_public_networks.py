@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from attn_deploy.inputs.grammar import parse_inputs
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 if not BENCHMARKS.is_dir():
     pytest.skip("the benchmarks are not beside the tests", allow_module_level=True)
@@ -113,3 +115,17 @@ def test_a_public_network(name, tmp_path):
     row = json.loads(path.read_text())["rows"][name]
     assert row["attempts"]["ours"]["outcome"] == "right"
     assert "N" in row["attempts"]["ours"]["axes"]
+
+
+@pytest.mark.parametrize(("least", "step"), [(1, 1), (224, 1), (224, 32)])
+def test_a_file_is_judged_at_extents_that_it_takes(least, step):
+    attempts = module("network_attempts")
+    made = Attempt("right", WHOLE, dict.fromkeys("HW", step), dict.fromkeys("HW", least))
+    tried = [attempts._sizes(parse_inputs(["1x3x224x224"]), made, scales) for scales in attempts._SCALES]
+    assert {s["N"] for s in tried} == {1, 2, 3}
+    for sizes in tried:
+        for symbol in "HW":
+            assert sizes[symbol] >= least
+            assert sizes[symbol] % step == 0
+            assert sizes[symbol] != 224
+    assert (min(s["H"] for s in tried) < 224) is (least == 1)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from attn_deploy.cli.image_options import Color, Layout, Mean, Preset, Resize, Scale, Std
 from attn_deploy.cli.panels import IMAGES
 from attn_deploy.cli.parse import parse_size, preprocess_options
 from attn_deploy.cli.streams import echo
@@ -27,38 +28,13 @@ def run(
             rich_help_panel=IMAGES,
         ),
     ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(help="Preset: imagenet, 0..1, -1..1, 0..255 or cifar10.", rich_help_panel=IMAGES),
-    ] = None,
-    mean: Annotated[
-        str | None,
-        typer.Option(
-            help="Mean to subtract after scaling: one number or three, as 0.5,0.5,0.5.", rich_help_panel=IMAGES
-        ),
-    ] = None,
-    std: Annotated[
-        str | None,
-        typer.Option(help="Standard deviation to divide by after that: one number or three.", rich_help_panel=IMAGES),
-    ] = None,
-    scale: Annotated[
-        float | None,
-        typer.Option(help="Factor for pixel values of 0 to 255. Default: 1/255.", rich_help_panel=IMAGES),
-    ] = None,
-    color: Annotated[
-        str | None,
-        typer.Option(help="Order of the channels: rgb or bgr. Default: rgb.", rich_help_panel=IMAGES),
-    ] = None,
-    layout: Annotated[
-        str | None,
-        typer.Option(help="Order of the axes: nchw or nhwc. Default: by the input's shape.", rich_help_panel=IMAGES),
-    ] = None,
-    resize: Annotated[
-        str | None,
-        typer.Option(
-            help="How images reach their size: crop, letterbox or stretch. Default: crop.", rich_help_panel=IMAGES
-        ),
-    ] = None,
+    preset: Preset = None,
+    mean: Mean = None,
+    std: Std = None,
+    scale: Scale = None,
+    color: Color = None,
+    layout: Layout = None,
+    resize: Resize = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON and nothing else.")] = False,
 ) -> None:
     """Run an ONNX file on data in ONNX Runtime, and write its outputs.

@@ -94,6 +94,7 @@ def load_calibration(
         DatasetError: if images are missing or damaged.
     """
     if source is None:
+        options.refuse_without_images("ranges are measured on noise")
         return _noise(inputs, symbols)
     if isinstance(source, ImageSet):
         return _from_images(source, inputs, symbols, images, seed, options.over(usual or of_images(source)))
@@ -111,6 +112,7 @@ def load_calibration(
         photos = load_any_images(path, side=side, limit=limit, resize=preprocess.resize)
         return _from_images(photos, inputs, symbols, images, seed, preprocess)
     check_calibration(path)
+    options.refuse_without_images(f"{path} holds arrays, which go in as they are")
     return read_calibration(path, inputs, symbols, images=images)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -105,6 +105,21 @@ class PreprocessOptions:
         """Whether anything is said of the values."""
         return any(v is not None for v in (self.preset, self.mean, self.std, self.scale))
 
+    def refuse_without_images(self, data: str) -> None:
+        """Refuse what would be ignored without a word.
+
+        Args:
+            data: what is there in place of images, in words.
+
+        Raises:
+            InvalidRequestError: if anything is said of how images are prepared.
+        """
+        named = [f"--{f.name}" for f in fields(self) if getattr(self, f.name) is not None]
+        if named:
+            raise InvalidRequestError(
+                f"{' and '.join(named)} {'say' if len(named) > 1 else 'says'} how images are prepared, and {data}. Leave out what is said of images, or give images."
+            )
+
     def over(self, usual: Preprocess) -> Preprocess:
         """The usual values with what is said in their place.
 
@@ -140,6 +155,11 @@ class PreprocessOptions:
             self.resize or base.resize,
             source,
         )
+
+
+def images_of_record(record: Mapping[str, Any]) -> Preprocess | None:
+    """How images go into a file by the record of its export: as they are, or as the package of its model prepares them."""
+    return raw_images(record) or published(record)
 
 
 def raw_images(record: Mapping[str, Any]) -> Preprocess | None:

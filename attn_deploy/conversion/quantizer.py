@@ -105,6 +105,7 @@ class Quantizer:
     ) -> QuantizedGraph:
         """The quantized graph with its evidence in the metadata."""
         if calibration is None and self._samples:
+            preprocess.refuse_without_images("ranges are measured on samples, which go in as they are")
             data = CalibrationData(self._samples, self._samples, None, {"data": "the samples given"})
         else:
             data = load_calibration(

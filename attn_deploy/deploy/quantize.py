@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attn_deploy.conversion.calibration import NO_OPTIONS, check_calibration
-from attn_deploy.conversion.preprocess import Preprocess, PreprocessOptions, published, raw_images
+from attn_deploy.conversion.preprocess import Preprocess, PreprocessOptions, images_of_record
 from attn_deploy.conversion.quantize import check_options, quantize_file
 from attn_deploy.conversion.quantizer import Progress
 from attn_deploy.data import ImageSet, load_dataset
@@ -120,22 +120,22 @@ def quantize(
     with scratch_folder() as folder:
         if progress is not None:
             progress(f"exporting {model}")
-        source = export(
+        exported = export(
             str(model),
             Path(folder) / "model.onnx",
             inputs=parse_inputs(inputs) if inputs else None,
             weights=weights,
             progress=progress,
-        ).path
+        )
         options["inputs"] = ()
         if calibration is None and name.checkpoint is not None:
             from attn_deploy.resolve.trained import load_trained
 
             trained = load_trained(name)
             calibration = trained.prepared(load_dataset(trained.dataset, "train", data_dir=data_dir))
-        usual = _of_file(source)
+        usual = images_of_record(exported.record)
         artifact = quantize_file(
-            source, destination, calibration=calibration, owner=owner or str(model), usual=usual, **options
+            exported.path, destination, calibration=calibration, owner=owner or str(model), usual=usual, **options
         )
     return replace(artifact, path=destination)
 
@@ -159,11 +159,11 @@ def _form(
 
 
 def _of_file(path: Path) -> Preprocess | None:
-    """What a file's record says of its images: as they are, or as the package of its model has them; None without a word."""
+    """What the record in a file says of its images; None without one."""
     if not path.is_file():
         return None
     evidence = read_evidence(load_model(path, check_seal=False))
-    return None if evidence is None else raw_images(evidence.record) or published(evidence.record)
+    return None if evidence is None else images_of_record(evidence.record)
 
 
 def _is_file(model: Path | str) -> bool:

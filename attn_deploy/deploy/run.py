@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from attn_deploy.conversion.calibration import NO_OPTIONS, read_calibration
 from attn_deploy.conversion.images import assumed_preprocess, image_batches
-from attn_deploy.conversion.preprocess import Preprocess, PreprocessOptions, raw_images
+from attn_deploy.conversion.preprocess import Preprocess, PreprocessOptions, images_of_record
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.files import output_file, write_atomic
 from attn_deploy.graph.artifact import open_model
@@ -73,6 +73,7 @@ def run_file(
     runner = OnnxRuntimeRunner(path)
     prepared = ""
     if source.suffix == ".npz":
+        preprocess.refuse_without_images(f"{source} holds arrays, which go in as they are")
         batches = _arrays(model, source)
     elif source.exists():
         given = given_inputs(model, inputs)
@@ -95,9 +96,9 @@ def run_file(
 
 
 def _usual(model: Any) -> Preprocess:
-    """As they are where the file prepares images itself; else ImageNet's values."""
+    """As the record of the file's export says; else ImageNet's values."""
     evidence = read_evidence(model)
-    return (raw_images(evidence.record) if evidence is not None else None) or assumed_preprocess()
+    return (images_of_record(evidence.record) if evidence is not None else None) or assumed_preprocess()
 
 
 def _arrays(model: Any, source: Path) -> Sequence[Arrays]:

@@ -17,9 +17,9 @@ from attn_deploy.exporters.encoders import patch_encoders_
 from attn_deploy.exporters.safe_forms import SafeForms, Scope
 from attn_deploy.exporters.whole_windows import common
 from attn_deploy.fusing.copying import copy_model
-from attn_deploy.parity.reference import FreshRunner
-from attn_deploy.parity.tolerance import NOISE_FACTOR, TOLERANCES
-from attn_deploy.runtimes.base import run_once
+from attn_deploy.parity.reference import EagerReference
+from attn_deploy.parity.rounding import is_rounding
+from attn_deploy.parity.tolerance import TOLERANCES
 from attn_deploy.runtimes.eager import flatten_outputs
 
 _MANY_PADS = 2  # maps padded by computed amounts, one after the other, that torch still copes with
@@ -126,37 +126,22 @@ def _outputs(model: nn.Module, example: tuple[Tensor, ...]) -> list[NDArray[Any]
 def _compare(
     model: nn.Module, right: Sequence[NDArray[Any]], changed: nn.Module, example: tuple[Tensor, ...], label: str
 ) -> None:
-    exact: Sequence[NDArray[Any]] | None = None
-    for index, (one, other) in enumerate(zip(right, _outputs(changed, example), strict=True)):
-        if one.shape == other.shape and _close(one, other):
-            continue
-        exact = _exact(model, example) if exact is None else exact
-        if not _is_rounding(exact[index : index + 1], one, other):
-            shapes = ", ".join("x".join(map(str, t.shape)) for t in example)
-            raise ExportError(
-                f"{label}: the rewritten copy differs from the model in output {index} at {shapes}. Use --no-rewrite, and "
-                "report the model.",
-                rule="wrong-numbers",
-            )
-
-
-def _exact(model: nn.Module, example: tuple[Tensor, ...]) -> Sequence[NDArray[Any]]:
-    """The outputs in float64; none where the model fixes a type of its own inside, which float64 does not fit."""
-    runner = FreshRunner(model, precise=True)
-    try:
-        return list(run_once(runner, {str(k): t.detach().cpu().numpy() for k, t in enumerate(example)}).values())
-    except (RuntimeError, TypeError):
-        return ()
-    finally:
-        runner.close()
-
-
-def _is_rounding(exact: Sequence[NDArray[Any]], right: NDArray[Any], result: NDArray[Any]) -> bool:
-    """Whether the copy is about as near to the model in float64 as the model itself is."""
-    if not exact or exact[0].dtype.kind != "f" or not exact[0].shape == right.shape == result.shape:
-        return False
-    noise = float(np.abs(exact[0] - right).max(initial=0.0))
-    return bool(np.abs(exact[0] - result).max(initial=0.0) <= NOISE_FACTOR * noise)
+    names = [str(index) for index in range(len(right))]
+    expected, got = (dict(zip(names, outputs, strict=True)) for outputs in (right, _outputs(changed, example)))
+    far = [n for n in names if expected[n].shape != got[n].shape or not _close(expected[n], got[n])]
+    if not far:
+        return
+    comparable = all(expected[n].dtype.kind == "f" and expected[n].shape == got[n].shape for n in far)
+    if comparable and all(t.dtype != torch.bfloat16 for t in example):  # which numpy has not
+        arrays = {str(k): t.detach().cpu().numpy() for k, t in enumerate(example)}
+        if is_rounding(EagerReference(model, names).rounding, arrays, expected, got, far)[0]:
+            return
+    shapes = ", ".join("x".join(map(str, t.shape)) for t in example)
+    raise ExportError(
+        f"{label}: the rewritten copy differs from the model in output {far[0]} at {shapes}. Use --no-rewrite, and report "
+        "the model.",
+        rule="wrong-numbers",
+    )
 
 
 def _close(right: NDArray[Any], result: NDArray[Any]) -> bool:

@@ -46,6 +46,7 @@ NOISE_FACTOR = 4.0
 # One run's distance is one draw of that, and draws differ tenfold where large scores meet a softmax. Of five models whose
 # weights differ in the last bit, smp's MAnet with fresh weights is 0.035 to 1.04 from float64 at one size (itself 0.03; ONNX
 # Runtime 0.42 with one graph and 1.02 with another), timm's visformer_tiny 0.44 to 1.64. So some are asked, one after the
-# other, as long as the error is small beside the values.
+# other. An error above a hundredth of the largest value is never excused: a model that rounds so much, by choosing other
+# queries, say, proves nothing of its graph.
 NEIGHBOURS = 6
 MOST_NOISE = 0.01

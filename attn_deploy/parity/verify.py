@@ -47,7 +47,7 @@ def compare(
         inputs: the inputs, with their symbols and traced sizes.
         dynamic: symbols that move.
         tolerance: see `attn_deploy.parity.tolerance`.
-        rounding: of the reference; asked only where the tolerance is exceeded, to tell rounding from error.
+        rounding: of the reference; asked only where the tolerance is exceeded: whether that is rounding.
         shapes: how many untraced shapes.
         seed: of the input values.
         reading: how outputs are compared, where a graph says so (see `attn_deploy.graph.heads`); otherwise their types

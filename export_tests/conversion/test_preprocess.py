@@ -11,6 +11,7 @@ from PIL import Image
 
 from attn_deploy import quantize
 from attn_deploy.conversion.preprocess import PRESETS, Preprocess, PreprocessOptions, published, range_warning
+from attn_deploy.deploy.run import run_file
 from attn_deploy.errors import FileWarning, InvalidRequestError
 from attn_deploy.graph.artifact import load_model
 from attn_deploy.graph.evidence import Evidence, write_evidence
@@ -106,6 +107,28 @@ def test_a_layout_that_the_graph_has_not_is_refused(tmp_path, folder, size):
     assert [p.name for p in tmp_path.iterdir()] == ["d.onnx"]
 
 
+@pytest.mark.parametrize("data", ["arrays", "noise", "samples"])
+def test_options_for_images_are_refused_where_there_are_none(tmp_path, data):
+    source = elsewhere.detector(tmp_path / "d.onnx")
+    arrays = tmp_path / "x.npz"
+    np.savez(arrays, x=np.zeros((4, 3, 32, 32), np.float32))
+    given = {"arrays": {"calibration": arrays}, "noise": {}, "samples": {"samples": [arrays]}}[data]
+    options = PreprocessOptions(preset="imagenet", scale=1.0)
+    with pytest.raises(
+        InvalidRequestError, match=r"--preset and --scale say how images are prepared, and .*give images"
+    ):
+        quantize(source, tmp_path / "q.onnx", method="minmax", preprocess=options, **given)
+    assert quantize(source, tmp_path / "q.onnx", method="minmax", **given).path.exists()
+
+
+def test_run_refuses_them_for_arrays(tmp_path):
+    source = elsewhere.detector(tmp_path / "d.onnx")
+    np.savez(tmp_path / "x.npz", x=np.zeros((2, 3, 32, 32), np.float32))
+    with pytest.raises(InvalidRequestError, match=r"--resize says how images are prepared, and .*x\.npz holds arrays"):
+        run_file(source, tmp_path / "x.npz", preprocess=PreprocessOptions(resize="crop"))
+    assert run_file(source, tmp_path / "x.npz").runs == 1
+
+
 PUBLISHED = {
     "source": "a package, its configuration",
     "mean": [0.5, 0.5, 0.5],
@@ -127,6 +150,7 @@ def test_what_a_package_says_of_its_images_is_used(tmp_path, folder):
     prepared = artifact.evidence.quantization["calibration"]["prepared"]
     assert prepared.startswith("(pixels * 1 - 0.5) / 0.25/0.5/0.5, bgr, crop: ")
     assert prepared.endswith("(as in a package, its configuration)")
+    assert run_file(source, folder).prepared == prepared  # the same images, the same way
 
 
 @pytest.mark.parametrize(

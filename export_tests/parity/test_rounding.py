@@ -1,4 +1,4 @@
-"""Rounding told from error, where one run in float32 says too little of what float32 does to a model."""
+"""Whether an error is rounding, where one run in float32 says too little of what float32 does to a model."""
 
 from __future__ import annotations
 
@@ -105,6 +105,22 @@ def test_what_is_far_beside_the_values_asks_no_neighbour(monkeypatch):
     ((name, value),) = right.items()
     assert not is_rounding(reference.rounding, WHOLE, right, {name: value * np.float32(1.5)}, [name])[0]
     assert not asked
+
+
+def test_a_model_that_rounds_everything_away_excuses_nothing():
+    """In float32 the small values are lost in the large ones, so that nothing is proven of what a graph makes of them."""
+
+    class Lost(nn.Module):
+        def forward(self, x):
+            return (x + 2.0**26) - 2.0**26
+
+    reference, right = outputs(Lost())
+    ((name, value),) = right.items()
+    exact = run_once(reference.precise(), WHOLE)[name]
+    assert np.abs(exact - value).max() >= 2  # of values up to 8
+    excused, noise = is_rounding(reference.rounding, WHOLE, right, {name: value + np.float32(1)}, [name])
+    assert not excused
+    assert noise >= 2
 
 
 def test_so_many_neighbours_are_asked_and_no_more():

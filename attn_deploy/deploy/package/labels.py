@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx
 
-from attn_deploy.errors import InvalidRequestError
+from attn_deploy.errors import InvalidRequestError, reason_of
 from attn_deploy.files import require_regular
 
 _CHOICES = ("argmax", "topk")  # of --postprocess: the classes are what they choose from
@@ -21,7 +21,7 @@ def read_labels(path: Path, classes: int | None) -> tuple[str, ...]:
 
     Args:
         path: of a text file in UTF-8.
-        classes: of the model; None where it does not tell.
+        classes: of the model; None where that is not known.
 
     Raises:
         InvalidRequestError: if it cannot be read, holds no name or what is none, or has another number of them.
@@ -30,8 +30,7 @@ def read_labels(path: Path, classes: int | None) -> tuple[str, ...]:
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        reason = (error.strerror or error) if isinstance(error, OSError) else error
-        raise InvalidRequestError(f"--labels {path} cannot be read as text: {reason}.") from error
+        raise InvalidRequestError(f"--labels {path} cannot be read as text: {reason_of(error)}.") from error
     while lines and not lines[-1]:
         lines.pop()
     for number, line in enumerate(lines, 1):
@@ -50,7 +49,7 @@ def read_labels(path: Path, classes: int | None) -> tuple[str, ...]:
 
 
 def class_count(model: onnx.ModelProto, record: Mapping[str, Any]) -> int | None:
-    """How many classes a graph tells apart, where it is certain: one row of scores, or the choice of the best of one.
+    """How many classes a graph distinguishes, where that is certain: one row of scores, or the choice of the best of one.
 
     Args:
         model: with the types of its outputs.
