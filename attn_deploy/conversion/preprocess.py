@@ -116,8 +116,10 @@ class PreprocessOptions:
         """
         named = [f"--{f.name}" for f in fields(self) if getattr(self, f.name) is not None]
         if named:
+            verb = "say" if len(named) > 1 else "says"
             raise InvalidRequestError(
-                f"{' and '.join(named)} {'say' if len(named) > 1 else 'says'} how images are prepared, and {data}. Leave out what is said of images, or give images."
+                f"{' and '.join(named)} {verb} how images are prepared, and {data}. Leave out what is said of images, or give "
+                "images."
             )
 
     def over(self, usual: Preprocess) -> Preprocess:
