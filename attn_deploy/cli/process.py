@@ -17,10 +17,14 @@ from collections.abc import Callable, Sequence
 from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
 
 from attn_deploy.errors import exit_error
 from attn_deploy.isolate import end_children
 from attn_deploy.processes import death_of, die_with
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 TERMINATED = 128 + signal.SIGTERM
@@ -112,6 +116,7 @@ def _sweep_after(words: Sequence[str]) -> None:
 def _be_the_child(command: Callable[[], None], finishing: int, signals: set[signal.Signals]) -> None:
     code = 70
     _finishing[:] = [finishing]
+    sys.unraisablehook = _on_ignored
     try:
         signal.signal(signal.SIGINT, _on_signal)
         signal.signal(signal.SIGTERM, _on_signal)
@@ -158,12 +163,24 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         return
     _received[:] = [_received[0] if _received else number, now]
     if _finishing and _loads_native_code(frame):
-        _say("interrupted; nothing was left half-written.")
-        end_children()
-        code = interruption_code() or INTERRUPTED
-        os.write(_finishing[0], bytes([code]))
-        os._exit(code)
+        _end_now()
     raise KeyboardInterrupt
+
+
+def _on_ignored(ignored: UnraisableHookArgs) -> None:
+    """What Python can only print: an interruption that comes inside a finalizer is lost there, and the command would go on."""
+    if _finishing and _received and isinstance(ignored.exc_value, KeyboardInterrupt):
+        _end_now()
+    sys.__unraisablehook__(ignored)
+
+
+def _end_now() -> NoReturn:
+    """End where no exception can be raised; the parent removes what is temporary."""
+    _say("interrupted; nothing was left half-written.")
+    end_children()
+    code = interruption_code() or INTERRUPTED
+    os.write(_finishing[0], bytes([code]))
+    os._exit(code)
 
 
 def _loads_native_code(frame: FrameType | None) -> bool:

@@ -157,6 +157,27 @@ def test_signals_end_it_cleanly_from_the_first_moment(kind, delay, tmp_path):
     assert [p.name for p in tmp_path.iterdir() if p.name != "m.onnx"] == []
 
 
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_inside_a_finalizer_is_not_lost(kind, tmp_path):
+    """Python ignores what is raised there, as in the callbacks of its own import locks."""
+    (tmp_path / "net.py").write_text(
+        "import pathlib, time\n"
+        "class Slow:\n    def __del__(self):\n        time.sleep(0.3)\n"
+        "pathlib.Path('begun').touch()\n"
+        "for _ in range(40):\n    Slow()\n"
+    )
+    running = start("export", "net.py:Net", "--input", "1x3x8x8", "-o", "m.onnx", cwd=tmp_path)
+    while not (tmp_path / "begun").exists() and running.poll() is None:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    running.send_signal(kind)
+    _, said = running.communicate()
+    assert running.returncode == 128 + kind, said
+    assert b"Traceback" not in said
+    assert b"interrupted; nothing was left half-written" in said
+    assert {p.name for p in tmp_path.iterdir()} <= {"net.py", "begun", "__pycache__"}
+
+
 def test_under_nohup_a_closed_terminal_ends_nothing(tmp_path):
     ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
