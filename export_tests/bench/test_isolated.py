@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -133,10 +135,14 @@ def test_a_crash_is_a_row_and_the_others_go_on(tmp_path, memory):
 
 
 def test_peak_memory_is_of_what_was_held():
-    conditions.forget_peak()
-    before = conditions.peak_host_memory()
-    held = np.ones(10_000_000)
-    assert conditions.peak_host_memory() - before > 0.9 * held.nbytes
+    """In a process of its own: of a large one the system may take idle pages back meanwhile, as much as is held."""
+    program = (
+        "import numpy as np\nfrom attn_deploy.machine import conditions\nconditions.forget_peak()\n"
+        "before = conditions.peak_host_memory()\nheld = np.ones(10_000_000)\n"
+        "print((conditions.peak_host_memory() - before) / held.nbytes)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert 0.9 < float(done.stdout) < 1.5
     assert available_memory() > 1 << 20
 
 
