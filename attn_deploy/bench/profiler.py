@@ -113,8 +113,8 @@ def run_plan(
         raise
     shapes = plan.shapes
     total = len(shapes) + (1 if plan.accuracy else 0)
-    rows: list[ProfileRow] = []
-    done = 0
+    made: dict[Shape, list[ProfileRow]] = {}
+    with_accuracy: list[ProfileRow] | None = None
     try:
         for number, shape in enumerate(shapes):
             step(number, total, f"{begun.name}, {shape.key}")
@@ -122,16 +122,20 @@ def run_plan(
             finished = kept if kept is not None else _rows(plan, maker, begun, shape)
             if store is not None and kept is None:
                 store.write(shape, finished, environment)
-            rows += finished
-            done += 1
+            made[shape] = finished
         if plan.accuracy is not None:
             step(len(shapes), total, f"{begun.name}, accuracy")
-            rows = _with_accuracy(plan, maker, begun, rows, store)
-            done += 1
+            with_accuracy = _with_accuracy(plan, maker, begun, _in_order(made), store)
         step(total, total, begun.name)
     except KeyboardInterrupt:
         if store is None:
             raise
+        # It may come when a shape's rows are in the store and not yet here: what is kept is told.
+        for shape in shapes[len(made) : len(made) + 1]:
+            if (kept := store.read(shape, environment)) is not None:
+                made[shape] = kept
+    rows = with_accuracy if with_accuracy is not None else _in_order(made)
+    done = len(made) + (with_accuracy is not None)
     missing = maker.missing()
     if missing and len(missing) >= len(rows) > 0:
         raise missing[0]
@@ -152,6 +156,10 @@ def run_plan(
     if store is not None:
         record.write(store.record)
     return record
+
+
+def _in_order(made: dict[Shape, list[ProfileRow]]) -> list[ProfileRow]:
+    return [row for rows in made.values() for row in rows]
 
 
 def _rows(plan: ProfilePlan, maker: Maker, begun: Begun, shape: Shape) -> list[ProfileRow]:

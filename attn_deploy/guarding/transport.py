@@ -11,6 +11,7 @@ import dataclasses
 import enum
 import io
 import pickle
+import traceback
 from collections.abc import Mapping
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
@@ -97,11 +98,20 @@ def error_data(error: BaseException) -> dict[str, Any]:
         data |= {"exit_code": error.exit_code, "rule": error.rule}
     elif isinstance(error, OSError):
         data["os"] = (error.errno, error.strerror, str(error.filename) if error.filename is not None else None)
+    else:  # nobody expects it: where it happened is what the report of a fault needs
+        data["where"] = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     return data
 
 
 def error_from(data: Mapping[str, Any], what: str) -> Exception:
-    """The error behind `error_data`; one that is not known here as a WorkerError."""
+    """The error behind `error_data`, with the other side's traceback in a note; one not known here as a WorkerError."""
+    error = _same_error(data, what)
+    if data.get("where"):
+        vars(error)["__notes__"] = [f"In the process that ran it:\n{data['where']}"]  # add_note is of Python 3.11
+    return error
+
+
+def _same_error(data: Mapping[str, Any], what: str) -> Exception:
     name, message = str(data["type"]), str(data["message"])
     kind = getattr(errors, name, None)
     if isinstance(kind, type) and issubclass(kind, AttnDeployError):

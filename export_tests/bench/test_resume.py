@@ -85,6 +85,21 @@ def test_a_stop_keeps_what_is_done_and_broken_rows_are_made_again(model, tmp_pat
     assert [s[:2] for s in steps] == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
 
+def test_a_stop_after_rows_were_kept_tells_of_them(model, tmp_path, monkeypatch):
+    plan = plan_for(model, batches=(1, 2))
+    store = ProfileStore(tmp_path / "run", plan, resume=False, progress=lambda _: None)
+    write = store.write
+
+    def stopped(*given):
+        write(*given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store, "write", stopped)
+    record = run_plan(plan, InlineMaker(plan, store.files, progress=lambda _: None), store)
+    assert ([r.batch for r in record.rows], record.unfinished) == ([1], 1)
+    assert ProfileRecord.read(store.record).rows == record.rows
+
+
 def test_without_a_folder_a_stop_is_a_stop(model, tmp_path):
     plan = plan_for(model, batches=(1, 2))
     with pytest.raises(KeyboardInterrupt):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +38,22 @@ def test_what_takes_three_times_as_long_is_a_third_as_fast() -> None:
     assert 2.0 < measured.ratio < 4.5
     assert measured.low <= measured.ratio <= measured.high
     assert measured.first_ms > measured.second_ms
+
+
+@pytest.mark.parametrize("standing", [range(10**9), range(0, 10**9, 3)], ids=["always", "now and then"])
+def test_a_clock_that_stands_still_is_not_believed(monkeypatch, standing) -> None:
+    readings = itertools.count()
+    last = [0.0]
+
+    def clock() -> float:
+        if next(readings) // 2 not in standing:
+            last[0] = time.thread_time()
+        return last[0]
+
+    monkeypatch.setattr(pace, "_thread_clock", clock)
+    measured = pace_of(Turning(60_000), Turning(20_000))
+    assert 1.5 < measured.ratio < 6.0
+    assert measured.second_ms > 0.05
 
 
 def gated(path: Path) -> Path:

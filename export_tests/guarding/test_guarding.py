@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import signal
@@ -264,3 +265,12 @@ def test_errors_keep_their_class(error, kind):
     copied = error_from(error_data(error), "convert")
     assert type(copied) is kind or issubclass(type(copied), kind)
     assert "x" in str(copied)
+
+
+def test_an_error_that_nobody_expects_tells_where_it_happened():
+    try:
+        math.log(0)
+    except ValueError as error:
+        copied = error_from(error_data(error), "convert")
+    assert "math.log(0)" in vars(copied)["__notes__"][0]
+    assert "__notes__" not in vars(error_from(error_data(GraphError("x")), "convert"))
