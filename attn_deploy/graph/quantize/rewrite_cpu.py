@@ -82,6 +82,10 @@ def write_cpu_pairs(
         if node.name in placement.nodes:
             writer.constants(node, axes)
     writer.drop_unused()
+    declared = {*model.graph.inputs, *model.graph.outputs}
+    within = [v for n in model.graph for v in n.outputs] + list(model.graph.initializers.values())
+    for value in (v for v in within if v not in declared):
+        value.shape = value.type = None  # of the float graph: it is dropped below, and takes longest to write
     quantized = ir.to_proto(model)
     del quantized.graph.value_info[:]
     try:
