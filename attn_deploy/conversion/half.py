@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from attn_deploy.errors import GraphError, NothingToConvertError, ParityError, PrecisionError
 from attn_deploy.graph.evidence import Evidence, read_evidence, write_evidence
-from attn_deploy.graph.inference import holds_sequences
+from attn_deploy.graph.inference import holds_sequences, infer_shapes
 from attn_deploy.graph.opset import standard_opset
 from attn_deploy.graph.precision import (
     ClippedMask,
@@ -271,7 +271,7 @@ def _check_share(typed: TypedGraph, half: HalfType, plan: PrecisionPlan, owner: 
 
 def _explain_failure(simulation: onnx.ModelProto, batches: Iterable[Arrays], half: HalfType, owner: str) -> None:
     """Name the first tensor of the half graph that is NaN or infinite, if there is one."""
-    model, names = instrumented(onnx.shape_inference.infer_shapes(simulation, data_prop=True))
+    model, names = instrumented(infer_shapes(simulation, data_prop=True))
     runner = _plain_runner(model)
     for batch in batches:
         ranges = read_ranges(names, run_once(runner, batch))

@@ -8,6 +8,7 @@ import onnx
 
 from attn_deploy.engine.profile import Profile, Shape, ShapeRange
 from attn_deploy.errors import GraphError
+from attn_deploy.graph.inference import infer_shapes
 from attn_deploy.graph.parts import Parts
 from attn_deploy.inputs.samples import example_arrays
 from attn_deploy.inputs.tensors import fit_size
@@ -88,7 +89,7 @@ def _inferred_at(parts: Parts, shapes: dict[str, Shape]) -> dict[str, Shape]:
                 dim.dim_value = extent
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    inferred = infer_shapes(model, data_prop=True).graph
     inferred_shapes: dict[str, Shape] = {}
     for value in (*inferred.input, *inferred.value_info, *inferred.output):
         tensor = value.type.tensor_type

@@ -17,6 +17,7 @@ from onnx import TensorProto
 
 from attn_deploy.engine.flavors import Flavor
 from attn_deploy.errors import EngineBuildError
+from attn_deploy.graph.inference import infer_shapes
 
 NEWEST_OPSET = 17  # that the parsers of 8.5 and 8.6 know
 
@@ -64,7 +65,7 @@ class GraphTypes:
 def read_types(path: Path) -> GraphTypes:
     """The element types of an ONNX file's main graph."""
     model = onnx.load(path, load_external_data=False)
-    graph = onnx.shape_inference.infer_shapes(model).graph
+    graph = infer_shapes(model).graph
     tensors = {i.name: i.data_type for i in graph.initializer}
     tensors |= {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.value_info, *graph.output)}
     named = {n: _NAMES[t] for n, t in tensors.items() if t in _NAMES}

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import onnx
 
 from attn_deploy.errors import OpsetError
+from attn_deploy.graph.inference import infer_shapes
 from attn_deploy.graph.placed import hollow
 from attn_deploy.graph.scopes import NAME_SCOPES, module_path
 
@@ -71,6 +72,6 @@ def _later(model: onnx.ModelProto, opset: int) -> Iterator[tuple[onnx.NodeProto,
 
 
 def _ranks(model: onnx.ModelProto) -> dict[str, int]:
-    graph = onnx.shape_inference.infer_shapes(hollow(model)).graph
+    graph = infer_shapes(hollow(model)).graph
     values = (*graph.input, *graph.value_info, *graph.output)
     return {v.name: len(v.type.tensor_type.shape.dim) for v in values if v.type.tensor_type.HasField("shape")}

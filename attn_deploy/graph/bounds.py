@@ -14,6 +14,7 @@ import onnx.inliner
 from numpy.typing import NDArray
 
 from attn_deploy.errors import InvalidGraphError
+from attn_deploy.graph.inference import infer_shapes
 from attn_deploy.graph.operators import all_nodes
 from attn_deploy.processes import memory_allowance
 
@@ -222,7 +223,7 @@ def _inferred(model: onnx.ModelProto, *, follow: bool) -> onnx.GraphProto:
         with contextlib.suppress(
             onnx.shape_inference.InferenceError, onnx.checker.ValidationError, ValueError, RuntimeError
         ):  # the checker says so, in better words
-            return onnx.shape_inference.infer_shapes(model, data_prop=follow).graph
+            return infer_shapes(model, data_prop=follow).graph
     return model.graph
 
 

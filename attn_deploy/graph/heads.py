@@ -9,6 +9,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from attn_deploy.errors import GraphError, InvalidRequestError
+from attn_deploy.graph.inference import infer_shapes
 from attn_deploy.graph.placed import hollow
 
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
@@ -181,7 +182,7 @@ def _extents(model: onnx.ModelProto) -> dict[str, list[int | None]]:
     if not any(n.op_type == "Concat" for n in model.graph.node):
         return {}
     try:
-        inferred = onnx.shape_inference.infer_shapes(hollow(model), data_prop=True)
+        inferred = infer_shapes(hollow(model), data_prop=True)
     except (onnx.shape_inference.InferenceError, ValueError):  # the graph is then compared by scales alone
         return {}
     values = (*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input)

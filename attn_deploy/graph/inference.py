@@ -1,4 +1,4 @@
-"""Types and shapes of all values of a graph, sequences and optional values among them."""
+"""Types and shapes of all values of a graph, sequences and optional values among them, and where onnx infers nothing."""
 
 from __future__ import annotations
 
@@ -19,6 +19,42 @@ def holds_sequences(model: onnx.ModelProto) -> bool:
     return any(n.op_type in _COMPOUND for n in model.graph.node)
 
 
+# Of what onnx infers nothing, and what is inferred alike: it takes the same inputs and gives the first one's type and shape.
+_INFERRED_AS = {"GroupNormalization": "InstanceNormalization"}
+
+
+def infer_shapes(model: onnx.ModelProto, *, data_prop: bool = False, strict_mode: bool = False) -> onnx.ModelProto:
+    """As `onnx.shape_inference.infer_shapes`, and through the operators that it stops at; the model is left alone.
+
+    Raises:
+        InferenceError: of onnx, in strict mode.
+    """
+    if not any(_inferred_as(n) for n in _nodes(model.graph)):
+        return onnx.shape_inference.infer_shapes(model, data_prop=data_prop, strict_mode=strict_mode)
+    working = onnx.ModelProto()
+    working.CopyFrom(model)
+    for node in _nodes(working.graph):
+        node.op_type = _inferred_as(node) or node.op_type
+    inferred = onnx.shape_inference.infer_shapes(working, data_prop=data_prop, strict_mode=strict_mode)
+    for node, given in zip(_nodes(inferred.graph), _nodes(model.graph), strict=True):
+        node.op_type = given.op_type
+    return inferred
+
+
+def _inferred_as(node: onnx.NodeProto | ir.Node) -> str:
+    """Another operator in whose place a node is inferred; empty where onnx knows it."""
+    return _INFERRED_AS.get(node.op_type, "") if node.domain in ("", "ai.onnx") else ""
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Of a graph and of the bodies in it."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                yield from _nodes(body)
+
+
 def infer_types(model: ir.Model) -> None:
     """Infer what onnx can, leniently; the model is changed.
 
@@ -26,13 +62,20 @@ def infer_types(model: ir.Model) -> None:
     """
     kinds: dict[str, ir.TypeProtocol] = {}
     if any(n.op_type in _COMPOUND for n in model.graph.all_nodes()):
-        proto = onnx.shape_inference.infer_shapes(ir.to_proto(model), data_prop=True)
+        proto = infer_shapes(ir.to_proto(model), data_prop=True)
         for declared in _values(proto.graph):
             if declared.type.WhichOneof("value") in ("sequence_type", "optional_type"):
                 inferred = ir.serde.deserialize_type_proto_for_type(declared.type)
                 if inferred is not None:
                     kinds[declared.name] = inferred
-    ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+    unknown = [(n, n.op_type) for n in model.graph.all_nodes() if _inferred_as(n)]
+    for node, kind in unknown:
+        node.op_type = _INFERRED_AS[kind]
+    try:
+        ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+    finally:
+        for node, kind in unknown:
+            node.op_type = kind
     for value in (v for n in model.graph.all_nodes() for v in n.outputs):
         if value.name in kinds:
             value.type, value.shape = kinds[value.name], None

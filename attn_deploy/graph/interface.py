@@ -10,6 +10,7 @@ from onnx import TensorProto
 
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.graph.artifact import check_model
+from attn_deploy.graph.inference import infer_shapes
 
 _MOVING = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Flatten", "Identity"})
 _BYTES = (TensorProto.UINT8,)
@@ -156,7 +157,7 @@ def _infer_outputs(model: onnx.ModelProto) -> None:
     bare = _copy(model)
     for value in bare.graph.output:
         value.type.tensor_type.ClearField("shape")
-    inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True)
+    inferred = infer_shapes(bare, data_prop=True)
     for before, after in zip(model.graph.output, inferred.graph.output, strict=True):
         if after.type.tensor_type.HasField("shape"):
             before.type.tensor_type.shape.CopyFrom(after.type.tensor_type.shape)

@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from attn_deploy.graph.inference import infer_shapes
 from attn_deploy.graph.placed import hollow
 from attn_deploy.graph.transposed_parts import transpose_parts_
 from attn_deploy.graph.view import View
@@ -157,6 +158,6 @@ def _slice_of_shape(name: str, source: str, view: View) -> tuple[int, int] | Non
 
 def _ranks(model: onnx.ModelProto) -> dict[str, int]:
     """The rank of each tensor, inferred without the weights."""
-    graph = onnx.shape_inference.infer_shapes(hollow(model), data_prop=True).graph
+    graph = infer_shapes(hollow(model), data_prop=True).graph
     values: Sequence[onnx.ValueInfoProto] = (*graph.input, *graph.value_info, *graph.output)
     return {v.name: len(v.type.tensor_type.shape.dim) for v in values if v.type.tensor_type.HasField("shape")}

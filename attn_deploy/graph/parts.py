@@ -18,6 +18,7 @@ from onnx.inliner import inline_local_functions
 
 from attn_deploy.errors import GraphError
 from attn_deploy.graph.artifact import check_model
+from attn_deploy.graph.inference import infer_shapes
 
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 _ENTERING = _FLOATS | {TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL}
@@ -160,7 +161,7 @@ class Parts:
 
     def _inferred(self) -> dict[str, onnx.ValueInfoProto]:
         try:
-            inferred = onnx.shape_inference.infer_shapes(self.model, data_prop=True).graph
+            inferred = infer_shapes(self.model, data_prop=True).graph
         except (ValueError, EncodeError) as error:
             raise GraphError(f"the graph cannot be cut into parts: {error}") from error
         types = {v.name: v for v in (*inferred.value_info, *inferred.output, *inferred.input)}

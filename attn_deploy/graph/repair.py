@@ -10,6 +10,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from attn_deploy.graph.inference import infer_shapes
+
 GROUP_NORM_WITHDRAWN = range(18, 21)  # opsets whose GroupNormalization has scales by group; 21 brought it anew
 
 
@@ -162,7 +164,7 @@ def _by_group(node: onnx.NodeProto, graph: onnx.GraphProto, stem: str) -> list[o
 
 def _contradicts(model: onnx.ModelProto) -> bool:
     try:
-        onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+        infer_shapes(model, strict_mode=True, data_prop=True)
     except (onnx.shape_inference.InferenceError, ValueError) as error:
         return "shape" in str(error) or "rank" in str(error)
     return False
@@ -175,7 +177,7 @@ def _declared_shapes(model: onnx.ModelProto) -> list[str]:
     for value in free.graph.output:
         value.type.tensor_type.ClearField("shape")
     try:
-        inferred = onnx.shape_inference.infer_shapes(free, strict_mode=True, data_prop=True)
+        inferred = infer_shapes(free, strict_mode=True, data_prop=True)
     except (onnx.shape_inference.InferenceError, ValueError):
         return []
     names = []

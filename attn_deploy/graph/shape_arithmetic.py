@@ -21,6 +21,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from attn_deploy.graph.inference import infer_shapes
 from attn_deploy.graph.opset.builder import Workspace
 from attn_deploy.graph.opset.facts import attribute, input_at, known_ints
 
@@ -51,7 +52,7 @@ def shorten_shape_arithmetic(model: onnx.ModelProto) -> onnx.ModelProto:
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
     del bare.graph.value_info[:]  # symbols that a simplifier made up would stand in the way of those that are inferred
-    working = ir.from_proto(onnx.shape_inference.infer_shapes(bare, data_prop=True))
+    working = ir.from_proto(infer_shapes(bare, data_prop=True))
     rewriter = _Rewriter(working)
     changed = [rewriter.visit(node) for node in list(working.graph)]
     if not any(changed):

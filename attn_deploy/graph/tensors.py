@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from attn_deploy.errors import GraphError
+from attn_deploy.graph.inference import infer_shapes
 from attn_deploy.graph.macs import Shape
 
 _SIZES = 1024  # elements of a constant that may be sizes, axes, scales or a table, and no layer's weights
@@ -84,7 +85,7 @@ def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _inferred(fixed: onnx.ModelProto, model: onnx.ModelProto, sizes: Mapping[str, Shape]) -> GraphTensors:
     try:
-        inferred = onnx.shape_inference.infer_shapes(fixed, data_prop=True, strict_mode=True).graph
+        inferred = infer_shapes(fixed, data_prop=True, strict_mode=True).graph
     except onnx.shape_inference.InferenceError as error:
         shown = ", ".join(f"{n} {'x'.join(map(str, s))}" for n, s in sizes.items())
         raise GraphError(

@@ -10,9 +10,11 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from attn_deploy import convert
+import attn_deploy
+from attn_deploy import convert, quantize
 from attn_deploy.errors import GraphError, NothingToConvertError
-from attn_deploy.graph.inference import infer_types, is_tensor
+from attn_deploy.graph.inference import infer_shapes, infer_types, is_tensor
+from attn_deploy.graph.tensors import infer_tensors
 from attn_deploy.runtimes.base import run_once
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
@@ -136,3 +138,85 @@ def test_a_pattern_of_a_cast_has_no_say(tmp_path):
     x = np.random.default_rng(3).standard_normal((4, 6)).astype(np.float32)
     right = run_once(OnnxRuntimeRunner(source), {"x": x})["y"]
     np.testing.assert_allclose(run_once(OnnxRuntimeRunner(half.path), {"x": x})["y"], right, atol=1e-2)
+
+
+def normalized(path: Path) -> Path:
+    """A convolution, a normalisation by groups, a gate that jumps at 0 in what that gives, and another convolution."""
+    rng = np.random.default_rng(2)
+    nodes = [
+        node("Conv", ["x", "w"], ["a"], name="first", pads=[1, 1, 1, 1]),
+        node("GroupNormalization", ["a", "scale", "bias"], ["b"], name="norm", num_groups=2),
+        node("Greater", ["b", "zero"], ["high"], name="gate"),
+        node("Where", ["high", "a", "zero"], ["c"], name="gated"),
+        node("Conv", ["c", "v"], ["y"], name="last"),
+    ]
+    constants = [
+        constant("w", rng.normal(size=(8, 3, 3, 3))),
+        constant("scale", rng.normal(size=8)),
+        constant("bias", rng.normal(size=8)),
+        constant("zero", 0.0),
+        constant("v", rng.normal(size=(4, 8, 1, 1))),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, "H", "W"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4, "H", "W"])],
+        constants,
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    return path
+
+
+def test_types_and_shapes_go_through_a_normalisation_by_groups(tmp_path):
+    """Of which onnx infers nothing from opset 21 on."""
+    model = onnx.load(normalized(tmp_path / "m.onnx"))
+    before = model.SerializeToString()
+    assert infer_tensors(model, {"x": (2, 3, 6, 5)}).shapes["c"] == (2, 8, 6, 5)
+    inferred = infer_shapes(model)
+    assert {v.name for v in inferred.graph.value_info} >= {"a", "b", "c"}
+    assert [n.op_type for n in inferred.graph.node] == [n.op_type for n in model.graph.node]
+    working = ir.from_proto(model)
+    infer_types(working)
+    values = {v.name: v for n in working.graph for v in n.outputs}
+    assert [n.op_type for n in working.graph] == [n.op_type for n in model.graph.node]
+    assert (values["b"].dtype, values["c"].dtype) == (ir.DataType.FLOAT, ir.DataType.FLOAT)
+    assert model.SerializeToString() == before
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_gate_is_decided_in_the_type_of_what_it_reads(tmp_path, precision):
+    """Rounded before the comparison, what lies near the threshold would change sides."""
+    source = normalized(tmp_path / "m.onnx")
+    convert(source, tmp_path / "o.onnx", opset=22)
+    convert(tmp_path / "o.onnx", tmp_path / "h.onnx", precision=precision)
+    model = onnx.load(tmp_path / "h.onnx")
+    made = {o: n for n in model.graph.node for o in n.output}
+    gate = next(n for n in model.graph.node if n.op_type == "Greater")
+    assert made[gate.input[0]].op_type == "GroupNormalization"
+    x = np.random.default_rng(7).normal(size=(3, 3, 40, 50)).astype(np.float32)
+    right = run_once(OnnxRuntimeRunner(source), {"x": x})["y"]
+    if precision == "fp16":  # ONNX Runtime's CPU kernels know no bfloat16
+        got = run_once(OnnxRuntimeRunner(tmp_path / "h.onnx"), {"x": x})["y"]
+        assert np.abs(got - right).mean() <= 2e-3 * np.abs(right).mean()
+        assert (np.abs(got - right) > 0.05 * np.abs(right).max()).mean() < 1e-3
+
+
+def test_eight_bits_beside_a_normalisation_by_groups(tmp_path):
+    source = normalized(tmp_path / "m.onnx")
+    quantize(source, tmp_path / "q.onnx", method="minmax")
+    x = np.random.default_rng(8).normal(size=(2, 3, 24, 24)).astype(np.float32)
+    right = run_once(OnnxRuntimeRunner(source), {"x": x})["y"]
+    got = run_once(OnnxRuntimeRunner(tmp_path / "q.onnx"), {"x": x})["y"]
+    assert np.sqrt(np.mean((got - right) ** 2)) <= 0.1 * np.sqrt(np.mean(right**2))
+
+
+def test_inference_is_asked_for_in_one_place():
+    """Elsewhere it would stop at what onnx itself does not know."""
+    folder = Path(attn_deploy.__file__).parent
+    callers = {
+        str(p.relative_to(folder))
+        for p in folder.rglob("*.py")
+        if "shape_inference.infer_shapes(" in p.read_text("utf-8")
+    }
+    assert callers == {"graph/inference.py", "guarding/server.py"}  # the latter only loads the library

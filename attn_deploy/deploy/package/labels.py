@@ -10,6 +10,7 @@ import onnx
 
 from attn_deploy.errors import InvalidRequestError, reason_of
 from attn_deploy.files import require_regular
+from attn_deploy.graph.inference import infer_shapes
 
 _CHOICES = ("argmax", "topk")  # of --postprocess: the classes are what they choose from
 _OPERATORS = ("ArgMax", "TopK")
@@ -75,6 +76,6 @@ def _chosen_from(model: onnx.ModelProto) -> int | None:
         return None
     usual = 0 if node.op_type == "ArgMax" else -1
     axis = next((a.i for a in node.attribute if a.name == "axis"), usual)
-    shapes = {v.name: v.type.tensor_type.shape.dim for v in onnx.shape_inference.infer_shapes(model).graph.value_info}
+    shapes = {v.name: v.type.tensor_type.shape.dim for v in infer_shapes(model).graph.value_info}
     dims = shapes.get(node.input[0])
     return dims[axis].dim_value or None if dims is not None and -len(dims) <= axis < len(dims) else None

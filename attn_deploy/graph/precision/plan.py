@@ -105,6 +105,7 @@ def plan_precision(
     if careful:
         _before_decisions(plan, nodes, careful)
     _between(plan, nodes)
+    _decided_on(plan, nodes)
     return plan
 
 
@@ -296,6 +297,16 @@ def _between(plan: PrecisionPlan, nodes: list[ir.Node]) -> None:
             if after and all(plan.keeps(n) for n in after) and not any(v.is_graph_output() for v in node.outputs):
                 _keep(plan, node, rules.BETWEEN)
                 changed = True
+
+
+def _decided_on(plan: PrecisionPlan, nodes: Iterable[ir.Node]) -> None:
+    """Comparisons of what stays in fp32 read it there: rounded just before, a value near the threshold changes sides."""
+    for node in nodes:
+        before = [v for v in _floats(node.inputs) if not _is_constant(v)]
+        if node.op_type not in rules.DECISIVE or has_float_result(node) or not before:
+            continue
+        if all(v.producer() is not None and plan.keeps(_producer(v)) for v in before):
+            _keep(plan, node, rules.DECIDED_ON)
 
 
 def _producer(value: ir.Value) -> ir.Node:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from attn_deploy.graph.inference import infer_shapes
 from attn_deploy.graph.opset.builder import Workspace
 
 _HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
@@ -20,7 +21,7 @@ def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
     working = ir.from_proto(model)
     graph = working.graph
     halves: list[tuple[ir.Value, ir.DataType]] = []
-    inferred = ir.from_proto(onnx.shape_inference.infer_shapes(model, data_prop=True))
+    inferred = ir.from_proto(infer_shapes(model, data_prop=True))
     types = {v.name: v.dtype for n in inferred.graph for v in n.outputs} | {
         v.name: v.dtype for v in inferred.graph.inputs
     }

@@ -57,6 +57,7 @@ DECISIVE = frozenset(
 )
 
 DECIDES = "feeds an exponential or a comparison: its error is not a rounding behind that"
+DECIDED_ON = "compares values in fp32"
 TAKES_SIZE = "takes a size or a position: those pass the range, or the digits, of a half type in larger maps"
 INDEX = "becomes an index: a rounded position is another element"
 FRACTION = "takes the whole part off: the fraction is a small difference of what would be rounded first"
