@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -208,13 +209,28 @@ def _execute(loader: Loader, module: types.ModuleType, path: Path) -> None:
         raise ExportError(f"importing {path} failed: {_summary(error, path)}", exit_code=2) from error
 
 
+# Without end, a recursion fills the memory, and its traceback takes minutes to go: as a loop without end, and worse.
+_MOST_FRAMES = 1_000_000
+
+
 @contextlib.contextmanager
 def _python_stays_whole(path: Path) -> Iterator[None]:
-    """Refuse a file that takes away what Python and every library here are made of.
+    """Refuse a file that takes away what Python and every library here are made of; bound the recursion that it allows.
 
     Raises:
         InvalidRequestError: naming the function; it is put back.
     """
+    allow = sys.setrecursionlimit
+    sys.setrecursionlimit = lambda limit: allow(min(limit, _MOST_FRAMES))
+    try:
+        with _builtins_stay_whole(path):
+            yield
+    finally:
+        sys.setrecursionlimit = allow
+
+
+@contextlib.contextmanager
+def _builtins_stay_whole(path: Path) -> Iterator[None]:
     before = {name: value for name, value in vars(builtins).items() if callable(value)}
     try:
         yield
@@ -232,9 +248,12 @@ def _summary(error: BaseException, path: Path) -> str:
     """The error in one line, with the last line of the user's file that led to it."""
     import traceback
 
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [f.lineno for f in frames if Path(f.filename).resolve() == path.resolve()]
+    ours = functools.lru_cache(maxsize=64)(lambda name: Path(name).resolve() == path.resolve())
+    line = None
+    for frame, number in traceback.walk_tb(error.__traceback__):  # of a recursion there are many
+        if ours(frame.f_code.co_filename):
+            line = number
     words = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
     text = " ".join(words.split()) or "no message"
-    where = f" ({path}, line {lines[-1]})" if lines else ""
+    where = f" ({path}, line {line})" if line is not None else ""
     return f"{type(error).__name__}: {text}{where}"

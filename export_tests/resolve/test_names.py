@@ -177,6 +177,22 @@ def test_a_file_that_breaks_python_is_named_and_undone(text, tmp_path):
     assert all(map(callable, (open, len, isinstance, print)))
 
 
+def test_recursion_without_end_is_an_error_with_its_line(tmp_path):
+    """Without a bound it fills the memory, and its traceback takes minutes to be freed."""
+    (tmp_path / "net.py").write_text(f"import sys\nsys.setrecursionlimit(10**9)\ndef f():\n    f()\nf()\n{NET}")
+    command = [sys.executable, "-m", "attn_deploy", "lint", "net.py:Net", "--input", "1x3x8x8"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    if sys.version_info >= (3, 11):  # before, each call takes of the stack, which ends first
+        assert "RecursionError" in done.stderr
+        assert "net.py, line 4" in done.stderr
+        assert done.returncode == 2
+    assert done.returncode not in (0, 70)
+    before = sys.setrecursionlimit
+    (tmp_path / "other.py").write_text(f"import sys\nsys.setrecursionlimit(sys.getrecursionlimit())\n{NET}")
+    resolve(f"{tmp_path}/other.py:Net")
+    assert sys.setrecursionlimit is before
+
+
 @pytest.mark.parametrize(
     "text",
     ["import sys\nsys.path.clear()", "import sys\ndel sys.modules[__name__]", "import builtins\nbuiltins._ = str"],
