@@ -95,8 +95,8 @@ def _eager(bench: Bench, ready: dict[str, ReadyRunner], references: list[str], s
 
         return eager(module, dtype=torch.float64, threads=bench.threads)
 
-    def neighbour(seed: int) -> Runner:
-        return eager(neighbouring_module(module, seed), threads=bench.threads)
+    def neighbour(seed: int, steps: int) -> Runner:
+        return eager(neighbouring_module(module, seed, steps), threads=bench.threads)
 
     rounding = Rounding(precise, neighbour)
     if references:

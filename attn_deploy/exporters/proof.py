@@ -18,7 +18,7 @@ from attn_deploy.exporters.refusal import refusal
 from attn_deploy.exporters.serving import BEHIND, with_form
 from attn_deploy.exporters.translate import frozen_decision, translate
 from attn_deploy.fusing.copying import copy_model
-from attn_deploy.graph.heads import scores_graph
+from attn_deploy.graph.heads import picks_elements, scores_graph
 from attn_deploy.graph.placed import place_of, placed_tensors
 from attn_deploy.graph.written import graph_beside
 from attn_deploy.inputs.tensors import TensorInput
@@ -45,7 +45,8 @@ def proven(prepared: PreparedModel, model: onnx.ModelProto, minimum: Mapping[str
     tolerance = tolerance_of(prepared.original)
     graph, dynamic = _runnable(prepared, model), prepared.dynamic
     if prepared.reading is None:
-        return verify_against(prepared.reference, graph, inputs, dynamic, tolerance=tolerance)
+        picks = picks_elements(model)
+        return verify_against(prepared.reference, graph, inputs, dynamic, tolerance=tolerance, picks=picks)
     # Choices alone prove little: a wrong graph often chooses the same. So the scores behind them are compared as numbers.
     behind = EagerReference(with_form(prepared.original, "behind"), (*prepared.outputs, BEHIND))
     report = verify_against(behind, graph, inputs, dynamic, tolerance=tolerance, reading=prepared.reading)

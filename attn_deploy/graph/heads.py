@@ -13,6 +13,7 @@ from attn_deploy.graph.inference import infer_shapes
 from attn_deploy.graph.placed import hollow
 
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
+_PICKING = frozenset({"TopK", "ArgMax", "ArgMin", "NonMaxSuppression"})
 # These give their input on, in another form or order.
 _PASSING = frozenset(
     {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "QuantizeLinear", "DequantizeLinear"}
@@ -142,6 +143,11 @@ def scores_graph(model: onnx.ModelProto, choice: str, name: str) -> onnx.ModelPr
     del copy.graph.output[:]
     copy.graph.output.append(onnx.ValueInfoProto(name=name))
     return copy
+
+
+def picks_elements(model: onnx.ModelProto) -> bool:
+    """Whether a graph keeps elements by the order of their scores, so that a near tie decides what is computed from there."""
+    return any(n.op_type in _PICKING for n in model.graph.node)
 
 
 def _choice(name: str, makers: Mapping[str, onnx.NodeProto]) -> Output:

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def neighbouring_module(module: nn.Module, seed: int) -> nn.Module:
+def neighbouring_module(module: nn.Module, seed: int, steps: int = 1) -> nn.Module:
     """A copy whose weights in float32 are each the next number above or below; zeros, and what is not finite, stay.
 
     Args:
         module: left alone.
         seed: of the directions.
+        steps: so many numbers above or below.
     """
     import torch
 
@@ -36,13 +37,15 @@ def neighbouring_module(module: nn.Module, seed: int) -> nn.Module:
             values = parameter.detach()
             up = torch.randint(0, 2, values.shape, generator=generator).bool().to(values.device)
             far = torch.full_like(values, torch.inf)
-            moved = torch.nextafter(values, torch.where(up, far, -far))
+            towards, moved = torch.where(up, far, -far), values
+            for _ in range(steps):
+                moved = torch.nextafter(moved, towards)
             parameter.copy_(torch.where((values != 0) & values.isfinite(), moved, values))
     return copied
 
 
-def neighbouring_arrays(arrays: Arrays, seed: int) -> Arrays:
-    """Inputs whose values in float32 are each the next number above or below; zeros, and what is not finite, stay."""
+def neighbouring_arrays(arrays: Arrays, seed: int, steps: int = 1) -> Arrays:
+    """Inputs whose values in float32 are each so many numbers above or below; zeros, and what is not finite, stay."""
     rng = np.random.default_rng(seed)
     moved = {}
     for name, array in arrays.items():
@@ -50,6 +53,8 @@ def neighbouring_arrays(arrays: Arrays, seed: int) -> Arrays:
             moved[name] = array
             continue
         towards = np.where(rng.random(array.shape) < 0.5, np.float32(np.inf), np.float32(-np.inf))
-        changes = (array != 0) & np.isfinite(array)
-        moved[name] = np.where(changes, np.nextafter(array, towards, dtype=np.float32), array)
+        changes, further = (array != 0) & np.isfinite(array), array
+        for _ in range(steps):
+            further = np.nextafter(further, towards, dtype=np.float32)
+        moved[name] = np.where(changes, further, array)
     return moved

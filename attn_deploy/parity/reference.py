@@ -137,9 +137,9 @@ class EagerReference:
         """How to learn what the module rounds."""
         return Rounding(self.precise, self.neighbour)
 
-    def neighbour(self, seed: int) -> Runner:
-        """The module in float32, with weights that differ in the last bit."""
-        return FreshRunner(neighbouring_module(self._module, seed), self._names)
+    def neighbour(self, seed: int, steps: int = 1) -> Runner:
+        """The module in float32, with weights that differ in the last bit, or by so many steps."""
+        return FreshRunner(neighbouring_module(self._module, seed, steps), self._names)
 
     def precise(self) -> Runner:
         """The module in float64; made at the first call."""

@@ -25,6 +25,9 @@ class ParityCase:
         elements: how many values of each output were compared; empty in records from before this was counted.
         worst: the part of an output with the largest error in units of the tolerance.
         choices: the share of equal choices (indices, classes, masks) by output, near ties among them.
+        unsteady: the model itself goes as far from its own result with the last bit of its weights and inputs, by picking
+            other elements: these inputs prove nothing.
+        redrawn: how many such inputs at these shapes were given up before these.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -37,6 +40,8 @@ class ParityCase:
     elements: Mapping[str, int] = field(default_factory=dict)
     worst: str = ""
     choices: Mapping[str, float] = field(default_factory=dict)
+    unsteady: bool = False
+    redrawn: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,11 @@ class ParityReport:
         names = dict.fromkeys(n for c in self.cases for n in c.choices)
         return {n: min(c.choices.get(n, 1.0) for c in self.cases) for n in names}
 
+    @property
+    def redrawn(self) -> int:
+        """How many inputs were given up because the model itself is not the same there."""
+        return sum(c.redrawn for c in self.cases)
+
     def summary(self) -> dict[str, Any]:
         """What the evidence in a file keeps of it."""
         return {
@@ -94,6 +104,7 @@ class ParityReport:
             "cases": len(self.cases),
             "worst": self.worst,
             **({"choices": agreed} if (agreed := self.choices) else {}),
+            **({"redrawn": self.redrawn} if self.redrawn else {}),
         }
 
     def to_dict(self) -> dict[str, Any]:

@@ -20,11 +20,11 @@ class Rounding:
 
     Attributes:
         precise: makes a runner of the model in float64.
-        neighbour: makes a runner of the model with weights that differ in the last bit, by a seed.
+        neighbour: makes a runner of the model with weights that differ in the last bit, by a seed; or by so many steps.
     """
 
     precise: Callable[[], Runner]
-    neighbour: Callable[[int], Runner]
+    neighbour: Callable[[int, int], Runner]
 
 
 def is_rounding(
@@ -57,14 +57,29 @@ def is_rounding(
     return False, max(noise.values(), default=0.0)
 
 
+def moves_as_far(rounding: Rounding, arrays: Arrays, expected: Arrays, got: Arrays, names: Sequence[str]) -> bool:
+    """Whether the model itself, moved by its last bits, goes as far from where it was as a result is from right.
+
+    A network that keeps the elements with the largest scores keeps others then, and gives other values from there on. Such
+    inputs prove nothing, either way. It is moved by as many steps as a right result may be times further from float64 than
+    the model is. Arguments as `is_rounding`.
+    """
+    exact = _outputs(rounding.precise, arrays)
+    if exact is None or any(exact[n].shape != got[n].shape for n in names):
+        return False
+    errors = _distances(exact, got, names)
+    noises = _noises(rounding, arrays, exact, expected, names, steps=round(NOISE_FACTOR))
+    return any(all(errors[n] <= NOISE_FACTOR * noise[n] for n in names) for noise in noises)
+
+
 def _noises(
-    rounding: Rounding, arrays: Arrays, exact: Arrays, expected: Arrays, names: Sequence[str]
+    rounding: Rounding, arrays: Arrays, exact: Arrays, expected: Arrays, names: Sequence[str], steps: int = 1
 ) -> Iterator[dict[str, float]]:
     """How far the model is from float64 at each output; and then, larger and larger, how far its neighbours are."""
     noise = _distances(exact, expected, names)
     yield noise
     for seed in range(NEIGHBOURS):
-        other = _outputs(functools.partial(rounding.neighbour, seed), neighbouring_arrays(arrays, seed))
+        other = _outputs(functools.partial(rounding.neighbour, seed, steps), neighbouring_arrays(arrays, seed, steps))
         if other is None or any(other[n].shape != exact[n].shape or not np.isfinite(other[n]).all() for n in names):
             return  # it decides otherwise there
         further = _distances(exact, other, names)

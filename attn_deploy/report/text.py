@@ -131,6 +131,7 @@ def export_text(artifact: OnnxArtifact) -> str:
             else f"{parity['max_abs_error']:.3g} against {_reference(record)} over {parity['cases']} shapes "
             f"(allowed: rtol {parity['rtol']:g}, atol {parity['atol']:g} * max(1, max|y|))",
         ),
+        ("inputs redrawn", _redrawn_text(parity)),
         ("weights", _weights_text(record)),
         ("gates", _gates_text(record.get("gates", ()))),
         ("rewritten", _changes_text(record["rewritten"])),
@@ -220,6 +221,13 @@ def _conversion_rows(artifact: OnnxArtifact) -> list[tuple[str, str]]:
             ),
         ]
     return rows
+
+
+def _redrawn_text(parity: Mapping[str, Any] | None) -> str:
+    count = (parity or {}).get("redrawn", 0)
+    if not count:
+        return ""
+    return f"{count}, where the model itself picks other elements with its last bit (top-k of near scores)"
 
 
 def simplified_text(artifact: OnnxArtifact) -> str:

@@ -101,7 +101,7 @@ def test_one_output_does_not_excuse_another():
 def test_what_is_far_beside_the_values_asks_no_neighbour(monkeypatch):
     reference, right = outputs(Nearly())
     asked = []
-    monkeypatch.setattr(EagerReference, "neighbour", lambda self, seed: asked.append(seed))
+    monkeypatch.setattr(EagerReference, "neighbour", lambda self, seed, steps: asked.append(seed))
     ((name, value),) = right.items()
     assert not is_rounding(reference.rounding, WHOLE, right, {name: value * np.float32(1.5)}, [name])[0]
     assert not asked
@@ -127,7 +127,7 @@ def test_so_many_neighbours_are_asked_and_no_more():
     reference, right = outputs(Nearly())
     asked = []
     rounding = copy.copy(reference.rounding)
-    object.__setattr__(rounding, "neighbour", lambda seed: asked.append(seed) or reference.neighbour(seed))
+    object.__setattr__(rounding, "neighbour", lambda seed, steps: asked.append(seed) or reference.neighbour(seed, steps))
     ((name, value),) = right.items()
     assert not is_rounding(rounding, WHOLE, right, {name: value + np.float32(2.0**-6)}, [name])[0]
     assert asked == list(range(NEIGHBOURS))
