@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +11,7 @@ import typer
 
 from attn_deploy.cli.completion import complete_device, complete_model
 from attn_deploy.cli.panels import GRAPH, TENSORRT
-from attn_deploy.cli.streams import echo, output_aside
+from attn_deploy.cli.streams import echo, json_text, output_aside
 from attn_deploy.cli.trust import Trust
 
 if TYPE_CHECKING:
@@ -196,7 +195,7 @@ def build(
             force=force,
         )
     if as_json:
-        echo(json.dumps(artifact.to_dict(), indent=1))
+        echo(json_text(artifact.to_dict()))
     else:
         echo(engine_text(artifact))
 

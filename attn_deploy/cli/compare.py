@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from attn_deploy.cli.streams import echo
+from attn_deploy.cli.streams import echo, json_text
 
 
 def compare(
@@ -49,5 +48,5 @@ def compare(
         confidence=confidence,
         allow_removed=allow_removed,
     )
-    echo(json.dumps(diff.to_dict(), indent=1) if as_json else profile_diff_text(diff))
+    echo(json_text(diff.to_dict()) if as_json else profile_diff_text(diff))
     raise typer.Exit(0 if diff.passed else 1)

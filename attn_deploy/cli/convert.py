@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from attn_deploy.cli.streams import echo
+from attn_deploy.cli.streams import echo, json_text
 
 
 def convert(
@@ -79,4 +78,4 @@ def convert(
         samples=sample or (),
         progress=lambda words: echo(words, err=True),
     )
-    echo(json.dumps(artifact.to_dict(), indent=1) if as_json else conversion_text(artifact))
+    echo(json_text(artifact.to_dict()) if as_json else conversion_text(artifact))

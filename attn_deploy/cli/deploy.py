@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +15,7 @@ from attn_deploy.cli.export import export
 from attn_deploy.cli.package import package
 from attn_deploy.cli.profile import profile
 from attn_deploy.cli.quantize import quantize
-from attn_deploy.cli.streams import echo
+from attn_deploy.cli.streams import echo, json_text
 from attn_deploy.cli.train import train
 
 if TYPE_CHECKING:
@@ -70,10 +69,10 @@ def deploy(
     if plan:
         steps = plan_of(settings, commands)
         rows = [{"step": s.name, "cached": s.cached, "argv": list(s.argv)} for s in steps.steps]
-        echo(json.dumps(rows, indent=1) if as_json else plan_text(steps, settings.gates))
+        echo(json_text(rows) if as_json else plan_text(steps, settings.gates))
         return
     result = run_pipeline(settings, commands, progress=lambda words: echo(words, err=True))
-    echo(json.dumps(result.to_dict(), indent=1) if as_json else pipeline_text(result))
+    echo(json_text(result.to_dict()) if as_json else pipeline_text(result))
     if not result.passed:
         raise typer.Exit(1)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,7 @@ import typer
 from attn_deploy.cli.completion import complete_model
 from attn_deploy.cli.panels import DATA, MODEL
 from attn_deploy.cli.parse import check_page, write_page
-from attn_deploy.cli.streams import echo, output_aside
+from attn_deploy.cli.streams import echo, json_text, output_aside
 from attn_deploy.cli.trust import Trust
 
 
@@ -145,6 +144,6 @@ def diagnose(
             progress=lambda words: echo(words, err=True),
         )
     write_page(page, lambda: diagnosis_html(diagnosis))
-    echo(json.dumps(diagnosis.to_dict(), indent=1) if as_json else diagnosis_text(diagnosis))
+    echo(json_text(diagnosis.to_dict()) if as_json else diagnosis_text(diagnosis))
     if not diagnosis.passed:
         raise typer.Exit(1)

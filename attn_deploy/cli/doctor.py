@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from attn_deploy.cli.streams import echo
+from attn_deploy.cli.streams import echo, json_text
 from attn_deploy.errors import InvalidRequestError
 
 
@@ -49,7 +48,7 @@ def doctor(
     with status() as progress:
         report = examine_machine(progress)
     if as_json:
-        echo(json.dumps(report.to_dict(), indent=1))
+        echo(json_text(report.to_dict()))
     else:
         print_result(lambda width: doctor_report(report, width))
     raise typer.Exit(0 if report.healthy else 1)
@@ -68,5 +67,5 @@ def _measure(threads: str | None, output: Path | None, as_json: bool) -> None:
             name=path.stem, threads=parse_integers(threads, "--threads") if threads else None, progress=progress
         )
     write_profile(device, path, make_folder=output is None)
-    echo(json.dumps(device.to_dict(), indent=1) if as_json else capability_text(device))
+    echo(json_text(device.to_dict()) if as_json else capability_text(device))
     echo(f"written: {path}", err=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from attn_deploy.cli.panels import DATA
-from attn_deploy.cli.streams import echo, output_aside
+from attn_deploy.cli.streams import echo, json_text, output_aside
 from attn_deploy.cli.trust import Trust
 
 
@@ -101,7 +100,7 @@ def evaluate(
         results[0].write(save)
     write_page(page, lambda: accuracy_html(results))
     if as_json:
-        echo(json.dumps([r.to_dict() for r in results], indent=1))
+        echo(json_text([r.to_dict() for r in results]))
     else:
         from attn_deploy.report.accuracy import accuracy_report
 

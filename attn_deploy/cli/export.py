@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,7 @@ import typer
 from attn_deploy.cli.completion import complete_model
 from attn_deploy.cli.panels import INTERFACE, STEPS
 from attn_deploy.cli.parse import parse_words
-from attn_deploy.cli.streams import echo, output_aside
+from attn_deploy.cli.streams import echo, json_text, output_aside
 from attn_deploy.cli.trust import Trust
 
 
@@ -207,6 +206,6 @@ def export(
             progress=progress,
         )
     if as_json:
-        echo(json.dumps(artifact.to_dict(), indent=1))
+        echo(json_text(artifact.to_dict()))
     else:
         echo(export_text(artifact))

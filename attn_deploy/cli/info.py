@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from typing import Annotated
 
 import typer
 
 from attn_deploy.cli.completion import complete_model
-from attn_deploy.cli.streams import echo
+from attn_deploy.cli.streams import echo, json_text
 
 
 def info(
@@ -36,7 +35,7 @@ def info(
     specs = [get(part) for part in registry_parts(name)]
     if as_json:
         data = [s.to_dict() for s in specs]
-        echo(json.dumps(data[0] if len(data) == 1 else data, indent=1, ensure_ascii=False))
+        echo(json_text(data[0] if len(data) == 1 else data, ensure_ascii=False))
         return
     width = shutil.get_terminal_size((120, 24)).columns
     echo("\n\n".join(model_text(s, width) for s in specs))

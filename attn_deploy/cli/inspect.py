@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from attn_deploy.cli.streams import echo
+from attn_deploy.cli.streams import echo, json_text
 
 
 def inspect(
@@ -59,18 +58,14 @@ def inspect(
         )
     if diff:
         differences = diff_graphs(files[0], files[1])
-        echo(
-            json.dumps([dataclasses.asdict(d) for d in differences], indent=1)
-            if as_json
-            else graphs_diff_text(differences)
-        )
+        echo(json_text([dataclasses.asdict(d) for d in differences]) if as_json else graphs_diff_text(differences))
         raise typer.Exit(1 if differences else 0)
     report = inspect_file(files[0], shapes=shape or (), samples=sample or ())
     if isinstance(report, EngineArtifact):
         kernels = read_kernels(report)
         data = {**report.to_dict(), "layers": kernels.to_dict()}
-        echo(json.dumps(data, indent=1) if as_json else engine_text(report, kernels))
+        echo(json_text(data) if as_json else engine_text(report, kernels))
     else:
-        echo(json.dumps(report.to_dict(), indent=1) if as_json else graph_text(report))
+        echo(json_text(report.to_dict()) if as_json else graph_text(report))
         if check:
             report.artifact.check_seal()

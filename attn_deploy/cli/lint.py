@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
 from attn_deploy.cli.completion import complete_model
-from attn_deploy.cli.streams import echo, output_aside
+from attn_deploy.cli.streams import echo, json_text, output_aside
 from attn_deploy.cli.trust import Trust
 
 
@@ -69,6 +68,6 @@ def lint(
             samples=sample,
             dynamic=parse_axes(dynamic),
         )
-    echo(json.dumps(report.to_dict(), indent=1) if as_json else lint_text(report))
+    echo(json_text(report.to_dict()) if as_json else lint_text(report))
     if not report.passed:
         raise typer.Exit(1)

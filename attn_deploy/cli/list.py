@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from typing import Annotated
 
 import typer
 
 from attn_deploy.cli.completion import complete_family
-from attn_deploy.cli.streams import echo
+from attn_deploy.cli.streams import echo, json_text
 
 
 def list_(
@@ -47,13 +46,13 @@ def list_(
         from attn_deploy.machine.devices import list_devices, load_device
 
         known = [load_device(name) for name in list_devices()]
-        echo(json.dumps([d.to_dict() for d in known], indent=1) if as_json else devices_text(known))
+        echo(json_text([d.to_dict() for d in known]) if as_json else devices_text(known))
         return
 
     if family is not None and family_option is not None and family != family_option:
         raise InvalidRequestError(f"two families were named, {family!r} and {family_option!r}; name one.")
     specs = list_models(family or family_option, year=year, search=search)
     if as_json:
-        echo(json.dumps([s.to_dict() for s in specs], indent=1, ensure_ascii=False))
+        echo(json_text([s.to_dict() for s in specs], ensure_ascii=False))
     else:
         echo(models_text(specs, shutil.get_terminal_size((120, 24)).columns))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from attn_deploy.cli.panels import CELLS, PLACE
-from attn_deploy.cli.streams import echo, output_aside
+from attn_deploy.cli.streams import echo, json_text, output_aside
 
 
 def matrix(
@@ -186,12 +186,10 @@ def diff(
       attn-deploy matrix diff main/record.json matrix-results/record.json
       attn-deploy matrix diff --subset main/record.json two-models/record.json
     """
-    import json
-
     from attn_deploy.matrix.diff import diff_records
     from attn_deploy.matrix.record import read_record
     from attn_deploy.report.matrix.text import matrix_diff_text
 
     changes = diff_records(read_record(old), read_record(new), subset=subset)
-    echo(json.dumps(changes.to_dict(), indent=1) if as_json else matrix_diff_text(changes))
+    echo(json_text(changes.to_dict()) if as_json else matrix_diff_text(changes))
     raise typer.Exit(1 if changes.regressions else 0)

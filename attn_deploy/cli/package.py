@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +10,7 @@ import typer
 from attn_deploy.cli.completion import complete_model
 from attn_deploy.cli.panels import ENGINES, EVIDENCE, EXPORT
 from attn_deploy.cli.parse import parse_words
-from attn_deploy.cli.streams import echo, output_aside
+from attn_deploy.cli.streams import echo, json_text, output_aside
 from attn_deploy.cli.trust import Trust
 
 
@@ -174,4 +173,4 @@ def package(
     given = {k: v for k, v in options.items() if v is not None}
     with output_aside(), status() as progress:
         finished = make_package(model, output, request=request, progress=progress, **given)
-    echo(json.dumps(finished.to_dict(), indent=1) if as_json else package_text(finished))
+    echo(json_text(finished.to_dict()) if as_json else package_text(finished))

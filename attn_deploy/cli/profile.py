@@ -9,7 +9,7 @@ import typer
 
 from attn_deploy.cli.completion import complete_model
 from attn_deploy.cli.panels import ACCURACY, SUBJECT, TIMED, TIMING
-from attn_deploy.cli.streams import echo, output_aside
+from attn_deploy.cli.streams import echo, json_text, output_aside
 from attn_deploy.cli.trust import Trust
 
 if TYPE_CHECKING:
@@ -277,7 +277,6 @@ def _show_layers(request: ProfileRequest, *, as_json: bool) -> None:
 
 
 def _on_a_cluster(request: ProfileRequest, *, as_json: bool) -> None:
-    import json
 
     from attn_deploy.bench.request import plan_profile
     from attn_deploy.comparison.fleet import profile_fleet
@@ -296,7 +295,7 @@ def _on_a_cluster(request: ProfileRequest, *, as_json: bool) -> None:
             plan_profile(request), save=save, resume=request.resume, memory=request.memory, progress=progress
         )
     if as_json:
-        echo(json.dumps(fleet.to_dict(), indent=1))
+        echo(json_text(fleet.to_dict()))
     else:
         for kind, record in fleet.records.items():
             echo(f"{kind}:")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +11,7 @@ from attn_deploy.cli.completion import complete_model
 from attn_deploy.cli.image_options import Color, Layout, Mean, Preset, Resize, Scale, Std
 from attn_deploy.cli.panels import DATA, FORM, LAYERS
 from attn_deploy.cli.parse import parse_size, preprocess_options
-from attn_deploy.cli.streams import echo, output_aside
+from attn_deploy.cli.streams import echo, json_text, output_aside
 from attn_deploy.cli.trust import Trust
 
 
@@ -192,4 +191,4 @@ def quantize(
             weights=weights,
             progress=progress,
         )
-    echo(json.dumps(artifact.to_dict(), indent=1) if as_json else quantization_text(artifact))
+    echo(json_text(artifact.to_dict()) if as_json else quantization_text(artifact))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,7 @@ import typer
 from attn_deploy.cli.image_options import Color, Layout, Mean, Preset, Resize, Scale, Std
 from attn_deploy.cli.panels import IMAGES
 from attn_deploy.cli.parse import parse_size, preprocess_options
-from attn_deploy.cli.streams import echo
+from attn_deploy.cli.streams import echo, json_text
 
 
 def run(
@@ -52,7 +51,7 @@ def run(
     result = run_file(model, data, output=output, size=parse_size(size) if size else None, preprocess=options)
     shapes = {n: [str(a.dtype), list(a.shape)] for n, a in result.outputs.items()}
     if as_json:
-        echo(json.dumps({"output": str(output), "outputs": shapes, "prepared": result.prepared}, indent=1))
+        echo(json_text({"output": str(output), "outputs": shapes, "prepared": result.prepared}))
         return
     rows = [("file", str(output)), ("images as", result.prepared)]
     rows += [(name, f"{dtype}[{', '.join(map(str, shape))}]") for name, (dtype, shape) in shapes.items()]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from attn_deploy.cli.streams import echo
+from attn_deploy.cli.streams import echo, json_text
 
 
 def simplify(
@@ -42,4 +41,4 @@ def simplify(
     from attn_deploy.report.text import simplified_text
 
     artifact = simplify_file(model, output, inputs=shape or (), samples=sample or ())
-    echo(json.dumps(artifact.to_dict(), indent=1) if as_json else simplified_text(artifact))
+    echo(json_text(artifact.to_dict()) if as_json else simplified_text(artifact))

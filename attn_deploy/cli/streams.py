@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, TextIO
 
@@ -53,3 +55,16 @@ def file_warnings() -> Iterator[None]:
         warnings.showwarning = show
         warnings.simplefilter("default", FileWarning)
         yield
+
+
+def json_text(data: Any, *, ensure_ascii: bool = True) -> str:
+    """Data as JSON for other programs: of numbers that JSON does not have (NaN, infinity) it says null."""
+    return json.dumps(_finite(data), indent=1, ensure_ascii=ensure_ascii, allow_nan=False)
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, Mapping):
+        return {k: _finite(v) for k, v in data.items()}
+    return [_finite(v) for v in data] if isinstance(data, (list, tuple)) else data

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +9,7 @@ import typer
 
 from attn_deploy.cli.completion import complete_model
 from attn_deploy.cli.panels import PLACE, RECIPE
-from attn_deploy.cli.streams import echo, output_aside
+from attn_deploy.cli.streams import echo, json_text, output_aside
 
 if TYPE_CHECKING:
     from attn_deploy.training.run import TrainProgress
@@ -130,6 +129,6 @@ def train(
             on_step=show,
         )
     if as_json:
-        echo(json.dumps(record.to_dict(), indent=1))
+        echo(json_text(record.to_dict()))
     else:
         echo(training_text(record))

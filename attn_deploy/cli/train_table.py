@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +9,7 @@ import typer
 
 from attn_deploy.cli.completion import complete_model
 from attn_deploy.cli.panels import PLACE, RUNS
-from attn_deploy.cli.streams import echo, output_aside
+from attn_deploy.cli.streams import echo, json_text, output_aside
 
 if TYPE_CHECKING:
     from attn_deploy.training.run import TrainProgress
@@ -132,5 +131,5 @@ def train_table(
             progress=lambda text: row.__setitem__(0, text),
             on_row=lambda summary: write_pages(summary, folder),
         )
-    echo(json.dumps(summary.to_dict(), indent=1) if as_json else table_markdown(summary), nl=False)
+    echo(json_text(summary.to_dict()) if as_json else table_markdown(summary), nl=False)
     echo(f"{folder}/table.md, {folder}/table.html", err=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from attn_deploy.cli.streams import echo
+from attn_deploy.cli.streams import echo, json_text
 from attn_deploy.errors import InvalidRequestError
 
 
@@ -61,7 +60,7 @@ def verify(
     from attn_deploy.report.comparison_text import comparison_text
 
     comparison = verify_files(reference, candidate, precision=precision, inputs=shape or (), samples=data or ())
-    echo(json.dumps(comparison.to_dict(), indent=1) if as_json else comparison_text(comparison))
+    echo(json_text(comparison.to_dict()) if as_json else comparison_text(comparison))
     if not comparison.passed:
         raise typer.Exit(1)
 
@@ -73,6 +72,6 @@ def _verify_package(folder: Path, engine: str | None, as_json: bool) -> None:
     if not folder.is_dir():
         raise InvalidRequestError(f"{folder} is compared with nothing; give a second file, or the folder of a package.")
     check = verify_package(folder, engine)
-    echo(json.dumps(check.to_dict(), indent=1) if as_json else package_check_text(check))
+    echo(json_text(check.to_dict()) if as_json else package_check_text(check))
     if not check.passed:
         raise typer.Exit(1)

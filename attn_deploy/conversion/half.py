@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from attn_deploy.errors import GraphError, NothingToConvertError, ParityError, PrecisionError
 from attn_deploy.graph.evidence import Evidence, read_evidence, write_evidence
-from attn_deploy.graph.inference import holds_sequences, infer_shapes
+from attn_deploy.graph.inference import holds_sequences
 from attn_deploy.graph.opset import standard_opset
 from attn_deploy.graph.precision import (
     ClippedMask,
@@ -33,6 +33,7 @@ from attn_deploy.graph.precision import (
     rounded,
 )
 from attn_deploy.graph.precision.plan import LEVELS, MARGIN, Kept, describe_plan
+from attn_deploy.graph.shape_inference import infer_shapes
 from attn_deploy.inputs.tensors import Arrays
 from attn_deploy.parity.report import ParityReport
 from attn_deploy.parity.tolerance import TOLERANCES, Tolerance

@@ -8,8 +8,8 @@ import onnx
 
 from attn_deploy.engine.profile import Profile, Shape, ShapeRange
 from attn_deploy.errors import GraphError
-from attn_deploy.graph.inference import infer_shapes
 from attn_deploy.graph.parts import Parts
+from attn_deploy.graph.shape_inference import infer_shapes
 from attn_deploy.inputs.samples import example_arrays
 from attn_deploy.inputs.tensors import fit_size
 from attn_deploy.parity.graphs import runnable_inputs

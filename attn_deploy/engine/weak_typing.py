@@ -17,7 +17,7 @@ from onnx import TensorProto
 
 from attn_deploy.engine.flavors import Flavor
 from attn_deploy.errors import EngineBuildError
-from attn_deploy.graph.inference import infer_shapes
+from attn_deploy.graph.shape_inference import infer_shapes
 
 NEWEST_OPSET = 17  # that the parsers of 8.5 and 8.6 know
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import onnx
 
 from attn_deploy.errors import OpsetError
-from attn_deploy.graph.inference import infer_shapes
 from attn_deploy.graph.placed import hollow
 from attn_deploy.graph.scopes import NAME_SCOPES, module_path
+from attn_deploy.graph.shape_inference import infer_shapes
 
 # operator -> rank of its first input, up to the opset before the one given
 _RANKS = {"GridSample": (4, 20)}

@@ -14,8 +14,8 @@ import onnx.inliner
 from numpy.typing import NDArray
 
 from attn_deploy.errors import InvalidGraphError
-from attn_deploy.graph.inference import infer_shapes
 from attn_deploy.graph.operators import all_nodes
+from attn_deploy.graph.shape_inference import infer_shapes
 from attn_deploy.processes import memory_allowance
 
 _LARGEST_CONSTANT = 1 << 30  # bytes; nothing that an exporter writes comes near, and a file of 130 bytes can ask for it

@@ -9,8 +9,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from attn_deploy.errors import GraphError, InvalidRequestError
-from attn_deploy.graph.inference import infer_shapes
 from attn_deploy.graph.placed import hollow
+from attn_deploy.graph.shape_inference import infer_shapes
 
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 _PICKING = frozenset({"TopK", "ArgMax", "ArgMin", "NonMaxSuppression"})

@@ -1,4 +1,4 @@
-"""Types and shapes of all values of a graph, sequences and optional values among them, and where onnx infers nothing."""
+"""Types and shapes of all values of a graph, sequences and optional values among them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
+
+from attn_deploy.graph.shape_inference import infer_shapes, inferred_as
 
 # What makes or takes apart a value that is no tensor.
 _COMPOUND = frozenset(
@@ -17,42 +19,6 @@ _COMPOUND = frozenset(
 def holds_sequences(model: onnx.ModelProto) -> bool:
     """Whether a node of a graph, its bodies left out, makes a sequence."""
     return any(n.op_type in _COMPOUND for n in model.graph.node)
-
-
-# Of what onnx infers nothing, and what is inferred alike: it takes the same inputs and gives the first one's type and shape.
-_INFERRED_AS = {"GroupNormalization": "InstanceNormalization"}
-
-
-def infer_shapes(model: onnx.ModelProto, *, data_prop: bool = False, strict_mode: bool = False) -> onnx.ModelProto:
-    """As `onnx.shape_inference.infer_shapes`, and through the operators that it stops at; the model is left alone.
-
-    Raises:
-        InferenceError: of onnx, in strict mode.
-    """
-    if not any(_inferred_as(n) for n in _nodes(model.graph)):
-        return onnx.shape_inference.infer_shapes(model, data_prop=data_prop, strict_mode=strict_mode)
-    working = onnx.ModelProto()
-    working.CopyFrom(model)
-    for node in _nodes(working.graph):
-        node.op_type = _inferred_as(node) or node.op_type
-    inferred = onnx.shape_inference.infer_shapes(working, data_prop=data_prop, strict_mode=strict_mode)
-    for node, given in zip(_nodes(inferred.graph), _nodes(model.graph), strict=True):
-        node.op_type = given.op_type
-    return inferred
-
-
-def _inferred_as(node: onnx.NodeProto | ir.Node) -> str:
-    """Another operator in whose place a node is inferred; empty where onnx knows it."""
-    return _INFERRED_AS.get(node.op_type, "") if node.domain in ("", "ai.onnx") else ""
-
-
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Of a graph and of the bodies in it."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-                yield from _nodes(body)
 
 
 def infer_types(model: ir.Model) -> None:
@@ -68,9 +34,9 @@ def infer_types(model: ir.Model) -> None:
                 inferred = ir.serde.deserialize_type_proto_for_type(declared.type)
                 if inferred is not None:
                     kinds[declared.name] = inferred
-    unknown = [(n, n.op_type) for n in model.graph.all_nodes() if _inferred_as(n)]
-    for node, kind in unknown:
-        node.op_type = _INFERRED_AS[kind]
+    unknown = [(n, n.op_type) for n in model.graph.all_nodes() if inferred_as(n)]
+    for node, _ in unknown:
+        node.op_type = inferred_as(node)
     try:
         ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
     finally:

@@ -10,7 +10,7 @@ from onnx import TensorProto
 
 from attn_deploy.errors import InvalidRequestError
 from attn_deploy.graph.artifact import check_model
-from attn_deploy.graph.inference import infer_shapes
+from attn_deploy.graph.shape_inference import infer_shapes
 
 _MOVING = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Flatten", "Identity"})
 _BYTES = (TensorProto.UINT8,)

@@ -18,8 +18,8 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from attn_deploy.graph.inference import infer_shapes
 from attn_deploy.graph.placed import hollow
+from attn_deploy.graph.shape_inference import infer_shapes
 from attn_deploy.graph.transposed_parts import transpose_parts_
 from attn_deploy.graph.view import View
 

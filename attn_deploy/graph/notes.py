@@ -45,6 +45,7 @@ class ParityNote(TypedDict, total=False):
     cases: int
     candidate: str
     reference: str
+    redrawn: int
 
 
 class RecordNote(TypedDict, total=False):

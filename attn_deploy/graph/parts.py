@@ -18,7 +18,7 @@ from onnx.inliner import inline_local_functions
 
 from attn_deploy.errors import GraphError
 from attn_deploy.graph.artifact import check_model
-from attn_deploy.graph.inference import infer_shapes
+from attn_deploy.graph.shape_inference import infer_shapes
 
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 _ENTERING = _FLOATS | {TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL}

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from attn_deploy.graph.inference import infer_shapes
+from attn_deploy.graph.shape_inference import infer_shapes
 
 GROUP_NORM_WITHDRAWN = range(18, 21)  # opsets whose GroupNormalization has scales by group; 21 brought it anew
 

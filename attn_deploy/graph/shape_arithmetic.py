@@ -21,9 +21,9 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from attn_deploy.graph.inference import infer_shapes
 from attn_deploy.graph.opset.builder import Workspace
 from attn_deploy.graph.opset.facts import attribute, input_at, known_ints
+from attn_deploy.graph.shape_inference import infer_shapes
 
 _COPY, _REST = 0, -1
 

@@ -13,8 +13,8 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from attn_deploy.errors import GraphError
-from attn_deploy.graph.inference import infer_shapes
 from attn_deploy.graph.macs import Shape
+from attn_deploy.graph.shape_inference import infer_shapes
 
 _SIZES = 1024  # elements of a constant that may be sizes, axes, scales or a table, and no layer's weights
 _LARGEST = 1 << 20  # elements of a tensor that is computed here: sizes, masks and tables, not features

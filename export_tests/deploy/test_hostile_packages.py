@@ -18,6 +18,8 @@ from attn_deploy.deploy.package.make import package
 from attn_deploy.deploy.package.request import PackageRequest, served_name
 from attn_deploy.deploy.package.triton import ServedTensor, TritonModel, config_text
 from attn_deploy.errors import AttnDeployError, GraphError, InvalidRequestError
+from attn_deploy.report.package import package_check_text
+from export_tests.reading.fields import GONE, VALUES, damaged, path_of, places
 
 
 def graph(path: Path) -> Path:
@@ -84,6 +86,37 @@ def test_a_manifest_is_typed(key, value, words, pkg):
     sealed(pkg, lambda d: d.update({key: value}))
     with pytest.raises(AttnDeployError, match=words):
         verify_package(pkg)
+
+
+# Fields that the check reads: with another value there it must say something, or have judged by it.
+JUDGED = ("files", "tolerance", "golden", "runtime", "engines")
+
+
+def manifest_faults(pkg):
+    """What a manifest with one other value does to the check of its package, other than a refusal or an answer."""
+    before = (pkg / "manifest.json").read_bytes()
+    sound = {k: v for k, v in json.loads(before).items() if k != "seal"}
+    damages = [(p, w) for p in places(sound) for w, v in VALUES.items() if v is not GONE or isinstance(p[-1], str)]
+    for place, word in damages:
+        sealed(pkg, lambda d, place=place, word=word: damaged(d, place, VALUES[word]))
+        where = f"{path_of(place)} {word}"
+        try:
+            check = verify_package(pkg)
+        except AttnDeployError as error:
+            if place[0] not in JUDGED:
+                yield f"{where}: refused for what is not read: {error}"
+            continue
+        except Exception as error:
+            yield f"{where}: {type(error).__name__}: {error}"
+            continue
+        finally:
+            (pkg / "manifest.json").write_bytes(before)
+        if not package_check_text(check):
+            yield f"{where}: nothing is said"
+
+
+def test_a_manifest_with_another_value_is_refused_or_judged_by(pkg):
+    assert not list(manifest_faults(pkg))
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../secret", "C:/x", "..\\secret"])

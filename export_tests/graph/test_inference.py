@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 import attn_deploy
 from attn_deploy import convert, quantize
 from attn_deploy.errors import GraphError, NothingToConvertError
-from attn_deploy.graph.inference import infer_shapes, infer_types, is_tensor
+from attn_deploy.graph.inference import infer_types, is_tensor
+from attn_deploy.graph.shape_inference import infer_shapes
 from attn_deploy.graph.tensors import infer_tensors
 from attn_deploy.runtimes.base import run_once
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
@@ -219,4 +220,4 @@ def test_inference_is_asked_for_in_one_place():
         for p in folder.rglob("*.py")
         if "shape_inference.infer_shapes(" in p.read_text("utf-8")
     }
-    assert callers == {"graph/inference.py", "guarding/server.py"}  # the latter only loads the library
+    assert callers == {"graph/shape_inference.py", "guarding/server.py"}  # the latter only loads the library

@@ -127,7 +127,9 @@ def test_so_many_neighbours_are_asked_and_no_more():
     reference, right = outputs(Nearly())
     asked = []
     rounding = copy.copy(reference.rounding)
-    object.__setattr__(rounding, "neighbour", lambda seed, steps: asked.append(seed) or reference.neighbour(seed, steps))
+    object.__setattr__(
+        rounding, "neighbour", lambda seed, steps: asked.append(seed) or reference.neighbour(seed, steps)
+    )
     ((name, value),) = right.items()
     assert not is_rounding(rounding, WHOLE, right, {name: value + np.float32(2.0**-6)}, [name])[0]
     assert asked == list(range(NEIGHBOURS))

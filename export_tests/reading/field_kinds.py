@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
+
+import onnx
 
 from attn_deploy.accuracy.result import SCHEMA_VERSION as ACCURACY_VERSION
 from attn_deploy.accuracy.result import AccuracyResult
@@ -13,12 +16,19 @@ from attn_deploy.bench.layers import LayerReport
 from attn_deploy.bench.plan import ProfilePlan
 from attn_deploy.bench.record import ProfileRecord
 from attn_deploy.cli.deploy import driven_commands
+from attn_deploy.cli.streams import json_text
 from attn_deploy.comparison.collection import named_runs
 from attn_deploy.comparison.compare import compare_runs
 from attn_deploy.comparison.overview import overview
-from attn_deploy.deploy.package.evidence import evidence_accuracy_rows, latency_rows
+from attn_deploy.conversion.preprocess import images_of_record
+from attn_deploy.deploy.package.evidence import evidence_accuracy_rows, evidence_html, evidence_markdown, latency_rows
 from attn_deploy.deploy.package.facts import AccuracyFacts, _Profile, read_accuracy, read_profile
+from attn_deploy.deploy.package.make import _manifest, _Source
+from attn_deploy.deploy.package.request import PackageRequest
+from attn_deploy.diagnosis.contents import inspect
 from attn_deploy.engine.artifact import EngineArtifact, _Sidecar
+from attn_deploy.graph.artifact import OnnxArtifact, read_onnx
+from attn_deploy.graph.evidence import METADATA_PREFIX, write_evidence
 from attn_deploy.machine.devices import DeviceProfile, read_device
 from attn_deploy.matrix import record as matrix_record
 from attn_deploy.matrix.diff import diff_records
@@ -28,6 +38,7 @@ from attn_deploy.pipeline.settings import read_settings
 from attn_deploy.report.accuracy import accuracy_report, training_text
 from attn_deploy.report.accuracy_page import accuracy_html
 from attn_deploy.report.engine import engine_text
+from attn_deploy.report.inspection import graph_text
 from attn_deploy.report.matrix.html import matrix_html
 from attn_deploy.report.matrix.tables import matrix_csv, matrix_junit, matrix_markdown
 from attn_deploy.report.matrix.terminal import matrix_summary
@@ -36,7 +47,7 @@ from attn_deploy.report.profile.html import profile_html
 from attn_deploy.report.profile.tables import profile_csv, profile_json, profile_markdown
 from attn_deploy.report.profile.terminal import profile_report
 from attn_deploy.report.profile.text import known_text, profile_diff_text
-from attn_deploy.report.text import devices_text
+from attn_deploy.report.text import conversion_text, devices_text
 from attn_deploy.training.deployed import _DeployedFile, read_deployed
 from attn_deploy.training.plan import TablePlan
 from attn_deploy.training.record import TrainingRecord
@@ -69,6 +80,46 @@ def of_toml(name: str, read: Any) -> Any:
             return read(path)
 
     return through
+
+
+def evidence_reader(data: Any) -> OnnxArtifact:
+    """A small file whose metadata are these entries, as text or as JSON."""
+    import tempfile
+
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    ends = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["N", 3, "H", "W"]) for n in ("x", "y")]
+    graph = onnx.helper.make_graph([node], "g", ends[:1], ends[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    for key, value in data.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        model.metadata_props.add(key=f"{METADATA_PREFIX}{key}", value=text.encode(errors="backslashreplace"))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "m.onnx")
+        onnx.save(model, path)
+        artifact = read_onnx(path)
+        assert graph_text(inspect(path))
+    return artifact
+
+
+def strict(word: str) -> None:
+    raise AssertionError(f"{word} is not JSON")
+
+
+def use_evidence(artifact: OnnxArtifact) -> None:
+    """All that a command shows of evidence that came with a file, or does by it."""
+    evidence = artifact.evidence
+    assert evidence is not None
+    images_of_record(evidence.record)
+    further = onnx.ModelProto()
+    write_evidence(further, evidence.after("opset", {"from": 17, "to": 18}, opset=18))
+    assert json.loads(json_text(artifact.to_dict()), parse_constant=strict)
+    source = _Source(artifact, (), (), None, "the float file")  # type: ignore[arg-type]
+    manifest = _manifest("m.onnx", source, [], [], PackageRequest())
+    manifest["files"]["model.onnx"] = {"size": 1, "sha256": "0"}
+    assert evidence_html(manifest)
+    assert evidence_markdown(manifest)
+    with contextlib.suppress(LookupError):  # what a conversion shows is its own note, which it has just written
+        assert conversion_text(artifact)
 
 
 def use_profile(record: ProfileRecord) -> None:
@@ -113,6 +164,12 @@ MATRIX = {
     "inputs": [], "dynamic": ["all"],
 }  # fmt: skip
 KINDS: dict[str, Kind] = {
+    "evidence": Kind(
+        json.loads(Path(__file__).with_name("evidence.json").read_text("utf-8")),
+        evidence_reader,
+        use_evidence,
+        free=frozenset({"arguments"}),
+    ),
     "profile": Kind(
         {
             "schema_version": profile_record.SCHEMA_VERSION,

@@ -10,7 +10,7 @@ import onnx
 
 from attn_deploy.errors import InvalidRequestError, reason_of
 from attn_deploy.files import require_regular
-from attn_deploy.graph.inference import infer_shapes
+from attn_deploy.graph.shape_inference import infer_shapes
 
 _CHOICES = ("argmax", "topk")  # of --postprocess: the classes are what they choose from
 _OPERATORS = ("ArgMax", "TopK")

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from attn_deploy.graph.inference import infer_shapes
 from attn_deploy.graph.opset.builder import Workspace
+from attn_deploy.graph.shape_inference import infer_shapes
 
 _HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
