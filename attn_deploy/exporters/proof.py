@@ -46,15 +46,19 @@ def proven(prepared: PreparedModel, model: onnx.ModelProto, minimum: Mapping[str
     graph, dynamic = _runnable(prepared, model), prepared.dynamic
     if prepared.reading is None:
         picks = picks_elements(model)
-        return verify_against(prepared.reference, graph, inputs, dynamic, tolerance=tolerance, picks=picks)
+        return verify_against(
+            prepared.reference, graph, inputs, dynamic, tolerance=tolerance, picks=picks, until_wrong=True
+        )
     # Choices alone prove little: a wrong graph often chooses the same. So the scores behind them are compared as numbers.
     behind = EagerReference(with_form(prepared.original, "behind"), (*prepared.outputs, BEHIND))
-    report = verify_against(behind, graph, inputs, dynamic, tolerance=tolerance, reading=prepared.reading)
+    report = verify_against(
+        behind, graph, inputs, dynamic, tolerance=tolerance, reading=prepared.reading, until_wrong=True
+    )
     if not report.passed:
         return report
     scores = EagerReference(with_form(prepared.original, "scores"), (BEHIND,))
     bare = _runnable(prepared, scores_graph(model, prepared.outputs[-1], BEHIND))
-    numbers = verify_against(scores, bare, inputs, dynamic, tolerance=tolerance)
+    numbers = verify_against(scores, bare, inputs, dynamic, tolerance=tolerance, until_wrong=True)
     return replace(report, cases=(*report.cases, *numbers.cases))
 
 

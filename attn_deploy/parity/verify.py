@@ -40,6 +40,7 @@ def compare(
     seed: int = 0,
     reading: Reading | None = None,
     picks: bool = False,
+    until_wrong: bool = False,
 ) -> ParityReport:
     """Run both at the traced sizes and at others, in which every dynamic axis moves.
 
@@ -57,6 +58,7 @@ def compare(
         picks: the model keeps the elements with the largest scores and goes on with them (see
             `attn_deploy.graph.heads.picks_elements`). Where it fails on inputs at which it picks others with its last bit,
             inputs are drawn anew, until the candidate is right, or wrong where the model is steady.
+        until_wrong: the first case that fails is the last: the others would not make a wrong file right.
     """
     cases = []
     for number, batch in enumerate(verification_batches(inputs, dynamic, shapes, seed)):
@@ -73,6 +75,8 @@ def compare(
             case = replace(case, redrawn=draw)
         picks = picks and case.passed  # one wrong case is enough: no more is asked
         cases.append(case)
+        if until_wrong and not case.passed:
+            break
     return ParityReport(reference.info.runtime, candidate.info.runtime, tolerance.rtol, tolerance.atol, tuple(cases))
 
 
@@ -241,6 +245,7 @@ def verify_against(
     tolerance: Tolerance = TOLERANCES["float32"],
     reading: Reading | None = None,
     picks: bool = False,
+    until_wrong: bool = False,
 ) -> ParityReport:
     """As `verify_onnx`, with a reference that may have served other files of the same model.
 
@@ -264,6 +269,7 @@ def verify_against(
         rounding=reference.rounding,
         reading=reading,
         picks=picks,
+        until_wrong=until_wrong,
     )
 
 

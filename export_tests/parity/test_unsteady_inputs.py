@@ -108,3 +108,12 @@ def test_the_graph_says_whether_elements_are_picked(tmp_path):
     assert artifact.dynamic_axes == ("N",)
     plain = attn_deploy.export("se", tmp_path / "s.onnx")
     assert not picks_elements(load_model(plain.path))
+
+
+def test_a_proof_ends_with_the_first_case_that_fails(tmp_path):
+    reference = EagerReference(Picks(2.0).eval(), ["y"])
+    wrong = FreshRunner(Larger(2.0).eval(), ["y"])
+    whole = compare(reference.runner, wrong, INPUTS, ("N",))
+    first = compare(reference.runner, wrong, INPUTS, ("N",), until_wrong=True)
+    assert len(whole.cases) > len(first.cases) == 1
+    assert not first.passed
