@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections.abc import Iterator
@@ -79,11 +80,11 @@ def altered(chance: random.Random, text: str) -> str:
             break
         holder, key = chance.choice(places)
         if chance.random() < 0.8:
-            holder[key] = chance.choice(VALUES)  # type: ignore[index]
+            holder[key] = copy.deepcopy(chance.choice(VALUES))  # type: ignore[index]
         elif isinstance(holder, dict):
             del holder[key]
         elif chance.random() < 0.5:
-            holder.append(chance.choice(VALUES))
+            holder.append(copy.deepcopy(chance.choice(VALUES)))  # one list twice could come to hold itself
     return json.dumps(data)
 
 
