@@ -14,10 +14,13 @@ from attn_deploy.graph.shape_inference import infer_shapes
 
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 _PICKING = frozenset({"TopK", "ArgMax", "ArgMin", "NonMaxSuppression"})
+_COMPARING = frozenset({"Less", "LessOrEqual", "Greater", "GreaterOrEqual"})
+_SCORING = frozenset({"Sigmoid", "Softmax", "Conv", "MatMul", "Gemm", "Resize", "GroupNormalization"})
 # These give their input on, in another form or order.
 _PASSING = frozenset(
     {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "QuantizeLinear", "DequantizeLinear"}
 )
+_MOVING = _PASSING | {"Transpose", "Tile", "Expand", "Slice"}
 _MOST_PARTS = 8
 _HEADS = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
 
@@ -146,8 +149,21 @@ def scores_graph(model: onnx.ModelProto, choice: str, name: str) -> onnx.ModelPr
 
 
 def picks_elements(model: onnx.ModelProto) -> bool:
-    """Whether a graph keeps elements by the order of their scores, so that a near tie decides what is computed from there."""
-    return any(n.op_type in _PICKING for n in model.graph.node)
+    """Whether a graph keeps elements by their scores, so that a near tie decides what is computed from there.
+
+    The largest, or those on one side of a threshold: a mask that is a sigmoid above 0.5, say.
+    """
+    makers = {o: n for n in model.graph.node for o in n.output}
+
+    def scored(name: str) -> bool:
+        node = makers.get(name)
+        while node is not None and node.op_type in _MOVING:
+            node = makers.get(node.input[0])
+        return node is not None and node.op_type in _SCORING
+
+    return any(
+        n.op_type in _PICKING or (n.op_type in _COMPARING and any(map(scored, n.input))) for n in model.graph.node
+    )
 
 
 def _choice(name: str, makers: Mapping[str, onnx.NodeProto]) -> Output:

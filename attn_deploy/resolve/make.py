@@ -8,6 +8,7 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 import types
 from collections.abc import Iterator, Mapping
@@ -217,16 +218,27 @@ _MOST_FRAMES = 1_000_000
 def _python_stays_whole(path: Path) -> Iterator[None]:
     """Refuse a file that takes away what Python and every library here are made of; bound the recursion that it allows.
 
+    The working directory is put back: what the user names on the command line is in the one that they are in.
+
     Raises:
         InvalidRequestError: naming the function; it is put back.
     """
-    allow = sys.setrecursionlimit
+    allow, folder = sys.setrecursionlimit, _working_directory()
     sys.setrecursionlimit = lambda limit: allow(min(limit, _MOST_FRAMES))
     try:
         with _builtins_stay_whole(path):
             yield
     finally:
         sys.setrecursionlimit = allow
+        if folder is not None and _working_directory() != folder:
+            os.chdir(folder)
+
+
+def _working_directory() -> str | None:
+    try:
+        return str(Path.cwd())
+    except OSError:  # it was removed
+        return None
 
 
 @contextlib.contextmanager

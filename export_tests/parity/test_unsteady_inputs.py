@@ -106,6 +106,13 @@ def test_the_graph_says_whether_elements_are_picked(tmp_path):
     artifact = attn_deploy.export(Best(), tmp_path / "p.onnx", inputs=INPUTS)
     assert picks_elements(load_model(artifact.path))
     assert artifact.dynamic_axes == ("N",)
+
+    class Masked(Picks):
+        def forward(self, x):
+            return x.masked_fill((x * self.weight).sigmoid().transpose(1, 2).transpose(1, 2) < 0.5, 0.0)
+
+    masked = attn_deploy.export(Masked(), tmp_path / "m.onnx", inputs=INPUTS)
+    assert picks_elements(load_model(masked.path))
     plain = attn_deploy.export("se", tmp_path / "s.onnx")
     assert not picks_elements(load_model(plain.path))
 

@@ -207,6 +207,23 @@ def test_a_file_may_do_to_itself_and_the_path_what_it_likes(text, tmp_path):
         vars(builtins).pop("_", None)
 
 
+@pytest.mark.parametrize("place", ["import", "constructor"])
+def test_a_file_that_changes_the_folder_moves_no_output(place, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    change = f"import os\nos.chdir({str(tmp_path / 'elsewhere')!r})\n"
+    text = NET + (
+        change if place == "import" else f"def make():\n    {change.replace(chr(10), chr(10) + '    ')}return Net()\n"
+    )
+    (tmp_path / "net.py").write_text(text)
+    words = ["export", f"net.py:{'Net' if place == 'import' else 'make'}", "--input", "1x3x8x8", "-o", "o.onnx"]
+    done = subprocess.run(
+        [sys.executable, "-m", "attn_deploy", *words], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "o.onnx").is_file()
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 @pytest.mark.parametrize("number", [10**12, 10**30, -(10**30), 2**63])
 def test_numbers_that_no_tensor_can_have_are_refused(number):
     with pytest.raises(InvalidRequestError, match=r"^resnet8:num_classes=.*: "):
