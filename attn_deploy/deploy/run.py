@@ -62,7 +62,7 @@ def run_file(
         inputs: shapes, as ``NAME:1x3x64x64``, that hold the size of images too.
 
     Raises:
-        InvalidRequestError: if the data do not fit.
+        InvalidRequestError: if the data do not fit, or an array is empty.
         DatasetError: if an image cannot be read.
         GraphError: if the file cannot be read or does not run.
     """
@@ -85,6 +85,7 @@ def run_file(
         raise InvalidRequestError(
             f"{source} not found: give an .npz with an array for each input, an image or a folder."
         )
+    _refuse_nothing(source, batches)
     results = [run_once(runner, batch) for batch in batches]
     runner.close()
     outputs = _joined(results)
@@ -93,6 +94,14 @@ def run_file(
         np.savez(buffer, **outputs)  # type: ignore[arg-type]
         write_atomic(Path(output), buffer.getvalue())
     return RunResult(outputs, len(results), prepared)
+
+
+def _refuse_nothing(source: Path, batches: Sequence[Arrays]) -> None:
+    """Of no sample there is no answer, and an empty one would look like one."""
+    for name, array in ((n, a) for batch in batches for n, a in batch.items()):
+        if array.size == 0:
+            shape = "x".join(map(str, array.shape))
+            raise InvalidRequestError(f"{source}: the array for {name!r} is empty ({shape}): there is nothing to run.")
 
 
 def _usual(model: Any) -> Preprocess:

@@ -41,15 +41,30 @@ def refusal(label: str, identifier: str, place: Place, *, detail: str = "") -> E
     return ExportError(f"{label}: {entry.explanation}{place.phrase}{said}. {entry.remedy}", rule=identifier)
 
 
+# Of the advice to let N alone move, what is left where N alone is asked for already.
+_STATIC_INSTEAD = {
+    "let only the other axes move, as in --dynamic N": "fix every axis with --dynamic none",
+    "Let only the other axes move, as in --dynamic N": "Fix every axis with --dynamic none",
+    "fix the sizes, as in --dynamic N": "fix the batch too with --dynamic none",
+}
+
+
 def most_telling(prepared: PreparedModel, failures: Sequence[tuple[str, AttnDeployError]]) -> AttnDeployError:
     """One error for those of all exporters that were tried, with the axes in its remedy that do move in this model."""
     telling = _most_telling(prepared, failures)
     stuck = {s for _, e in failures for s in re.findall(r"the axis (\w+) cannot be dynamic", str(e))}
     fit = [s for s in prepared.dynamic if s not in stuck]
     example = "as in --dynamic N"
-    if "N" not in stuck or not fit or example not in str(telling):
+    if example not in str(telling):
         return telling
-    text = str(telling).replace(example, f"as in --dynamic {','.join(fit)}")
+    if prepared.dynamic == ("N",):  # it is in force
+        text = str(telling)
+        for advice, other in _STATIC_INSTEAD.items():
+            text = text.replace(advice, other)
+    elif "N" in stuck and fit:
+        text = str(telling).replace(example, f"as in --dynamic {','.join(fit)}")
+    else:
+        return telling
     error = type(telling)(text, exit_code=telling.exit_code, rule=telling.rule)
     error.__cause__ = telling.__cause__
     return error

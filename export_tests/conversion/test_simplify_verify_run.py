@@ -7,6 +7,7 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
+from attn_deploy import export
 from attn_deploy.cli import app
 from attn_deploy.errors import GraphError, ParityError
 from attn_deploy.graph.artifact import load_model, read_onnx
@@ -89,3 +90,14 @@ def test_what_a_tool_learns_of_an_output_is_no_change(name):
     assert after.graph.output[0] == before.graph.output[0]
     with pytest.raises(GraphError, match="changed the inputs or outputs"):
         _same_interface(graph("N"), graph(1), "it")  # the batch of the input
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_of_no_sample_there_is_no_answer(count, tmp_path):
+    export("se", tmp_path / "se.onnx")
+    np.savez(tmp_path / "x.npz", x=np.zeros((count, 64, 4, 4), np.float32))
+    words = ["run", str(tmp_path / "se.onnx"), "--data", str(tmp_path / "x.npz"), "-o", str(tmp_path / "y.npz")]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == (0 if count else 2)
+    assert (tmp_path / "y.npz").exists() == bool(count)
+    assert count or "is empty (0x64x4x4): there is nothing to run" in result.output + result.stderr

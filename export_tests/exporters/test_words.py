@@ -151,3 +151,16 @@ def test_names_of_detectors_clips_and_segmenters(monkeypatch):
         assert set(network(torch.zeros(2, 3, 8, 8))) == {"cls_logits", "bbox_regression"}
     with pytest.raises(InvalidRequestError, match="is no detector"):
         adapter.make(None, "map", {"part": "network"})
+
+
+class DecidesOnBatch(nn.Module):
+    def forward(self, x):
+        return x * 2 if x.shape[0] > 2 else x * 3
+
+
+def test_no_remedy_that_is_in_force_already(tmp_path):
+    with pytest.raises(AttnDeployError) as caught:
+        export(DecidesOnBatch(), tmp_path / "m.onnx", inputs=INPUTS, dynamic=("N",), simplify=False)
+    assert "--dynamic N" not in str(caught.value)
+    assert "--dynamic none" in str(caught.value)
+    assert export(DecidesOnBatch(), tmp_path / "m.onnx", inputs=INPUTS, dynamic=(), simplify=False).dynamic_axes == ()
