@@ -203,7 +203,7 @@ def _flushed(code: int) -> int:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             with contextlib.suppress(OSError, ValueError):
                 os.dup2(nowhere, stream.fileno())
-            if not isinstance(error, BrokenPipeError) and not (isinstance(error, ValueError) and code):
+            if not isinstance(error, BrokenPipeError) and not code:  # else the reason has been said
                 _say(f"error: the output cannot be written: {error}.")
             code = code or 1
     return code

@@ -59,7 +59,7 @@ def _be_the_command(case: Case, folder: Path, output: Path) -> None:
     code = 99
     try:
         befall(case.faults)
-        from attn_deploy.cli import main
+        from attn_deploy.__main__ import main
 
         main()
     except SystemExit as error:

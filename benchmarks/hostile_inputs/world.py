@@ -101,6 +101,7 @@ def _close(stream: int) -> Callable[[], None]:
     def fault() -> None:
         with contextlib.suppress(OSError):
             os.close(stream)
+        setattr(sys, ("stdin", "stdout", "stderr")[stream], None)  # as Python begins with it
 
     return fault
 
@@ -110,6 +111,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     "stderr is full": lambda: _to("/dev/full", 2),
     "stdout is closed": _close(1),
     "stdin is closed": _close(0),
+    "stderr is closed": _close(2),
     "nobody reads": _broken_pipe,
     "ASCII": _encoding("ascii"),
     "Latin-1": _encoding("latin-1"),
@@ -127,6 +129,6 @@ FAULTS: dict[str, Callable[[], None]] = {
 
 
 def befall(names: tuple[str, ...]) -> None:
-    """Let it happen to this process, which is about to run the command; what drops rights comes last."""
-    for name in sorted(names, key=lambda n: n == "a folder of others"):
+    """Let it happen to this process, which is about to run the command; what drops rights or closes streams comes last."""
+    for name in sorted(names, key=lambda n: 2 * (n == "a folder of others") + n.endswith("is closed")):
         FAULTS[name]()

@@ -128,6 +128,24 @@ def test_a_full_device_and_a_narrow_terminal(tmp_path):
         assert code == 0
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed(closed, tmp_path):
+    """A file that is opened must not take the place of one: what is printed would go into it."""
+    words = f"{sys.executable} -m attn_deploy export eca -o eca.onnx {closed}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["/bin/sh", "-c", words], cwd=tmp_path, capture_output=True, text=True, check=False, env=environment
+    )
+    nothing_to_print_on = ">&-" in closed.replace("2>&-", "")
+    assert done.returncode == (1 if nothing_to_print_on else 0), done.stderr
+    assert "Traceback" not in done.stderr
+    if closed == ">&-":
+        assert done.stderr.splitlines()[-1] == (
+            "error: standard output is closed, and the result would be printed there."
+        )
+    onnx.checker.check_model(onnx.load(tmp_path / "eca.onnx"), full_check=True)
+
+
 def wait_until_it_is_ours(running, kind):
     """Until the program has the say over a signal: before, the system ends whatever is started with it."""
     status = Path(f"/proc/{running.pid}/status")

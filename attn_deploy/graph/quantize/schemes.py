@@ -111,15 +111,18 @@ class _Cpu:
         self._observation = CpuObservation(self._model, self.plan.layers, self._whole)
         self.names = self._observation.names
         self._ranges: dict[str, tuple[float, float]] = {}
+        self._by_method: dict[str, dict[str, tuple[float, float]]] = {}  # of what was seen so far
 
     def add(self, name: str, values: NDArray[np.floating]) -> None:
         self._observation.add(name, values)
+        self._by_method.clear()
 
     def not_finite(self) -> str | None:
         return next(iter(self._observation.not_finite()), None)
 
     def choose(self, method: str) -> None:
-        ranges = self._observation.ranges(method)
+        ranges = self._by_method.get(method) or dict(self._observation.ranges(method))
+        self._by_method[method] = ranges
         # What only moves values has the range of what it moves; with that in float it begins a pair of its own.
         self._ranges = {n: ranges[root] for n, root in self._whole.pairs.items()} | ranges
 
