@@ -26,7 +26,7 @@ from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 ENOUGH = 1.3  # times as fast as in float: no layer is looked for that is not
 SHORTEST = 0.0005  # seconds of a run in float, below which its calls are timed and not its products
 _GAIN = 1.03  # that a group of layers must bring in float
-_SECONDS = 0.8  # of one comparison
+_SECONDS = 0.6  # of one comparison
 _SEARCHING = 0.4  # seconds of one among several
 _ROUNDS = (3, 21)
 _ROUND_SECONDS = 0.02

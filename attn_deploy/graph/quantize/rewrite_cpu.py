@@ -17,6 +17,9 @@ from attn_deploy.graph.quantize.placement_cpu import CpuPlacement, activations_o
 from attn_deploy.graph.quantize.rewrite import QuantizedGraph
 
 Array = NDArray[np.generic]
+Stored = tuple[
+    NDArray[np.int8], NDArray[np.float64], "NDArray[np.float64] | float"
+]  # weights, scales, shift of the bias
 
 _SMALLEST_SCALE = 2.0**-126  # below, a scale loses digits
 _BIAS_LIMIT = 2.0**30  # of a bias in steps of its own: sums of products must fit beside it
@@ -61,6 +64,7 @@ def write_cpu_pairs(
     ranges: Mapping[str, tuple[float, float]],
     means: Mapping[str, NDArray[np.float64]],
     form: CpuForm,
+    known: dict[tuple[str, float], Stored] | None = None,
 ) -> QuantizedGraph:
     """Quantize a prepared graph as placed.
 
@@ -71,11 +75,13 @@ def write_cpu_pairs(
         ranges: the lowest and the highest value of each tensor that others take their range from.
         means: of each channel of what products read, by tensor; those that are known.
         form: how values are stored.
+        known: weights in 8 bits by product and the scale of what it reads, from other placements of the same graph with the
+            same means; those of this one are added.
 
     Raises:
         PrecisionError: if the standard does not allow the result.
     """
-    writer = _Writer(model, form, placement, ranges, means)
+    writer = _Writer(model, form, placement, ranges, means, {} if known is None else known)
     axes = {layer.node: layer.axis for layer in layers}
     writer.activations()
     for node in list(model.graph):
@@ -111,7 +117,9 @@ class _Writer:
         placement: CpuPlacement,
         ranges: Mapping[str, tuple[float, float]],
         means: Mapping[str, NDArray[np.float64]],
+        known: dict[tuple[str, float], Stored],
     ) -> None:
+        self._known = known
         self.pairs, self.stored = 0, 0
         self._graph, self._form, self._placement = model.graph, form, placement
         self._ranges, self._means = ranges, means
@@ -187,18 +195,23 @@ class _Writer:
             return
         if first is None:
             raise ValueError(f"{node.name} is placed in 8 bits, and its input has no pair")
+        axis = axes[str(node.name)]
         bias = node.inputs[2] if len(node.inputs) > 2 and node.op_type in ("Conv", "Gemm") else None
-        before = self._array(weights)
-        restored, scale, after = self._weights(weights, axes[str(node.name)], bias, first.scale)
-        node.replace_input_with(1, restored)
+        key = (str(node.name), first.scale)
+        if key not in self._known:
+            stored, scale, change = self._weights(weights, axis, bias, first.scale)
+            shift = 0.0 if bias is None else mean_shift(node, change, self._means.get(first.name))
+            self._known[key] = (stored, scale, shift)
+        stored, scale, shift = self._known[key]
+        self.stored += 1
+        node.replace_input_with(1, self._restored(weights, stored, ir.DataType.INT8, scale, axis))
         if bias is not None:
-            shift = mean_shift(node, after - before, self._means.get(first.name))
             node.replace_input_with(2, self._bias(bias, scale * first.scale, shift))
 
     def _weights(
         self, value: ir.Value, axis: int | None, bias: ir.Value | None, step: float
-    ) -> tuple[ir.Value, NDArray[np.float64], NDArray[np.float64]]:
-        """The weights behind a DequantizeLinear; their scales, one or one for each output channel; what they became."""
+    ) -> tuple[NDArray[np.int8], NDArray[np.float64], NDArray[np.float64]]:
+        """The weights in 8 bits; their scales, one or one for each output channel; how far they moved."""
         array = self._array(value)
         others = tuple(a for a in range(array.ndim) if a != axis) if axis is not None else None
         largest = np.asarray(np.abs(array).max(axis=others, initial=0.0))
@@ -210,12 +223,7 @@ class _Writer:
         spread = scale if axis is None else scale.reshape([-1 if a == axis else 1 for a in range(array.ndim)])
         limit = self._form.largest_weight
         stored = np.clip(np.rint(array / spread), -limit, limit).astype(np.int8)
-        self.stored += 1
-        return (
-            self._restored(value, stored, ir.DataType.INT8, scale, axis),
-            scale,
-            np.asarray(stored * spread, np.float64),
-        )
+        return stored, scale, np.asarray(stored * spread - array, np.float64)
 
     def _bias(self, value: ir.Value, scale: NDArray[np.float64], shift: NDArray[np.float64] | float) -> ir.Value:
         array = self._array(value) - shift

@@ -19,7 +19,7 @@ from attn_deploy.graph.quantize.options import QuantOptions, Selection
 from attn_deploy.graph.quantize.placement_cpu import cpu_plan, place
 from attn_deploy.graph.quantize.prepare_cpu import prepared_for_cpu
 from attn_deploy.graph.quantize.rewrite import QuantizedGraph, insert_pairs
-from attn_deploy.graph.quantize.rewrite_cpu import CpuForm, write_cpu_pairs
+from attn_deploy.graph.quantize.rewrite_cpu import CpuForm, Stored, write_cpu_pairs
 
 
 class Scheme(Protocol):
@@ -112,10 +112,12 @@ class _Cpu:
         self.names = self._observation.names
         self._ranges: dict[str, tuple[float, float]] = {}
         self._by_method: dict[str, dict[str, tuple[float, float]]] = {}  # of what was seen so far
+        self._known: dict[tuple[str, float], Stored] = {}
 
     def add(self, name: str, values: NDArray[np.floating]) -> None:
         self._observation.add(name, values)
         self._by_method.clear()
+        self._known.clear()
 
     def not_finite(self) -> str | None:
         return next(iter(self._observation.not_finite()), None)
@@ -129,8 +131,9 @@ class _Cpu:
     def write(self, without: Collection[str] = ()) -> QuantizedGraph:
         products = [y.node for y in self.plan.layers if y.node not in without]
         placement = place(self._model, products, self._kept)
+        means = self._observation.means()
         return write_cpu_pairs(
-            self._model.clone(), placement, self.plan.layers, self._ranges, self._observation.means(), self._form
+            self._model.clone(), placement, self.plan.layers, self._ranges, means, self._form, self._known
         )
 
     def described(self) -> Mapping[str, Any]:
