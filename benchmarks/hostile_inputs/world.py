@@ -84,7 +84,12 @@ def _folder_gone() -> None:
 
 
 def _limit(kind: int, value: int) -> Callable[[], None]:
-    return lambda: resource.setrlimit(kind, (value, value))
+    def fault() -> None:
+        _, hard = resource.getrlimit(kind)
+        lower = value if hard == resource.RLIM_INFINITY else min(value, hard)  # two may meet, and none may be raised
+        resource.setrlimit(kind, (lower, lower))
+
+    return fault
 
 
 def _variables(**values: str) -> Callable[[], None]:
