@@ -30,6 +30,7 @@ _SECONDS = 0.6  # of one comparison
 _SEARCHING = 0.4  # seconds of one among several
 _ROUNDS = (3, 21)
 _ROUND_SECONDS = 0.02
+_LONG = 1.0  # seconds of one run of each, above which one says enough: what disturbs it is a small part
 _MOST_GROUPS = 5
 # One thread runs in the caller's, whose own time does not count what else the machine does.
 _thread_clock = time.thread_time if time.get_clock_info("thread_time").resolution < 1e-4 else time.perf_counter
@@ -66,9 +67,12 @@ def timed_runner(model: onnx.ModelProto, arrays: Arrays) -> Runner:
 
 def pace_of(first: Runner, second: Runner, seconds: float = _SECONDS) -> Pace:
     """Time two prepared runners in turn, so that whatever else the machine does meets both."""
-    both = sum(_seconds(r, 1) for r in (first, second))
+    once = _seconds(first, 1), _seconds(second, 1)
+    both = sum(once)
     if both < _ROUND_SECONDS:  # a first run is longer, by what it takes of memory: little of a long one
         both = sum(_seconds(r, 1) for r in (first, second))
+    if both >= _LONG:
+        return Pace(once[0] / once[1], once[0] / once[1], once[0] / once[1], 1e3 * once[0], 1e3 * once[1])
     calls = max(1, math.ceil(_ROUND_SECONDS / max(both, 1e-6)))
     rounds = int(min(_ROUNDS[1], max(_ROUNDS[0], seconds / max(calls * both, 1e-6))))
     pairs = []

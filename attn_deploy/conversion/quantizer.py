@@ -35,13 +35,16 @@ from attn_deploy.inputs.tensors import Arrays
 from attn_deploy.parity.given import GivenInputs
 from attn_deploy.parity.graphs import inputs_of_samples, runnable_inputs, with_other_batches
 from attn_deploy.parity.judge import LARGEST_ERROR, Judge, Judgement, Limit
+from attn_deploy.processes import available_memory
 from attn_deploy.runtimes.base import run_once
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 from attn_deploy.runtimes.optimised import optimised_graph
 
 _SHOWN = 64
 _MEASURED_ELEMENTS = 256 * 3 * 256 * 256  # of the inputs of a run, by the number of tensors that it gives
-_HELD = 512 << 20  # bytes of the tensors that a run gives, by the largest of the run before
+# Bytes of the tensors that a run gives, by the largest of the run before: each run of a long graph begins at its inputs, so
+# one that gives them all saves most. An eighth of the free memory, between these.
+_HELD = (512 << 20, 2 << 30)
 
 Progress = Callable[[str], None]
 
@@ -230,7 +233,7 @@ class Quantizer:
             runner.close()
             done += len(group)
             # Each run begins at the inputs: as many tensors of it as the memory holds, or long graphs take hours.
-            count.append(max(count[-1], min(8 * count[-1], _HELD // largest)))
+            count.append(max(count[-1], min(8 * count[-1], _held() // largest)))
             self._progress(f"measured {done} of {len(names)} tensors")
         bad = self._scheme.not_finite()
         if bad is not None:
@@ -318,10 +321,16 @@ def _at_once(batches: Sequence[Arrays]) -> int:
     return max(4, min(64, _MEASURED_ELEMENTS // max(1, elements)))
 
 
+def _held() -> int:
+    free = available_memory()
+    least, most = _HELD
+    return least if free is None else max(least, min(most, free // 8))
+
+
 def _that_fit(sizes: Sequence[int]) -> int:
     """How many of the first tensors the memory holds together; one at least."""
     held = itertools.accumulate(sizes)
-    return max(1, sum(1 for total in held if total <= _HELD))
+    return max(1, sum(1 for total in held if total <= _held()))
 
 
 def _require_layers(plan: QuantPlan, form: QuantFormat, owner: str) -> None:

@@ -56,6 +56,23 @@ def test_a_clock_that_stands_still_is_not_believed(monkeypatch, standing) -> Non
     assert measured.second_ms > 0.05
 
 
+def test_a_long_run_is_timed_once(monkeypatch) -> None:
+    """Of a large graph each run takes seconds, of which a dozen would be most of a quantization."""
+    runs = []
+
+    class Counted(Turning):
+        def enqueue(self) -> None:
+            runs.append(self.turns)
+            super().enqueue()
+
+    monkeypatch.setattr(pace, "_LONG", 0.001)
+    monkeypatch.setattr(pace, "_ROUND_SECONDS", 0.0)
+    measured = pace_of(Counted(600_000), Counted(200_000))
+    assert runs == [600_000, 200_000]
+    assert 1.5 < measured.ratio < 6.0
+    assert measured.low == measured.ratio == measured.high
+
+
 def gated(path: Path) -> Path:
     """Two convolutions on a large map, a gate from its mean, and two on a smaller one."""
 
