@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from attn_deploy.errors import exit_error
 from attn_deploy.isolate import end_children
-from attn_deploy.processes import death_of, die_with
+from attn_deploy.processes import LIFELINE, death_of, die_with
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
@@ -54,6 +54,7 @@ def run_supervised(command: Callable[[], None]) -> None:
     if not hasattr(os, "fork") or not hasattr(signal, "sigwaitinfo"):
         _begin(command)
         return
+    lifeline = os.environ.pop(LIFELINE, "")
     watched, held = os.pipe()
     finished, finishing = os.pipe()
     parent = os.getpid()
@@ -66,6 +67,10 @@ def run_supervised(command: Callable[[], None]) -> None:
         _be_the_child(command, finishing, signals)
     os.close(watched)
     os.close(finishing)
+    if lifeline:
+        starter, _, number = lifeline.partition(":")
+        with contextlib.suppress(ValueError):
+            die_with(int(starter), int(number))
     code = _wait(child, signals)
     os.set_blocking(finished, False)  # what the child started may hold the other end
     word = b""

@@ -30,6 +30,7 @@ from attn_deploy.pipeline.plan import (
     was_begun,
 )
 from attn_deploy.pipeline.settings import PipelineSettings
+from attn_deploy.processes import LIFELINE
 
 Progress = Callable[[str], None]
 SUMMARY = "summary.json"
@@ -126,15 +127,17 @@ def _run(step: PipelineStep, folder: Path, cwd: Path, progress: Progress) -> Non
     source = str(Path(__file__).resolve().parents[2])  # the same attn-deploy, wherever the file lies
     paths = os.pathsep.join(p for p in (source, os.environ.get("PYTHONPATH")) if p)
     process: subprocess.Popen[str] | None = None
+    watched, held = os.pipe()  # a step whose pipeline is killed ends with it
     try:
         with _signals_waiting():
             process = subprocess.Popen(
                 [sys.executable, "-m", "attn_deploy", *argv],
                 cwd=cwd,
-                env={**os.environ, "PYTHONPATH": paths},
+                env={**os.environ, "PYTHONPATH": paths, LIFELINE: f"{os.getpid()}:{watched}"},
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
+                pass_fds=(watched,) if os.name == "posix" else (),
             )
         _, errors = process.communicate()
     except KeyboardInterrupt:
@@ -142,6 +145,9 @@ def _run(step: PipelineStep, folder: Path, cwd: Path, progress: Progress) -> Non
             process.terminate()
             process.communicate()
         raise
+    finally:
+        os.close(watched)
+        os.close(held)
     if process.returncode != 0:
         lines = [line for line in errors.strip().splitlines() if line.strip()]
         reason = lines[-1].removeprefix("error: ") if lines else f"it ended with {process.returncode}"

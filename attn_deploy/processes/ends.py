@@ -22,6 +22,11 @@ def death_of(code: int) -> str:
     return f"crashed ({name}).{hint}"
 
 
+LIFELINE = (
+    "ATTN_DEPLOY_LIFELINE"  # in the environment of a command that another one starts: who that is, and on which pipe
+)
+
+
 def die_with(parent: int, lifeline: int) -> None:
     """Have this process killed as soon as its parent is gone: nobody else would end it.
 
