@@ -6,19 +6,19 @@ import sys
 
 
 def main() -> None:
-    """Entry point; Ctrl-C waits until the command line can answer it, for in an import it would print a traceback."""
+    """Entry point; signals wait until the command line can answer them: in an import Ctrl-C would print a traceback."""
     _open_streams()
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     from attn_deploy.cli import main as run
 
     run()
 
 
 def _open_streams() -> None:
-    """Put something where a standard stream is closed: the next file to be opened would take its place.
+    """Open what takes the place of a closed standard stream, which the next file to be opened would take otherwise.
 
-    What is printed to a closed output is an error, as on a full disk; of that nobody can be told of, nothing is.
+    Printing to a closed standard output fails, as on a full disk; messages to a closed standard error are discarded.
     """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:

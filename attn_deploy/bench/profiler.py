@@ -130,7 +130,7 @@ def run_plan(
     except KeyboardInterrupt:
         if store is None:
             raise
-        # It may come when a shape's rows are in the store and not yet here: what is kept is told.
+        # It may come between storing a shape's rows and adding them here: the record must contain what was stored.
         for shape in shapes[len(made) : len(made) + 1]:
             if (kept := store.read(shape, environment)) is not None:
                 made[shape] = kept

@@ -115,8 +115,8 @@ def _line_of(error: Exception) -> tuple[str, int]:
     if isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY):
         return "there is not enough memory for this; raise --memory-limit, or use a smaller input or batch.", 1
     if isinstance(error, OSError) and error.errno is not None:
-        if error.errno == errno.EBADF and error.filename is None:
-            return "standard output is closed, and the result would be printed there.", 1
+        if error.errno == errno.EBADF and not process.can_print():
+            return "standard output is closed, so the result cannot be printed.", 1
         place = f"{error.filename}: " if error.filename is not None else ""
         hint = " Free some space, or set TMPDIR to another folder." if error.errno == errno.ENOSPC else ""
         return f"{place}{error.strerror}.{hint}", 2

@@ -39,3 +39,9 @@ Resize = Annotated[
         help="How images reach their size: crop, letterbox or stretch. Default: crop.", rich_help_panel=IMAGES
     ),
 ]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        help="Height and width to bring images to, where the graph takes any: 224, or 480x640.", rich_help_panel=IMAGES
+    ),
+]

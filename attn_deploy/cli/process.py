@@ -214,6 +214,15 @@ def _flushed(code: int) -> int:
     return code
 
 
+def can_print() -> bool:
+    """Whether standard output takes anything; not if it was closed when the program began."""
+    try:
+        os.write(1, b"")
+    except OSError:
+        return False
+    return True
+
+
 def _say(text: str) -> None:
     with contextlib.suppress(OSError):
         os.write(2, f"{text}\n".encode(errors="replace"))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from attn_deploy.cli.completion import complete_model
-from attn_deploy.cli.image_options import Color, Layout, Mean, Preset, Resize, Scale, Std
+from attn_deploy.cli.image_options import Color, Layout, Mean, Preset, Resize, Scale, Size, Std
 from attn_deploy.cli.panels import DATA, FORM, LAYERS
 from attn_deploy.cli.parse import parse_size, preprocess_options
 from attn_deploy.cli.streams import echo, json_text, output_aside
@@ -42,13 +42,7 @@ def quantize(
         float | None,
         typer.Option(help="Points of top-1 accuracy that may be lost; layers that cost more stay in float."),
     ] = None,
-    size: Annotated[
-        str | None,
-        typer.Option(
-            help="Height and width to bring images to, where the graph takes any: 224, or 480x640.",
-            rich_help_panel=DATA,
-        ),
-    ] = None,
+    size: Size = None,
     preset: Preset = None,
     mean: Mean = None,
     std: Std = None,

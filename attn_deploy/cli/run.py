@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from attn_deploy.cli.image_options import Color, Layout, Mean, Preset, Resize, Scale, Std
-from attn_deploy.cli.panels import IMAGES
+from attn_deploy.cli.image_options import Color, Layout, Mean, Preset, Resize, Scale, Size, Std
 from attn_deploy.cli.parse import parse_size, preprocess_options
 from attn_deploy.cli.streams import echo, json_text
 
@@ -20,13 +19,7 @@ def run(
         str,
         typer.Option("-o", "--output", metavar="<path>", help="File to write: an .npz with an array for each output."),
     ],
-    size: Annotated[
-        str | None,
-        typer.Option(
-            help="Height and width to bring images to, where the graph takes any: 224, or 480x640.",
-            rich_help_panel=IMAGES,
-        ),
-    ] = None,
+    size: Size = None,
     preset: Preset = None,
     mean: Mean = None,
     std: Std = None,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import onnx
+
+from attn_deploy.graph.operators import all_nodes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -20,14 +21,14 @@ def infer_shapes(model: onnx.ModelProto, *, data_prop: bool = False, strict_mode
     Raises:
         InferenceError: of onnx, in strict mode.
     """
-    if not any(inferred_as(n) for n in _nodes(model.graph)):
+    if not any(inferred_as(n) for n in all_nodes(model.graph)):
         return onnx.shape_inference.infer_shapes(model, data_prop=data_prop, strict_mode=strict_mode)
     working = onnx.ModelProto()
     working.CopyFrom(model)
-    for node in _nodes(working.graph):
+    for node in all_nodes(working.graph):
         node.op_type = inferred_as(node) or node.op_type
     inferred = onnx.shape_inference.infer_shapes(working, data_prop=data_prop, strict_mode=strict_mode)
-    for node, given in zip(_nodes(inferred.graph), _nodes(model.graph), strict=True):
+    for node, given in zip(all_nodes(inferred.graph), all_nodes(model.graph), strict=True):
         node.op_type = given.op_type
     return inferred
 
@@ -35,12 +36,3 @@ def infer_shapes(model: onnx.ModelProto, *, data_prop: bool = False, strict_mode
 def inferred_as(node: onnx.NodeProto | ir.Node) -> str:
     """Another operator in whose place a node is inferred; empty where onnx knows it."""
     return _INFERRED_AS.get(node.op_type, "") if node.domain in ("", "ai.onnx") else ""
-
-
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Of a graph and of the bodies in it."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-                yield from _nodes(body)

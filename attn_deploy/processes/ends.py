@@ -22,9 +22,8 @@ def death_of(code: int) -> str:
     return f"crashed ({name}).{hint}"
 
 
-LIFELINE = (
-    "ATTN_DEPLOY_LIFELINE"  # in the environment of a command that another one starts: who that is, and on which pipe
-)
+# In the environment of a command that another one starts: the starter's process id, and the number of the pipe.
+LIFELINE = "ATTN_DEPLOY_LIFELINE"
 
 
 def die_with(parent: int, lifeline: int) -> None:

@@ -227,7 +227,7 @@ def _redrawn_text(parity: Mapping[str, Any] | None) -> str:
     count = (parity or {}).get("redrawn", 0)
     if not count:
         return ""
-    return f"{count}, where the model itself picks other elements with its last bit (top-k of near scores)"
+    return f"{count}, at which the model itself picks other elements when its last bits move"
 
 
 def simplified_text(artifact: OnnxArtifact) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import onnx
@@ -19,6 +18,7 @@ from attn_deploy.exporters.prepared import PreparedModel
 from attn_deploy.exporters.quiet import quiet_torch
 from attn_deploy.graph.artifact import check_model
 from attn_deploy.inputs.tensors import TensorInput, dynamic_symbols
+from attn_deploy.parity.reference import EagerReference
 from attn_deploy.parity.tolerance import Tolerance
 from attn_deploy.parity.verify import compare
 from attn_deploy.runtimes.base import Runner
@@ -53,8 +53,8 @@ def check_modules_agree(pair: Pair) -> None:
     Raises:
         ParityError: if they differ by more than the rounding of float32 constants.
     """
-    zoo = _named(pair, pair.zoo.module, torch.float64)
-    report = compare(_eager(pair, exact=True), zoo, pair.inputs, (), tolerance=SAME_MATHS)
+    plain, zoo = (_precise(pair, module) for module in (pair.plain, pair.zoo.module))
+    report = compare(plain, zoo, pair.inputs, (), tolerance=SAME_MATHS)
     report.raise_if_failed(f"{pair.name}, plain and zoo module")
 
 
@@ -136,16 +136,13 @@ def _check_file(
 ) -> None:
     """Compare a file with the plain module, at the traced size and, where axes move, at another."""
     file = OnnxRuntimeRunner(model)
+    right = EagerReference(pair.plain, pair.zoo.outputs)
     try:
-        report = compare(_eager(pair), file, inputs, dynamic, precise=partial(_eager, pair, exact=True), shapes=1)
+        report = compare(right.runner, file, inputs, dynamic, rounding=right.rounding, shapes=1)
     except RuntimeError as error:  # the plain formulation itself takes only some sizes
         raise ExportError(f"{pair.name}: PyTorch runs it at no such size: {' '.join(str(error).split())}") from error
     report.raise_if_failed(f"{pair.name}, {which} file")
 
 
-def _eager(pair: Pair, *, exact: bool = False) -> Runner:
-    return _named(pair, pair.plain, torch.float64 if exact else torch.float32)
-
-
-def _named(pair: Pair, module: torch.nn.Module, dtype: torch.dtype = torch.float32) -> Runner:
-    return EagerRunner(module, output_names=pair.zoo.outputs, dtype=dtype)
+def _precise(pair: Pair, module: torch.nn.Module) -> Runner:
+    return EagerRunner(module, output_names=pair.zoo.outputs, dtype=torch.float64)

@@ -141,7 +141,7 @@ def test_streams_that_are_closed(closed, tmp_path):
     assert "Traceback" not in done.stderr
     if closed == ">&-":
         assert done.stderr.splitlines()[-1] == (
-            "error: standard output is closed, and the result would be printed there."
+            "error: standard output is closed, so the result cannot be printed."
         )
     onnx.checker.check_model(onnx.load(tmp_path / "eca.onnx"), full_check=True)
 

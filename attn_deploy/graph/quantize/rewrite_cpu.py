@@ -17,9 +17,8 @@ from attn_deploy.graph.quantize.placement_cpu import CpuPlacement, activations_o
 from attn_deploy.graph.quantize.rewrite import QuantizedGraph
 
 Array = NDArray[np.generic]
-Stored = tuple[
-    NDArray[np.int8], NDArray[np.float64], "NDArray[np.float64] | float"
-]  # weights, scales, shift of the bias
+# Weights, their scales, and what their rounding adds to the bias.
+Stored = tuple[NDArray[np.int8], NDArray[np.float64], "NDArray[np.float64] | float"]
 
 _SMALLEST_SCALE = 2.0**-126  # below, a scale loses digits
 _BIAS_LIMIT = 2.0**30  # of a bias in steps of its own: sums of products must fit beside it
