@@ -140,9 +140,7 @@ def test_streams_that_are_closed(closed, tmp_path):
     assert done.returncode == (1 if nothing_to_print_on else 0), done.stderr
     assert "Traceback" not in done.stderr
     if closed == ">&-":
-        assert done.stderr.splitlines()[-1] == (
-            "error: standard output is closed, so the result cannot be printed."
-        )
+        assert done.stderr.splitlines()[-1] == ("error: standard output is closed, so the result cannot be printed.")
     onnx.checker.check_model(onnx.load(tmp_path / "eca.onnx"), full_check=True)
 
 
