@@ -231,6 +231,14 @@ def _roll(scope: Scope, input: Tensor, shifts: Any, dims: Any = None) -> _Made:
     return rolled, "a roll by a computed shift as two slices"
 
 
+def _permute(scope: Scope, input: Tensor, *order: Any, dims: Any = None) -> _Made:
+    """Axes counted from the end: the TorchScript exporter writes them as they are, and its inference has died of it."""
+    axes = dims if dims is not None else order[0] if isinstance(order[0], (tuple, list)) else order
+    if all(a >= 0 for a in axes):
+        return None
+    return input.permute([a % input.dim() for a in axes]), "a permute with its axes counted from the front"
+
+
 _FORMS: dict[Callable[..., Any], Callable[..., _Made]] = {
     F.adaptive_avg_pool1d: _adaptive(False, 1),
     F.adaptive_avg_pool2d: _adaptive(False, 2),
@@ -239,7 +247,9 @@ _FORMS: dict[Callable[..., Any], Callable[..., _Made]] = {
     F.fold: _fold,
     F.interpolate: _area,
     torch.conv2d: _conv2d,
+    torch.permute: _permute,
     torch.roll: _roll,
+    Tensor.permute: _permute,
     **attention_forms.FORMS,
     **order_forms.FORMS,
 }

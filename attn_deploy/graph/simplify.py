@@ -20,6 +20,7 @@ from attn_deploy.files import scratch_folder
 from attn_deploy.graph.artifact import check_model, load_model
 from attn_deploy.graph.placed import filled, hollow
 from attn_deploy.graph.shape_arithmetic import shorten_shape_arithmetic
+from attn_deploy.graph.softmax_memory import name_softmax_extents_
 from attn_deploy.isolate import run_isolated
 
 TOOLS = ("onnxsim", "onnxslim")
@@ -57,7 +58,9 @@ def simplify_model(model: onnx.ModelProto, *, timeout: float = TIMEOUT_SECONDS) 
             reasons.append(f"{tool} is not installed")
             continue
         try:
-            simplified = filled(shorten_shape_arithmetic(_run(hollow(model), tool, timeout)), model)
+            shortened = shorten_shape_arithmetic(_run(hollow(model), tool, timeout))
+            name_softmax_extents_(shortened)
+            simplified = filled(shortened, model)
             _keep_module_paths(model, simplified)
             _same_interface(model, simplified, tool)
             check_model(simplified, f"the graph simplified by {tool}")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attn_deploy.ops.expert_conv import unrolled
+from attn_deploy.ops.expert_conv import arranged_kernels, convolved
 
 
 def grouped_by_batch(
@@ -36,8 +35,7 @@ def grouped_by_batch(
     maps = x.reshape(groups, in_channels, x.shape[2], x.shape[3])
     if padding != (0, 0):
         maps = F.pad(maps, (padding[1], padding[1], padding[0], padding[0]))
-    patches = unrolled(maps, kernel, stride=stride, dilation=dilation)  # ordered column, row, channel
-    kernels = weight.reshape(groups, out_channels, in_channels, kernel, kernel).permute(0, 1, 4, 3, 2)
-    mixed = torch.matmul(kernels.reshape(groups, out_channels, -1), patches.flatten(2))
-    result = mixed.reshape(1, groups * out_channels, patches.shape[2], patches.shape[3])
+    kernels = weight.reshape(groups, out_channels, in_channels, kernel, kernel)
+    mixed = convolved(maps, arranged_kernels(kernels, stride), kernel, stride=stride, dilation=dilation)
+    result = mixed.flatten(0, 1).unsqueeze(0)
     return result if bias is None else result + bias.reshape(1, -1, 1, 1)

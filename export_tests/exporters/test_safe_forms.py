@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
@@ -188,6 +189,25 @@ def test_rewritten_models_hold_at_other_sizes(exporter, tmp_path):
     assert len(made.record["verified_shapes"]) >= 3
     assert len(made.record["rewritten"]) == 3
     assert "rewritten" in made.metadata["record"]
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_a_permute_may_count_its_axes_from_the_end(exporter, tmp_path):
+    """TorchScript's exporter writes such axes as they are, and ONNX has no negative ones in a Transpose."""
+
+    class FromTheEnd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 5)
+
+        def forward(self, x):
+            last = self.linear(x.permute(0, -2, -1, -3))
+            return torch.permute(last, (0, -1, -3, -2)), last.permute(dims=[0, 3, 1, -2])
+
+    made = export(FromTheEnd(), tmp_path / "m.onnx", inputs=parse_inputs(["1x3x16x12"]), exporter=exporter, opset=17)
+    assert made.inputs[0].shape == ("N", 3, "H", "W")
+    written = onnx.load(tmp_path / "m.onnx").graph.node
+    assert all(a >= 0 for n in written if n.op_type == "Transpose" for a in n.attribute[0].ints)
 
 
 def test_rewriting_can_be_switched_off():

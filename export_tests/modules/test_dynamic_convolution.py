@@ -69,7 +69,8 @@ def test_one_routing_vector_can_serve_several_convolutions():
 
 def test_automatic_export_form_follows_the_stated_rule():
     assert cheaper_form(4, 64, 64, 1, 1) == "mix_kernels"  # nothing to unroll
-    assert cheaper_form(4, 64, 64, 3, 64) == "mix_outputs"  # depthwise: hardly any work to save
+    assert cheaper_form(2, 64, 64, 3, 64) == "mix_outputs"  # depthwise: hardly any work to save
+    assert cheaper_form(8, 64, 64, 3, 64) == "mix_kernels"  # unless there are many maps to read back
     assert cheaper_form(8, 512, 512, 3, 1) == "mix_kernels"  # eight times the work is too much
     assert create("condconv", kernel_size=1).experts.export_form == "mix_kernels"
     assert create("condconv", export_form="mix_outputs", kernel_size=1).experts.export_form == "mix_outputs"

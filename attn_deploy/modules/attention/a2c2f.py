@@ -81,7 +81,7 @@ class AreaAttention(Fusible, nn.Module):
         query, key, value = (piece.transpose(2, 3) for piece in pieces)  # (N, heads, area, d, H * W / area)
         query = query.transpose(3, 4) if self.scale is None else query.transpose(3, 4) * self.scale
         weights = bounded_product_softmax(query, key, _LARGE)
-        mixed = torch.matmul(value, weights.transpose(3, 4)).transpose(2, 3)
+        mixed = torch.matmul(weights, value.transpose(3, 4)).permute(0, 1, 4, 2, 3)
         mixed = mixed.reshape(batch, self.channels, height, width)
         return self.proj(mixed + self.pe(positions))
 

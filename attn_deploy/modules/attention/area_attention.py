@@ -111,7 +111,7 @@ class AreaAttention(Fusible, nn.Module):
         maps = self._queries_keys_values(x)
         query, key, value = (self._by_area(t) for t in maps)
         weights = torch.matmul(query.transpose(-2, -1), key).softmax(-1)
-        mixed = torch.matmul(value, weights.transpose(-2, -1))
+        mixed = torch.matmul(weights, value.transpose(-2, -1)).transpose(-2, -1)  # the large map is not transposed
         if self.area > 1:
             mixed = mixed.transpose(2, 3)
         mixed = mixed.reshape(-1, self.channels, x.shape[2], x.shape[3])

@@ -72,7 +72,8 @@ class PSAAttention(Fusible, nn.Module):
         query, key, value = split_channels(per_head, (k, k, self.head_width), axis=2)
         query = query.transpose(2, 3) if self.scale is None else query.transpose(2, 3) * self.scale
         weights = bounded_product_softmax(query, key, _LARGE)
-        mixed = torch.matmul(value, weights.transpose(2, 3)).reshape(batch, self.channels, height, width)
+        mixed = torch.matmul(weights, value.transpose(2, 3)).transpose(2, 3)  # the large map is not transposed
+        mixed = mixed.reshape(batch, self.channels, height, width)
         return self.proj(mixed + self.pe(value.reshape(batch, self.channels, height, width)))
 
 

@@ -160,7 +160,7 @@ class GeneralizedAttention(Fusible, nn.Module):
         if self.one_map:  # one query: its row needs no transpose back
             mixed = attention.matmul(values.transpose(2, 3))
         else:
-            mixed = values.matmul(attention.transpose(2, 3))
+            mixed = attention.matmul(values.transpose(2, 3)).transpose(2, 3)  # faster than to transpose the weights
         height, width = (1, 1) if self.one_map else (dense.shape[2], dense.shape[3])
         out = self.project(mixed.reshape(x.shape[0], self.num_heads * self.head_channels, height, width))
         if self.q_stride > 1 and not self.one_map:

@@ -3,9 +3,9 @@
 Paper: Omni-Dimensional Dynamic Convolution, ICLR 2022, arXiv:2209.07947.
 Official: OSVAI/ODConv, modules/odconv.py (ODConv2d).
 Export: the official code runs the batch as groups of one convolution, which no exporter takes with a dynamic batch. Here the
-    kernels are mixed by a product, the gated map is unrolled by slices with constant bounds, and one batched product does
-    the rest; one 1x1 kernel is a plain convolution between two gates. Fused, the BatchNorm and the temperature are gone.
-    Equal up to rounding.
+    kernels are mixed by a product, the gated map is unrolled along its rows by slices with constant bounds, one batched
+    product serves all columns of the kernel, and its parts are shifted and summed; one 1x1 kernel is a plain convolution
+    between two gates. Fused, the BatchNorm and the temperature are gone. Equal up to rounding.
 Deviations: the padding is dilation * (kernel_size // 2) unless given, where the official class has 0 by default.
 """
 
@@ -23,7 +23,7 @@ from attn_deploy.ops import (
     require_convolution,
     require_not_negative,
 )
-from attn_deploy.ops.expert_conv import unrolled
+from attn_deploy.ops.expert_conv import arranged_kernels, convolved
 from attn_deploy.registry import register
 
 
@@ -176,18 +176,14 @@ class ODConv2d(Fusible, nn.Module):
         return F.conv2d(x, self.weight[0], None, self.stride, self.padding, self.dilation, self.groups)
 
     def _mixed(self, x: Tensor, taps: Tensor | None, copies: Tensor | None) -> Tensor:
-        per_group, side = self.in_channels // self.groups, self.kernel_size
-        # Taps are unrolled column by column, each with all of its channels: so lie the kernels, and the gate.
-        weight = self.weight.permute(0, 1, 4, 3, 2).reshape(self.kernel_num, -1)
-        kernels = weight if copies is None else torch.matmul(copies.flatten(1), weight)
-        kernels = kernels.reshape(-1, self.out_channels, side * side, per_group)
+        side, inputs, outputs = self.kernel_size, self.in_channels // self.groups, self.out_channels // self.groups
+        weight = self.weight.reshape(self.kernel_num, self.groups, outputs, inputs, side, side)
+        weight = arranged_kernels(weight, self.stride)
+        kernels = weight if copies is None else torch.matmul(copies.flatten(1), weight.flatten(1))
+        kernels = kernels.reshape(-1, *weight.shape[1:])
         if taps is not None:
-            gate = taps.reshape(-1, side, side).transpose(1, 2).reshape(-1, 1, side * side, 1)
-            kernels = kernels * gate
+            kernels = kernels * arranged_kernels(taps.reshape(-1, 1, 1, 1, side, side), self.stride)
         if self.padding:
             x = F.pad(x, (self.padding,) * 4)
-        maps = x.reshape(x.shape[0], self.groups, per_group, x.shape[2], x.shape[3])
-        patches = unrolled(maps, side, stride=self.stride, dilation=self.dilation)
-        kernels = kernels.reshape(-1, self.groups, self.out_channels // self.groups, side * side * per_group)
-        y = torch.matmul(kernels, patches.flatten(3))
-        return y.reshape(x.shape[0], self.out_channels, patches.shape[3], patches.shape[4])
+        maps = x.reshape(x.shape[0], self.groups, inputs, x.shape[2], x.shape[3])
+        return convolved(maps, kernels, side, stride=self.stride, dilation=self.dilation).flatten(1, 2)
