@@ -277,12 +277,10 @@ class OnnxRuntimeRunner:
         ort = import_onnxruntime()
         device = "cpu" if self._kind == "cpu" else "cuda"
         self._binding.clear_binding_inputs()
-        self._binding.clear_binding_outputs()
         for name, array in inputs.items():
             value = ort.OrtValue.ortvalue_from_numpy(np.asarray(array, order="C"), device, 0)
             self._binding.bind_ortvalue_input(name, value)
-        for name in self.output_names:
-            self._binding.bind_output(name, device)
+        self._bind_outputs(device)
         if self._provider_options.get("enable_cuda_graph") == "1":
             self.enqueue()  # the first run tells the outputs' sizes; from then on they stay where they are
             self._fixed = self._binding.get_outputs()
@@ -306,7 +304,17 @@ class OnnxRuntimeRunner:
 
     def outputs(self) -> Arrays:
         """The outputs by name."""
-        return dict(zip(self.output_names, self._binding.copy_outputs_to_cpu(), strict=True))
+        if self._kind != "cpu":
+            return dict(zip(self.output_names, self._binding.copy_outputs_to_cpu(), strict=True))
+        # On the CPU the arrays are the memory that the run wrote, without a copy; the next run is given memory of its own.
+        values = dict(zip(self.output_names, (v.numpy() for v in self._binding.get_outputs()), strict=True))
+        self._bind_outputs("cpu")
+        return {n: v.copy() if n in self.input_names else v for n, v in values.items()}  # an input may be an output
+
+    def _bind_outputs(self, device: str) -> None:
+        self._binding.clear_binding_outputs()
+        for name in self.output_names:
+            self._binding.bind_output(name, device)
 
     def close(self) -> None:
         """Drop the session."""

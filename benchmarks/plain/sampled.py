@@ -92,3 +92,60 @@ class DCNv3(nn.Module):
 class _ToLast(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.permute(0, 2, 3, 1)
+
+
+class CARAFE(nn.Module):
+    """CARAFE without its operator: the map is enlarged first, unfolded with dilated windows, and summed by an einsum."""
+
+    def __init__(self, channels: int, compressed: int = 64, scale: int = 2, kernel_size: int = 5) -> None:
+        super().__init__()
+        self.scale, self.kernel = scale, kernel_size
+        self.channel_compressor = nn.Conv2d(channels, compressed, 1)
+        self.content_encoder = nn.Conv2d(compressed, (kernel_size * scale) ** 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.size()
+        weight = F.pixel_shuffle(self.content_encoder(self.channel_compressor(x)), self.scale).softmax(1)
+        enlarged = F.interpolate(x, scale_factor=self.scale, mode="nearest")
+        padding = self.kernel // 2 * self.scale
+        windows = F.unfold(enlarged, self.kernel, dilation=self.scale, padding=padding)
+        windows = windows.view(batch, channels, -1, height * self.scale, width * self.scale)
+        return torch.einsum("bkhw,bckhw->bchw", weight, windows)
+
+
+class DCNv2(nn.Module):
+    """Modulated deformable convolution by gathers: nine samples of each place as a map three times as high and wide."""
+
+    def __init__(self, fan_in: int, fan_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(fan_out, fan_in, 3, 3) / (3 * fan_in**0.5))
+        self.bias = nn.Parameter(torch.randn(fan_out))
+        self.conv_offset = nn.Conv2d(fan_in, 27, 3, padding=1)
+
+    @staticmethod
+    def _corner(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+        index = rows.clamp(0, height - 1).long() * width + columns.clamp(0, width - 1).long()
+        index = index.view(batch, 1, -1).expand(-1, channels, -1)
+        return x.flatten(2).gather(2, index).view(batch, channels, *rows.shape[1:]) * inside.unsqueeze(1).to(x.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        offset, mask = torch.split(self.conv_offset(x), [18, 9], 1)
+        padded = F.pad(x, (1, 1, 1, 1))
+        taps = torch.arange(3, dtype=x.dtype)
+        down, across = (t.reshape(1, 9, 1, 1) for t in torch.meshgrid(taps, taps, indexing="ij"))
+        rows = offset[:, 0::2] + down + torch.arange(height, dtype=x.dtype).view(1, 1, -1, 1)
+        columns = offset[:, 1::2] + across + torch.arange(width, dtype=x.dtype).view(1, 1, 1, -1)
+        top, left = rows.floor(), columns.floor()
+        low, right = rows - top, columns - left
+        sampled = (
+            self._corner(padded, top, left) * ((1 - low) * (1 - right)).unsqueeze(1)
+            + self._corner(padded, top, left + 1) * ((1 - low) * right).unsqueeze(1)
+            + self._corner(padded, top + 1, left) * (low * (1 - right)).unsqueeze(1)
+            + self._corner(padded, top + 1, left + 1) * (low * right).unsqueeze(1)
+        )
+        sampled = sampled * mask.sigmoid().unsqueeze(1)
+        enlarged = sampled.view(batch, channels, 3, 3, height, width).permute(0, 1, 4, 2, 5, 3)
+        return F.conv2d(enlarged.reshape(batch, channels, 3 * height, 3 * width), self.weight, self.bias, stride=3)

@@ -36,6 +36,8 @@ SECOND_WAVE_BLOCKS: dict[str, Case] = {
     ),
     "spd_conv": Case(plain=lambda c, h, w: reparameterised.SPDConv(c, c), arguments=_both),
     "dysample": Case(plain=lambda c, h, w: sampled.DySample(c)),
+    "carafe": Case(plain=lambda c, h, w: sampled.CARAFE(c)),
+    "deformable_conv_v2": Case(plain=lambda c, h, w: sampled.DCNv2(c, c), arguments=_both),
     "dcn_v3": Case(plain=lambda c, h, w: sampled.DCNv3(c)),
     "odconv": Case(
         plain=lambda c, h, w: dynamic.ODConv(c, c),

@@ -4,7 +4,7 @@ Paper: Deformable ConvNets v2: More Deformable, Better Results, CVPR 2019, arXiv
 Official: open-mmlab/mmcv, mmcv/ops/modulated_deform_conv.py (ModulatedDeformConv2dPack); torchvision.ops.deform_conv2d has
     the same maths and order of offsets.
 Export: mmcv's operator is none of ONNX. By default, at every opset, the four neighbours of each sample are gathered, the
-    mask is part of their weights, and one 1x1 convolution sums taps and channels. From opset 19 on,
+    mask is part of their weights, and one matrix product sums taps and channels. From opset 19 on,
     sampling="deform_conv" writes the operator DeformConv instead. Equal up to rounding.
 Deviations: the padding is 1 by default, as networks give it for 3x3, where the official class has 0.
 Limits: sampling="deform_conv" needs opset 19; ONNX Runtime runs DeformConv, TensorRT-RTX refuses it. The offsets' convolution
@@ -139,9 +139,13 @@ class DeformableConv2d(nn.Module):
             taps=self.taps,
             weights=mask.reshape(-1, self.deform_groups, self.taps, height * width).permute(0, 3, 1, 2),
         )
-        patches = values.permute(0, 2, 4, 3, 1).reshape(-1, self.in_channels * self.taps, height, width)
-        kernel = self.weight.flatten(1).unsqueeze(2).unsqueeze(3)
-        return nn.functional.conv2d(patches, kernel, self.bias, groups=self.groups)
+        if self.groups > 1:
+            patches = values.permute(0, 2, 4, 3, 1).reshape(-1, self.in_channels * self.taps, height, width)
+            return nn.functional.conv2d(patches, self.weight.flatten(1)[..., None, None], self.bias, groups=self.groups)
+        # Places lead in what was gathered: a product over the rest needs no transpose of the nine maps, the largest tensor.
+        kernel = self.weight.reshape(self.out_channels, self.deform_groups, -1, self.taps).transpose(2, 3).flatten(1)
+        y = nn.functional.linear(values.flatten(2), kernel, self.bias)
+        return y.transpose(1, 2).reshape(-1, self.out_channels, height, width)
 
     def _places(self, length: int, like: Tensor, *, across: bool) -> Tensor:
         """Where the taps lie along one axis without offset: (taps, 1, length) across, (taps, length, 1) down."""
