@@ -3,7 +3,8 @@
     python benchmarks/large_inputs.py [--model resnet18] [--sizes 256,512] [--samples 16] [-o FILE.json]
 
 Each step is a process of its own: wall time from the file to the file, and the peak of resident memory together with that
-of the processes that it started, looked at every 20 ms. The quantizers calibrate on the same samples. The limit is three times onnxruntime.quantization's time without --keep-accuracy.
+of the processes that it started, looked at every 20 ms. The quantizers calibrate on the same samples. The limit is three
+times onnxruntime.quantization's time without --keep-accuracy.
 """
 
 from __future__ import annotations

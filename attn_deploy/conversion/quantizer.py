@@ -132,19 +132,8 @@ class Quantizer:
         one = self._apart(data.batches[0])[0]
         if self._timed and not self._options.only:
             self._leave_slow(one, methods[0])
-        tried: dict[str, Judgement] = {}
-        for method in methods:
-            self._progress(f"trying {method}")
-            self._scheme.choose(method)
-            enough = judge.enough if limit.points is None else None
-            best = math.inf if judge.scores else min((j.error for j in tried.values()), default=math.inf)
-            tried[method] = judge(self._scheme.write().model, batches=enough, beyond=best)
-        chosen = min(tried, key=lambda m: tried[m].rank())
-        self._scheme.choose(chosen)
+        tried, chosen, judged = self._best_method(methods, judge, limit)
         sensitive: list[tuple[Layer, float]] = []
-        judged = tried[chosen]
-        if judged.samples < judge.samples:
-            judged = judge(self._scheme.write().model)
         if not limit.met(judged):
             sensitive, judged = self._repaired(judge, limit, judged)
         without = {layer.node for layer, _ in sensitive}
@@ -162,21 +151,45 @@ class Quantizer:
             "methods": {m: asdict(j) for m, j in tried.items()},
             "limit": str(limit),
             "judged": {**asdict(judged), "points_lost": judged.points_lost},
-            "layers": len(self._plan.layers) - len(without),
-            "products": len(self._plan.layers) + len(self._plan.left),
+            **self._layers_record(sensitive),
             "pairs": quantized.pairs,
             "weights": quantized.weights,
-            "left": [asdict(left) for left in self._plan.left[:_SHOWN]],
-            "sensitive": [
-                {"node": y.node, "operator": y.operator, "module": y.module, "error_alone": e}
-                for y, e in sensitive[:_SHOWN]
-            ],
             "onnxruntime": ran,
         }
         _note(quantized.model, record)
         if ran["ran"] and self._timed:
             self.speed = self._speed(quantized.model, one)
         return quantized
+
+    def _best_method(
+        self, methods: Sequence[str], judge: Judge, limit: Limit
+    ) -> tuple[dict[str, Judgement], str, Judgement]:
+        """Each method's judgement, the best method, which is then the scheme's, and its judgement on all samples."""
+        tried: dict[str, Judgement] = {}
+        for method in methods:
+            self._progress(f"trying {method}")
+            self._scheme.choose(method)
+            enough = judge.enough if limit.points is None else None
+            best = math.inf if judge.scores else min((j.error for j in tried.values()), default=math.inf)
+            tried[method] = judge(self._scheme.write().model, batches=enough, beyond=best)
+        chosen = min(tried, key=lambda m: tried[m].rank())
+        self._scheme.choose(chosen)
+        judged = tried[chosen]
+        if judged.samples < judge.samples:
+            judged = judge(self._scheme.write().model)
+        return tried, chosen, judged
+
+    def _layers_record(self, sensitive: Sequence[tuple[Layer, float]]) -> dict[str, Any]:
+        """What the record says of layers: how many are in 8 bits, and which are left in float, and why."""
+        return {
+            "layers": len(self._plan.layers) - len(sensitive),
+            "products": len(self._plan.layers) + len(self._plan.left),
+            "left": [asdict(left) for left in self._plan.left[:_SHOWN]],
+            "sensitive": [
+                {"node": y.node, "operator": y.operator, "module": y.module, "error_alone": e}
+                for y, e in sensitive[:_SHOWN]
+            ],
+        }
 
     def _apart(self, batch: Arrays) -> list[Arrays]:
         """The samples of a batch, where the graph takes any number; otherwise the batch."""

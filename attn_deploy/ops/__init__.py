@@ -37,7 +37,7 @@ from attn_deploy.ops.folding import (
 )
 from attn_deploy.ops.fourier import dft_tables, filter_frequencies
 from attn_deploy.ops.group_norm import GroupNorm2d, group_norm
-from attn_deploy.ops.halo_windows import halo_windows
+from attn_deploy.ops.halo_windows import halo_tokens
 from attn_deploy.ops.initialisation import fan_out_normal_
 from attn_deploy.ops.layer_norm_2d import LayerNormOverChannels, layer_norm_2d
 from attn_deploy.ops.linear_resize import linear_matrix
@@ -103,7 +103,7 @@ __all__ = [
     "global_avg_pool",
     "global_max_pool",
     "group_norm",
-    "halo_windows",
+    "halo_tokens",
     "instance_norm",
     "is_traced",
     "layer_norm_2d",

@@ -7,17 +7,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def halo_windows(x: Tensor, block_size: int, halo_size: int) -> Tensor:
-    """Each block with its halo, zeros outside the map: (N, C, H, W) -> (N, C, H / b, b + 2h, W / b, b + 2h).
+def halo_tokens(x: Tensor, groups: int, block_size: int, halo_size: int) -> Tensor:
+    """The places of each block with its halo, zeros outside the map.
 
-    Two gathers, along H and along W; `Tensor.unfold` is refused by the TorchScript exporter, and one convolution with a
-    one-hot kernel would have as many channels as a window has places.
+    (N, C, H, W) -> (N, groups, H / b * W / b, (b + 2h) ** 2, C / groups), blocks and places row by row.
+
+    One gather of whole places, once the channels of a group are last: what is copied many times over is copied in its final
+    order. `Tensor.unfold` is refused by the TorchScript exporter, and a convolution with a one-hot kernel would have as
+    many channels as a window has places.
     """
     window = block_size + 2 * halo_size
-    rows, columns = x.shape[2] // block_size, x.shape[3] // block_size
     padded = F.pad(x, (halo_size,) * 4)
-    offsets = torch.arange(window, device=x.device).unsqueeze(0)
-    along_h = (torch.arange(rows, device=x.device).unsqueeze(1) * block_size + offsets).flatten()
-    along_w = (torch.arange(columns, device=x.device).unsqueeze(1) * block_size + offsets).flatten()
-    gathered = padded.index_select(2, along_h).index_select(3, along_w)
-    return gathered.reshape(x.shape[0], -1, rows, window, columns, window)
+    places = padded.reshape(x.shape[0], groups, x.shape[1] // groups, -1).transpose(2, 3)
+    offsets = torch.arange(window, device=x.device)
+    down, across = (
+        (torch.arange(x.shape[axis] // block_size, device=x.device) * block_size).unsqueeze(1) + offsets
+        for axis in (2, 3)
+    )
+    index = down.unsqueeze(1).unsqueeze(3) * padded.shape[3] + across.unsqueeze(0).unsqueeze(2)
+    gathered = places.index_select(2, index.flatten())
+    return gathered.reshape(x.shape[0], groups, -1, window * window, x.shape[1] // groups)

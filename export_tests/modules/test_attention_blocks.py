@@ -36,9 +36,10 @@ def test_pooling_over_the_end(side, size):
 
 @pytest.mark.parametrize(("block", "halo"), [(4, 1), (2, 3), (3, 0)])
 def test_windows_with_a_halo(block, halo):
-    x, window = torch.randn(2, 3, 12, 24), block + 2 * halo
-    expected = F.pad(x, (halo,) * 4).unfold(2, window, block).unfold(3, window, block)
-    assert torch.equal(ops.halo_windows(x, block, halo), expected.permute(0, 1, 2, 4, 3, 5))
+    x, window = torch.randn(2, 6, 12, 24), block + 2 * halo
+    expected = F.pad(x, (halo,) * 4).unfold(2, window, block).unfold(3, window, block)  # (N, C, rows, columns, y, x)
+    expected = expected.reshape(2, 3, 2, -1, window * window).permute(0, 1, 3, 4, 2)
+    assert torch.equal(ops.halo_tokens(x, 3, block, halo), expected)
 
 
 @pytest.mark.parametrize("side", [1, 2, 3])

@@ -23,7 +23,7 @@ from attn_deploy.registry import register
 
 @register(
     "a2_double_attention",
-    aliases=("a2_net", "a2", "double_attention_layer"),
+    aliases=("a2_net", "a2", "a2_attention", "double_attention_layer"),
     reference={"in_channels": 64},
     parameters=6240,
 )

@@ -35,7 +35,7 @@ def _kernel_size(channels: int, kernel_size: int | None) -> int:
     return kernel_size
 
 
-@register("eca", aliases=("eca_layer", "efficient_channel_attention"), parameters=3)
+@register("eca", aliases=("eca_layer", "eca_net", "efficient_channel_attention"), parameters=3)
 class ECA(nn.Module):
     """Gates each channel by a short convolution over the global averages of its neighbour channels.
 

@@ -24,7 +24,7 @@ from attn_deploy.registry import register
 
 @register(
     "outlook_attention",
-    aliases=("outlooker_attention", "outlook_attn", "outlooker", "volo"),
+    aliases=("outlooker_attention", "outlook_attn", "outlook", "outlooker", "volo"),
     reference={"channels": 64, "num_heads": 4},
     parameters=29316,
 )

@@ -81,7 +81,9 @@ def _conv_bn_prelu(in_channels: int, out_channels: int, kernel_size: int, stride
     )
 
 
-@register("cgnet_block", aliases=("context_guided_block", "cgnet"), reference=_REFERENCE, parameters=3492)
+@register(
+    "cgnet_block", aliases=("context_guided_block", "context_guided", "cgnet"), reference=_REFERENCE, parameters=3492
+)
 class ContextGuidedBlock(_ContextGuided):
     """Joins a plain and a dilated depthwise view of a halved map and gates it by global context, around a skip.
 

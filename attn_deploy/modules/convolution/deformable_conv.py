@@ -36,7 +36,15 @@ SAMPLING = ("gather", "deform_conv")
 
 @register(
     "deformable_conv_v2",
-    aliases=("dcn_v2", "modulated_deform_conv", "deformable_conv2d", "modulated_deform_conv2d_pack"),
+    aliases=(
+        "dcn_v2",
+        "dcn",
+        "deform_conv",
+        "deform_conv2d",
+        "modulated_deform_conv",
+        "deformable_conv2d",
+        "modulated_deform_conv2d_pack",
+    ),
     reference={"in_channels": 64, "out_channels": 64},
     parameters=52507,
 )

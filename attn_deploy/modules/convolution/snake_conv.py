@@ -33,7 +33,7 @@ from attn_deploy.registry import register
 
 @register(
     "snake_conv",
-    aliases=("dsconv_snake", "dsc", "dynamic_snake_conv", "dsconv_pro"),
+    aliases=("dsconv_snake", "dsc", "dynamic_snake_conv", "dy_snake_conv", "dsconv_pro"),
     reference={"in_channels": 64, "out_channels": 64},
     parameters=47478,
 )

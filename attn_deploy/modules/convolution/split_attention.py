@@ -28,7 +28,7 @@ from attn_deploy.registry import register
 
 @register(
     "splat_conv2d",
-    aliases=("split_attention", "resnest"),
+    aliases=("split_attention", "splat", "resnest"),
     reference={"in_channels": 64, "out_channels": 64, "kernel_size": 3, "padding": 1, "bias": False, "norm": True},
     parameters=43488,
 )

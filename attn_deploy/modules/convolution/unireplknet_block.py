@@ -95,7 +95,7 @@ class DilatedReparamBlock(Fusible, nn.Module):
 
 @register(
     "unireplknet_block",
-    aliases=("unireplknet",),
+    aliases=("unireplknet", "unireplk"),
     reference={"channels": 64, "kernel_size": 7},
     parameters=42384,
 )
