@@ -1,4 +1,7 @@
-"""A map cut into p x p patches, at symbolic sizes: one reshape of six axes and one permutation, no unfold and no fold."""
+"""A map cut into p x p patches, at symbolic sizes: reshapes and permutations, no unfold and no fold.
+
+Channels go last, and back, as a step of its own: whole pixels are moved then, several times as fast as their channels one by one.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,11 @@ def split_patches(x: Tensor, side: int, *, channels_first: bool = False) -> Tens
         channels_first: give (N, C, side * side, L) instead.
     """
     batch, channels, height, width = x.shape
-    cells = x.reshape(batch, channels, height // side, side, width // side, side)
     if channels_first:
+        cells = x.reshape(batch, channels, height // side, side, width // side, side)
         return cells.permute(0, 1, 3, 5, 2, 4).reshape(batch, channels, side * side, -1)
-    return cells.permute(0, 3, 5, 2, 4, 1).reshape(batch, side * side, -1, channels)
+    pixels = x.flatten(2).transpose(1, 2).reshape(batch, height // side, side, width // side, side, channels)
+    return pixels.permute(0, 2, 4, 1, 3, 5).reshape(batch, side * side, -1, channels)
 
 
 def merge_patches(pixels: Tensor, side: int, size: Sequence[int], *, channels_first: bool = False) -> Tensor:
@@ -30,7 +34,7 @@ def merge_patches(pixels: Tensor, side: int, size: Sequence[int], *, channels_fi
     if channels_first:
         batch, channels = pixels.shape[:2]
         cells = pixels.reshape(batch, channels, side, side, height // side, width // side).permute(0, 1, 4, 2, 5, 3)
-    else:
-        batch, channels = pixels.shape[0], pixels.shape[3]
-        cells = pixels.reshape(batch, side, side, height // side, width // side, channels).permute(0, 5, 3, 1, 4, 2)
-    return cells.reshape(batch, channels, height, width)
+        return cells.reshape(batch, channels, height, width)
+    batch, channels = pixels.shape[0], pixels.shape[3]
+    cells = pixels.reshape(batch, side, side, height // side, width // side, channels).permute(0, 3, 1, 4, 2, 5)
+    return cells.reshape(batch, -1, channels).transpose(1, 2).reshape(batch, channels, height, width)

@@ -97,9 +97,13 @@ class BiLevelRoutingAttention(nn.Module):
         return x.reshape(x.shape[0], -1, self.n_win, height, self.n_win, width)
 
     def _regions(self, x: Tensor) -> Tensor:
-        """(N, c, H, W) -> (N, R, T, c): the pixels of each region."""
-        cells = self._cells(x).permute(0, 2, 4, 3, 5, 1)
-        return cells.flatten(3, 4).flatten(1, 2)
+        """(N, c, H, W) -> (N, R, T, c): the pixels of each region.
+
+        Channels go last as a step of its own: whole pixels are moved then, which is several times as fast.
+        """
+        height, width = x.shape[2] // self.n_win, x.shape[3] // self.n_win
+        pixels = x.flatten(2).transpose(1, 2).reshape(x.shape[0], self.n_win, height, self.n_win, width, x.shape[1])
+        return pixels.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
     def _by_head(self, regions: Tensor) -> Tensor:
         """(N, R, t, C) -> (N, R, heads, t, C / heads)."""
@@ -109,4 +113,5 @@ class BiLevelRoutingAttention(nn.Module):
     def _as_map(self, mixed: Tensor, x: Tensor) -> Tensor:
         height, width = x.shape[2] // self.n_win, x.shape[3] // self.n_win
         cells = mixed.reshape(x.shape[0], self.n_win, self.n_win, self.num_heads, height, width, self.head_dim)
-        return cells.permute(0, 3, 6, 1, 4, 2, 5).reshape(x.shape[0], self.channels, x.shape[2], x.shape[3])
+        pixels = cells.permute(0, 1, 4, 2, 5, 3, 6).reshape(x.shape[0], -1, self.channels)
+        return pixels.transpose(1, 2).reshape(x.shape[0], self.channels, x.shape[2], x.shape[3])

@@ -5,7 +5,7 @@ Official: apple/ml-cvnets, cvnets/modules/mobilevit_block.py (MobileViTBlock) an
     activation swish and batch_norm.
 Export: the official code computes sizes with math.ceil, which bakes them: its files fail at every other size. Here the
     map is always resized to the next multiple of the patch and back, which changes nothing where it is one;
-    resize=False leaves both out. Patches are one reshape of six axes and one permutation. Equal up to rounding. Fusing
+    resize=False leaves both out. Patches are reshapes and permutations. Equal up to rounding. Fusing
     folds every BatchNorm and puts the scale into the queries.
 Deviations: where the number of patches equals the transformer's width, the official LayerNorm normalises over the
     patches instead of the channels, by (x - mean) / (std + eps): at 128x128 for MobileViT-XXS, at 192x192 for
