@@ -26,10 +26,17 @@ _JIT: Any = torch.jit  # without types
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a condition on sizes came to, and where it is."""
+    """What a condition on sizes came to, and where it is.
+
+    Attributes:
+        value: what it came to.
+        place: where it is.
+        numbers: the sizes and numbers that it was computed from; None where a tensor's elements are among them.
+    """
 
     value: bool
     place: Place
+    numbers: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,10 @@ class _Differs(BaseException):
     """Ends a run at its first decision that is not the expected one; no ``except Exception`` in forward stops it."""
 
 
+_OF_SIZES = frozenset({"size", "numel"})  # what gives a size as a tensor while traced; `shape` gives a tuple of them
+_ENOUGH = 2  # sizes at which decisions that rest on the same numbers show that these do not move
+
+
 class _Decisions(TorchFunctionMode):
     """Notes the conditions on traced sizes; stops at the first that differs from what is expected."""
 
@@ -56,19 +67,35 @@ class _Decisions(TorchFunctionMode):
         self.log: list[Decision] = []
         self._expected = expected
         self._paths = module_paths(prepared.module)
+        self._numbers: dict[
+            int, tuple[torch.Tensor, tuple[float, ...] | None]
+        ] = {}  # held, or others take their places
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         result = func(*args, **dict(kwargs or {}))
         if getattr(func, "__name__", "") == "__bool__" and is_users(_asking_frame().f_code.co_filename):
-            self.log.append(Decision(bool(result), place_here(self._paths)))
+            self.log.append(Decision(bool(result), place_here(self._paths), self._behind(args[0])))
             index = len(self.log) - 1
             if self._expected is not None and (
                 index >= len(self._expected) or self._expected[index].value != self.log[-1].value
             ):
                 raise _Differs
+        if isinstance(result, torch.Tensor) and result.dim() == 0 and getattr(func, "__name__", "") not in _OF_SIZES:
+            behind = [self._behind(a) for a in args]
+            known = None if None in behind or kwargs else tuple(n for numbers in behind for n in numbers or ())
+            self._numbers[id(result)] = (result, known)
         return result
+
+    def _behind(self, value: Any) -> tuple[float, ...] | None:
+        """The numbers that a size, or what was computed from sizes, rests on."""
+        if isinstance(value, (bool, int, float)):
+            return (value,)
+        if not isinstance(value, torch.Tensor) or value.dim() > 0:
+            return None
+        held = self._numbers.get(id(value))
+        return held[1] if held is not None else (value.item(),)
 
 
 def decided_otherwise(prepared: PreparedModel, sizes: Sequence[Mapping[str, int]]) -> Otherwise | None:
@@ -78,18 +105,30 @@ def decided_otherwise(prepared: PreparedModel, sizes: Sequence[Mapping[str, int]
         prepared: the model.
         sizes: extents of symbols, over the traced ones.
     """
+    return decisions_at(prepared, sizes)[0]
+
+
+def decisions_at(prepared: PreparedModel, sizes: Sequence[Mapping[str, int]]) -> tuple[Otherwise | None, bool]:
+    """As `decided_otherwise`, and whether every decision rests on numbers that do not move: then it holds at every size.
+
+    ``if width % patch`` rests on the width, whatever the batch is. That is known once two sizes gave the same numbers.
+    """
     if prepared.work.decisions is None:
         prepared.work.decisions = _run(prepared, {}, None).log
     expected = prepared.work.decisions
     if not expected:
-        return None
+        return None, False
+    resting = 0
     for size in sizes:
-        recorder = _run(prepared, size, expected)
-        if recorder.log and (
-            len(recorder.log) > len(expected) or recorder.log[-1].value != expected[len(recorder.log) - 1].value
-        ):
-            return Otherwise(recorder.log[-1], size)
-    return None
+        log = _run(prepared, size, expected).log
+        if log and (len(log) > len(expected) or log[-1].value != expected[len(log) - 1].value):
+            return Otherwise(log[-1], size), False
+        resting += len(log) == len(expected) and all(
+            d.numbers is not None and d.numbers == e.numbers for d, e in zip(log, expected, strict=True)
+        )
+        if resting == _ENOUGH:
+            return None, True
+    return None, False
 
 
 def with_steps_of_decisions(prepared: PreparedModel) -> PreparedModel | None:

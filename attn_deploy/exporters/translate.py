@@ -23,7 +23,7 @@ from attn_deploy.exporters.program import exported_program
 from attn_deploy.exporters.quiet import quiet_torch
 from attn_deploy.exporters.refusal import refusal
 from attn_deploy.exporters.remarks import remarks
-from attn_deploy.exporters.size_decisions import decided_otherwise
+from attn_deploy.exporters.size_decisions import decisions_at
 from attn_deploy.exporters.torchlib import shared_work
 from attn_deploy.graph.light import light_model
 from attn_deploy.graph.placed import INLINE
@@ -134,7 +134,7 @@ def _least_by_decisions(prepared: PreparedModel, frozen: Sequence[Remark]) -> Ma
     if not decisions or not prepared.dynamic:
         return {}
     sizes = [] if prepared.trace_sizes else verification_sizes(prepared.inputs, prepared.dynamic)
-    otherwise = decided_otherwise(prepared, sizes)
+    otherwise, held = decisions_at(prepared, sizes)
     if otherwise is not None:  # seen in less time than symbolic arithmetic may take
         place = otherwise.decision.place
         known = next((f for f in prepared.findings if (f.place.file, f.place.line) == (place.file, place.line)), None)
@@ -145,7 +145,10 @@ def _least_by_decisions(prepared: PreparedModel, frozen: Sequence[Remark]) -> Ma
     if limits is not None and not limits.broken:
         return limits.minimum
     frozen_one = frozen_decision(prepared, decisions)
-    if frozen_one is None:
+    # Where symbols cannot follow forward, seen numbers say that the batch decides nothing. Of H and W they do not: a map that
+    # is padded to a least size has one number at all small sizes.
+    only_batch = all(s[0] == "N" for s in prepared.dynamic)
+    if frozen_one is None or (limits is None and held and only_batch):
         return {}
     detail = frozen_one.what if limits is None else f"{frozen_one.what}; {limits.broken}"
     raise refusal(prepared.label, frozen_one.rule, frozen_one.place, detail=detail)
