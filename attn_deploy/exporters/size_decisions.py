@@ -32,11 +32,19 @@ class Decision:
         value: what it came to.
         place: where it is.
         numbers: the sizes and numbers that it was computed from; None where a tensor's elements are among them.
+        equal: whether it is that two of them, or what was computed from them, are equal.
     """
 
     value: bool
     place: Place
     numbers: tuple[float, ...] | None = None
+    equal: bool = False
+
+    def holds_as(self, other: Decision) -> bool:
+        """Whether what moved between two sizes has no part in it: the same numbers, or two that moved alike."""
+        if self.numbers is None or other.numbers is None or self.value != other.value:
+            return False
+        return self.numbers == other.numbers or (self.equal and other.equal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +64,7 @@ class _Differs(BaseException):
 
 
 _OF_SIZES = frozenset({"size", "numel"})  # what gives a size as a tensor while traced; `shape` gives a tuple of them
-_ENOUGH = 2  # sizes at which decisions that rest on the same numbers show that these do not move
+_ENOUGH = 3  # other sizes, from which on decisions that hold alike are taken to hold at all
 
 
 class _Decisions(TorchFunctionMode):
@@ -67,22 +75,27 @@ class _Decisions(TorchFunctionMode):
         self.log: list[Decision] = []
         self._expected = expected
         self._paths = module_paths(prepared.module)
-        self._numbers: dict[
-            int, tuple[torch.Tensor, tuple[float, ...] | None]
-        ] = {}  # held, or others take their places
+        # The tensors are held, or others would take their places.
+        self._numbers: dict[int, tuple[torch.Tensor, tuple[float, ...] | None]] = {}
+        self._comparisons: dict[int, str] = {}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         result = func(*args, **dict(kwargs or {}))
         if getattr(func, "__name__", "") == "__bool__" and is_users(_asking_frame().f_code.co_filename):
-            self.log.append(Decision(bool(result), place_here(self._paths), self._behind(args[0])))
+            comparison = self._comparisons.get(id(args[0]))
+            equal = comparison is not None and bool(result) == (comparison == "eq")
+            self.log.append(Decision(bool(result), place_here(self._paths), self._behind(args[0]), equal))
             index = len(self.log) - 1
             if self._expected is not None and (
                 index >= len(self._expected) or self._expected[index].value != self.log[-1].value
             ):
                 raise _Differs
-        if isinstance(result, torch.Tensor) and result.dim() == 0 and getattr(func, "__name__", "") not in _OF_SIZES:
+        name = getattr(func, "__name__", "").strip("_")
+        if isinstance(result, torch.Tensor) and result.dim() == 0 and name not in _OF_SIZES:
+            if name in ("eq", "ne"):
+                self._comparisons[id(result)] = name
             behind = [self._behind(a) for a in args]
             known = None if None in behind or kwargs else tuple(n for numbers in behind for n in numbers or ())
             self._numbers[id(result)] = (result, known)
@@ -109,9 +122,10 @@ def decided_otherwise(prepared: PreparedModel, sizes: Sequence[Mapping[str, int]
 
 
 def decisions_at(prepared: PreparedModel, sizes: Sequence[Mapping[str, int]]) -> tuple[Otherwise | None, bool]:
-    """As `decided_otherwise`, and whether every decision rests on numbers that do not move: then it holds at every size.
+    """As `decided_otherwise`, and whether no decision depends on what moves, as far as some sizes show.
 
-    ``if width % patch`` rests on the width, whatever the batch is. That is known once two sizes gave the same numbers.
+    ``if width % patch`` rests on the width, whatever the batch is, and ``if size != (batch * heads, length)`` finds two
+    numbers equal that move alike; ``if batch > 64`` rests on a number that moves.
     """
     if prepared.work.decisions is None:
         prepared.work.decisions = _run(prepared, {}, None).log
@@ -123,9 +137,7 @@ def decisions_at(prepared: PreparedModel, sizes: Sequence[Mapping[str, int]]) ->
         log = _run(prepared, size, expected).log
         if log and (len(log) > len(expected) or log[-1].value != expected[len(log) - 1].value):
             return Otherwise(log[-1], size), False
-        resting += len(log) == len(expected) and all(
-            d.numbers is not None and d.numbers == e.numbers for d, e in zip(log, expected, strict=True)
-        )
+        resting += len(log) == len(expected) and all(d.holds_as(e) for d, e in zip(log, expected, strict=True))
         if resting == _ENOUGH:
             return None, True
     return None, False

@@ -27,6 +27,23 @@ class OnWidth(nn.Module):
         return x.relu() if (height + 1) // 2 > 1 else x
 
 
+class OnEqualSizes(nn.Module):
+    """Checks a shape that moves with the batch, as transformers' attention does."""
+
+    def forward(self, x):
+        merged = x.reshape(x.shape[0] * 3, 8, 8)
+        if merged.size() != (x.shape[0] * 3, 8, 8):
+            raise ValueError("another shape than expected")
+        return merged.relu()
+
+
+class OnUnequalSizes(nn.Module):
+    """Finds two numbers unequal, which says nothing of other sizes."""
+
+    def forward(self, x):
+        return x.relu() if x.shape[0] != 64 else x
+
+
 class OnBatch(nn.Module):
     """Decides by the batch, which nobody's small example shows."""
 
@@ -55,15 +72,22 @@ def prepared(model):
 
 @pytest.mark.parametrize(
     ("model", "held"),
-    [(OnWidth(), True), (OnBatch(), False), (OnBatchInDisguise(), False), (OnElements(), False)],
+    [
+        (OnWidth(), True),
+        (OnEqualSizes(), True),
+        (OnUnequalSizes(), False),
+        (OnBatch(), False),
+        (OnBatchInDisguise(), False),
+        (OnElements(), False),
+    ],
     ids=lambda v: type(v).__name__,
 )
 def test_numbers_that_do_not_move_are_told_from_those_that_do(model, held):
     assert decisions_at(prepared(model), [{"N": 1}, {"N": 3}, {"N": 5}]) == (None, held)
 
 
-def test_one_other_size_is_not_enough():
-    assert decisions_at(prepared(OnWidth()), [{"N": 3}]) == (None, False)
+def test_two_other_sizes_are_not_enough():
+    assert decisions_at(prepared(OnWidth()), [{"N": 3}, {"N": 5}]) == (None, False)
 
 
 @pytest.fixture
@@ -84,7 +108,9 @@ def test_a_decision_on_the_width_lets_the_batch_move(tmp_path):
 
 
 @pytest.mark.usefixtures("_without_symbols")
-@pytest.mark.parametrize("model", [OnBatch(), OnBatchInDisguise(), OnElements()], ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize(
+    "model", [OnUnequalSizes(), OnBatch(), OnBatchInDisguise(), OnElements()], ids=lambda v: type(v).__name__
+)
 def test_other_decisions_are_refused(model, tmp_path):
     with pytest.raises(ExportError, match="test_decisions_of_the_batch"):
         export(model, tmp_path / "m.onnx", inputs=parse_inputs(["2x3x8x8"]), dynamic=("N",), exporter="torchscript")
