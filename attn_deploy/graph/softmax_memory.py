@@ -10,7 +10,9 @@ memory. Names for all tensors are not given: Add and LayerNormalization are then
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator, Mapping
 
 import onnx
 
@@ -29,12 +31,19 @@ def name_softmax_extents_(model: onnx.ModelProto) -> None:
     bare.CopyFrom(model)
     del bare.graph.value_info[:]
     shapes = {v.name: v for v in infer_shapes(bare).graph.value_info}
-    origins = dict.fromkeys(_origin(n.input[0], model.graph, shapes) for n in softmaxes)
+    origin = _Origins(model.graph, shapes)
     known = {v.name for v in model.graph.value_info}
-    for index, name in enumerate(o for o in origins if o in shapes and o not in known):
-        value = shapes[name]
-        if _name_axes(value, f"softmax{index}"):
-            model.graph.value_info.append(value)
+    fresh = _fresh_prefixes(model.graph)
+    for name in dict.fromkeys(origin(n.input[0]) for n in softmaxes):
+        if name in shapes and name not in known and _name_axes(shapes[name], next(fresh)):
+            model.graph.value_info.append(shapes[name])
+
+
+def _fresh_prefixes(graph: onnx.GraphProto) -> Iterator[str]:
+    """Beginnings of names that no axis has: an axis that got another's name would be taken for as long as it."""
+    values = (*graph.input, *graph.output, *graph.value_info)
+    taken = {d.dim_param.partition("_")[0] for v in values for d in v.type.tensor_type.shape.dim}
+    return (p for p in (f"softmax{index}" for index in itertools.count()) if p not in taken)
 
 
 def _name_axes(value: onnx.ValueInfoProto, prefix: str) -> bool:
@@ -51,20 +60,26 @@ def _name_axes(value: onnx.ValueInfoProto, prefix: str) -> bool:
     return bool(unknown)
 
 
-def _origin(name: str, graph: onnx.GraphProto, shapes: dict[str, onnx.ValueInfoProto]) -> str:
+class _Origins:
     """The tensor of the same shape that a chain of scalings begins with."""
-    producers = {o: n for n in graph.node for o in n.output}
-    scalars = {i.name for i in graph.initializer if math.prod(i.dims) == 1}
-    while (node := producers.get(name)) is not None and node.op_type in _SCALING:
-        scaled = [i for i in node.input if i not in scalars and not _is_scalar(producers.get(i))]
-        if len(scaled) != 1 or _rank(shapes.get(scaled[0])) != _rank(shapes.get(name)):
-            return name
-        name = scaled[0]
-    return name
+
+    def __init__(self, graph: onnx.GraphProto, shapes: Mapping[str, onnx.ValueInfoProto]) -> None:
+        self._shapes = shapes
+        self._producers = {o: n for n in graph.node for o in n.output}
+        self._scalars = {i.name for i in graph.initializer if math.prod(i.dims) == 1}
+        self._scalars |= {o for o, n in self._producers.items() if _is_scalar(n)}
+
+    def __call__(self, name: str) -> str:
+        while (node := self._producers.get(name)) is not None and node.op_type in _SCALING:
+            scaled = [i for i in node.input if i not in self._scalars]
+            if len(scaled) != 1 or _rank(self._shapes.get(scaled[0])) != _rank(self._shapes.get(name)):
+                return name
+            name = scaled[0]
+        return name
 
 
-def _is_scalar(node: onnx.NodeProto | None) -> bool:
-    if node is None or node.op_type != "Constant":
+def _is_scalar(node: onnx.NodeProto) -> bool:
+    if node.op_type != "Constant":
         return False
     return all(a.name in ("value_float", "value_int") or math.prod(a.t.dims) == 1 for a in node.attribute)
 

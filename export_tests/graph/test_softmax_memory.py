@@ -117,6 +117,27 @@ def test_two_softmaxes_share_no_name():
     assert len(names) == len(set(names)) == 4
 
 
+def test_a_name_that_an_axis_has_is_given_to_no_other():
+    """A file may have been through this before, with a Softmax less; one name for two extents would make memory too small."""
+    body = (
+        ATTENTION
+        + """
+        first = Softmax<axis = 2>(logits) more = MatMul(logits, first) second = Softmax<axis = 2>(more)
+        y = MatMul(tokens, second)
+    """
+    )
+    parsed = model(body, inputs="float[N,4,softmax1_axis2,W] x")
+    whole = named(parsed)
+    kept = [v for v in parsed.graph.value_info if v.name == "more"]
+    again = model(body, inputs="float[N,4,softmax1_axis2,W] x")
+    again.graph.value_info.extend(kept)
+    name_softmax_extents_(again)
+    for made in (whole, {v.name: [d.dim_param for d in v.type.tensor_type.shape.dim] for v in again.graph.value_info}):
+        names = [n for shape in made.values() for n in shape if str(n).startswith("softmax")]
+        assert len(names) == len(set(names)) == 4
+        assert "softmax1_axis2" not in names
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the largest memory of a process from /proc")
 def test_the_weights_take_the_memory_of_the_logits(tmp_path):
     body = ATTENTION + "weights = Softmax<axis = 2>(logits) y = MatMul(tokens, weights)"
