@@ -20,6 +20,7 @@ from attn_deploy.exporters.prepared import PreparedModel
 from attn_deploy.exporters.quiet import quiet_torch
 from attn_deploy.inputs.samples import verification_sizes
 from attn_deploy.rules.location import Place, is_users, module_paths, place_here
+from attn_deploy.rules.source import guards_an_error
 
 _JIT: Any = torch.jit  # without types
 
@@ -32,19 +33,18 @@ class Decision:
         value: what it came to.
         place: where it is.
         numbers: the sizes and numbers that it was computed from; None where a tensor's elements are among them.
-        equal: whether it is that two of them, or what was computed from them, are equal.
     """
 
     value: bool
     place: Place
     numbers: tuple[float, ...] | None = None
-    equal: bool = False
 
     def holds_as(self, other: Decision) -> bool:
-        """Whether what moved between two sizes has no part in it: the same numbers, or two that moved alike."""
-        if self.numbers is None or other.numbers is None or self.value != other.value:
+        """Whether what moved between two sizes has no part in it, or only an error hangs on it, which forward raises itself."""
+        if self.value != other.value:
             return False
-        return self.numbers == other.numbers or (self.equal and other.equal)
+        same = self.numbers is not None and self.numbers == other.numbers
+        return same or guards_an_error(self.place.file, self.place.line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,25 +77,19 @@ class _Decisions(TorchFunctionMode):
         self._paths = module_paths(prepared.module)
         # The tensors are held, or others would take their places.
         self._numbers: dict[int, tuple[torch.Tensor, tuple[float, ...] | None]] = {}
-        self._comparisons: dict[int, str] = {}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         result = func(*args, **dict(kwargs or {}))
         if getattr(func, "__name__", "") == "__bool__" and is_users(_asking_frame().f_code.co_filename):
-            comparison = self._comparisons.get(id(args[0]))
-            equal = comparison is not None and bool(result) == (comparison == "eq")
-            self.log.append(Decision(bool(result), place_here(self._paths), self._behind(args[0]), equal))
+            self.log.append(Decision(bool(result), place_here(self._paths), self._behind(args[0])))
             index = len(self.log) - 1
             if self._expected is not None and (
                 index >= len(self._expected) or self._expected[index].value != self.log[-1].value
             ):
                 raise _Differs
-        name = getattr(func, "__name__", "").strip("_")
-        if isinstance(result, torch.Tensor) and result.dim() == 0 and name not in _OF_SIZES:
-            if name in ("eq", "ne"):
-                self._comparisons[id(result)] = name
+        if isinstance(result, torch.Tensor) and result.dim() == 0 and getattr(func, "__name__", "") not in _OF_SIZES:
             behind = [self._behind(a) for a in args]
             known = None if None in behind or kwargs else tuple(n for numbers in behind for n in numbers or ())
             self._numbers[id(result)] = (result, known)
@@ -124,8 +118,8 @@ def decided_otherwise(prepared: PreparedModel, sizes: Sequence[Mapping[str, int]
 def decisions_at(prepared: PreparedModel, sizes: Sequence[Mapping[str, int]]) -> tuple[Otherwise | None, bool]:
     """As `decided_otherwise`, and whether no decision depends on what moves, as far as some sizes show.
 
-    ``if width % patch`` rests on the width, whatever the batch is, and ``if size != (batch * heads, length)`` finds two
-    numbers equal that move alike; ``if batch > 64`` rests on a number that moves.
+    ``if width % patch`` rests on the width, whatever the batch is, and of ``if size != (batch * heads, length): raise`` no
+    output depends; ``if batch > 64`` rests on a number that moves.
     """
     if prepared.work.decisions is None:
         prepared.work.decisions = _run(prepared, {}, None).log

@@ -56,6 +56,27 @@ def _of_class(cls: type, path: str) -> Iterator[Finding]:
             yield Finding(suspicion.rule, suspicion.what, Place(path, file, suspicion.line), severity)
 
 
+@functools.lru_cache(maxsize=1024)
+def guards_an_error(file: str, line: int) -> bool:
+    """Whether nothing hangs on the conditions of a line but an error: ``if ...: raise``, or ``assert``.
+
+    Not where the function may catch the error itself.
+    """
+    tree = _parsed(file)
+    if tree is None:
+        return False
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Try) and node.lineno <= line <= (node.end_lineno or 0):
+            return False
+        if isinstance(node, (ast.If, ast.While, ast.IfExp, ast.Assert)) and (
+            node.test.lineno <= line <= (node.test.end_lineno or 0)
+        ):
+            raises = isinstance(node, ast.If) and isinstance(node.body[-1], ast.Raise)
+            found.append(raises or isinstance(node, ast.Assert))
+    return bool(found) and all(found)
+
+
 @functools.lru_cache(maxsize=128)
 def _parsed(file: str) -> ast.Module | None:
     try:
