@@ -342,8 +342,8 @@ def _held() -> int:
 
 def _that_fit(sizes: Sequence[int]) -> int:
     """How many of the first tensors the memory holds together; one at least."""
-    held = itertools.accumulate(sizes)
-    return max(1, sum(1 for total in held if total <= _held()))
+    most = _held()
+    return max(1, sum(1 for total in itertools.accumulate(sizes) if total <= most))
 
 
 def _require_layers(plan: QuantPlan, form: QuantFormat, owner: str) -> None:

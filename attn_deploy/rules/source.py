@@ -65,7 +65,7 @@ def guards_an_error(file: str, line: int) -> bool:
     tree = _parsed(file)
     if tree is None:
         return False
-    found = []
+    guards: list[bool] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Try) and node.lineno <= line <= (node.end_lineno or 0):
             return False
@@ -73,8 +73,8 @@ def guards_an_error(file: str, line: int) -> bool:
             node.test.lineno <= line <= (node.test.end_lineno or 0)
         ):
             raises = isinstance(node, ast.If) and isinstance(node.body[-1], ast.Raise)
-            found.append(raises or isinstance(node, ast.Assert))
-    return bool(found) and all(found)
+            guards.append(raises or isinstance(node, ast.Assert))
+    return bool(guards) and all(guards)
 
 
 @functools.lru_cache(maxsize=128)

@@ -143,7 +143,7 @@ def test_height_and_width_are_not_let_go_by_what_small_sizes_show(tmp_path):
             wide = F.pad(x, (0, torch.clamp(torch.tensor(64) - x.shape[3], min=0)))
             return wide.relu() if wide.shape[3] == 64 else wide
 
-    with pytest.raises(ExportError):
+    with pytest.raises(ExportError, match="test_decisions_of_the_batch"):
         export(
             AtLeast64(), tmp_path / "m.onnx", inputs=parse_inputs(["2x3x8x8"]), exporter="torchscript", dynamic=("W",)
         )

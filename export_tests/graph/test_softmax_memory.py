@@ -18,6 +18,13 @@ ATTENTION = """
     turned = Transpose<perm = [0, 2, 1]>(tokens)
     logits = MatMul(turned, tokens)
 """
+TWICE = (
+    ATTENTION
+    + """
+    first = Softmax<axis = 2>(logits) more = MatMul(logits, first) second = Softmax<axis = 2>(more)
+    y = MatMul(tokens, second)
+"""
+)
 PEAK = """
 import re, sys
 import numpy as np, onnxruntime
@@ -106,30 +113,16 @@ def test_nothing_is_named_without_need(body):
 
 
 def test_two_softmaxes_share_no_name():
-    body = (
-        ATTENTION
-        + """
-        first = Softmax<axis = 2>(logits) more = MatMul(logits, first) second = Softmax<axis = 2>(more)
-        y = MatMul(tokens, second)
-    """
-    )
-    names = [n for shape in named(model(body)).values() for n in shape if str(n).startswith("softmax")]
+    names = [n for shape in named(model(TWICE)).values() for n in shape if str(n).startswith("softmax")]
     assert len(names) == len(set(names)) == 4
 
 
 def test_a_name_that_an_axis_has_is_given_to_no_other():
     """A file may have been through this before, with a Softmax less; one name for two extents would make memory too small."""
-    body = (
-        ATTENTION
-        + """
-        first = Softmax<axis = 2>(logits) more = MatMul(logits, first) second = Softmax<axis = 2>(more)
-        y = MatMul(tokens, second)
-    """
-    )
-    parsed = model(body, inputs="float[N,4,softmax1_axis2,W] x")
+    parsed = model(TWICE, inputs="float[N,4,softmax1_axis2,W] x")
     whole = named(parsed)
     kept = [v for v in parsed.graph.value_info if v.name == "more"]
-    again = model(body, inputs="float[N,4,softmax1_axis2,W] x")
+    again = model(TWICE, inputs="float[N,4,softmax1_axis2,W] x")
     again.graph.value_info.extend(kept)
     name_softmax_extents_(again)
     for made in (whole, {v.name: [d.dim_param for d in v.type.tensor_type.shape.dim] for v in again.graph.value_info}):
