@@ -20,7 +20,7 @@ from attn_deploy.exporters.prepared import PreparedModel
 from attn_deploy.exporters.quiet import quiet_torch
 from attn_deploy.inputs.samples import verification_sizes
 from attn_deploy.rules.location import Place, is_users, module_paths, place_here
-from attn_deploy.rules.source import guards_an_error
+from attn_deploy.rules.source import guards_an_error, may_catch
 
 _JIT: Any = torch.jit  # without types
 
@@ -33,18 +33,18 @@ class Decision:
         value: what it came to.
         place: where it is.
         numbers: the sizes and numbers that it was computed from; None where a tensor's elements are among them.
+        guard: whether only an error hangs on it, which reaches the caller of forward.
     """
 
     value: bool
     place: Place
     numbers: tuple[float, ...] | None = None
+    guard: bool = False
 
     def holds_as(self, other: Decision) -> bool:
-        """Whether what moved between two sizes has no part in it, or only an error hangs on it, which forward raises itself."""
-        if self.value != other.value:
-            return False
+        """Whether what moved between two sizes has no part in it, or only an error hangs on it, which forward raises too."""
         same = self.numbers is not None and self.numbers == other.numbers
-        return same or guards_an_error(self.place.file, self.place.line)
+        return self.value == other.value and (same or self.guard)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,8 @@ class _Decisions(TorchFunctionMode):
     ) -> Any:
         result = func(*args, **dict(kwargs or {}))
         if getattr(func, "__name__", "") == "__bool__" and is_users(_asking_frame().f_code.co_filename):
-            self.log.append(Decision(bool(result), place_here(self._paths), self._behind(args[0])))
+            guard = _only_raises(_asking_frame())
+            self.log.append(Decision(bool(result), place_here(self._paths), self._behind(args[0]), guard))
             index = len(self.log) - 1
             if self._expected is not None and (
                 index >= len(self._expected) or self._expected[index].value != self.log[-1].value
@@ -183,6 +184,17 @@ def _run(prepared: PreparedModel, sizes: Mapping[str, int], expected: Sequence[D
     except Exception:  # of a model of the user's, or of a tracer that knows some operator not: nothing is known then
         recorder.log.clear()
     return recorder
+
+
+def _only_raises(frame: types.FrameType | None) -> bool:
+    """Whether the condition that a frame stands at guards an error that nothing of the user's catches on its way out."""
+    if frame is None or not guards_an_error(frame.f_code.co_filename, frame.f_lineno):
+        return False
+    while frame is not None and frame.f_code.co_filename != __file__:  # from there on it is the tracing that called
+        if is_users(frame.f_code.co_filename) and may_catch(frame.f_code.co_filename, frame.f_lineno):
+            return False
+        frame = frame.f_back
+    return True
 
 
 def _asking_frame() -> types.FrameType:

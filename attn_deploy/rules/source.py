@@ -58,23 +58,30 @@ def _of_class(cls: type, path: str) -> Iterator[Finding]:
 
 @functools.lru_cache(maxsize=1024)
 def guards_an_error(file: str, line: int) -> bool:
-    """Whether nothing hangs on the conditions of a line but an error: ``if ...: raise``, or ``assert``.
-
-    Not where the function may catch the error itself.
-    """
+    """Whether nothing hangs on the conditions of a line but an error: ``if ...: raise``, or ``assert``."""
     tree = _parsed(file)
-    if tree is None:
-        return False
     guards: list[bool] = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Try) and node.lineno <= line <= (node.end_lineno or 0):
-            return False
-        if isinstance(node, (ast.If, ast.While, ast.IfExp, ast.Assert)) and (
-            node.test.lineno <= line <= (node.test.end_lineno or 0)
-        ):
+    for node in () if tree is None else ast.walk(tree):
+        if isinstance(node, (ast.If, ast.While, ast.IfExp, ast.Assert)) and _spans(node.test, line):
             raises = isinstance(node, ast.If) and isinstance(node.body[-1], ast.Raise)
             guards.append(raises or isinstance(node, ast.Assert))
     return bool(guards) and all(guards)
+
+
+@functools.lru_cache(maxsize=4096)
+def may_catch(file: str, line: int) -> bool:
+    """Whether an error raised at a line may be caught around it, by ``try`` or `contextlib.suppress`."""
+    tree = _parsed(file)
+    return tree is None or any(
+        _spans(node, line)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Try)
+        or (isinstance(node, ast.With) and any("suppress" in ast.dump(i.context_expr) for i in node.items))
+    )
+
+
+def _spans(node: ast.stmt | ast.expr, line: int) -> bool:
+    return node.lineno <= line <= (node.end_lineno or node.lineno)
 
 
 @functools.lru_cache(maxsize=128)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -54,6 +56,26 @@ class OrRaisesAndCatches(nn.Module):
         return x.relu()
 
 
+class OrRaisesToACaller(nn.Module):
+    """The same where a caller catches it."""
+
+    def __init__(self):
+        super().__init__()
+        self.checked = Checked()
+
+    def forward(self, x):
+        with contextlib.suppress(ValueError):
+            x = self.checked(x)
+        return x
+
+
+class Checked(nn.Module):
+    def forward(self, x):
+        if x.shape[0] > 64:
+            raise ValueError("a large batch")
+        return x.relu()
+
+
 class OnEqualSizes(nn.Module):
     """Finds two numbers equal that are so up to a batch of 64."""
 
@@ -92,7 +114,9 @@ def prepared(model):
     [
         (OnWidth(), True),
         (OrRaises(), True),
+        (Checked(), True),
         (OrRaisesAndCatches(), False),
+        (OrRaisesToACaller(), False),
         (OnEqualSizes(), False),
         (OnBatch(), False),
         (OnBatchInDisguise(), False),
@@ -128,7 +152,7 @@ def test_a_decision_on_the_width_lets_the_batch_move(tmp_path):
 @pytest.mark.usefixtures("_without_symbols")
 @pytest.mark.parametrize(
     "model",
-    [OnEqualSizes(), OrRaisesAndCatches(), OnBatch(), OnBatchInDisguise(), OnElements()],
+    [OnEqualSizes(), OrRaisesAndCatches(), OrRaisesToACaller(), OnBatch(), OnBatchInDisguise(), OnElements()],
     ids=lambda v: type(v).__name__,
 )
 def test_other_decisions_are_refused(model, tmp_path):
