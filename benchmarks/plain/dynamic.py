@@ -129,6 +129,36 @@ class RFCAConv(nn.Module):
         return self.conv(feature * gate_w * torch.sigmoid(self.conv_h(rows)))
 
 
+class RFCBAMConv(nn.Module):
+    """Receptive-field CBAM: gates of channels and of the places of the enlarged map, one after the other."""
+
+    def __init__(self, fan_in: int, fan_out: int, hidden: int = 16) -> None:
+        super().__init__()
+        self.generate = nn.Sequential(
+            nn.Conv2d(fan_in, fan_in * 9, 3, padding=1, groups=fan_in, bias=False),
+            nn.BatchNorm2d(fan_in * 9),
+            nn.ReLU(),
+        )
+        self.get_weight = nn.Sequential(nn.Conv2d(2, 1, 3, padding=1, bias=False), nn.Sigmoid())
+        self.se = nn.Module()
+        self.se.fc = nn.Sequential(
+            nn.Linear(fan_in, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, fan_in, bias=False), nn.Sigmoid()
+        )
+        self.conv = nn.Sequential(nn.Conv2d(fan_in, fan_out, 3, stride=3), nn.BatchNorm2d(fan_out), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels = x.shape[:2]
+        gate = self.se.fc(F.adaptive_avg_pool2d(x, (1, 1)).view(batch, channels)).view(batch, channels, 1, 1)
+        feature = self.generate(x)
+        height, width = feature.shape[2:]
+        feature = feature.view(batch, channels, 3, 3, height, width).permute(0, 1, 4, 2, 5, 3)
+        feature = feature.reshape(batch, channels, height * 3, width * 3)
+        gated = feature * gate
+        highest = torch.max(feature, dim=1, keepdim=True)[0]
+        weight = self.get_weight(torch.cat((highest, torch.mean(feature, dim=1, keepdim=True)), dim=1))
+        return self.conv(gated * weight)
+
+
 class GSConv(nn.Module):
     """GSConv of the YOLOv5 folder: the halves of the channels are exchanged by a reshape of batch and channels."""
 

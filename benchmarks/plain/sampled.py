@@ -149,3 +149,43 @@ class DCNv2(nn.Module):
         sampled = sampled * mask.sigmoid().unsqueeze(1)
         enlarged = sampled.view(batch, channels, 3, 3, height, width).permute(0, 1, 4, 2, 5, 3)
         return F.conv2d(enlarged.reshape(batch, channels, 3 * height, 3 * width), self.weight, self.bias, stride=3)
+
+
+class SnakeConv(nn.Module):
+    """Dynamic snake convolution: sums of offsets tap by tap, samples as rows of a map k times higher, strided over."""
+
+    def __init__(self, fan_in: int, fan_out: int, kernel_size: int = 9) -> None:
+        super().__init__()
+        self.kernel = kernel_size
+        self.gn_offset = nn.GroupNorm(kernel_size, 2 * kernel_size)
+        self.gn = nn.GroupNorm(fan_out // 4, fan_out)
+        self.offset_conv = nn.Conv2d(fan_in, 2 * kernel_size, 3, padding=1)
+        self.dsc_conv_x = nn.Conv2d(fan_in, fan_out, (kernel_size, 1), (kernel_size, 1))
+        self.dsc_conv_y = nn.Conv2d(fan_in, fan_out, (1, kernel_size), (1, kernel_size))
+
+    def _places(self, offset: Tensor) -> tuple[Tensor, Tensor]:
+        batch, _, height, width = offset.shape
+        down, _ = torch.split(offset, self.kernel, dim=1)
+        middle = self.kernel // 2
+        rows = torch.arange(height, dtype=offset.dtype).view(1, -1, 1).repeat(self.kernel, 1, width)
+        columns = torch.arange(width, dtype=offset.dtype).view(1, 1, -1).repeat(self.kernel, height, 1)
+        columns = columns + torch.linspace(-middle, middle, self.kernel, dtype=offset.dtype).view(-1, 1, 1)
+        down = down.permute(1, 0, 2, 3)
+        summed = down.detach().clone()
+        summed[middle] = 0
+        for step in range(1, middle + 1):
+            summed[middle + step] = summed[middle + step - 1] + down[middle + step]
+            summed[middle - step] = summed[middle - step + 1] + down[middle - step]
+        rows = rows.unsqueeze(0).repeat(batch, 1, 1, 1) + summed.permute(1, 0, 2, 3)
+        columns = columns.unsqueeze(0).repeat(batch, 1, 1, 1)
+        flat = (batch, height * self.kernel, width)
+        return rows.permute(0, 2, 1, 3).reshape(flat), columns.permute(0, 2, 1, 3).reshape(flat)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, columns = self._places(torch.tanh(self.gn_offset(self.offset_conv(x))))
+        last_row, last_column = x.shape[-2] - 1, x.shape[-1] - 1
+        rows = -1 + 2 / last_row * torch.clamp(rows, 0, last_row)
+        columns = -1 + 2 / last_column * torch.clamp(columns, 0, last_column)
+        grid = torch.cat([columns.unsqueeze(-1), rows.unsqueeze(-1)], dim=-1)
+        samples = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+        return F.relu(self.gn(self.dsc_conv_x(samples)))

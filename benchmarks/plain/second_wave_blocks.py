@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import bifpn, dynamic, mixers, reparameterised, sampled
+from . import bifpn, compact_convs, dynamic, ghost, mixers, mobile_blocks, reparameterised, sampled
 from .case import Case
 
 
@@ -38,6 +38,7 @@ SECOND_WAVE_BLOCKS: dict[str, Case] = {
     "dysample": Case(plain=lambda c, h, w: sampled.DySample(c)),
     "carafe": Case(plain=lambda c, h, w: sampled.CARAFE(c)),
     "deformable_conv_v2": Case(plain=lambda c, h, w: sampled.DCNv2(c, c), arguments=_both),
+    "snake_conv": Case(plain=lambda c, h, w: sampled.SnakeConv(c, c), arguments=_both),
     "dcn_v3": Case(plain=lambda c, h, w: sampled.DCNv3(c)),
     "odconv": Case(
         plain=lambda c, h, w: dynamic.ODConv(c, c),
@@ -46,6 +47,7 @@ SECOND_WAVE_BLOCKS: dict[str, Case] = {
     "involution": Case(plain=lambda c, h, w: dynamic.Involution(c)),
     "rfaconv": Case(plain=lambda c, h, w: dynamic.RFAConv(c, c), arguments=_both),
     "rfcaconv": Case(plain=lambda c, h, w: dynamic.RFCAConv(c, c), arguments=_both),
+    "rfcbamconv": Case(plain=lambda c, h, w: dynamic.RFCBAMConv(c, c), arguments=_both),
     "gsconv": Case(
         plain=lambda c, h, w: dynamic.GSConv(c, c),
         arguments=lambda c, h, w: {"in_channels": c, "out_channels": c, "shuffle": "deinterleave"},
@@ -54,10 +56,15 @@ SECOND_WAVE_BLOCKS: dict[str, Case] = {
     "wtconv": Case(
         plain=lambda c, h, w: dynamic.WTConv(c, 2), arguments=lambda c, h, w: {"channels": c, "wt_levels": 2}
     ),
+    "scconv_recon": Case(plain=lambda c, h, w: compact_convs.SCConvRecon(c)),
+    "ghostmodule_v2": Case(plain=lambda c, h, w: ghost.GhostModuleV2(c, c), arguments=_both),
     "acmix": Case(plain=lambda c, h, w: mixers.ACmix(c, c), arguments=_both),
     "mobilevit": Case(
         plain=lambda c, h, w: mixers.MobileViT(c, 96, 192, 24),
         arguments=lambda c, h, w: {"channels": c, "dim": 96, "ffn_dim": 192, "head_dim": 24},
+    ),
+    "mobilevit_v2": Case(
+        plain=lambda c, h, w: mobile_blocks.MobileViTV2(c, 96), arguments=lambda c, h, w: {"channels": c, "dim": 96}
     ),
     "convnext_block": Case(plain=lambda c, h, w: mixers.ConvNeXt(c)),
     "convnextv2_block": Case(
