@@ -171,7 +171,9 @@ class Star(nn.Module):
         return x + self.dwconv2(self.g(F.relu6(self.f1(y)) * self.f2(y)))
 
 
-class _CSRA(nn.Module):
+class CSRA(nn.Module):
+    """Class-specific residual attention: the scores are divided by the norms of the classifier's rows."""
+
     def __init__(self, channels: int, classes: int, temperature: int) -> None:
         super().__init__()
         self.temperature, self.head = temperature, nn.Conv2d(channels, classes, 1, bias=False)
@@ -190,7 +192,7 @@ class MultiHeadCSRA(nn.Module):
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
-        self.multi_head = nn.ModuleList(_CSRA(channels, classes, t) for t in (1, 2, 4, 99))
+        self.multi_head = nn.ModuleList(CSRA(channels, classes, t) for t in (1, 2, 4, 99))
 
     def forward(self, x: Tensor) -> Tensor:
         total = self.multi_head[0](x)

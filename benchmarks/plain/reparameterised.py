@@ -47,16 +47,20 @@ class RepVGG(nn.Module):
 
 
 class QARepVGG(nn.Module):
-    """RepVGG with one outer BatchNorm, and none in the small branches."""
+    """RepVGG with one outer BatchNorm, and none in the small branches; version 2 adds an average over 3x3."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, version: int = 1) -> None:
         super().__init__()
+        self.rbr_avg = nn.AvgPool2d(3, 1, 1) if version == 2 else None
         self.rbr_dense = conv_bn(channels, channels, 3)
         self.rbr_1x1 = nn.Conv2d(channels, channels, 1, bias=False)
         self.bn = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn(self.rbr_dense(x) + self.rbr_1x1(x) + x))
+        total = self.rbr_dense(x) + self.rbr_1x1(x) + x
+        if self.rbr_avg is not None:
+            total = total + self.rbr_avg(x)
+        return F.relu(self.bn(total))
 
 
 class MobileOne(nn.Module):

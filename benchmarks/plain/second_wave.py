@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import local_windows, polarized, routed, statistics, strips, tokens
+from . import large_kernels, local_windows, polarized, routed, statistics, strips, tokens
 from .case import Case, Size
 
 
@@ -106,6 +106,11 @@ SECOND_WAVE: dict[str, Case] = {
         )
         for width in (False, True)
     },
+    "lsk_attention": Case(plain=lambda c, h, w: large_kernels.LargeKernelAttention(c, True)),
+    "lska_attention": Case(
+        plain=lambda c, h, w: large_kernels.LargeKernelAttention(c, False),
+        arguments=lambda c, h, w: {"channels": c, "kernel_size": 23},
+    ),
     "global_filter": Case(
         plain=lambda c, h, w: local_windows.GlobalFilter(c, h, w),
         arguments=lambda c, h, w: {"channels": c, "height": h, "width": w},

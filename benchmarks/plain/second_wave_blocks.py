@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import bifpn, compact_convs, dynamic, ghost, mixers, mobile_blocks, reparameterised, sampled
+from . import (
+    bifpn,
+    compact_convs,
+    dynamic,
+    ghost,
+    large_kernels,
+    mixers,
+    mobile_blocks,
+    reparameterised,
+    sampled,
+    small_layers,
+)
 from .case import Case
 
 
@@ -84,4 +95,39 @@ SECOND_WAVE_BLOCKS: dict[str, Case] = {
         sizes=lambda h, w: {"H": h // 16, "W": w // 16},
         note="five levels; the size is that of the finest",
     ),
+    # norms, coordinates, sizes
+    "layer_norm_2d": Case(plain=lambda c, h, w: small_layers.LayerNorm2d(c)),
+    "add_coords": Case(plain=lambda c, h, w: small_layers.AddCoords()),
+    "coordconv": Case(plain=lambda c, h, w: small_layers.CoordConv(c, c), arguments=_both),
+    "pixel_unshuffle_block": Case(plain=lambda c, h, w: small_layers.PixelUnshuffleBlock(c, c), arguments=_both),
+    "blurpool": Case(plain=lambda c, h, w: small_layers.BlurPool(c)),
+    "csra": Case(
+        plain=lambda c, h, w: mixers.CSRA(c, 20, 1), arguments=lambda c, h, w: {"in_channels": c, "num_classes": 20}
+    ),
+    # parts of the channels, branches, large kernels
+    "dualconv": Case(plain=lambda c, h, w: compact_convs.DualConv(c), arguments=_both),
+    "octave_conv": Case(
+        plain=lambda c, h, w: compact_convs.OctaveConv(c),
+        arguments=_both,
+        at=lambda size: (size[0], *(n // 2 * 2 for n in size[1:])),
+        sizes=lambda h, w: {"H": h // 2, "W": w // 2},
+        note="half of the channels at half the size",
+    ),
+    "cgnet_block": Case(plain=lambda c, h, w: compact_convs.ContextGuided(c), arguments=_both),
+    "qarepvgg_block_v2": Case(plain=lambda c, h, w: reparameterised.QARepVGG(c, 2), arguments=_both),
+    "replk_reparam_conv": Case(
+        plain=lambda c, h, w: reparameterised.LargeKernel(c, 13, 5),
+        arguments=lambda c, h, w: {
+            "in_channels": c,
+            "out_channels": c,
+            "kernel_size": 13,
+            "groups": c,
+            "small_kernel": 5,
+        },
+        note="13x13 with 5x5",
+    ),
+    "replk_ffn": Case(plain=lambda c, h, w: large_kernels.ConvFFN(c)),
+    "inception_next_block": Case(plain=lambda c, h, w: large_kernels.InceptionNeXt(c)),
+    "gnconv": Case(plain=lambda c, h, w: large_kernels.GnConv(c)),
+    "unireplknet_block": Case(plain=lambda c, h, w: large_kernels.UniRepLKNet(c)),
 }
