@@ -44,3 +44,15 @@ class GhostModuleV2(GhostModule):
         maps = super().forward(x)
         size = (maps.shape[-2], maps.shape[-1])
         return maps * F.interpolate(torch.sigmoid(gate), size=size, mode="nearest")
+
+
+class GhostBottleneckV2(nn.Module):
+    """GhostNetV2's block at stride 1: a gated Ghost module, a plain one without ReLU, and the input."""
+
+    def __init__(self, channels: int, mid: int) -> None:
+        super().__init__()
+        self.ghost1, self.ghost2 = GhostModuleV2(channels, mid), GhostModule(mid, channels, relu=False)
+        self.shortcut = nn.Sequential()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ghost2(self.ghost1(x)) + self.shortcut(x)

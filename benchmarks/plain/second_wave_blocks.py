@@ -130,4 +130,17 @@ SECOND_WAVE_BLOCKS: dict[str, Case] = {
     "inception_next_block": Case(plain=lambda c, h, w: large_kernels.InceptionNeXt(c)),
     "gnconv": Case(plain=lambda c, h, w: large_kernels.GnConv(c)),
     "unireplknet_block": Case(plain=lambda c, h, w: large_kernels.UniRepLKNet(c)),
+    # mobile networks
+    "fasternet_block": Case(plain=lambda c, h, w: mobile_blocks.FasterNet(c)),
+    "ghostv2_bottleneck": Case(
+        plain=lambda c, h, w: ghost.GhostBottleneckV2(c, 2 * c),
+        arguments=lambda c, h, w: {"in_channels": c, "out_channels": c, "mid_channels": 2 * c},
+    ),
+    "uib": Case(
+        plain=lambda c, h, w: mobile_blocks.UIB(c),
+        arguments=lambda c, h, w: {"in_channels": c, "out_channels": c, "start_kernel": 5, "mid_kernel": 3},
+    ),
+    "mbconv": Case(plain=lambda c, h, w: mobile_blocks.InvertedResidual(c, 4, True), arguments=_both),
+    "inverted_residual": Case(plain=lambda c, h, w: mobile_blocks.InvertedResidual(c, 6, False), arguments=_both),
+    "fused_mbconv": Case(plain=lambda c, h, w: mobile_blocks.FusedMBConv(c), arguments=_both),
 }
