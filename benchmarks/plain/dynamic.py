@@ -162,14 +162,15 @@ class RFCBAMConv(nn.Module):
 class GSConv(nn.Module):
     """GSConv of the YOLOv5 folder: the halves of the channels are exchanged by a reshape of batch and channels."""
 
-    def __init__(self, fan_in: int, fan_out: int) -> None:
+    def __init__(self, fan_in: int, fan_out: int, kernel_size: int = 1, act: nn.Module | None = None) -> None:
         super().__init__()
         half = fan_out // 2
-        self.cv1, self.cv2 = conv_bn(fan_in, half, 1), conv_bn(half, half, 5, half)
+        self.cv1, self.cv2 = conv_bn(fan_in, half, kernel_size), conv_bn(half, half, 5, half)
+        self.act = act or nn.SiLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        first = F.silu(self.cv1(x))
-        joined = torch.cat((first, F.silu(self.cv2(first))), 1)
+        first = self.act(self.cv1(x))
+        joined = torch.cat((first, self.act(self.cv2(first))), 1)
         batch, channels, height, width = (int(n) for n in joined.size())
         pairs = joined.reshape(batch * channels // 2, 2, height * width).permute(1, 0, 2)
         pairs = pairs.reshape(2, -1, channels // 2, height, width)

@@ -13,9 +13,11 @@ from . import (
     large_kernels,
     mixers,
     mobile_blocks,
+    necks,
     reparameterised,
     sampled,
     small_layers,
+    yolo_blocks,
 )
 from .case import Case
 
@@ -23,6 +25,13 @@ from .case import Case
 def _both(c: int, h: int, w: int) -> Mapping[str, Any]:
     return {"in_channels": c, "out_channels": c}
 
+
+_LEVELS = {
+    "arguments": lambda c, h, w: {"in_channels": (c,) * 3, "out_channels": c},
+    "at": lambda size: (size[0], *(max(8, n // 4 * 4) for n in size[1:])),
+    "sizes": lambda h, w: {"H": h // 4, "W": w // 4},
+    "note": "three levels; the size is that of the finest",
+}
 
 SECOND_WAVE_BLOCKS: dict[str, Case] = {
     "repvgg_block": Case(plain=lambda c, h, w: reparameterised.RepVGG(c), arguments=_both),
@@ -143,4 +152,21 @@ SECOND_WAVE_BLOCKS: dict[str, Case] = {
     "mbconv": Case(plain=lambda c, h, w: mobile_blocks.InvertedResidual(c, 4, True), arguments=_both),
     "inverted_residual": Case(plain=lambda c, h, w: mobile_blocks.InvertedResidual(c, 6, False), arguments=_both),
     "fused_mbconv": Case(plain=lambda c, h, w: mobile_blocks.FusedMBConv(c), arguments=_both),
+    # detectors
+    "parnet_block": Case(plain=lambda c, h, w: yolo_blocks.ParNet(c)),
+    "repconv": Case(plain=lambda c, h, w: yolo_blocks.RepConv(c, c), arguments=_both),
+    "repc3": Case(plain=lambda c, h, w: yolo_blocks.RepC3(c), arguments=_both),
+    "gs_bottleneck": Case(plain=lambda c, h, w: yolo_blocks.GSBottleneck(c, c), arguments=_both),
+    "vovgscsp": Case(plain=lambda c, h, w: yolo_blocks.VoVGSCSP(c), arguments=_both),
+    "repncspelan4": Case(
+        plain=lambda c, h, w: yolo_blocks.RepNCSPELAN4(c),
+        arguments=lambda c, h, w: {"in_channels": c, "out_channels": c, "c3": c, "c4": c // 2},
+    ),
+    "scdown": Case(plain=lambda c, h, w: yolo_blocks.SCDown(c), arguments=_both),
+    "fpn": Case(plain=lambda c, h, w: necks.FPN(c), **_LEVELS),
+    "pan": Case(plain=lambda c, h, w: necks.PAFPN(c), **_LEVELS),
+    "asff": Case(
+        plain=lambda c, h, w: necks.ASFF(c),
+        **{**_LEVELS, "arguments": lambda c, h, w: {"in_channels": (c,) * 3, "level": 1, "out_channels": c}},
+    ),
 }
