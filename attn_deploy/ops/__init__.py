@@ -55,7 +55,7 @@ from attn_deploy.ops.pooling import (
     global_max_pool,
 )
 from attn_deploy.ops.region_gather import gather_regions
-from attn_deploy.ops.resize import nearest_matrix, resize_bilinear, resize_nearest
+from attn_deploy.ops.resize import nearest_matrix, resize_bilinear, resize_nearest, resize_nearest_from_half
 from attn_deploy.ops.response_norm import ResponseNorm, relative_response
 from attn_deploy.ops.strips import strip_means
 
@@ -126,6 +126,7 @@ __all__ = [
     "require_two_positions",
     "resize_bilinear",
     "resize_nearest",
+    "resize_nearest_from_half",
     "scale_conv_output_",
     "split_patches",
     "strip_means",

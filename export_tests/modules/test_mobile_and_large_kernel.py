@@ -278,8 +278,9 @@ def test_gelu_is_one_operator_from_opset_20_on(name, tmp_path):
     assert [n.op_type for n in onnx.load(artifact.path).graph.node] == ["Gelu"]
 
 
-def test_the_ghost_gate_is_enlarged_without_resize(tmp_path):
-    artifact = export("ghostmodule_v2", tmp_path / "m.onnx", exporter="torchscript", opset=13)
+@pytest.mark.parametrize(("stride", "operator"), [(1, "Resize"), (2, "Resize"), (3, "Gather")])
+def test_the_ghost_gate_is_gathered_where_a_resize_could_round(stride, operator, tmp_path):
+    artifact = export(f"ghostmodule_v2:stride={stride}", tmp_path / "m.onnx", exporter="torchscript", opset=13)
     nodes = [n.op_type for n in onnx.load(artifact.path).graph.node]
-    assert "Resize" not in nodes
-    assert "Gather" in nodes
+    assert ("Resize" in nodes) == (operator == "Resize")
+    assert operator in nodes

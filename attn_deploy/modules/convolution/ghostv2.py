@@ -3,8 +3,9 @@
 Paper: GhostNetV2: Enhance Cheap Operation with Long-Range Attention, NeurIPS 2022, arXiv:2211.12905.
 Official: huawei-noah/Efficient-AI-Backbones, ghostnetv2_pytorch/model/ghostnetv2_torch.py (GhostModuleV2 in mode 'attn',
     GhostBottleneckV2).
-Export: the gate is enlarged by an integer Gather, not by Resize, whose float coordinate runtimes round differently. The
-    surplus maps of an uneven split are never computed once fused. Equal.
+Export: with a stride of more than 2 the gate is enlarged by an integer Gather, not by Resize, whose float coordinate runtimes
+    round differently; from half the size there is nothing to round. The surplus maps of an uneven split are never computed
+    once fused. Equal.
 Deviations: the official block takes layer_id and has the gate from the third layer on (layer_id > 1); here it is the
     argument attention. Mode 'original' of the module is the zoo's ghostmodule.
 Limits: H and W of at least 2, for the gate pools by 2.
@@ -22,6 +23,7 @@ from attn_deploy.ops import (
     require_odd,
     require_positive,
     resize_nearest,
+    resize_nearest_from_half,
 )
 from attn_deploy.ops.sizes import require_least_size
 from attn_deploy.registry import register
@@ -66,7 +68,7 @@ class GhostModuleV2(nn.Module):
         relu: bool = True,
     ) -> None:
         super().__init__()
-        self.in_channels = in_channels
+        self.in_channels, self.stride = in_channels, stride
         self.ghost = GhostModule(
             in_channels,
             out_channels,
@@ -87,7 +89,8 @@ class GhostModuleV2(nn.Module):
         require_least_size(x, 2, "GhostModuleV2", "the gate is computed at half the size; use ghostmodule instead")
         maps = self.ghost(x)
         gate = self.gate(F.avg_pool2d(x, 2)).sigmoid()
-        return maps * resize_nearest(gate, maps.shape[2], maps.shape[3])
+        enlarge = resize_nearest_from_half if self.stride <= 2 else resize_nearest
+        return maps * enlarge(gate, maps.shape[2], maps.shape[3])
 
 
 @register(
