@@ -13,8 +13,8 @@ from attn_deploy.errors import ExportError
 from attn_deploy.exporters.eager_checks import checked_run, run_eager
 from attn_deploy.exporters.outside import Outside
 from attn_deploy.fusing.copying import copy_model
-from attn_deploy.inputs.samples import example_arrays, verification_sizes
-from attn_deploy.inputs.tensors import TensorInput
+from attn_deploy.inputs.samples import example_arrays, verification_seed, verification_sizes
+from attn_deploy.inputs.tensors import Arrays, TensorInput
 from attn_deploy.parity.reference import EagerReference
 from attn_deploy.parity.tolerance import TOLERANCES
 from attn_deploy.rules.location import place_of_line
@@ -60,8 +60,7 @@ def refuse_history(
     Raises:
         ExportError: naming what it keeps, and the line where it does.
     """
-    for size in verification_sizes(inputs, dynamic)[:_OTHER_SIZES]:
-        arrays = example_arrays(inputs, size)
+    for arrays in _at_other_sizes(inputs, dynamic):
         right = list(run_once(reference.runner, arrays).values())
         example = tuple(torch.from_numpy(a) for a in arrays.values())
         try:
@@ -71,6 +70,12 @@ def refuse_history(
         if not all(_same(r, o) for r, o in zip(right, outputs, strict=True)):
             raise _refusal(model, used, label)
     _refuse_outside(model, reference, inputs, dynamic, label, outside)
+
+
+def _at_other_sizes(inputs: Sequence[TensorInput], dynamic: Sequence[str]) -> list[Arrays]:
+    """Inputs of the proof, for which the reference remembers the answers."""
+    sizes = verification_sizes(inputs, dynamic)[:_OTHER_SIZES]
+    return [example_arrays(inputs, s, verification_seed(k)) for k, s in enumerate(sizes, 1)]
 
 
 def _refuse_outside(
@@ -90,8 +95,7 @@ def _refuse_outside(
     if not changed:
         return
     try:
-        for size in verification_sizes(inputs, dynamic)[:_OTHER_SIZES]:
-            arrays = example_arrays(inputs, size)
+        for arrays in _at_other_sizes(inputs, dynamic):
             right = list(run_once(reference.runner, arrays).values())
             outside.restore()
             example = tuple(torch.from_numpy(a) for a in arrays.values())

@@ -11,7 +11,7 @@ from torch import nn
 from attn_deploy.errors import DynamicAxisError, ExportError
 from attn_deploy.exporters.eager_checks import run_eager
 from attn_deploy.fusing.copying import copy_model
-from attn_deploy.inputs.samples import example_arrays, verification_sizes
+from attn_deploy.inputs.samples import example_arrays, verification_seed, verification_sizes
 from attn_deploy.inputs.tensors import TensorInput, tied_to_maps
 from attn_deploy.parity.reference import EagerReference
 from attn_deploy.runtimes.base import run_once
@@ -50,12 +50,12 @@ class Prober:
     label: str
     _failing: dict[str, bool] = field(default_factory=dict)
 
-    def fails(self, inputs: Sequence[TensorInput], sizes: Mapping[str, int] | None) -> bool:
+    def fails(self, inputs: Sequence[TensorInput], sizes: Mapping[str, int] | None, seed: int = 0) -> bool:
         """Whether the model does not run at some sizes."""
         key = str([i.shape(sizes) for i in inputs])
         if key not in self._failing:
             try:
-                run_once(self.reference.runner, example_arrays(inputs, sizes))
+                run_once(self.reference.runner, example_arrays(inputs, sizes, seed))
                 self._failing[key] = False
             except Exception:  # whatever a model of the user's raises
                 self._failing[key] = True
@@ -70,13 +70,19 @@ class Prober:
             return error
         return ExportError(f"{self.label}: fails in some runs and not in others.")
 
-    def shapes(self, inputs: Sequence[TensorInput], sizes: Mapping[str, int] | None) -> list[tuple[int, ...]]:
+    def shapes(
+        self, inputs: Sequence[TensorInput], sizes: Mapping[str, int] | None, seed: int = 0
+    ) -> list[tuple[int, ...]]:
         """The shapes of the outputs at sizes where the model runs."""
-        return [a.shape for a in run_once(self.reference.runner, example_arrays(inputs, sizes)).values()]
+        return [a.shape for a in run_once(self.reference.runner, example_arrays(inputs, sizes, seed)).values()]
 
     def obstacle(self, inputs: Sequence[TensorInput], symbols: Sequence[str]) -> Mapping[str, int] | None:
-        """The first sizes at which some symbols cannot move together; None if they can."""
-        return next((s for s in verification_sizes(inputs, symbols) if self.fails(inputs, s)), None)
+        """The first sizes at which some symbols cannot move together; None if they can.
+
+        The inputs are those of the proof, for which the reference then remembers the answers.
+        """
+        sizes = verification_sizes(inputs, symbols)
+        return next((s for k, s in enumerate(sizes, 1) if self.fails(inputs, s, verification_seed(k))), None)
 
 
 def asked_movement(prober: Prober, inputs: tuple[TensorInput, ...], symbols: tuple[str, ...], *, own: bool) -> Movement:

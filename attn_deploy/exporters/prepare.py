@@ -24,7 +24,7 @@ from attn_deploy.exporters.writes import writes_weights
 from attn_deploy.fusing import fuse_with_report
 from attn_deploy.fusing.copying import copy_model, is_large, mark_writing
 from attn_deploy.inputs.binding import Binding, bind_inputs
-from attn_deploy.inputs.samples import verification_batches, verification_sizes
+from attn_deploy.inputs.samples import verification_batches, verification_seed, verification_sizes
 from attn_deploy.inputs.tensors import TensorInput, dynamic_symbols
 from attn_deploy.inputs.user_samples import Sample, parse_samples, with_samples
 from attn_deploy.parity.reference import EagerReference
@@ -84,33 +84,26 @@ def prepare(
         resolved = resolve_module(model)
     label = resolved.name.text
     refuse_detectors(resolved.module, label)
-    binding = _bound(resolved, inputs)
     around = serving or Serving()
-    module, taken = binding.module, named_inputs(binding.inputs, around.input_names, label)
-    free: tuple[str, ...] = ()
-    if around.pixels is not None:
-        module, taken, free = with_images(module, taken, around.pixels, label)
-    taken = with_samples(taken, parse_samples(samples), label)
-    own = resolved.spec is None
+    binding = _bound(resolved, inputs)
+    module, taken, free = _named(binding, around, samples, label)
     symbols = _wanted(resolved, taken, dynamic, label, free)
-
     refuse_scripted_parts(binding.module, label)
+
     # What a name stands for was made for this call; into a module of the user's no checkpoint may be loaded.
     share = is_large(module) and (weights is None or not isinstance(model, nn.Module))
     original = copy_model(module, share_parameters=share).eval()
     loaded = resolved.weights if weights is None else load_weights(original, weights, label, key=weights_key)
     refuse_batch_statistics(original, label)
-    flexible = own and dynamic is None and not strict
     if share and writes_weights(original, taken):
         mark_writing(original)
         original = copy_model(original)
+
+    own = resolved.spec is None
+    flexible = own and dynamic is None and not strict
     outside = Outside(original)
     first = _first_run(original, taken, symbols, label, flexible=flexible)
-    declared, used = resolved.outputs, first.used
-    if declared is None or len(declared) != len(
-        flatten_outputs(first.outputs)
-    ):  # arguments may add levels of a pyramid
-        declared = tuple(output_names(first.outputs))
+    declared, used = _declared(resolved, first), first.used
     if around.answers is not None:
         around.answers.check_outputs([tuple(t.shape) for t in flatten_outputs(first.outputs)], label)
         original, used = (with_answers(module, around.answers) for module in (original, used))
@@ -118,23 +111,10 @@ def prepare(
     names = _unlike_inputs(_chosen_names(declared, around.output_names, label), taken)
     reference = EagerReference(original, names)
     prober = Prober(original, reference, label)
-    if flexible:
-        movement = largest_movement(prober, first.inputs, first.symbols)
-        movement = replace(movement, fixed={**first.fixed, **movement.fixed})
-    else:
-        movement = asked_movement(prober, first.inputs, first.symbols, own=own)
-    movement = _settled(movement, taken[0].sizes)
-    try:
-        refuse_history(original, reference, movement.inputs, movement.dynamic, label, used, outside)
-    except ExportError as error:
-        fewer = tuple(s for s in movement.dynamic if s[0] == "N")
-        if not flexible or resolved.name.package is None or fewer in ((), movement.dynamic):
-            raise  # the owner of the code can mend it; what a package keeps by size holds at one size
-        reason = str(error).removeprefix(f"{label}: ").split(". ")[0][:_LONGEST_REASON]
-        stay = {s: reason for s in movement.dynamic if s not in fewer}
-        movement = _settled(Movement(movement.inputs, fewer, {**movement.fixed, **stay}), taken[0].sizes)
-        used = first_outputs(original, movement.inputs, label)[1]
-        refuse_history(original, reference, movement.inputs, fewer, label, used, outside)
+    movement = _moved(prober, first, taken[0].sizes, flexible=flexible, own=own)
+    movement = _without_history(
+        prober, movement, taken[0].sizes, used, outside, fewer=flexible and resolved.name.package is not None
+    )
     prepared = PreparedModel(
         label,
         original,
@@ -238,6 +218,65 @@ def _bound(resolved: ResolvedModel, inputs: Sequence[TensorInput] | None) -> Bin
     return Binding(resolved.module, resolved.inputs)
 
 
+def _named(
+    binding: Binding, around: Serving, samples: Sequence[str | Path | Sample] | None, label: str
+) -> tuple[nn.Module, tuple[TensorInput, ...], tuple[str, ...]]:
+    """The module with what serving puts before it, its inputs with the user's samples, and symbols that are free to move."""
+    module, taken = binding.module, named_inputs(binding.inputs, around.input_names, label)
+    free: tuple[str, ...] = ()
+    if around.pixels is not None:
+        module, taken, free = with_images(module, taken, around.pixels, label)
+    return module, with_samples(taken, parse_samples(samples), label), free
+
+
+def _declared(resolved: ResolvedModel, first: _FirstRun) -> tuple[str, ...]:
+    """Names of the outputs: those declared, unless there are more or fewer (arguments may add levels of a pyramid)."""
+    declared = resolved.outputs
+    if declared is not None and len(declared) == len(flatten_outputs(first.outputs)):
+        return tuple(declared)
+    return tuple(output_names(first.outputs))
+
+
+def _moved(prober: Prober, first: _FirstRun, sizes: Mapping[str, int], *, flexible: bool, own: bool) -> Movement:
+    """What moves: the largest set that the model allows, or what was asked for."""
+    if not flexible:
+        return _settled(asked_movement(prober, first.inputs, first.symbols, own=own), sizes)
+    movement = largest_movement(prober, first.inputs, first.symbols)
+    return _settled(replace(movement, fixed={**first.fixed, **movement.fixed}), sizes)
+
+
+def _without_history(
+    prober: Prober, movement: Movement, sizes: Mapping[str, int], used: nn.Module, outside: Outside, *, fewer: bool
+) -> Movement:
+    """The movement at which the answers do not hang on earlier calls.
+
+    Args:
+        prober: of the model.
+        movement: what is to move.
+        sizes: extents of the request.
+        used: a copy that has run.
+        outside: values that the model keeps outside itself.
+        fewer: whether the batch alone may move where more does not hold. What a package keeps by size holds at one size;
+            the owner of other code can mend it.
+
+    Raises:
+        ExportError: if the model answers by what it saw before.
+    """
+    model, reference, label = prober.model, prober.reference, prober.label
+    try:
+        refuse_history(model, reference, movement.inputs, movement.dynamic, label, used, outside)
+    except ExportError as error:
+        batch = tuple(s for s in movement.dynamic if s[0] == "N")
+        if not fewer or batch in ((), movement.dynamic):
+            raise
+        reason = str(error).removeprefix(f"{label}: ").split(". ")[0][:_LONGEST_REASON]
+        stay = {s: reason for s in movement.dynamic if s not in batch}
+        movement = _settled(Movement(movement.inputs, batch, {**movement.fixed, **stay}), sizes)
+        again = first_outputs(model, movement.inputs, label)[1]
+        refuse_history(model, reference, movement.inputs, batch, label, again, outside)
+    return movement
+
+
 def _wanted(
     resolved: ResolvedModel,
     inputs: Sequence[TensorInput],
@@ -310,7 +349,9 @@ def _enlarged(tensor: TensorInput, symbols: Sequence[str]) -> TensorInput:
 def _output_dims(prober: Prober, movement: Movement, names: Sequence[str]) -> tuple[tuple[int | str, ...], ...]:
     inputs = movement.inputs
     sizes = [{}, *verification_sizes(inputs, movement.dynamic)]
-    observed = [({**inputs[0].sizes, **s}, prober.shapes(inputs, s)) for s in sizes]
+    # The inputs are those of the proof: the reference has run them, or remembers them for it.
+    shapes = [prober.shapes(inputs, s, verification_seed(k)) for k, s in enumerate(sizes)]
+    observed = [({**inputs[0].sizes, **s}, o) for s, o in zip(sizes, shapes, strict=True)]
     return output_dims(observed, names)
 
 

@@ -74,6 +74,11 @@ def _reach(symbol: str, dim: int | str) -> int:
     return max(1, two - one)
 
 
+def verification_seed(number: int, seed: int = 0) -> int:
+    """The seed of a batch of the comparison; number 0 has the traced sizes."""
+    return seed + 17 * number
+
+
 def verification_batches(
     inputs: Sequence[TensorInput], symbols: Sequence[str], count: int = 4, seed: int = 0
 ) -> list[TestBatch]:
@@ -83,10 +88,11 @@ def verification_batches(
     """
     other = verification_sizes(inputs, symbols, count) or [{}]
     every: list[dict[str, int]] = [{}, *other]
-    batches = [TestBatch(s, example_arrays(inputs, s, seed + 17 * k)) for k, s in enumerate(every)]
+    batches = [TestBatch(s, example_arrays(inputs, s, verification_seed(k, seed))) for k, s in enumerate(every)]
     for k in range(1, draws_of(inputs)):
         sizes = every[k % len(every)]
-        batches.append(TestBatch(sizes, example_arrays(inputs, sizes, seed + 17 * (len(every) + k), draw=k), True))
+        arrays = example_arrays(inputs, sizes, verification_seed(len(every) + k, seed), draw=k)
+        batches.append(TestBatch(sizes, arrays, True))
     return [*batches, *_users_own(inputs, seed)]
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from attn_deploy.bench.layers import LayerReport
 from attn_deploy.bench.record import ProfileRecord
-from attn_deploy.comparison.overview import Overview
+from attn_deploy.comparison.overview import Entry, Overview
 from attn_deploy.pages.page import NOTHING, Html, html, joined, page
 from attn_deploy.report.profile import charts
 from attn_deploy.report.profile import overview_charts as wide
@@ -158,30 +159,31 @@ def _means(report: Overview, several: bool) -> Html:
     )
 
 
-def _section(report: Overview, index: int, figures: dict[str, charts.Figure]) -> Html:
-    run, entries = report.runs[index], report.of(index)
-    baseline = run.record.baseline
-    head = html("<h2>{}</h2>", run.label) if len(report.runs) > 1 else NOTHING
-    head = joined([head, _answer(report, index)])
-    without = [(first_of(n), f"{status}: {why}") for n, status, why in grouped((e.row.key, e.row) for e in entries)]
-    listed = _listed(without, [(e.row.key, e.row.noise) for e in entries if e.row.noise])
-    devices = ", ".join(dict.fromkeys(e.limit.device for e in entries if e.limit is not None))
-    box = (
-        "Latency: the box is the middle half of the runs with their median, the whiskers the 5th and 95th percentile, the "
-        "stroke the 99th."
-    )
-    shapes = list(dict.fromkeys((e.row.batch, e.row.size) for e in entries if e.row.latency is not None))
-    boxes = [
+_BOX = (
+    "Latency: the box is the middle half of the runs with their median, the whiskers the 5th and 95th percentile, the "
+    "stroke the 99th."
+)
+_Drawn = tuple[str, charts.Figure | None, str, str]
+
+
+def _distributions(entries: Sequence[Entry]) -> list[_Drawn]:
+    """A box plot for each batch and size: name, figure, title, note."""
+    shapes = dict.fromkeys((e.row.batch, e.row.size) for e in entries if e.row.latency is not None)
+    return [
         (
             f"distribution-{n}",
-            charts.distribution([e for e in entries if (e.row.batch, e.row.size) == shape]),
-            f"Latency at batch {shape[0]}" + (f", {shape[1][0]}x{shape[1][1]}" if shape[1] else ""),
+            charts.distribution([e for e in entries if (e.row.batch, e.row.size) == (batch, size)]),
+            f"Latency at batch {batch}" + (f", {size[0]}x{size[1]}" if size else ""),
             "",
         )
-        for n, shape in enumerate(shapes)
+        for n, (batch, size) in enumerate(shapes)
     ]
-    drawn = (
-        *boxes,
+
+
+def _other_charts(entries: Sequence[Entry]) -> list[_Drawn]:
+    """What limits the rows, how they scale, and how they went through the measurement: name, figure, title, note."""
+    devices = ", ".join(dict.fromkeys(e.limit.device for e in entries if e.limit is not None))
+    return [
         (
             "light",
             charts.light(entries),
@@ -197,7 +199,17 @@ def _section(report: Overview, index: int, figures: dict[str, charts.Figure]) ->
             "Through the measurement",
             "Medians of the rounds, in which every row had its turn: level lines are a quiet machine.",
         ),
-    )
+    ]
+
+
+def _section(report: Overview, index: int, figures: dict[str, charts.Figure]) -> Html:
+    run, entries = report.runs[index], report.of(index)
+    baseline = run.record.baseline
+    head = html("<h2>{}</h2>", run.label) if len(report.runs) > 1 else NOTHING
+    head = joined([head, _answer(report, index)])
+    without = [(first_of(n), f"{status}: {why}") for n, status, why in grouped((e.row.key, e.row) for e in entries)]
+    listed = _listed(without, [(e.row.key, e.row.noise) for e in entries if e.row.noise])
+    boxes = _distributions(entries)
     settings = run.record.options
     medians = _chart(
         f"medians-{index}",
@@ -206,6 +218,7 @@ def _section(report: Overview, index: int, figures: dict[str, charts.Figure]) ->
         figures,
         f"With its {settings.confidence:.0%} interval; shorter is better.",
     )
+    drawn = (*boxes, *_other_charts(entries))
     cards = joined(_chart(f"{name}-{index}", figure, title, figures, note) for name, figure, title, note in drawn)
     flames = joined(_layers(f"layers-{index}-{n}", report, figures) for n, report in enumerate(run.layers))
     hidden = " hidden" if len(report.runs) > 1 else ""
@@ -219,7 +232,7 @@ def _section(report: Overview, index: int, figures: dict[str, charts.Figure]) ->
         head=head,
         listed=listed,
         medians=medians,
-        box=box if boxes else "",
+        box=_BOX if boxes else "",
         cards=cards,
         cold=_cold(run.record),
         flames=flames,
