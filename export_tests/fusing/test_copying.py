@@ -110,3 +110,31 @@ def test_a_compiled_part_is_the_module_itself():
     assert type(twin[0]) is Net
     x = torch.randn(1, 3, 2, 2)
     assert torch.equal(twin(x), Net.forward(net[0]._orig_mod, x).relu())
+
+
+class Keeping(nn.Module):
+    """Keeps empty containers, one of them under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.maps, self.sizes = [], {}
+        self.same = self.maps
+
+    def forward(self, x):
+        self.maps.append(x.shape)
+        return x
+
+
+def test_empty_containers_of_a_copy_are_its_own():
+    model = nn.Sequential(Keeping(), Keeping())
+    twin = copy_model(model)
+    twin(torch.zeros(1))
+    twin[0].register_forward_hook(lambda *_: None)
+    twin[0].sizes["a"] = 1
+    assert model[0].maps == []
+    assert model[0].sizes == {}
+    assert not model[0]._forward_hooks
+    assert twin[0].maps == [(1,)]
+    assert twin[0].same is twin[0].maps
+    assert twin[1].maps == [(1,)]
+    assert not twin[1]._forward_hooks
