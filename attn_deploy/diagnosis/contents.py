@@ -170,7 +170,7 @@ def diff_graphs(first: Path | str, second: Path | str) -> tuple[Difference, ...]
         for key in sorted({*x, *y}):
             if x.get(key, 0) != y.get(key, 0):
                 differences.append(Difference(f"{what} {key}", str(x.get(key, 0)), str(y.get(key, 0))))
-    left, right = load_model(a.path), load_model(b.path)
+    left, right = load_model(a.path, light=True), load_model(b.path, light=True)
     return (*differences, *_differing_nodes(left, right), *_differing_weights(left, right))
 
 
@@ -263,7 +263,9 @@ def _differing_weights(left: onnx.ModelProto, right: onnx.ModelProto) -> list[Di
         if a is None or b is None or _kind(a) != _kind(b):
             differences.append(Difference(f"weights {name}", _kind(a), _kind(b)))
         elif a.SerializeToString() != b.SerializeToString():
-            x, y = (numpy_helper.to_array(t).astype(np.float64) for t in (a, b))
+            if np.array_equal(array_of(a), array_of(b)):  # the same numbers at other places
+                continue
+            x, y = (array_of(t).astype(np.float64) for t in (a, b))
             largest = float(np.abs(x - y).max()) if x.size else 0.0
             if not np.array_equal(x, y, equal_nan=True):
                 differences.append(

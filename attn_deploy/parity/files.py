@@ -24,6 +24,7 @@ from attn_deploy.parity.judge import LARGEST_ERROR
 from attn_deploy.parity.tolerance import TOLERANCES, Tolerance
 from attn_deploy.parity.verify import structural_problem
 from attn_deploy.runtimes.base import Runner, run_once
+from attn_deploy.runtimes.graphs import graph_runner
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
 _ENGINES = (".engine", ".plan", ".trt")
@@ -112,12 +113,12 @@ def verify_files(
         EngineMismatchError, NoDeviceError, MissingDependencyError: if the engine cannot be run here.
     """
     first, second = Path(reference), Path(candidate)
-    model, _ = open_model(first)
+    model, _ = open_model(first, light=True)
     word = precision or precision_of_file(second)
     if word not in _TYPES:
         raise InvalidRequestError(f"--precision {word!r} is unknown; choose {', '.join(_TYPES)}.")
     wider, reading = read_outputs(model)
-    right = OnnxRuntimeRunner(wider.SerializeToString(), optimize=False)
+    right = graph_runner(wider, optimize=False)
     given = given_inputs(model, inputs, samples)
     if given.samples:
         batches: Sequence[Arrays] = with_other_batches(given.samples, model, right)
@@ -158,7 +159,7 @@ def precision_of_file(path: Path) -> str:
 
         parts = read_engine(path).precision.split("+")
         return next((p for p in ("int8", "fp8", "bf16", "fp16") if p in parts), "fp32")
-    model, _ = open_model(path)
+    model, _ = open_model(path, light=True)
     evidence = read_evidence(model)
     if evidence is not None and evidence.precision:
         return evidence.precision

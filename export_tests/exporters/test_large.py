@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from attn_deploy.conversion.convert import convert, simplify
 from attn_deploy.deploy.run import run_file
-from attn_deploy.diagnosis.contents import inspect
+from attn_deploy.diagnosis.contents import diff_graphs, inspect
 from attn_deploy.errors import GraphError, InvalidRequestError, PrecisionError
 from attn_deploy.exporters.pipeline import export
 from attn_deploy.exporters.writes import writes_weights
@@ -18,6 +18,7 @@ from attn_deploy.graph import placed
 from attn_deploy.graph.artifact import read_onnx
 from attn_deploy.graph.written import data_path
 from attn_deploy.inputs.grammar import parse_inputs
+from attn_deploy.parity.files import verify_files
 from attn_deploy.parity.verify import verify
 
 WIDTH = 384
@@ -97,6 +98,8 @@ def test_a_pair_is_exported_proven_and_used(lowered, tmp_path, make, exporter):
     for step in (convert(path, tmp_path / "seventeen.onnx", opset=17), simplify(path, tmp_path / "simple.onnx")):
         assert step.seal == "whole"
         assert list(step.data) == [f"{step.path.name}.data"]
+        assert verify_files(path, step.path).passed
+        assert not [d for d in diff_graphs(path, step.path) if "float" in d.first + d.second]
     assert sorted(p.suffix for p in tmp_path.iterdir() if ".onnx" in p.name) == [".data"] * 3 + [".onnx"] * 3
 
 
