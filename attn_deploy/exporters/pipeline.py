@@ -41,6 +41,7 @@ from attn_deploy.fusing.copying import bytes_of, is_large
 from attn_deploy.graph.artifact import OnnxArtifact, load_model, read_onnx
 from attn_deploy.graph.evidence import entries_of, read_evidence
 from attn_deploy.graph.fold_placed import fold_placed
+from attn_deploy.graph.map_extents import map_extents, name_map_extents_
 from attn_deploy.graph.opset import convert_opset, standard_opset
 from attn_deploy.graph.placed import exceeds_one_file, inflated, place_of, placed_tensors
 from attn_deploy.graph.simplify import Simplified, simplify_model
@@ -295,6 +296,7 @@ def _refuse_constant(prepared: PreparedModel) -> None:
 def _attempt(prepared: PreparedModel, exporter: str, options: ExportOptions, progress: Progress) -> Candidate:
     translation = translate(prepared, exporter, options.opset, native_attention=options.native_attention)
     raw = translation.model
+    said = map_extents(raw) if exporter == "dynamo" else {}  # what a TorchScript trace says holds at its size
     source = standard_opset(raw)
     applied: Mapping[str, int] = {}
     if source != options.opset:
@@ -316,6 +318,7 @@ def _attempt(prepared: PreparedModel, exporter: str, options: ExportOptions, pro
         if placed := placed_tensors(raw):
             fold_placed(raw, place_of(placed[0]).path.with_name("folded"))
         kept = simplify_model(raw)
+    name_map_extents_(kept.model, said)
     if prepared.stepped:  # behind simplifiers, which take what changes nothing away
         for graph in (kept.model,) if kept.model is raw else (kept.model, raw):
             refuse_other_sizes_(graph, at_least(prepared.inputs, translation.minimum), prepared.dynamic)
