@@ -36,6 +36,7 @@ from attn_deploy.exporters.refusal import most_telling
 from attn_deploy.exporters.serving import BEHIND, parse_serving, with_form
 from attn_deploy.exporters.step_guard import refuse_other_sizes_
 from attn_deploy.exporters.translate import translate
+from attn_deploy.exporters.whole_masks import drop_whole_masks_
 from attn_deploy.files import KeptFolder, output_file, sha256_of
 from attn_deploy.fusing.copying import bytes_of, is_large
 from attn_deploy.graph.artifact import OnnxArtifact, load_model, read_onnx
@@ -296,7 +297,10 @@ def _refuse_constant(prepared: PreparedModel) -> None:
 def _attempt(prepared: PreparedModel, exporter: str, options: ExportOptions, progress: Progress) -> Candidate:
     translation = translate(prepared, exporter, options.opset, native_attention=options.native_attention)
     raw = translation.model
-    said = map_extents(raw) if exporter == "dynamo" else {}  # what a TorchScript trace says holds at its size
+    said: Mapping[str, Sequence[int | str | None]] = {}
+    if exporter == "dynamo":  # what a TorchScript trace says of shapes holds at its size
+        drop_whole_masks_(raw)
+        said = map_extents(raw)
     source = standard_opset(raw)
     applied: Mapping[str, int] = {}
     if source != options.opset:
