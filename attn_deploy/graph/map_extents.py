@@ -13,12 +13,13 @@ took 0.80 ms in place of 0.14.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import onnx
 from onnx import helper
 
+from attn_deploy.graph.placed import hollow
 from attn_deploy.graph.shape_inference import infer_shapes
 
 Extent = int | str | None
@@ -36,8 +37,9 @@ _IN_LAYOUT = _KEEPING | _PAIRING | {"Concat", "Resize"}
 
 
 def map_extents(model: onnx.ModelProto) -> dict[str, list[Extent]]:
-    """The extents of the maps of a graph, by name, that it gives itself."""
-    return {v.name: s for v in model.graph.value_info if (s := _shape(v)) is not None}
+    """The extents of the inputs and maps of a graph, by name, that it gives itself."""
+    maps = {v.name: s for v in model.graph.value_info if (s := _shape(v)) is not None}
+    return maps | {v.name: [_read(d) for d in v.type.tensor_type.shape.dim] for v in model.graph.input}
 
 
 def name_map_extents_(model: onnx.ModelProto, said: Mapping[str, Sequence[Extent]] = MappingProxyType({})) -> None:
@@ -45,13 +47,13 @@ def name_map_extents_(model: onnx.ModelProto, said: Mapping[str, Sequence[Extent
 
     Args:
         model: the graph.
-        said: what an exporter knew of them, by name; other extents follow from these and from those of the inputs.
+        said: what an exporter knew of them and of the inputs, whose axes may have had other names then; other extents
+            follow from these and from those of the inputs.
     """
     graph = model.graph
     if not any(n.op_type in _SLIDING for n in graph.node):
         return
-    bare = onnx.ModelProto()
-    bare.CopyFrom(model)
+    bare = hollow(model)
     del bare.graph.value_info[:]
     values = {v.name: v for v in infer_shapes(bare).graph.value_info}
     extents = _Extents(graph, values, said)
@@ -84,6 +86,27 @@ def _read(dim: onnx.TensorShapeProto.Dimension) -> Extent:
     return dim.dim_param if dim.dim_param and not dim.dim_param.startswith("unk__") else None
 
 
+def _renamed(
+    said: Mapping[str, Sequence[Extent]], graph: onnx.GraphProto, taken: Collection[str]
+) -> dict[str, list[Extent]]:
+    """Extents in the names that the axes of the inputs have in the graph; no other has a name of its inputs or outputs.
+
+    An exporter that moves an axis in steps may call their number what the graph calls the axis.
+    """
+    names: dict[str, str] = {}
+    for value in graph.input:
+        for old, dim in zip(said.get(value.name, ()), value.type.tensor_type.shape.dim, strict=False):
+            if isinstance(old, str) and dim.dim_param:
+                names.setdefault(old, dim.dim_param)
+
+    def renamed(extent: Extent) -> Extent:
+        if not isinstance(extent, str):
+            return extent
+        return names.get(extent) or (f"{extent} as traced" if extent in taken else extent)
+
+    return {name: [renamed(e) for e in shape] for name, shape in said.items() if len(shape) == 4}
+
+
 class _Extents:
     """The extents of every tensor of four axes, node by node in the order of the graph."""
 
@@ -93,13 +116,14 @@ class _Extents:
         values: Mapping[str, onnx.ValueInfoProto],
         said: Mapping[str, Sequence[Extent]],
     ) -> None:
-        self._values, self._said = values, said
+        self._values = values
+        taken = {d.dim_param for v in (*graph.input, *graph.output) for d in v.type.tensor_type.shape.dim}
+        self._said = _renamed(said, graph, taken)
         self._known = {v.name: s for v in graph.input if (s := _shape(v)) is not None}
         self._weights = {i.name: list(i.dims) for i in graph.initializer}
         self._maps: set[str] = set()  # what a convolution gives, and what keeps its layout
         self._names: dict[object, str] = {}
-        taken = {d.dim_param for v in (*graph.input, *graph.output) for d in v.type.tensor_type.shape.dim}
-        taken |= {e for shape in said.values() for e in shape if isinstance(e, str)}
+        taken |= {e for shape in self._said.values() for e in shape if isinstance(e, str)}
         self._fresh: Iterator[str] = (n for k in itertools.count() if (n := f"map{k}") not in taken)
 
     def of(self, node: onnx.NodeProto) -> _Shape | None:

@@ -159,3 +159,18 @@ def test_an_extent_that_may_be_one_is_not_taken_for_the_sum():
     name_map_extents_(model)
     assert "c" in _names(model)
     assert "y" not in _names(model)
+
+
+def test_what_an_exporter_said_is_told_in_the_names_of_the_graph():
+    nodes = [_conv("x", f"c{k}", pads=[k, k, k, k]) for k in range(4)]
+    model = _model([*nodes, helper.make_node("Relu", ["c3"], ["y"])])
+    said = {
+        "x": ["s0", 4, "32*H", "s1"],  # the axis in steps: H is their number, and s1 the axis W
+        "c0": ["s0", 4, "H", "s1 - 2"],
+        "c1": ["s0", 4, "32*H", "s1"],
+    }
+    name_map_extents_(model, said)
+    names = _names(model)
+    assert names["c1"] == ["N", 4, "H", "W"]
+    assert names["c0"] == ["N", 4, "H as traced", "s1 - 2"]
+    assert set(names["c3"][2:]).isdisjoint({"H", "W", "H as traced", "s1 - 2"})
