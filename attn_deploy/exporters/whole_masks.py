@@ -7,8 +7,9 @@ a condition that is the same everywhere are dropped, where the shapes say that t
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 import onnx
@@ -32,14 +33,15 @@ _FROM_FLOATS = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.
 _DEEPEST = 64  # nodes between a constant and where it is used
 
 
-def drop_whole_masks_(model: onnx.ModelProto) -> int:
+def drop_whole_masks_(model: onnx.ModelProto, parameters: Collection[str] = ()) -> int:
     """Drop, in place, sums with zeros and choices that always fall one way; how many there were.
 
     Args:
         model: with the shapes of its tensors, as an exporter writes them.
+        parameters: names of constants that training moves: zeros at the start, they are no mask.
     """
     graph = model.graph
-    uniform = _Uniform(graph)
+    uniform = _Uniform(graph, parameters)
     outputs = {o.name for o in graph.output}
     found = {n.output[0]: k for n in graph.node if (k := _kept(n, uniform)) and n.output[0] not in outputs}
     shapes = _shapes(infer_shapes(hollow(model), data_prop=True).graph) if found else {}
@@ -70,10 +72,10 @@ def _kept(node: onnx.NodeProto, uniform: _Uniform) -> str:
 class _Uniform:
     """The number that all elements of a tensor are, where constants alone decide it; None where that is not known."""
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
+    def __init__(self, graph: onnx.GraphProto, parameters: Collection[str]) -> None:
         self._makers = {o: n for n in graph.node for o in n.output}
         self._constants = {i.name: i for i in graph.initializer}
-        self._known: dict[str, _Number | None] = {}
+        self._known: dict[str, _Number | None] = dict.fromkeys(parameters)
 
     def is_computed(self, name: str) -> bool:
         """Whether a tensor is the result of a node and not a constant."""
@@ -117,7 +119,9 @@ class _Uniform:
 
 
 def _number_of(tensor: onnx.TensorProto) -> _Number | None:
-    if tensor.data_type not in _FROM_FLOATS:
+    """What all elements are; None of a table of floats, which may be a parameter that starts at zero."""
+    table = tensor.data_type != onnx.TensorProto.BOOL and math.prod(tensor.dims) != 1
+    if tensor.data_type not in _FROM_FLOATS or table:
         return None
     array = array_of(tensor)
     if not array.size or not (array == array.flat[0]).all():

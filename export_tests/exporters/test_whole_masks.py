@@ -106,3 +106,20 @@ def test_attention_with_a_mask_that_the_model_makes(width, added, tmp_path):
     scores = next(n for n in nodes if softmax.input[0] in n.output)
     assert (scores.op_type == "Add") == bool(added)
     assert_right(artifact.path, copies(model), *images((1, 6, 6, 8), (5, 6, 6, 8)))
+
+
+class Positions(nn.Module):
+    """A table of positions that starts at zero, repeated for each image."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.project = nn.Parameter(torch.zeros(1, 8, 1, 1)), nn.Conv2d(3, 8, 1)
+
+    def forward(self, x):
+        n, _, h, w = x.shape
+        return (self.project(x) + self.table.repeat(n, 1, h, w)).relu()
+
+
+def test_a_parameter_that_starts_at_zero_stays(tmp_path):
+    artifact = export(Positions().eval(), tmp_path / "m.onnx", inputs=parse_inputs(["2x3x6x6"]), exporter="dynamo")
+    assert artifact.operators["Add"] == 1
