@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from attn_deploy.bench.layers import LayerReport
 from attn_deploy.bench.record import ProfileRecord
-from attn_deploy.comparison.overview import Entry, Overview
+from attn_deploy.comparison.overview import Overview
 from attn_deploy.pages.page import NOTHING, Html, html, joined, page
 from attn_deploy.report.profile import charts
 from attn_deploy.report.profile import overview_charts as wide
 from attn_deploy.report.profile.caption import machine
+from attn_deploy.report.profile.cards import BOX, distributions, other_charts
 from attn_deploy.report.profile.conditions import COLD, cold_rows, conditions_text
 from attn_deploy.report.profile.machines import side_by_side
 from attn_deploy.report.profile.models import FEW, reasons
@@ -159,49 +159,6 @@ def _means(report: Overview, several: bool) -> Html:
     )
 
 
-_BOX = (
-    "Latency: the box is the middle half of the runs with their median, the whiskers the 5th and 95th percentile, the "
-    "stroke the 99th."
-)
-_Drawn = tuple[str, charts.Figure | None, str, str]
-
-
-def _distributions(entries: Sequence[Entry]) -> list[_Drawn]:
-    """A box plot for each batch and size: name, figure, title, note."""
-    shapes = dict.fromkeys((e.row.batch, e.row.size) for e in entries if e.row.latency is not None)
-    return [
-        (
-            f"distribution-{n}",
-            charts.distribution([e for e in entries if (e.row.batch, e.row.size) == (batch, size)]),
-            f"Latency at batch {batch}" + (f", {size[0]}x{size[1]}" if size else ""),
-            "",
-        )
-        for n, (batch, size) in enumerate(shapes)
-    ]
-
-
-def _other_charts(entries: Sequence[Entry]) -> list[_Drawn]:
-    """What limits the rows, how they scale, and how they went through the measurement: name, figure, title, note."""
-    devices = ", ".join(dict.fromkeys(e.limit.device for e in entries if e.limit is not None))
-    return [
-        (
-            "light",
-            charts.light(entries),
-            "Speed of light",
-            f"The least time that {devices or 'the device'} needs for the arithmetic and for moving inputs, outputs and "
-            "weights once, over the measured median; and what limits it.",
-        ),
-        ("batches", charts.batches(entries), "Scaling with the batch", "Down means that a larger batch pays."),
-        ("sizes", charts.sizes(entries), "Scaling with the size", ""),
-        (
-            "rounds",
-            charts.rounds(entries),
-            "Through the measurement",
-            "Medians of the rounds, in which every row had its turn: level lines are a quiet machine.",
-        ),
-    ]
-
-
 def _section(report: Overview, index: int, figures: dict[str, charts.Figure]) -> Html:
     run, entries = report.runs[index], report.of(index)
     baseline = run.record.baseline
@@ -209,7 +166,7 @@ def _section(report: Overview, index: int, figures: dict[str, charts.Figure]) ->
     head = joined([head, _answer(report, index)])
     without = [(first_of(n), f"{status}: {why}") for n, status, why in grouped((e.row.key, e.row) for e in entries)]
     listed = _listed(without, [(e.row.key, e.row.noise) for e in entries if e.row.noise])
-    boxes = _distributions(entries)
+    boxes = distributions(entries)
     settings = run.record.options
     medians = _chart(
         f"medians-{index}",
@@ -218,7 +175,7 @@ def _section(report: Overview, index: int, figures: dict[str, charts.Figure]) ->
         figures,
         f"With its {settings.confidence:.0%} interval; shorter is better.",
     )
-    drawn = (*boxes, *_other_charts(entries))
+    drawn = (*boxes, *other_charts(entries))
     cards = joined(_chart(f"{name}-{index}", figure, title, figures, note) for name, figure, title, note in drawn)
     flames = joined(_layers(f"layers-{index}-{n}", report, figures) for n, report in enumerate(run.layers))
     hidden = " hidden" if len(report.runs) > 1 else ""
@@ -232,7 +189,7 @@ def _section(report: Overview, index: int, figures: dict[str, charts.Figure]) ->
         head=head,
         listed=listed,
         medians=medians,
-        box=_BOX if boxes else "",
+        box=BOX if boxes else "",
         cards=cards,
         cold=_cold(run.record),
         flames=flames,
