@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -11,6 +12,26 @@ try:
     import torch
 except ModuleNotFoundError:  # the tests of the device side run where it is not installed
     torch = None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Count no lines while a test marked so runs.
+
+    pytest-cov's own marker stops the upper one of the two counters that a worker of pytest-xdist has, and the other goes on.
+    """
+    stopped = []
+    coverage = sys.modules.get("coverage")  # loaded where lines are counted
+    marked = coverage is not None and item.get_closest_marker("uncounted")
+    while marked and (counter := coverage.Coverage.current()) is not None:
+        counter.stop()
+        stopped.append(counter)
+    try:
+        return (yield)
+    finally:
+        for counter in reversed(stopped):
+            counter.start()
+
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"

@@ -14,7 +14,7 @@ from attn_deploy.graph.operators import unlisted_operators
 from attn_deploy.resolve.resolve import resolve
 from export_tests.helpers import randomize
 
-pytestmark = pytest.mark.no_cover  # a sweep over the zoo: tests of single cases reach the same lines, in half the time
+pytestmark = pytest.mark.uncounted  # a sweep over the zoo: tests of single cases reach the same lines, in half the time
 
 MODULES = [s.name for f in ("attention", "convolution", "context", "fusion") for s in registry.list_models(f)]
 DEFAULT = ("resnet8+ghostmodule", "resnet8+psp")

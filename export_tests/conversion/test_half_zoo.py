@@ -18,7 +18,7 @@ from attn_deploy.parity.tolerance import TOLERANCES
 from attn_deploy.registry import ModelSpec
 from attn_deploy.resolve import catalog
 
-pytestmark = pytest.mark.no_cover  # a sweep over the zoo: tests of single cases reach the same lines, in half the time
+pytestmark = pytest.mark.uncounted  # a sweep over the zoo: tests of single cases reach the same lines, in half the time
 
 HAS_RTX = importlib.util.find_spec("tensorrt_rtx") is not None
 TYPES = {"fp16": ("float16", onnx.TensorProto.FLOAT16), "bf16": ("bfloat16", onnx.TensorProto.BFLOAT16)}

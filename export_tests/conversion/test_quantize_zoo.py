@@ -16,7 +16,7 @@ from attn_deploy.graph.artifact import load_model
 from attn_deploy.graph.precision.rules import PRODUCTS
 from attn_deploy.resolve import catalog
 
-pytestmark = pytest.mark.no_cover  # a sweep over the zoo: tests of single cases reach the same lines, in half the time
+pytestmark = pytest.mark.uncounted  # a sweep over the zoo: tests of single cases reach the same lines, in half the time
 
 HAS_RTX = importlib.util.find_spec("tensorrt_rtx") is not None
 DEFAULT = ("se", "condconv", "criss_cross", "swish")
