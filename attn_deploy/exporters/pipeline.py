@@ -299,7 +299,7 @@ def _attempt(prepared: PreparedModel, exporter: str, options: ExportOptions, pro
     raw = translation.model
     said: Mapping[str, Sequence[int | str | None]] = {}
     if exporter == "dynamo":  # what a TorchScript trace says of shapes holds at its size
-        drop_whole_masks_(raw, [n for n, _ in prepared.traceable_module().named_parameters()])
+        drop_whole_masks_(raw, [n for n, _ in prepared.module.named_parameters()])
         said = map_extents(raw)
     source = standard_opset(raw)
     applied: Mapping[str, int] = {}

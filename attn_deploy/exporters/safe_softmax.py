@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 
 from attn_deploy.graph.placed import array_of
+from attn_deploy.graph.unread import remove_unread_
 
 # What gives finite numbers of inputs of the network, whatever made those: products, norms, activations.
 _FINITE = frozenset(
@@ -64,19 +65,17 @@ def drop_needless_guards_(model: onnx.ModelProto) -> int:
     outputs = {o.name for o in graph.output}
     known = _Finiteness(graph, makers)
     renamed: dict[str, str] = {}
-    dropped = set()
     for node in graph.node:
         softmax = _guarded(node, makers)
         if softmax is None or node.output[0] in outputs or not known.is_finite(softmax.input[0]):
             continue
         renamed[node.output[0]] = softmax.output[0]
-        dropped.add(node.output[0])
     if not renamed:
         return 0
     for node in graph.node:
         for index, name in enumerate(node.input):
             node.input[index] = renamed.get(name, name)
-    _remove_unread_(graph, dropped)
+    remove_unread_(graph)
     return len(renamed)
 
 
@@ -159,17 +158,3 @@ def _numbers(attribute: onnx.AttributeProto) -> Any:
     if isinstance(value, onnx.TensorProto):
         return array_of(value)
     return value if isinstance(value, (int, float, list)) and not isinstance(value, bytes) else np.zeros(0)
-
-
-def _remove_unread_(graph: onnx.GraphProto, dropped: set[str]) -> None:
-    """Remove the nodes whose results nobody reads any more, beginning with those that were dropped."""
-    waiting = [n for n in graph.node if n.output[0] in dropped]
-    outputs = {o.name for o in graph.output}
-    while waiting:
-        node = waiting.pop()
-        read = {i for n in graph.node for i in n.input} | outputs
-        if any(o in read for o in node.output):
-            continue
-        inputs = list(node.input)
-        graph.node.remove(node)
-        waiting += [n for n in graph.node if n.op_type == "IsNaN" and n.output[0] in inputs]

@@ -17,6 +17,7 @@ import onnx
 from attn_deploy.graph.operators import all_nodes
 from attn_deploy.graph.placed import array_of, hollow
 from attn_deploy.graph.shape_inference import infer_shapes
+from attn_deploy.graph.unread import remove_unread_
 
 _Number = float | bool
 _MOVES = frozenset(
@@ -43,10 +44,10 @@ def drop_whole_masks_(model: onnx.ModelProto, parameters: Collection[str] = ()) 
     graph = model.graph
     uniform = _Uniform(graph, parameters)
     outputs = {o.name for o in graph.output}
-    found = {n.output[0]: k for n in graph.node if (k := _kept(n, uniform)) and n.output[0] not in outputs}
-    shapes = _shapes(infer_shapes(hollow(model), data_prop=True).graph) if found else {}
+    candidates = {n.output[0]: k for n in graph.node if (k := _kept(n, uniform)) and n.output[0] not in outputs}
+    shapes = _shapes(infer_shapes(hollow(model), data_prop=True).graph) if candidates else {}
     renamed: dict[str, str] = {}
-    for name, kept in found.items():
+    for name, kept in candidates.items():
         if kept in shapes and shapes[kept] == shapes.get(name):
             renamed[name] = renamed.get(kept, kept)
     if not renamed:
@@ -54,7 +55,7 @@ def drop_whole_masks_(model: onnx.ModelProto, parameters: Collection[str] = ()) 
     for node in all_nodes(graph):
         for index, name in enumerate(node.input):
             node.input[index] = renamed.get(name, name)
-    _remove_unread_(graph, set(renamed))
+    remove_unread_(graph)
     return len(renamed)
 
 
@@ -139,18 +140,3 @@ def _shapes(graph: onnx.GraphProto) -> dict[str, list[int | str]]:
         if tensor.HasField("shape") and all(d != "" for d in dims):
             shapes[value.name] = dims
     return shapes
-
-
-def _remove_unread_(graph: onnx.GraphProto, dropped: set[str]) -> None:
-    """Remove the nodes that were dropped, and those that only they read."""
-    outputs = {o.name for o in graph.output}
-    read = {i for n in all_nodes(graph) for i in n.input} | outputs
-    waiting = [n for n in graph.node if n.output[0] in dropped]
-    while waiting:
-        node = waiting.pop()
-        if any(o in read for o in node.output):
-            continue
-        inputs = set(node.input)
-        graph.node.remove(node)
-        read = {i for n in all_nodes(graph) for i in n.input} | outputs
-        waiting += [n for n in graph.node if any(o in inputs for o in n.output)]

@@ -21,6 +21,7 @@ from onnx import helper
 from attn_deploy.graph.placed import hollow
 from attn_deploy.graph.shape_inference import infer_shapes
 from attn_deploy.graph.transposed_parts import transpose_parts_
+from attn_deploy.graph.unread import remove_unread_
 from attn_deploy.graph.view import View
 
 _LAST = np.iinfo(np.int64).max
@@ -78,37 +79,8 @@ def _transpose_keys_(model: onnx.ModelProto, view: View) -> int:
         node.attribute.append(helper.make_attribute("perm", order))
         count += 1
     if count:
-        _remove_unread_(model.graph)
+        remove_unread_(model.graph)
     return count
-
-
-def _remove_unread_(graph: onnx.GraphProto) -> None:
-    """Remove the nodes whose results nobody reads: the arithmetic of targets that are no longer needed."""
-    needed = {o.name for o in graph.output}
-    for node in graph.node:
-        for attribute in node.attribute:
-            for sub in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-                needed.update(_read_in(sub))
-    kept = []
-    for node in reversed(graph.node):
-        if any(o in needed for o in node.output):
-            needed.update(node.input)
-            kept.append(node)
-    if len(kept) < len(graph.node):
-        ordered = [onnx.NodeProto.FromString(n.SerializeToString()) for n in reversed(kept)]
-        del graph.node[:]
-        graph.node.extend(ordered)
-
-
-def _read_in(graph: onnx.GraphProto) -> set[str]:
-    """What the nodes of a subgraph read, of it and of the graphs around it."""
-    names = {o.name for o in graph.output}
-    for node in graph.node:
-        names.update(node.input)
-        for attribute in node.attribute:
-            for sub in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-                names |= _read_in(sub)
-    return names
 
 
 def _folded_source(outer: onnx.NodeProto, view: View) -> str | None:

@@ -15,7 +15,7 @@ from attn_deploy.errors import InvalidRequestError, ParityError
 from attn_deploy.graph.artifact import open_model
 from attn_deploy.graph.evidence import read_evidence
 from attn_deploy.graph.heads import Output, read_outputs
-from attn_deploy.inputs.samples import example_arrays, verification_sizes
+from attn_deploy.inputs.samples import example_arrays, verification_seed, verification_sizes
 from attn_deploy.inputs.tensors import Arrays
 from attn_deploy.parity.distance import agreement, number_distances
 from attn_deploy.parity.given import given_inputs
@@ -125,7 +125,8 @@ def verify_files(
     else:
         tensors, symbols = runnable_inputs(model, right, given)
         batches = [
-            example_arrays(tensors, s, 17 * k) for k, s in enumerate([{}, *verification_sizes(tensors, symbols)])
+            example_arrays(tensors, s, verification_seed(k))
+            for k, s in enumerate([{}, *verification_sizes(tensors, symbols)])
         ]
     expected = [run_once(right, batch) for batch in batches]
     scores = {name: [e.pop(extra) for e in expected] for name, extra in reading.scores.items()}

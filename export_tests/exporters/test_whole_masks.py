@@ -109,17 +109,20 @@ def test_attention_with_a_mask_that_the_model_makes(width, added, tmp_path):
 
 
 class Positions(nn.Module):
-    """A table of positions that starts at zero, repeated for each image."""
+    """Positions that start at zero, spread over each image: a table repeated, or one number expanded."""
 
-    def __init__(self):
+    def __init__(self, table):
         super().__init__()
-        self.table, self.project = nn.Parameter(torch.zeros(1, 8, 1, 1)), nn.Conv2d(3, 8, 1)
+        self.project = nn.Conv2d(3, 8, 1)
+        self.positions = nn.Parameter(torch.zeros((1, 8, 1, 1) if table else ()))
 
     def forward(self, x):
         n, _, h, w = x.shape
-        return (self.project(x) + self.table.repeat(n, 1, h, w)).relu()
+        spread = self.positions.repeat(n, 1, h, w) if self.positions.dim() else self.positions.expand(n, 8, h, w)
+        return (self.project(x) + spread.contiguous()).relu()
 
 
-def test_a_parameter_that_starts_at_zero_stays(tmp_path):
-    artifact = export(Positions().eval(), tmp_path / "m.onnx", inputs=parse_inputs(["2x3x6x6"]), exporter="dynamo")
+@pytest.mark.parametrize("table", [True, False], ids=["table", "number"])
+def test_a_parameter_that_starts_at_zero_stays(table, tmp_path):
+    artifact = export(Positions(table).eval(), tmp_path / "m.onnx", inputs=parse_inputs(["2x3x6x6"]), exporter="dynamo")
     assert artifact.operators["Add"] == 1

@@ -46,9 +46,9 @@ def test_the_file_resizes_and_picks_the_same(exporter, tmp_path):
     for half in (1, 2, 7, 23, 41, 47, 83, 120):
         for height in _enlarged(half)[-2:]:
             x = np.random.default_rng(half).normal(size=(1, 1, height, 3)).astype(np.float32)
-            (found,) = session.run(None, {model.graph.input[0].name: x})
+            (result,) = session.run(None, {model.graph.input[0].name: x})
             small = torch.from_numpy(x)[:, :, ::2, ::2]
-            assert np.array_equal(found, resize_nearest(small, height, 3).numpy()), height
+            assert np.array_equal(result, resize_nearest(small, height, 3).numpy()), height
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
