@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
@@ -30,6 +29,7 @@ INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 TERMINATED = 128 + signal.SIGTERM
 HUNG_UP = 129  # the terminal was closed
 
+_INTERRUPTION = "interrupted; nothing was left half-written."
 _AGAIN = 0.25  # seconds within which a second Ctrl-C is the same one, by another way
 _KERNEL = 0x80  # si_code of a signal that the terminal sent, to the whole process group
 
@@ -71,35 +71,41 @@ def run_supervised(command: Callable[[], None]) -> None:
         starter, _, number = lifeline.partition(":")
         with contextlib.suppress(ValueError):
             die_with(int(starter), int(number))
-    code = _wait(child, signals)
+    code, signalled = _wait(child, signals)
     os.set_blocking(finished, False)  # what the child started may hold the other end
     word = b""
     with contextlib.suppress(BlockingIOError):
         word = os.read(finished, 1)  # empty where the child did not come to its own end
     if word and word[0] in (INTERRUPTED, TERMINATED, HUNG_UP):
         _sweep_after(sys.argv[1:])
-    sys.exit(word[0] if word else _verdict(code))
+    sys.exit(word[0] if word else _verdict(code, signalled))
 
 
-def _wait(child: int, signals: set[signal.Signals]) -> int:
-    """Wait for the child, and pass on what this process alone is sent."""
+def _wait(child: int, signals: set[signal.Signals]) -> tuple[int, int]:
+    """Wait for the child, and pass on what this process alone is sent; its exit code, and the first signal or 0."""
+    signalled = 0
     while True:
         information = signal.sigwaitinfo(signals)
         if information.si_signo == signal.SIGCHLD:
             pid, status = os.waitpid(child, os.WNOHANG)
             if pid == child:
-                return os.waitstatus_to_exitcode(status)
-        elif information.si_code != _KERNEL:
+                return os.waitstatus_to_exitcode(status), signalled
+            continue
+        signalled = signalled or information.si_signo
+        if information.si_code != _KERNEL:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, information.si_signo)
 
 
-def _verdict(code: int) -> int:
+def _verdict(code: int, signalled: int) -> int:
     """The exit code for a child that did not come to its own end, with the reason."""
     command = shlex.join(["attn-deploy", *sys.argv[1:]])
     _sweep_after(sys.argv[1:])
     if code in (-signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP):
         return 128 - code
+    if code < 0 and signalled:  # native code that an exception goes through aborts: it was the signal that ended it
+        _say(_INTERRUPTION)
+        return 128 + signalled
     if code < 0:
         text = f"`{command}` {death_of(code)} A library failed on this input; nothing was left half-written."
         _say(f"error: {text}")
@@ -134,7 +140,7 @@ def _be_the_child(command: Callable[[], None], finishing: int, signals: set[sign
         code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
     except KeyboardInterrupt:
         code = interruption_code() or INTERRUPTED
-        _say("interrupted; nothing was left half-written.")
+        _say(_INTERRUPTION)
     except OSError as error:
         _say(f"error: {error.filename or 'the output cannot be written'}: {error.strerror}.")
         code = interruption_code() or 1  # a terminal that was closed takes no last words
@@ -167,7 +173,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     if _received and now - _received[1] < _AGAIN:
         return
     _received[:] = [_received[0] if _received else number, now]
-    if _finishing and _loads_native_code(frame):
+    if _finishing and _imports(frame):
         _end_now()
     raise KeyboardInterrupt
 
@@ -181,19 +187,20 @@ def _on_ignored(ignored: UnraisableHookArgs) -> None:
 
 def _end_now() -> NoReturn:
     """End where no exception can be raised; the parent removes what is temporary."""
-    _say("interrupted; nothing was left half-written.")
+    _say(_INTERRUPTION)
     end_children()
     code = interruption_code() or INTERRUPTED
     os.write(_finishing[0], bytes([code]))
     os._exit(code)
 
 
-def _loads_native_code(frame: FrameType | None) -> bool:
-    """Whether an extension module is being loaded: an exception that goes through its C++ aborts the process."""
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being imported: native code may do it, and aborts the process when an exception comes out.
+
+    torch's own start does, from the middle of its library. An import has nothing to finish, so that nothing is lost.
+    """
     while frame is not None:
-        if frame.f_code.co_name in ("create_module", "exec_module") and isinstance(
-            frame.f_locals.get("self"), ExtensionFileLoader
-        ):
+        if frame.f_code.co_name == "_find_and_load" and frame.f_code.co_filename.startswith("<frozen importlib"):
             return True
         frame = frame.f_back
     return False

@@ -173,6 +173,35 @@ def test_signals_end_it_cleanly_from_the_first_moment(kind, delay, tmp_path):
     assert [p.name for p in tmp_path.iterdir() if p.name != "m.onnx"] == []
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        # What native code does that an exception goes through, as torch's does while it starts.
+        "import os, pathlib, signal, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: os.abort())\n"
+        "pathlib.Path('begun').touch()\ntime.sleep(30)\n",
+        # Nothing is raised in an import, for native code may stand between it and what catches.
+        "import inner\n",
+    ],
+)
+def test_a_signal_that_native_code_does_not_survive_is_an_interruption(lines, tmp_path):
+    (tmp_path / "net.py").write_text(lines)
+    (tmp_path / "inner.py").write_text(
+        "import pathlib, time\npathlib.Path('begun').touch()\n"
+        "try:\n    time.sleep(30)\nexcept BaseException:\n    pathlib.Path('raised').touch()\n"
+    )
+    running = start("export", "net.py:Net", "--input", "1x3x8x8", "-o", "m.onnx", cwd=tmp_path)
+    while not (tmp_path / "begun").exists() and running.poll() is None:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    running.send_signal(signal.SIGTERM)
+    _, said = running.communicate()
+    assert running.returncode == 128 + signal.SIGTERM, said
+    assert said.count(b"interrupted; nothing was left half-written") == 1
+    assert b"crashed" not in said
+    assert {p.name for p in tmp_path.iterdir()} <= {"net.py", "inner.py", "begun", "__pycache__"}
+
+
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_inside_a_finalizer_is_not_lost(kind, tmp_path):
     """Python ignores what is raised there, as in the callbacks of its own import locks."""
