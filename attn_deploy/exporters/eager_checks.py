@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -89,15 +90,23 @@ def run_eager(
         ) from error
 
 
-def checked_run(module: nn.Module, inputs: Sequence[TensorInput], example: tuple[Tensor, ...], label: str) -> Any:
-    """The outputs of a first run, after a second one that must not differ.
+def checked_run(
+    module: nn.Module,
+    inputs: Sequence[TensorInput],
+    example: tuple[Tensor, ...],
+    label: str,
+    *,
+    watch: AbstractContextManager[Any] | None = None,
+) -> Any:
+    """The outputs of a first run, within ``watch``, after a second one that must not differ.
 
     Raises:
         ExportError: if the model fails, returns no tensor, draws random numbers, or changes its own state.
     """
     before = {name: value.clone() for name, value in module.named_buffers()}
     dice = _random_state()
-    first = run_eager(module, inputs, example, label)
+    with watch or nullcontext():
+        first = run_eager(module, inputs, example, label)
     if _random_state() != dice:
         _refuse(label, "random-in-forward", _place(module, example, "random-in-forward"))
     changed = [n for n, v in module.named_buffers() if n in before and not _same(v, before[n])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from attn_deploy.errors import ExportError
 from attn_deploy.exporters.eager_checks import checked_run, run_eager
 from attn_deploy.exporters.outside import Outside
+from attn_deploy.exporters.writes import WeightWatch
 from attn_deploy.fusing.copying import copy_model
 from attn_deploy.inputs.samples import example_arrays, verification_seed, verification_sizes
 from attn_deploy.inputs.tensors import Arrays, TensorInput
@@ -26,13 +28,26 @@ from attn_deploy.runtimes.eager import flatten_outputs
 _OTHER_SIZES = 2  # at which a copy that has run is compared with one that has not
 
 
-def first_outputs(model: nn.Module, inputs: Sequence[TensorInput], label: str) -> tuple[Any, nn.Module]:
+def first_outputs(
+    model: nn.Module, inputs: Sequence[TensorInput], label: str, *, watched: bool = False
+) -> tuple[Any, nn.Module]:
     """The outputs of a fresh copy at the traced sizes, after the checks of `checked_run`; and the copy, which ran twice.
+
+    Args:
+        model: never run.
+        inputs: of the model.
+        label: its name in messages.
+        watched: stop the first run before it writes to a weight that copies share.
 
     Raises:
         ExportError: as `checked_run`.
+        WeightsWritten: if it would.
     """
     example = tuple(torch.from_numpy(a) for a in example_arrays(inputs).values())
+    if watched:
+        used = copy_model(model, share_parameters=True)
+        with contextlib.suppress(ExportError):  # the watch may be in the way; if it is not, the next run says the same
+            return checked_run(used, inputs, example, label, watch=WeightWatch(model)), used
     used = copy_model(model, share_parameters=True)
     return checked_run(used, inputs, example, label), used
 

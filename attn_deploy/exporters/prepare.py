@@ -20,11 +20,11 @@ from attn_deploy.exporters.outside import Outside
 from attn_deploy.exporters.prepared import PreparedModel
 from attn_deploy.exporters.rewrite import rewrite as rewrite_model
 from attn_deploy.exporters.serving import Serving, named_inputs, reading_of, with_answers, with_images
-from attn_deploy.exporters.writes import writes_weights
+from attn_deploy.exporters.writes import WeightsWritten
 from attn_deploy.fusing import fuse_with_report
 from attn_deploy.fusing.copying import copy_model, is_large, mark_writing
 from attn_deploy.inputs.binding import Binding, bind_inputs
-from attn_deploy.inputs.samples import verification_batches, verification_seed, verification_sizes
+from attn_deploy.inputs.samples import example_arrays, verification_batches, verification_seed, verification_sizes
 from attn_deploy.inputs.tensors import TensorInput, dynamic_symbols
 from attn_deploy.inputs.user_samples import Sample, parse_samples, with_samples
 from attn_deploy.parity.reference import EagerReference
@@ -95,14 +95,16 @@ def prepare(
     original = copy_model(module, share_parameters=share).eval()
     loaded = resolved.weights if weights is None else load_weights(original, weights, label, key=weights_key)
     refuse_batch_statistics(original, label)
-    if share and writes_weights(original, taken):
-        mark_writing(original)
-        original = copy_model(original)
 
     own = resolved.spec is None
     flexible = own and dynamic is None and not strict
     outside = Outside(original)
-    first = _first_run(original, taken, symbols, label, flexible=flexible)
+    try:
+        first = _first_run(original, taken, symbols, label, flexible=flexible, watched=share)
+    except WeightsWritten:
+        mark_writing(original)
+        original = copy_model(original)
+        first = _first_run(original, taken, symbols, label, flexible=flexible)
     declared, used = _declared(resolved, first), first.used
     if around.answers is not None:
         around.answers.check_outputs([tuple(t.shape) for t in flatten_outputs(first.outputs)], label)
@@ -110,6 +112,8 @@ def prepare(
         declared = around.answers.outputs
     names = _unlike_inputs(_chosen_names(declared, around.output_names, label), taken)
     reference = EagerReference(original, names)
+    if around.answers is None:
+        reference.remember(example_arrays(first.inputs), first.outputs)
     prober = Prober(original, reference, label)
     movement = _moved(prober, first, taken[0].sizes, flexible=flexible, own=own)
     movement = _without_history(
@@ -311,21 +315,28 @@ class _FirstRun:
 
 
 def _first_run(
-    model: nn.Module, inputs: tuple[TensorInput, ...], symbols: tuple[str, ...], label: str, *, flexible: bool
+    model: nn.Module,
+    inputs: tuple[TensorInput, ...],
+    symbols: tuple[str, ...],
+    label: str,
+    *,
+    flexible: bool,
+    watched: bool = False,
 ) -> _FirstRun:
     """Run with every moving axis of extent 1 at 2, since torch takes an extent of 1 for a constant.
 
-    Where the model does not run so and the request leaves the choice, such axes stay.
+    Where the model does not run so and the request leaves the choice, such axes stay. A ``watched`` run is stopped by what
+    writes to weights that copies share (`WeightsWritten`).
     """
     enlarged = tuple(_enlarged(i, symbols) for i in inputs)
     changed = [s for s in symbols if enlarged[0].sizes[s] != inputs[0].sizes[s]]
     try:
-        outputs, used = first_outputs(model, enlarged, label)
+        outputs, used = first_outputs(model, enlarged, label, watched=watched)
         return _FirstRun(enlarged, symbols, {}, outputs, used)
     except ExportError as error:
         if not changed or error.rule != "eager-failure":
             raise
-        outputs, used = first_outputs(model, inputs, label)
+        outputs, used = first_outputs(model, inputs, label, watched=watched)
         rest = tuple(s for s in symbols if s not in changed)
         if not flexible:
             prober = Prober(model, EagerReference(model), label)

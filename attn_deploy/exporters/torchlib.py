@@ -1,6 +1,6 @@
 """What torch's exporter makes anew at every call and need not: its table of functions, and the decomposed program.
 
-The torch.export exporter parses the source of 500 ONNX functions at every call, and then traces the program a second
+The torch.export exporter reads the source of 500 ONNX functions at every call, and then traces the program a second
 time to decompose what has no such function. The table depends on the opset alone, since we register no functions of our
 own; the decomposed program depends on the program and on which operators the table has.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -56,12 +57,29 @@ def _shared_table() -> Iterator[None]:
 def _parsed_functions(library: Any) -> Iterator[None]:
     """The functions, parsed once for the tables of all opsets; ``library`` is a stand-in that loads a module lazily."""
     if not _functions:
-        _functions.extend(library.get_torchlib_ops())
+        with _unread_sources():
+            _functions.extend(library.get_torchlib_ops())
     library.get_torchlib_ops = lambda: list(_functions)
     try:
         yield
     finally:
         del library.get_torchlib_ops
+
+
+@contextlib.contextmanager
+def _unread_sources() -> Iterator[None]:
+    """Within it, a function's source is not parsed for its domain, which is that of its opset: half a second for all."""
+    try:
+        owner: Any = importlib.import_module("onnxscript._internal.values").TracedOnnxFunction
+        method = vars(owner)["function_ir"]
+    except (ImportError, AttributeError, KeyError):  # another onnxscript, which does it in another way
+        yield
+        return
+    owner.function_ir = property(lambda self: types.SimpleNamespace(domain=self.opset.domain))
+    try:
+        yield
+    finally:
+        owner.function_ir = method
 
 
 @contextlib.contextmanager

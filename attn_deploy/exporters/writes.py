@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attn_deploy.fusing.copying import copy_model, shared_storages
-from attn_deploy.inputs.samples import example_arrays
-from attn_deploy.inputs.tensors import TensorInput
+from attn_deploy.fusing.copying import shared_storages
 
 
-class _Written(BaseException):
+class WeightsWritten(BaseException):
     """Raised before a weight is written to; no ``except Exception`` in forward takes it for an error of its own."""
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self, storages: Mapping[int, str]) -> None:
+class WeightWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Within it, a run of a copy that shares the weights of a model is stopped before it writes to one in place.
+
+    Args:
+        model: whose parameters and large buffers are watched.
+
+    Raises:
+        WeightsWritten: from the run.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._storages = storages
+        self._storages = shared_storages(model)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         keywords = kwargs or {}
@@ -30,29 +35,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 written = argument.alias_info is not None and argument.alias_info.is_write
                 value = keywords.get(argument.name, args[index] if index < len(args) else None)
                 if written and isinstance(value, Tensor) and self._is_shared(value):
-                    raise _Written
+                    raise WeightsWritten
         return func(*args, **keywords)
 
     def _is_shared(self, tensor: Tensor) -> bool:
         return tensor.untyped_storage().data_ptr() in self._storages
-
-
-def writes_weights(model: nn.Module, inputs: Sequence[TensorInput]) -> bool:
-    """Whether a run writes in place to a parameter or a large buffer; it is stopped before it does.
-
-    Run with a batch of 1 where the model takes that, for that is cheapest. A model that does not run at all is not judged:
-    what runs it next says so.
-    """
-    storages = shared_storages(model)
-    for sizes in ({"N": 1}, {}):
-        example = tuple(torch.from_numpy(a) for a in example_arrays(inputs, sizes).values())
-        twin = copy_model(model, share_parameters=True)
-        try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]), _Watch(storages):
-                twin(*example)
-        except _Written:
-            return True
-        except Exception:  # whatever a model of the user's raises
-            continue
-        return False
-    return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attn_deploy.inputs.tensors import Arrays
 from attn_deploy.parity.neighbours import neighbouring_module
@@ -55,6 +55,11 @@ class RememberingRunner:
     def outputs(self) -> Arrays:
         """The results of the last run, by output name."""
         return self._known[self._key]
+
+    def remember(self, inputs: Arrays, outputs: Arrays) -> None:
+        """Take the outputs for some inputs from elsewhere."""
+        self.prepare(inputs)
+        self._known[self._key] = outputs
 
     def close(self) -> None:
         """Free the runner and what is remembered."""
@@ -129,8 +134,24 @@ class EagerReference:
 
     def __init__(self, module: nn.Module, output_names: Sequence[str] | None = None) -> None:
         self._module, self._names = module, output_names
-        self.runner: Runner = RememberingRunner(FreshRunner(module, output_names))
+        self._runner = RememberingRunner(FreshRunner(module, output_names))
         self._precise: Runner | None = None
+
+    @property
+    def runner(self) -> Runner:
+        """The module in float32."""
+        return self._runner
+
+    def remember(self, inputs: Arrays, outputs: Any) -> None:
+        """Take what a fresh copy gave for some inputs, so that no other is run on them.
+
+        Args:
+            inputs: by name.
+            outputs: what forward returned.
+        """
+        from attn_deploy.runtimes.eager import named_outputs
+
+        self._runner.remember(inputs, named_outputs(outputs, self._names))
 
     @property
     def rounding(self) -> Rounding:

@@ -168,10 +168,7 @@ class EagerRunner:
 
     def outputs(self) -> Arrays:
         """The outputs by name; bfloat16, which numpy lacks, as float32."""
-        tensors = flatten_outputs(self._outputs)
-        names = self._names or output_names(self._outputs)
-        wide = [t.float() if t.dtype == torch.bfloat16 else t for t in tensors]
-        return {n: t.detach().cpu().numpy() for n, t in zip(names, wide, strict=True)}
+        return named_outputs(self._outputs, self._names)
 
     def close(self) -> None:
         """Drop the model and its tensors."""
@@ -181,6 +178,12 @@ class EagerRunner:
 
 def _event() -> torch.cuda.Event:
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
+def named_outputs(outputs: Any, names: Sequence[str] | None = None) -> Arrays:
+    """What a model returned, by name; bfloat16, which numpy lacks, as float32."""
+    wide = [t.float() if t.dtype == torch.bfloat16 else t for t in flatten_outputs(outputs)]
+    return {n: t.detach().cpu().numpy() for n, t in zip(names or output_names(outputs), wide, strict=True)}
 
 
 def flatten_outputs(outputs: Any) -> list[Tensor]:

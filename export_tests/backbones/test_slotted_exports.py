@@ -17,7 +17,7 @@ from export_tests.helpers import randomize
 pytestmark = pytest.mark.uncounted  # a sweep over the zoo: tests of single cases reach the same lines, in half the time
 
 MODULES = [s.name for f in ("attention", "convolution", "context", "fusion") for s in registry.list_models(f)]
-DEFAULT = ("resnet8+ghostmodule", "resnet8+psp")
+DEFAULT = ("resnet8+ghostmodule",)
 SLOW = [
     *(f"resnet8+{m}" for m in MODULES if f"resnet8+{m}" not in DEFAULT),
     *(f"resnet18+{m}" for m in ("sge", "sk", "pyconv", "danet_pam")),  # too narrow for resnet8, or costly there

@@ -128,7 +128,10 @@ def test_a_full_device_and_a_narrow_terminal(tmp_path):
         assert code == 0
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    "closed",
+    [pytest.param("<&-", marks=pytest.mark.slow), ">&-", pytest.param("2>&-", marks=pytest.mark.slow), "<&- >&- 2>&-"],
+)
 def test_streams_that_are_closed(closed, tmp_path):
     """A file that is opened must not take the place of one: what is printed would go into it."""
     words = f"{sys.executable} -m attn_deploy export eca -o eca.onnx {closed}"
@@ -202,7 +205,9 @@ def test_a_signal_that_native_code_does_not_survive_is_an_interruption(lines, tm
     assert {p.name for p in tmp_path.iterdir()} <= {"net.py", "inner.py", "begun", "__pycache__"}
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "kind", [signal.SIGINT, *(pytest.param(s, marks=pytest.mark.slow) for s in (signal.SIGTERM, signal.SIGHUP))]
+)
 def test_a_signal_inside_a_finalizer_is_not_lost(kind, tmp_path):
     """Python ignores what is raised there, as in the callbacks of its own import locks."""
     (tmp_path / "net.py").write_text(
