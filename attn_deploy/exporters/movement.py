@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -17,7 +18,8 @@ from attn_deploy.parity.reference import EagerReference
 from attn_deploy.runtimes.base import run_once
 
 _LARGEST_STEP = 256
-Shapes = Mapping[str, tuple[int, ...]]
+_MODULE_FILE = torch.nn.modules.module.__file__
+_Origin = tuple[type[Exception], tuple[tuple[str, int], ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +51,41 @@ class Prober:
     reference: EagerReference
     label: str
     _failing: dict[str, bool] = field(default_factory=dict)
+    _origins: set[_Origin] = field(default_factory=set)
+    _used: list[nn.Module] = field(default_factory=list)
 
     def fails(self, inputs: Sequence[TensorInput], sizes: Mapping[str, int] | None, seed: int = 0) -> bool:
         """Whether the model does not run at some sizes."""
         key = str([i.shape(sizes) for i in inputs])
         if key not in self._failing:
-            try:
-                run_once(self.reference.runner, example_arrays(inputs, sizes, seed))
-                self._failing[key] = False
-            except Exception:  # whatever a model of the user's raises
-                self._failing[key] = True
+            self._failing[key] = self._fails_as_before(inputs, sizes) or self._fails_now(inputs, sizes, seed)
         return self._failing[key]
+
+    def _fails_now(self, inputs: Sequence[TensorInput], sizes: Mapping[str, int] | None, seed: int) -> bool:
+        try:
+            run_once(self.reference.runner, example_arrays(inputs, sizes, seed))
+        except Exception as error:  # whatever a model of the user's raises
+            self._origins.add(_origin_of(error))
+            return True
+        return False
+
+    def _fails_as_before(self, inputs: Sequence[TensorInput], sizes: Mapping[str, int] | None) -> bool:
+        """Whether a copy that has run, and failed, fails at a line where a new one did before.
+
+        A network of one size rejects dozens, and a copy for each takes longer than the runs. A copy that has run proves
+        nothing else: where it fails elsewhere, or not at all, a new one is asked.
+        """
+        if not self._origins:
+            return False
+        if not self._used:
+            self._used.append(copy_model(self.model, share_parameters=True))
+        try:
+            with torch.inference_mode():
+                self._used[0](*(torch.from_numpy(a) for a in example_arrays(inputs, sizes).values()))
+        except Exception as error:  # whatever a model of the user's raises
+            return _origin_of(error) in self._origins
+        self._used.clear()
+        return False
 
     def failure(self, inputs: Sequence[TensorInput], sizes: Mapping[str, int] | None) -> ExportError:
         """Why the model does not run at sizes where it fails."""
@@ -83,6 +109,13 @@ class Prober:
         """
         sizes = verification_sizes(inputs, symbols)
         return next((s for k, s in enumerate(sizes, 1) if self.fails(inputs, s, verification_seed(k))), None)
+
+
+def _origin_of(error: Exception) -> _Origin:
+    """The error's type and the lines of the model through which it came."""
+    lines = [(f.f_code.co_filename, line) for f, line in traceback.walk_tb(error.__traceback__)]
+    calls = [k for k, (file, _) in enumerate(lines) if file == _MODULE_FILE]
+    return type(error), tuple(lines[calls[0] :] if calls else lines)
 
 
 def asked_movement(prober: Prober, inputs: tuple[TensorInput, ...], symbols: tuple[str, ...], *, own: bool) -> Movement:

@@ -23,6 +23,7 @@ from attn_deploy.exporters.prepared import PreparedModel, TracedProgram
 from attn_deploy.exporters.quiet import quiet_torch
 from attn_deploy.exporters.refusal import refusal
 from attn_deploy.exporters.size_arithmetic import make_divisions_exact_
+from attn_deploy.exporters.suggested import suggested_minimum
 from attn_deploy.exporters.time_limit import OutOfTimeError, time_limit
 from attn_deploy.inputs.tensors import TensorInput
 from attn_deploy.processes import no_collection
@@ -130,7 +131,7 @@ def _declarations(prepared: PreparedModel, failures: list[str]) -> Iterator[Decl
     yield Declaration()
     if not prepared.dynamic:
         return
-    suggested = _suggested_minimum(prepared, failures[-1])
+    suggested = suggested_minimum(prepared, failures[-1])
     if suggested:
         yield Declaration(minimum=suggested)
     elif "specified range" in failures[-1]:
@@ -140,13 +141,6 @@ def _declarations(prepared: PreparedModel, failures: list[str]) -> Iterator[Decl
                 break
     yield Declaration(named=False)
     yield Declaration(named=False, any_extent=False)
-
-
-def _suggested_minimum(prepared: PreparedModel, text: str) -> dict[str, int]:
-    """Least extents that torch asks for: ``H = Dim('H', min=33, max=8192)``, ``_H = Dim('_H', min=2)``."""
-    suggestions = re.findall(r"Dim\('(\w+)', min=(\d+)", text)
-    sizes = prepared.inputs[0].sizes
-    return {n: int(low) for n, low in suggestions if n in prepared.dynamic and int(low) <= sizes[n]}
 
 
 def _minimum(prepared: PreparedModel, declaration: Declaration) -> dict[str, int]:

@@ -10,6 +10,7 @@ from torch import nn
 from attn_deploy.errors import ExportError
 from attn_deploy.exporters import program
 from attn_deploy.exporters.prepare import prepare
+from attn_deploy.exporters.suggested import suggested_minimum
 from attn_deploy.exporters.time_limit import OutOfTimeError
 from attn_deploy.inputs.grammar import parse_inputs
 from attn_deploy.processes import no_collection
@@ -56,3 +57,29 @@ def test_the_collector_is_as_it_was_after_a_trace(enabled):
         assert gc.isenabled() == enabled
     finally:
         (gc.enable if before else gc.disable)()
+
+
+REFUSAL = """Constraints violated (H, W)! For more information, run with TORCH_LOGS="+dynamic".
+  - Not all values of W = L['input'].size()[3] in the specified range W <= 8192 satisfy the generated guard {guard}.
+  - Not all values of H = L['input'].size()[2] in the specified range satisfy the generated guard 33 <= L['input'].size()[2]
+Suggested fixes:
+  H = Dim('H', min=33, max=8192)
+  W = Dim('W', min=33, max=8192)
+The error above occurred when calling torch.export.export."""
+
+
+@pytest.mark.parametrize(
+    ("guard", "least"),
+    [
+        ("(1 + (((-7) + (((-1) + L['input'].size()[3]) // 4)) // 8)) != 1", 61),
+        ("33 <= L['input'].size()[3] and L['input'].size()[3] <= 8192", 33),
+        ("(L['input'].size()[3] % 2) == 0", 33),  # a step, which no least extent brings about
+        ("(L['input'].size()[3] // L['input'].size()[2]) != 3", 33),  # two axes
+        ("Mod(L['input'].size()[3], 0) > floor(3)", 33),  # not known here
+        ("L['input'].size()[3] < 200", 33),
+    ],
+)
+def test_least_extents_are_those_at_which_every_condition_holds(guard, least):
+    prepared = prepare(nn.Conv2d(3, 4, 3), inputs=parse_inputs(["1x3x224x224"]))
+    assert suggested_minimum(prepared, REFUSAL.format(guard=guard)) == {"H": 33, "W": least}
+    assert suggested_minimum(prepared, "Constraints violated (H)!") == {}

@@ -22,4 +22,6 @@ def test_no_inputs_are_run_twice_by_the_reference(monkeypatch, tmp_path):
     artifact = export(model, tmp_path / "m.onnx", inputs=parse_inputs(["1x3x24x20"]))
     assert {"N", "H", "W"} <= set(artifact.dynamic_axes)
     assert len(seen) == len(set(seen))
-    assert len(seen) == 5  # the sizes of the proof but the first, which the first run was at; and other values at one of them
+    assert (
+        len(seen) == 5
+    )  # the sizes of the proof but the first, which the first run was at; and other values at one of them
