@@ -20,7 +20,7 @@ def test_the_largest_maps_stand_in_the_smallest_batches(extent):
     assert any(h > extent for *_, h, _ in shapes)
     assert any(w > extent for *_, w in shapes)
     traced = math.prod(inputs[0].shape())
-    assert max(map(math.prod, shapes)) < 1.45 * traced, "a proof must not need far more memory than the model"
+    assert max(map(math.prod, shapes)) <= 1.05 * traced, "a proof needs no more memory than the model as it is traced"
 
 
 def test_a_network_of_one_size_is_proven_at_every_batch_up_to_five():
