@@ -4,7 +4,10 @@ import os
 import signal
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,6 +56,33 @@ def _same_initial_weights() -> None:
     """A module's random weights do not depend on which tests ran before: a rare, ill-conditioned draw cannot come and go."""
     if torch is not None:
         torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_simplifier() -> Iterator[None]:
+    """One child simplifies for all exports of this process: to start one for each takes a second of every export.
+
+    It is the product's own child, and as apart; commands that a test starts have theirs.
+    """
+    if torch is None:
+        yield
+        return
+    from attn_deploy import isolate
+    from attn_deploy.graph import simplify
+
+    worker, alone, owner = isolate.IsolatedWorker(), threading.Lock(), os.getpid()
+    once = simplify.run_isolated
+
+    def kept(target: str, arguments: dict[str, Any], **options: Any) -> Any:
+        if target in isolate._here or os.getpid() != owner:
+            return once(target, arguments, **options)
+        with alone:
+            return worker.call(target, arguments, **options)
+
+    simplify.run_isolated = kept
+    yield
+    simplify.run_isolated = once
+    worker.close()
 
 
 @pytest.fixture(scope="session")
