@@ -7,11 +7,8 @@ result is checked. Whether the numbers stayed the same is for the caller to veri
 from __future__ import annotations
 
 import importlib.util
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx
 
@@ -25,7 +22,8 @@ from attn_deploy.isolate import run_isolated
 
 TOOLS = ("onnxsim", "onnxslim")
 TIMEOUT_SECONDS = 300.0
-SIMPLIFIER = f"{__name__}:simplify_file"  # what the child process runs, as `attn_deploy.isolate` names it
+# What the child process runs, as `attn_deploy.isolate` names it.
+SIMPLIFIER = "attn_deploy.graph.simplifier:simplify_file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,24 +98,6 @@ def _run(model: onnx.ModelProto, tool: str, timeout: float) -> onnx.ModelProto:
             timeout=timeout,
         )
         return load_model(target, check_seal=False)
-
-
-def simplify_file(emit: Callable[[dict[str, Any]], None], source: str, target: str, tool: str) -> None:
-    """Simplify a file with a tool, in this process; see `SIMPLIFIER`."""
-    model = onnx.load(source)
-    if tool == "onnxsim":
-        # onnxsim imports torch where it is installed, for bridges that are not used here: 1.5 s of this child's 2.5.
-        sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
-        import onnxsim
-
-        simplified, valid = onnxsim.simplify(model)
-        if not valid:
-            raise GraphError("onnxsim's own check says that its result differs from the original")
-    else:
-        import onnxslim
-
-        simplified = onnxslim.slim(model)
-    onnx.save(simplified, target)
 
 
 def _same_interface(model: onnx.ModelProto, simplified: onnx.ModelProto, tool: str) -> None:
