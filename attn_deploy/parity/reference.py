@@ -57,9 +57,9 @@ class RememberingRunner:
         return self._known[self._key]
 
     def remember(self, inputs: Arrays, outputs: Arrays) -> None:
-        """Take the outputs for some inputs from elsewhere."""
+        """Take the outputs for some inputs from elsewhere, as copies: a model may write to what it has returned."""
         self.prepare(inputs)
-        self._known[self._key] = outputs
+        self._known[self._key] = {name: array.copy() for name, array in outputs.items()}
 
     def close(self) -> None:
         """Free the runner and what is remembered."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
 from torch import nn
 
 from attn_deploy.exporters.pipeline import export
 from attn_deploy.inputs.grammar import parse_inputs
-from attn_deploy.parity.reference import FreshRunner
+from attn_deploy.parity.reference import EagerReference, FreshRunner
+from attn_deploy.runtimes.base import run_once
 
 
 def test_no_inputs_are_run_twice_by_the_reference(monkeypatch, tmp_path):
@@ -25,3 +28,23 @@ def test_no_inputs_are_run_twice_by_the_reference(monkeypatch, tmp_path):
     assert (
         len(seen) == 5
     )  # the sizes of the proof but the first, which the first run was at; and other values at one of them
+
+
+class Returned(nn.Module):
+    """Gives out a tensor that it writes to at every run."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = torch.zeros(2, 3)
+
+    def forward(self, x):
+        return self.kept.copy_(x)
+
+
+def test_what_is_remembered_of_the_first_run_does_not_change_with_the_next():
+    model = Returned()
+    reference = EagerReference(model)
+    first, second = (np.full((2, 3), value, np.float32) for value in (1.0, 2.0))
+    reference.remember({"x": first}, model(torch.from_numpy(first)))
+    model(torch.from_numpy(second))
+    assert (run_once(reference.runner, {"x": first})["y"] == 1.0).all()
