@@ -54,6 +54,7 @@ from attn_deploy.parity.reference import EagerReference
 from attn_deploy.parity.report import ParityReport
 from attn_deploy.parity.tolerance import Tolerance
 from attn_deploy.parity.verify import compare
+from attn_deploy.processes import give_freed_memory_back
 from attn_deploy.resolve.names import parse_name
 from attn_deploy.rules.rules import explain
 from attn_deploy.runtimes.base import Runner, run_once
@@ -261,6 +262,7 @@ def first_good(
         for name in exporters_for(attempt, options):
             for variant in trace_variants(attempt, name, options, failures):
                 progress(f"exporting with {name}")
+                give_freed_memory_back()  # of the runs in eager mode
                 try:
                     candidate = _attempt(variant, name, options, progress)
                 except (ExportError, GraphError, ParityError, PrecisionError) as error:
@@ -329,6 +331,7 @@ def _attempt(prepared: PreparedModel, exporter: str, options: ExportOptions, pro
     if not options.verify:
         return Candidate(exporter, kept, None, source, applied, translation.minimum)
     progress("verifying at shapes that were not traced")
+    give_freed_memory_back()
     report = proven(prepared, kept.model, translation.minimum)
     if not report.passed and kept.tool:
         plain = proven(prepared, raw, translation.minimum)

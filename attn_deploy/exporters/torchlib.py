@@ -2,7 +2,9 @@
 
 The torch.export exporter reads the source of 500 ONNX functions at every call, and then traces the program a second
 time to decompose what has no such function. The table depends on the opset alone, since we register no functions of our
-own; the decomposed program depends on the program and on which operators the table has.
+own; the decomposed program depends on the program and on which operators the table has. Its optimiser tries 50 rewrite
+rules at every node, and lists the whole graph for those with several outputs: time that grows with the square of the
+graph, and is spared where the node is of another operator than the rule's.
 """
 
 from __future__ import annotations
@@ -13,8 +15,11 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 _PACKAGE = "torch.onnx._internal.exporter"
 _tables: dict[Any, Any] = {}
+_decompositions: dict[Any, Any] = {}
 _functions: list[Any] = []
 
 
@@ -30,6 +35,10 @@ def shared_work(decomposed: dict[Any, Any]) -> Iterator[None]:
             stack.enter_context(_shared_table())
         with contextlib.suppress(ImportError, AttributeError, KeyError):
             stack.enter_context(_shared_decomposition(decomposed))
+        with contextlib.suppress(ImportError, AttributeError, KeyError):
+            stack.enter_context(_shared_decomposition_table())
+        with contextlib.suppress(ImportError, AttributeError, KeyError):
+            stack.enter_context(_rules_by_operator())
         yield
 
 
@@ -98,3 +107,69 @@ def _shared_decomposition(decomposed: dict[Any, Any]) -> Iterator[None]:
         yield
     finally:
         core._prepare_exported_program_for_export = step
+
+
+@contextlib.contextmanager
+def _shared_decomposition_table() -> Iterator[None]:
+    """The ways to decompose what has no ONNX function take a tenth of a second to list, and depend on that table alone.
+
+    Besides, on what was registered with torch: nobody takes anything out there.
+    """
+    module: Any = importlib.import_module(f"{_PACKAGE}._decomp")
+    known = importlib.import_module("torch._decomp").decomposition_table
+    step = module.create_onnx_friendly_decomposition_table
+
+    def create(registered: Any) -> Any:
+        key = (frozenset(registered), len(known))
+        if key not in _decompositions:
+            _decompositions[key] = step(registered)
+        return dict(_decompositions[key])  # the caller may take entries out
+
+    module.create_onnx_friendly_decomposition_table = create
+    try:
+        yield
+    finally:
+        module.create_onnx_friendly_decomposition_table = step
+
+
+@contextlib.contextmanager
+def contiguous_writes() -> Iterator[None]:
+    """Within it, a transposed weight is laid out before it is written: numpy would write it element by element.
+
+    That takes five times as long: 2 of the 40 seconds of a ViT-B.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(ImportError, AttributeError):
+            stack.enter_context(_laid_out())
+        yield
+
+
+@contextlib.contextmanager
+def _laid_out() -> Iterator[None]:
+    owner: Any = importlib.import_module("onnx_ir._core")
+    step = owner._create_np_array_for_byte_representation
+    owner._create_np_array_for_byte_representation = lambda tensor: np.asarray(step(tensor), order="C")
+    try:
+        yield
+    finally:
+        owner._create_np_array_for_byte_representation = step
+
+
+@contextlib.contextmanager
+def _rules_by_operator() -> Iterator[None]:
+    """Within it, a rewrite rule is tried at nodes of its own operator alone; it matches no others in any case."""
+    owner: Any = importlib.import_module("onnxscript.rewriter._matcher").SimplePatternMatcher
+    method = vars(owner)["match"]
+    no_match = importlib.import_module("onnxscript.rewriter._basics").MatchResult().fail("Another operator.")
+
+    def match(self: Any, model: Any, graph: Any, node: Any, **settings: Any) -> Any:
+        root = self.pattern.output_nodes[0]
+        if root.op.matches(node.op_type) and root.domain.matches(node.domain):
+            return method(self, model, graph, node, **settings)
+        return no_match
+
+    owner.match = match
+    try:
+        yield
+    finally:
+        owner.match = method

@@ -24,7 +24,7 @@ from attn_deploy.exporters.quiet import quiet_torch
 from attn_deploy.exporters.refusal import refusal
 from attn_deploy.exporters.remarks import remarks
 from attn_deploy.exporters.size_decisions import decisions_at
-from attn_deploy.exporters.torchlib import shared_work
+from attn_deploy.exporters.torchlib import contiguous_writes, shared_work
 from attn_deploy.graph.light import light_model
 from attn_deploy.graph.placed import INLINE
 from attn_deploy.inputs.samples import verification_sizes
@@ -79,7 +79,8 @@ def _dynamo(prepared: PreparedModel, opset: int) -> Translation:
         raise ExportError(f"{prepared.label}: the torch.export exporter returned nothing.")
     path = prepared.work.place("dynamo") / "model.onnx"
     # Straight from torch's tensors into the file: as protobuf the weights would be in memory three times.
-    ir.save(exported.model, path, external_data="weights", size_threshold_bytes=INLINE)
+    with contiguous_writes():
+        ir.save(exported.model, path, external_data="weights", size_threshold_bytes=INLINE)
     return Translation(light_model(path), "dynamo", opset, traced.minimum)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from attn_deploy.inputs.tensors import Arrays
 from attn_deploy.parity.neighbours import neighbouring_module
 from attn_deploy.parity.rounding import Rounding
+from attn_deploy.processes import give_freed_memory_back
 from attn_deploy.runtimes.base import Runner, RuntimeInfo
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class FreshRunner:
     def __init__(self, module: nn.Module, output_names: Sequence[str] | None = None, *, precise: bool = False) -> None:
         self._module, self._names, self._precise = module, output_names, precise
         self._current: Runner | None = None
+        self._info: RuntimeInfo | None = None
 
     def _running(self) -> Runner:
         if self._current is None:
@@ -99,7 +101,9 @@ class FreshRunner:
     @property
     def info(self) -> RuntimeInfo:
         """What runs here."""
-        return self._running().info
+        if self._info is None:
+            self._info = self._running().info
+        return self._info
 
     def prepare(self, inputs: Arrays) -> None:
         """Take ``inputs`` into a new copy."""
@@ -115,13 +119,18 @@ class FreshRunner:
         self._running().synchronize()
 
     def outputs(self) -> Arrays:
-        """The results, by output name."""
-        return self._running().outputs()
+        """The results, by output name; asked for once, since the copy goes: in float64 it is as large as two files."""
+        outputs = self._running().outputs()
+        self.close()
+        if self._precise:
+            give_freed_memory_back()
+        return outputs
 
     def close(self) -> None:
         """Free the copy."""
         if self._current is not None:
             self._current.close()
+            self._current = None
 
 
 class EagerReference:

@@ -60,8 +60,11 @@ def compare(
             inputs are drawn anew, until the candidate is right, or wrong where the model is steady.
         until_wrong: the first case that fails is the last: the others would not make a wrong file right.
     """
-    cases = []
-    for number, batch in enumerate(verification_batches(inputs, dynamic, shapes, seed)):
+    cases: dict[int, ParityCase] = {}
+    batches = list(enumerate(verification_batches(inputs, dynamic, shapes, seed)))
+    # Of the others the largest first: a runtime that keeps its memory needs no more for what follows.
+    batches[1:] = sorted(batches[1:], key=lambda b: -sum(a.size for a in b[1].arrays.values()))
+    for number, batch in batches:
         if batch.extra and not _answers(reference, batch.arrays):
             continue
         traced = not batch.sizes
@@ -74,10 +77,11 @@ def compare(
             case = _case(reference, candidate, arrays, traced, tolerance, rounding, reading, picks=picks)
             case = replace(case, redrawn=draw)
         picks = picks and case.passed  # one wrong case is enough: no more is asked
-        cases.append(case)
+        cases[number] = case
         if until_wrong and not case.passed:
             break
-    return ParityReport(reference.info.runtime, candidate.info.runtime, tolerance.rtol, tolerance.atol, tuple(cases))
+    in_order = tuple(cases[number] for number in sorted(cases))
+    return ParityReport(reference.info.runtime, candidate.info.runtime, tolerance.rtol, tolerance.atol, in_order)
 
 
 def _answers(reference: Runner, arrays: Arrays) -> bool:
@@ -259,7 +263,7 @@ def verify_against(
     from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
     # As many threads as torch was given: what runs beside us has the other cores.
-    candidate = OnnxRuntimeRunner(onnx_model, threads=torch.get_num_threads())
+    candidate = OnnxRuntimeRunner(onnx_model, threads=torch.get_num_threads(), shrink=True)
     return compare(
         reference.runner,
         candidate,

@@ -1,9 +1,11 @@
-"""How much memory there is, and a limit to what this process takes of it."""
+"""How much memory there is, a limit to what this process takes of it, and what it freed given back."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import re
+import sys
 from pathlib import Path
 
 
@@ -42,6 +44,24 @@ def memory_allowance() -> int | None:
         if soft != resource.RLIM_INFINITY:
             return soft
     return available_memory()
+
+
+def give_freed_memory_back() -> None:
+    """Give the system what this process has freed; milliseconds, and nothing where the C library is not glibc.
+
+    glibc keeps what lies between blocks in use: after some runs of a network 150 MB, on which the next step piles its own.
+    """
+    libc = glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
+def glibc() -> ctypes.CDLL | None:
+    """The C library of this process where it is glibc."""
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None)
+    return libc if hasattr(libc, "gnu_get_libc_version") and hasattr(libc, "mallopt") else None
 
 
 def _number(path: str, pattern: str) -> int | None:

@@ -8,9 +8,9 @@ offers ``heap_trim``, which gives memory back, and not ``mallopt``, which keeps 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import sys
 from collections.abc import Iterator
+
+from attn_deploy.processes.memory import glibc
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of glibc's mallopt
 _DEFAULT_TRIM, _DEFAULT_MMAP_MAX = 128 * 1024, 65_536
@@ -23,7 +23,7 @@ def freed_memory_kept() -> Iterator[None]:
 
     Does nothing where the C library is another one.
     """
-    libc = _glibc()
+    libc = glibc()
     if libc is None:
         yield
         return
@@ -35,10 +35,3 @@ def freed_memory_kept() -> Iterator[None]:
         libc.mallopt(_MMAP_MAX, _DEFAULT_MMAP_MAX)
         libc.mallopt(_TRIM_THRESHOLD, _DEFAULT_TRIM)
         libc.malloc_trim(0)
-
-
-def _glibc() -> ctypes.CDLL | None:
-    if not sys.platform.startswith("linux"):
-        return None
-    libc = ctypes.CDLL(None)
-    return libc if hasattr(libc, "gnu_get_libc_version") and hasattr(libc, "mallopt") else None

@@ -59,6 +59,21 @@ def test_a_network_of_one_size_is_copied_for_few(model, monkeypatch):
     assert len(runs) <= 10, "four sizes of the proof, the first refusals of each kind, and no more"
 
 
+def test_a_network_of_one_size_runs_once_at_each_batch_of_the_proof(tmp_path):
+    written = tmp_path / "batches"  # a list would be copied with the model, or put back as it was
+
+    class Written(Positions):
+        def forward(self, x):
+            outputs = super().forward(x)
+            with written.open("a") as file:
+                file.write(f"{len(x)} ")
+            return outputs
+
+    prepare(Written().eval(), inputs=parse_inputs(["2x3x64x64"]))
+    batches = written.read_text().split()
+    assert (batches.count("5"), batches.count("4")) == (1, 1), "the largest, which no other check needs"
+
+
 @pytest.mark.parametrize(
     ("check", "step"),
     [

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -48,3 +51,24 @@ def test_what_is_remembered_of_the_first_run_does_not_change_with_the_next():
     reference.remember({"x": first}, model(torch.from_numpy(first)))
     model(torch.from_numpy(second))
     assert (run_once(reference.runner, {"x": first})["y"] == 1.0).all()
+
+
+@pytest.mark.parametrize("precise", [False, True])
+def test_no_copy_of_the_model_outlives_its_run(precise, monkeypatch):
+    copies: list[weakref.ref] = []
+    fresh = FreshRunner._fresh
+
+    def noted(self):
+        runner = fresh(self)
+        copies.append(weakref.ref(runner))
+        return runner
+
+    monkeypatch.setattr(FreshRunner, "_fresh", noted)
+    runner = FreshRunner(nn.Linear(3, 2), precise=precise)
+    outputs = [run_once(runner, {"x": np.full((2, 3), value, np.float32)})["y"] for value in (1.0, 2.0)]
+    assert len(copies) == 2
+    assert [c() for c in copies] == [None, None]
+    assert not np.array_equal(*outputs)
+    assert runner.info.precision == ("float64" if precise else "float32")
+    assert runner.info is runner.info
+    assert len(copies) == 3, "what runs here is asked of one more copy, once"
