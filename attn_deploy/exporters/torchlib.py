@@ -136,7 +136,7 @@ def _shared_decomposition_table() -> Iterator[None]:
 def contiguous_writes() -> Iterator[None]:
     """Within it, a transposed weight is laid out before it is written: numpy would write it element by element.
 
-    That takes five times as long: 2 of the 40 seconds of a ViT-B.
+    That takes five times as long: 2 of the 40 seconds that a ViT-B takes.
     """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(ImportError, AttributeError):

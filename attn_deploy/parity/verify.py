@@ -58,13 +58,16 @@ def compare(
         picks: the model keeps the elements with the largest scores and goes on with them (see
             `attn_deploy.graph.heads.picks_elements`). Where it fails on inputs at which it picks others with its last bit,
             inputs are drawn anew, until the candidate is right, or wrong where the model is steady.
-        until_wrong: the first case that fails is the last: the others would not make a wrong file right.
+        until_wrong: behind the first case that fails only the traced sizes are looked at: the others would not make a wrong
+            file right, and whether it is right there says what is wrong.
     """
     cases: dict[int, ParityCase] = {}
     batches = list(enumerate(verification_batches(inputs, dynamic, shapes, seed)))
-    # Of the others the largest first: a runtime that keeps its memory needs no more for what follows.
-    batches[1:] = sorted(batches[1:], key=lambda b: -sum(a.size for a in b[1].arrays.values()))
-    for number, batch in batches:
+    # The largest first: a runtime that keeps its memory needs no more for what follows.
+    untraced = sorted(batches[1:], key=lambda b: -sum(a.size for a in b[1].arrays.values()))
+    for number, batch in (*untraced, batches[0]):
+        if until_wrong and number and not all(c.passed for c in cases.values()):
+            continue
         if batch.extra and not _answers(reference, batch.arrays):
             continue
         traced = not batch.sizes
@@ -78,8 +81,6 @@ def compare(
             case = replace(case, redrawn=draw)
         picks = picks and case.passed  # one wrong case is enough: no more is asked
         cases[number] = case
-        if until_wrong and not case.passed:
-            break
     in_order = tuple(cases[number] for number in sorted(cases))
     return ParityReport(reference.info.runtime, candidate.info.runtime, tolerance.rtol, tolerance.atol, in_order)
 
