@@ -55,11 +55,8 @@ def _shared_table() -> Iterator[None]:
                 _tables[key] = method.__func__(cls, *arguments, **settings)
         return _tables[key]
 
-    owner.from_torchlib = classmethod(from_torchlib)
-    try:
+    with _replaced(owner, "from_torchlib", classmethod(from_torchlib)):
         yield
-    finally:
-        owner.from_torchlib = method
 
 
 @contextlib.contextmanager
@@ -80,15 +77,12 @@ def _unread_sources() -> Iterator[None]:
     """Within it, a function's source is not parsed for its domain, which is that of its opset: half a second for all."""
     try:
         owner: Any = importlib.import_module("onnxscript._internal.values").TracedOnnxFunction
-        method = vars(owner)["function_ir"]
+        vars(owner)["function_ir"]
     except (ImportError, AttributeError, KeyError):  # another onnxscript, which does it in another way
         yield
         return
-    owner.function_ir = property(lambda self: types.SimpleNamespace(domain=self.opset.domain))
-    try:
+    with _replaced(owner, "function_ir", property(lambda self: types.SimpleNamespace(domain=self.opset.domain))):
         yield
-    finally:
-        owner.function_ir = method
 
 
 @contextlib.contextmanager
@@ -102,34 +96,29 @@ def _shared_decomposition(decomposed: dict[Any, Any]) -> Iterator[None]:
             decomposed[key] = step(program, registry=registry)
         return decomposed[key]
 
-    core._prepare_exported_program_for_export = prepare
-    try:
+    with _replaced(core, "_prepare_exported_program_for_export", prepare):
         yield
-    finally:
-        core._prepare_exported_program_for_export = step
 
 
 @contextlib.contextmanager
 def _shared_decomposition_table() -> Iterator[None]:
-    """The ways to decompose what has no ONNX function take a tenth of a second to list, and depend on that table alone.
+    """The ways to decompose what has no ONNX function take a tenth of a second to list.
 
-    Besides, on what was registered with torch: nobody takes anything out there.
+    They depend on the functions, and on the operators and decompositions that torch knows: a file of the user's may add some.
     """
     module: Any = importlib.import_module(f"{_PACKAGE}._decomp")
     known = importlib.import_module("torch._decomp").decomposition_table
+    operators = importlib.import_module("torch")._C._dispatch_get_all_op_names
     step = module.create_onnx_friendly_decomposition_table
 
     def create(registered: Any) -> Any:
-        key = (frozenset(registered), len(known))
+        key = (frozenset(registered), frozenset(known), frozenset(operators()))
         if key not in _decompositions:
             _decompositions[key] = step(registered)
         return dict(_decompositions[key])  # the caller may take entries out
 
-    module.create_onnx_friendly_decomposition_table = create
-    try:
+    with _replaced(module, "create_onnx_friendly_decomposition_table", create):
         yield
-    finally:
-        module.create_onnx_friendly_decomposition_table = step
 
 
 @contextlib.contextmanager
@@ -148,11 +137,10 @@ def contiguous_writes() -> Iterator[None]:
 def _laid_out() -> Iterator[None]:
     owner: Any = importlib.import_module("onnx_ir._core")
     step = owner._create_np_array_for_byte_representation
-    owner._create_np_array_for_byte_representation = lambda tensor: np.asarray(step(tensor), order="C")
-    try:
+    with _replaced(
+        owner, "_create_np_array_for_byte_representation", lambda tensor: np.asarray(step(tensor), order="C")
+    ):
         yield
-    finally:
-        owner._create_np_array_for_byte_representation = step
 
 
 @contextlib.contextmanager
@@ -162,14 +150,23 @@ def _rules_by_operator() -> Iterator[None]:
     method = vars(owner)["match"]
     no_match = importlib.import_module("onnxscript.rewriter._basics").MatchResult().fail("Another operator.")
 
-    def match(self: Any, model: Any, graph: Any, node: Any, **settings: Any) -> Any:
-        root = self.pattern.output_nodes[0]
-        if root.op.matches(node.op_type) and root.domain.matches(node.domain):
-            return method(self, model, graph, node, **settings)
-        return no_match
+    def match(self: Any, model: Any, graph: Any, node: Any, *arguments: Any, **settings: Any) -> Any:
+        with contextlib.suppress(AttributeError, IndexError):  # another onnxscript, whose patterns are built otherwise
+            root = self.pattern.output_nodes[0]
+            if not (root.op.matches(node.op_type) and root.domain.matches(node.domain)):
+                return no_match
+        return method(self, model, graph, node, *arguments, **settings)
 
-    owner.match = match
+    with _replaced(owner, "match", match):
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Within it, an attribute of a module or a class is another one."""
+    original = vars(owner)[name]
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        owner.match = method
+        setattr(owner, name, original)

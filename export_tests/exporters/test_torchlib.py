@@ -109,3 +109,19 @@ def test_the_decomposition_table_is_made_once_and_given_out_as_a_copy(monkeypatc
     assert aten.silu.default in other
     assert aten.silu.default not in right
     assert len(torchlib._decompositions) == 2
+
+
+def test_an_operator_that_a_users_file_adds_is_in_the_next_table(monkeypatch):
+    module = pytest.importorskip("torch.onnx._internal.exporter._decomp")
+    monkeypatch.setattr(torchlib, "_decompositions", {})
+    with torchlib.shared_work({}):
+        module.create_onnx_friendly_decomposition_table(set())
+    library = torch.library.Library("added_by_a_user", "DEF")
+    try:
+        library.define("twice(Tensor x) -> Tensor")
+        library.impl("twice", lambda x: x + x, "CompositeImplicitAutograd")
+        with torchlib.shared_work({}):
+            table = module.create_onnx_friendly_decomposition_table(set())
+        assert torch.ops.added_by_a_user.twice.default in table
+    finally:
+        library._destroy()
