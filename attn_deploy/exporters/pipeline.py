@@ -323,7 +323,8 @@ def _attempt(prepared: PreparedModel, exporter: str, options: ExportOptions, pro
         progress("simplifying")
         if placed := placed_tensors(raw):
             fold_placed(raw, place_of(placed[0]).path.with_name("folded"))
-        kept = simplify_model(raw)
+        with prepared.reference.resting():
+            kept = simplify_model(raw)
     name_map_extents_(kept.model, said)
     if prepared.stepped:  # behind simplifiers, which take what changes nothing away
         for graph in (kept.model,) if kept.model is raw else (kept.model, raw):

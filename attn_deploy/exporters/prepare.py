@@ -111,7 +111,7 @@ def prepare(
         original, used = (with_answers(module, around.answers) for module in (original, used))
         declared = around.answers.outputs
     names = _unlike_inputs(_chosen_names(declared, around.output_names, label), taken)
-    reference = EagerReference(original, names)
+    reference = EagerReference(original, names, owned=resolved.owned)
     if around.answers is None:
         reference.remember(example_arrays(first.inputs), first.outputs)
     prober = Prober(original, reference, label)

@@ -39,6 +39,8 @@ def shared_work(decomposed: dict[Any, Any]) -> Iterator[None]:
             stack.enter_context(_shared_decomposition_table())
         with contextlib.suppress(ImportError, AttributeError, KeyError):
             stack.enter_context(_rules_by_operator())
+        with contextlib.suppress(ImportError, AttributeError, KeyError):
+            stack.enter_context(_views_of_weights())
         yield
 
 
@@ -158,6 +160,26 @@ def _rules_by_operator() -> Iterator[None]:
         return method(self, model, graph, node, *arguments, **settings)
 
     with _replaced(owner, "match", match):
+        yield
+
+
+@contextlib.contextmanager
+def _views_of_weights() -> Iterator[None]:
+    """Within it, arrays of weights are made another way than by `torch.Tensor.numpy`.
+
+    After that torch never again lets go of a storage, and the proof does without the weights while the file runs
+    (`attn_deploy.fusing.resting`).
+    """
+    owner: Any = importlib.import_module(f"{_PACKAGE}._core").TorchTensor
+    method = vars(owner)["numpy"]
+
+    def numpy(self: Any) -> Any:
+        try:
+            return np.from_dlpack(self.raw.detach())
+        except (RuntimeError, TypeError, BufferError, AttributeError, ValueError):
+            return method(self)  # types that numpy has not, tensors without values
+
+    with _replaced(owner, "numpy", numpy):
         yield
 
 

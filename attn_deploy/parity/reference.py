@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attn_deploy.inputs.tensors import Arrays
@@ -14,6 +15,8 @@ from attn_deploy.runtimes.base import Runner, RuntimeInfo
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from attn_deploy.fusing.resting import RestingWeights
 
 
 class RememberingRunner:
@@ -75,10 +78,21 @@ class FreshRunner:
         module: the model; never run itself.
         output_names: names of the outputs in order.
         precise: in float64.
+        before: called before each copy is made.
+        behind: called when it is made.
     """
 
-    def __init__(self, module: nn.Module, output_names: Sequence[str] | None = None, *, precise: bool = False) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        output_names: Sequence[str] | None = None,
+        *,
+        precise: bool = False,
+        before: Callable[[], None] = lambda: None,
+        behind: Callable[[], None] = lambda: None,
+    ) -> None:
         self._module, self._names, self._precise = module, output_names, precise
+        self._before, self._behind = before, behind
         self._current: Runner | None = None
         self._info: RuntimeInfo | None = None
 
@@ -93,17 +107,20 @@ class FreshRunner:
         from attn_deploy.fusing.copying import copy_model
         from attn_deploy.runtimes.eager import EagerRunner
 
+        self._before()
         plain = all(type(p) is torch.nn.Parameter for p in self._module.parameters())  # others are shared as they are
         twin = copy_model(self._module, share_parameters=plain or not self._precise)
         dtype = torch.float64 if self._precise else torch.float32
-        return EagerRunner(twin, output_names=self._names, dtype=dtype, keep=False)
+        runner = EagerRunner(twin, output_names=self._names, dtype=dtype, keep=False)
+        if self._info is None:
+            self._info = runner.info
+        self._behind()
+        return runner
 
     @property
     def info(self) -> RuntimeInfo:
         """What runs here."""
-        if self._info is None:
-            self._info = self._running().info
-        return self._info
+        return self._info or self._running().info
 
     def prepare(self, inputs: Arrays) -> None:
         """Take ``inputs`` into a new copy."""
@@ -139,11 +156,13 @@ class EagerReference:
     Args:
         module: the model, which no run may have changed; copied.
         output_names: names of the outputs in order.
+        owned: nobody else holds the module or its weights, which may be out of memory while a runtime has them.
     """
 
-    def __init__(self, module: nn.Module, output_names: Sequence[str] | None = None) -> None:
-        self._module, self._names = module, output_names
-        self._runner = RememberingRunner(FreshRunner(module, output_names))
+    def __init__(self, module: nn.Module, output_names: Sequence[str] | None = None, *, owned: bool = False) -> None:
+        self._module, self._names, self._owned = module, output_names, owned
+        self._weights: RestingWeights | None = None
+        self._runner = RememberingRunner(FreshRunner(module, output_names, before=self.wake))
         self._precise: Runner | None = None
 
     @property
@@ -167,12 +186,41 @@ class EagerReference:
         """How to learn what the module rounds."""
         return Rounding(self.precise, self.neighbour)
 
+    def rest(self) -> None:
+        """Take large weights out of memory until the module runs again, if nobody else holds them.
+
+        Between this and `wake` no other copy that shares the weights may run.
+        """
+        from attn_deploy.fusing.copying import is_large
+        from attn_deploy.fusing.resting import RestingWeights
+
+        if self._weights is None and self._owned and is_large(self._module):
+            self._weights = RestingWeights(self._module)
+        if self._weights is not None:
+            self._weights.rest()
+
+    def wake(self) -> None:
+        """Have the weights in memory."""
+        if self._weights is not None:
+            self._weights.wake()
+
+    @contextlib.contextmanager
+    def resting(self) -> Iterator[None]:
+        """At rest within the block, until the module runs there; awake behind it."""
+        try:
+            self.rest()
+            yield
+        finally:
+            self.wake()
+
     def neighbour(self, seed: int, steps: int = 1) -> Runner:
         """The module in float32, with weights that differ in the last bit, or by so many steps."""
+        self.wake()
         return FreshRunner(neighbouring_module(self._module, seed, steps), self._names)
 
     def precise(self) -> Runner:
         """The module in float64; made at the first call."""
         if self._precise is None:
-            self._precise = RememberingRunner(FreshRunner(self._module, self._names, precise=True))
+            runner = FreshRunner(self._module, self._names, precise=True, before=self.wake, behind=self.rest)
+            self._precise = RememberingRunner(runner)
         return self._precise

@@ -19,7 +19,9 @@ from attn_deploy.parity.reference import EagerReference
 from attn_deploy.parity.report import ParityCase, ParityReport
 from attn_deploy.parity.rounding import Rounding, is_rounding, moves_as_far
 from attn_deploy.parity.tolerance import REDRAWS, TOLERANCES, Tolerance
+from attn_deploy.processes import give_freed_memory_back
 from attn_deploy.runtimes.base import Runner, run_once
+from attn_deploy.runtimes.reopened import ReopenedRunner
 
 if TYPE_CHECKING:
     from torch import nn
@@ -254,7 +256,8 @@ def verify_against(
 ) -> ParityReport:
     """As `verify_onnx`, with a reference that may have served other files of the same model.
 
-    The reference gives the scores behind a choice after the outputs, where ``reading`` names them.
+    The reference gives the scores behind a choice after the outputs, where ``reading`` names them. Its weights and those of
+    the file are not in memory at once where that can be avoided, nor are the file's and the model in float64.
 
     Raises:
         MissingDependencyError, GraphError: as `verify_onnx`.
@@ -263,19 +266,32 @@ def verify_against(
 
     from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
-    # As many threads as torch was given: what runs beside us has the other cores.
-    candidate = OnnxRuntimeRunner(onnx_model, threads=torch.get_num_threads(), shrink=True)
-    return compare(
-        reference.runner,
-        candidate,
-        inputs,
-        dynamic,
-        tolerance=tolerance,
-        rounding=reference.rounding,
-        reading=reading,
-        picks=picks,
-        until_wrong=until_wrong,
-    )
+    def opened() -> Runner:
+        # As many threads as torch was given: what runs beside us has the other cores.
+        return OnnxRuntimeRunner(onnx_model, threads=torch.get_num_threads(), shrink=True)
+
+    with reference.resting():
+        candidate = ReopenedRunner(opened, before=reference.rest)
+
+        def precise() -> Runner:
+            candidate.release()
+            give_freed_memory_back()
+            return reference.precise()
+
+        try:
+            return compare(
+                reference.runner,
+                candidate,
+                inputs,
+                dynamic,
+                tolerance=tolerance,
+                rounding=replace(reference.rounding, precise=precise),
+                reading=reading,
+                picks=picks,
+                until_wrong=until_wrong,
+            )
+        finally:
+            candidate.close()
 
 
 def verify(

@@ -48,6 +48,7 @@ class ResolvedModel:
         arguments: constructor arguments in force.
         images: what the package says of the images that its model takes; None where it says nothing.
         weights: of a pickled model its file's name and sha256, and what of it was taken.
+        owned: the module was made for this call; False for one that was given, or that a file holds ready-made.
     """
 
     name: ModelName
@@ -59,6 +60,7 @@ class ResolvedModel:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     images: PublishedImages | None = None
     weights: tuple[str, ...] = ()
+    owned: bool = True
 
     @property
     def has_weights(self) -> bool:
@@ -77,8 +79,9 @@ def make_model(parsed: ModelName, arguments: Mapping[str, Any] | None = None) ->
     """
     chosen = {**parsed.arguments, **(arguments or {})}
     if parsed.file is not None:
-        module = _with_inserted(_from_file(parsed, chosen), parsed, None)
-        return ResolvedModel(parsed, module, None, None, DEFAULT_DYNAMIC, None, chosen)
+        loaded, made = _from_file(parsed, chosen)
+        module = _with_inserted(loaded, parsed, None)
+        return ResolvedModel(parsed, module, None, None, DEFAULT_DYNAMIC, None, chosen, owned=made)
     if parsed.pickled is not None:
         if chosen:
             raise InvalidRequestError(
@@ -154,7 +157,8 @@ def _with_slot(model: ResolvedModel, inner: ModelSpec, arguments: Mapping[str, A
     return replace(model, inputs=fitted, dynamic=tuple(d for d in model.dynamic if d in inner.dynamic))
 
 
-def _from_file(parsed: ModelName, arguments: Mapping[str, Any]) -> nn.Module:
+def _from_file(parsed: ModelName, arguments: Mapping[str, Any]) -> tuple[nn.Module, bool]:
+    """The module that a file's name stands for, and whether it was made here: the name may be that of an instance."""
     path = Path(str(parsed.file))
     if not path.is_file():
         raise InvalidRequestError(f"{parsed.text!r}: there is no file {str(path)!r}.")
@@ -165,9 +169,10 @@ def _from_file(parsed: ModelName, arguments: Mapping[str, Any]) -> nn.Module:
             f"{path} defines no {parsed.base!r}; its model classes are {', '.join(names) or 'none'}."
         )
     factory = getattr(loaded, parsed.base)
+    makes = callable(factory) and not isinstance(factory, nn.Module)
     with _python_stays_whole(path):
         try:
-            module = factory(**arguments) if callable(factory) and not isinstance(factory, nn.Module) else factory
+            module = factory(**arguments) if makes else factory
         except SystemExit as error:
             raise exit_error(error) from error
         except Exception as error:
@@ -176,7 +181,7 @@ def _from_file(parsed: ModelName, arguments: Mapping[str, Any]) -> nn.Module:
             ) from error
     if not isinstance(module, nn.Module):
         raise InvalidRequestError(f"{parsed.text}: expected a torch.nn.Module, got {type(module).__name__}.")
-    return module.eval()
+    return module.eval(), makes
 
 
 def _import_file(path: Path) -> types.ModuleType:

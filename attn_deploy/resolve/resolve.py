@@ -77,4 +77,4 @@ def resolve_seeded(
 def resolve_module(module: nn.Module) -> ResolvedModel:
     """A module of the user's as `resolve` gives it, under the name of its class."""
     name = type(module).__name__
-    return ResolvedModel(ModelName(name, name), module, None, None, DEFAULT_DYNAMIC, None)
+    return ResolvedModel(ModelName(name, name), module, None, None, DEFAULT_DYNAMIC, None, owned=False)

@@ -1,0 +1,161 @@
+"""While ONNX Runtime has a network's weights, eager mode has them only where nobody waits for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attn_deploy.exporters import pipeline
+from attn_deploy.exporters.pipeline import export
+from attn_deploy.exporters.prepare import prepare
+from attn_deploy.fusing import copying
+from attn_deploy.inputs.grammar import parse_inputs
+from attn_deploy.parity.reference import EagerReference
+from attn_deploy.parity.verify import verify_against
+from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
+
+WIDTH = 192
+INPUTS = parse_inputs([f"2x5x{WIDTH}"])
+SOURCE = f'''
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    """Attention has weights that the exporter transposes, and reads as arrays."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention({WIDTH}, 4, batch_first=True)
+        self.out = nn.Linear({WIDTH}, {WIDTH})
+
+    def forward(self, x):
+        return self.out(x + self.attention(x, x, x, need_weights=False)[0])
+
+
+ready = Net().eval()
+'''
+
+
+@pytest.fixture
+def network(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(copying, "LARGE", 1 << 16)
+    path = tmp_path / "net.py"
+    path.write_text(SOURCE)
+    return path
+
+
+@pytest.fixture
+def held(monkeypatch) -> dict[str, list[int]]:
+    """The bytes of the reference's weights when the simplifier starts, and at each run of ONNX Runtime."""
+    seen: dict[str, list[int]] = {"simplifier": [], "runs": [], "loads": []}
+    references: list[EagerReference] = []
+    made, simplify = EagerReference.__init__, pipeline.simplify_model
+
+    def remembering(self, *arguments, **settings) -> None:
+        made(self, *arguments, **settings)
+        references.append(self)
+
+    def held_now() -> int:
+        return sum(p.untyped_storage().nbytes() for p in references[0]._module.parameters() if p.dim() > 1)
+
+    def run(self, method=OnnxRuntimeRunner.enqueue) -> None:
+        seen["runs"].append(held_now())
+        method(self)
+
+    def load(self, *arguments, method=OnnxRuntimeRunner.__init__, **settings) -> None:
+        seen["loads"].append(held_now())
+        method(self, *arguments, **settings)
+
+    def simplifying(model):
+        seen["simplifier"].append(held_now())
+        return simplify(model)
+
+    monkeypatch.setattr(EagerReference, "__init__", remembering)
+    monkeypatch.setattr(OnnxRuntimeRunner, "enqueue", run)
+    monkeypatch.setattr(OnnxRuntimeRunner, "__init__", load)
+    monkeypatch.setattr(pipeline, "simplify_model", simplifying)
+    return seen
+
+
+ALL = 4 * (3 * WIDTH * WIDTH + 2 * WIDTH * WIDTH)
+
+
+@pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
+def test_weights_that_only_we_hold_rest_while_the_file_runs(network, held, tmp_path, exporter):
+    artifact = export(f"{network}:Net", tmp_path / "net.onnx", inputs=INPUTS, exporter=exporter)
+    assert "N" in artifact.dynamic_axes
+    assert held["simplifier"] == [0]
+    assert held["loads"] == [0]
+    assert held["runs"] == [0] * 5
+
+
+def test_a_module_that_somebody_holds_keeps_its_weights(network, held, tmp_path):
+    namespace: dict[str, type[nn.Module]] = {}
+    exec(compile(SOURCE, str(network), "exec"), namespace)
+    model = namespace["Net"]().eval()
+    export(model, tmp_path / "given.onnx", inputs=INPUTS)
+    export(f"{network}:ready", tmp_path / "ready.onnx", inputs=INPUTS)
+    assert held["simplifier"] == [ALL, ALL]
+    assert set(held["runs"]) == {ALL}
+
+
+def test_after_the_proof_the_model_is_as_it_was(network, tmp_path):
+    prepared = prepare(f"{network}:Net", inputs=INPUTS)
+    before = {n: t.clone() for n, t in prepared.original.state_dict().items()}
+    for opset in (17, 20):
+        options = pipeline.ExportOptions.asked(opset=opset, precision="fp32")
+        pipeline.export_prepared(prepared, tmp_path / f"{opset}.onnx", options)
+    assert all(torch.equal(t, before[n]) for n, t in prepared.original.state_dict().items())
+
+
+class Cancelling(nn.Module):
+    """Sums that nearly cancel: every runtime rounds them otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(WIDTH, WIDTH, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x)
+        return (300 * y).sum((1, 2)) - 300 * self.layer(x.flip(2).flip(2)).sum(1).sum(1) + y.mean((1, 2))
+
+
+def test_the_session_is_closed_while_the_model_runs_in_float64(monkeypatch, tmp_path):
+    monkeypatch.setattr(copying, "LARGE", 1 << 16)
+    torch.manual_seed(0)
+    model = Cancelling().eval()
+    path = tmp_path / "net.onnx"
+    export(model, path, inputs=INPUTS, dynamic=["N"], verify=False)
+    events: list[str] = []
+    closed, load = OnnxRuntimeRunner.close, OnnxRuntimeRunner.__init__
+    monkeypatch.setattr(OnnxRuntimeRunner, "close", lambda self: (events.append("closed"), closed(self))[1])
+
+    def loading(self, *arguments, **settings) -> None:
+        events.append("loaded")
+        load(self, *arguments, **settings)
+
+    monkeypatch.setattr(OnnxRuntimeRunner, "__init__", loading)
+    reference = EagerReference(model, ["y"], owned=True)
+    precise = reference.precise()
+    run = precise._runner._fresh
+
+    def fresh():
+        events.append("float64")
+        return run()
+
+    precise._runner._fresh = fresh
+    weight = model.layer.weight.detach().clone()
+    report = verify_against(reference, path, INPUTS, ["N"])
+    assert report.passed
+    assert sum(c.noise is not None for c in report.cases) == events.count("float64") > 0
+    loaded = 0
+    for event in events:
+        loaded += {"loaded": 1, "closed": -1, "float64": 0}[event]
+        assert loaded == 0 or event != "float64"
+    assert loaded == 0
+    assert np.array_equal(model.layer.weight.detach(), weight)
