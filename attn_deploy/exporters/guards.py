@@ -17,7 +17,6 @@ import sympy
 import torch
 from torch import Tensor
 from torch._dispatch.python import enable_python_dispatcher
-from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
@@ -106,6 +105,8 @@ def decisions_on_sizes(prepared: PreparedModel, lines: Iterable[str]) -> Limits 
 
 def _fake(prepared: PreparedModel, mode: FakeTensorMode, declared: TensorInput) -> Tensor:
     """An input of symbolic sizes; one that must be a multiple of 32 is 32 times a symbol, so that rounding up ends."""
+    from torch._dynamo.source import ConstantSource  # a quarter of the time that the imports of this room take
+
     steps = [declared.multiple.get(d, 1) if isinstance(d, str) and prepared.moves(d) else 1 for d in declared.dims]
     dtype = torch.from_numpy(np.empty(0, declared.dtype)).dtype
     if any(
