@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+import gc
 import os
 import signal
 import sys
@@ -36,6 +38,12 @@ def pytest_runtest_call(item):
             counter.start()
 
 
+def pytest_collection_finish() -> None:
+    """What is imported and collected stays: no later search for garbage, of which timers ask, goes through it again."""
+    gc.collect()
+    gc.freeze()
+
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 
@@ -54,8 +62,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 @pytest.fixture(autouse=True)
 def _same_initial_weights() -> None:
     """A module's random weights do not depend on which tests ran before: a rare, ill-conditioned draw cannot come and go."""
-    if torch is not None:
-        torch.manual_seed(0)
+    if torch is not None:  # torch.manual_seed notes where it was called for a GPU that is not there: 2 ms of each test
+        torch.default_generator.manual_seed(0)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -83,6 +91,20 @@ def _one_simplifier() -> Iterator[None]:
     yield
     simplify.run_isolated = once
     worker.close()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_command_line() -> Iterator[None]:
+    """The commands are read from their functions once, in place of once for each call of the command line in this process."""
+    try:
+        import typer.testing as testing
+    except ModuleNotFoundError:  # the tests of the device side run where it is not installed
+        yield
+        return
+    once = testing._get_command
+    testing._get_command = functools.cache(once)
+    yield
+    testing._get_command = once
 
 
 @pytest.fixture(scope="session")

@@ -80,6 +80,7 @@ def test_it_installs_itself_with_the_extras(runner):
     assert runner.log.read_text() == f"-m pip install {ROOT}[cpu,rtx]\n"
 
 
+@pytest.mark.slow
 def test_a_matrix_writes_its_table_into_the_summary(runner):
     result = runner("Run", models="net.py:Net", input="1x3x32x32")
     assert result.returncode == 0, result.stderr

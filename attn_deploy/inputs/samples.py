@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from attn_deploy.inputs.tensors import Arrays, TensorInput, fit_size, symbols_of
 _LEVEL_REACH = 4  # an axis that is more times as long as its symbol is verified at smaller extents of the symbol
 PIXELS = 256  # the bound of a test tensor that is an image of 0 to 255
 _AT_A_TIME = 1 << 22  # values of a test tensor that are drawn at once
+_KEPT = 1 << 18  # values of a test tensor that is kept for the next one that asks for it, as all blocks of a zoo do
 _LENGTHS = (6, 11, 7, 13)  # of axes that are neither the batch nor a side of a map
 _Shape = tuple[int, ...]
 
@@ -124,10 +126,22 @@ def example_arrays(
     """
     arrays: Arrays = {}
     for k, i in enumerate(inputs):
-        shape, draws = i.shape(sizes), _draws(i)
-        make = draws[(draw + k * (draw > 0)) % len(draws)]
-        arrays[i.name] = make(np.random.default_rng(seed + k), shape)
+        shape, number, own = i.shape(sizes), draw + k * (draw > 0), seed + k
+        if i.values or math.prod(shape) > _KEPT:
+            arrays[i.name] = _drawn(_draws(i), number, own, shape)
+        else:
+            arrays[i.name] = _kept(i.name, i.dtype, i.bound, number, own, shape).copy()
     return arrays
+
+
+def _drawn(draws: Sequence[Draw], number: int, seed: int, shape: _Shape) -> NDArray[Any]:
+    return draws[number % len(draws)](np.random.default_rng(seed), shape)
+
+
+@functools.lru_cache(maxsize=24)
+def _kept(name: str, dtype: str, bound: int | None, number: int, seed: int, shape: _Shape) -> NDArray[Any]:
+    """A test tensor that is not the user's; the caller copies it."""
+    return _drawn(_structured(name, dtype, bound), number, seed, shape)
 
 
 def ramped(shape: _Shape, dtype: str = "float32", seed: int = 0, bound: int | None = None) -> NDArray[Any]:
@@ -170,12 +184,15 @@ def _draws(tensor: TensorInput) -> tuple[Draw, ...]:
     """How the tensors of an input are drawn, the ordinary way first."""
     if tensor.values:
         return tuple(lambda _rng, shape, v=v: _tiled(v, shape) for v in tensor.values)
+    return _structured(tensor.name, tensor.dtype, tensor.bound)
 
+
+def _structured(name: str, dtype: str, bound: int | None) -> tuple[Draw, ...]:
     def ordinary(rng: np.random.Generator, shape: _Shape) -> NDArray[Any]:
-        return _ramps(rng, shape, tensor.dtype, tensor.bound)
+        return _ramps(rng, shape, dtype, bound)
 
-    first = usual(tensor.name, tensor.dtype, tensor.bound)
-    rest = (ordinary, *structures(tensor.name, tensor.dtype, tensor.bound))
+    first = usual(name, dtype, bound)
+    rest = (ordinary, *structures(name, dtype, bound))
     return rest if first is None else (first, *rest)
 
 

@@ -64,7 +64,7 @@ def resolve_seeded(
             and a snapshot of transformers' gives the configuration of the model.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # the only one that is restored; weights are drawn on the CPU
         resolved = resolve(name, with_configuration(name, arguments, weights))
     package = resolved.name.package is not None and not is_trained(resolved.arguments)
     if weights is None and (resolved.spec is not None or package):  # those of a user's own file are left as they are

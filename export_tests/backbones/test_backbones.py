@@ -237,7 +237,14 @@ def test_the_limits_of_a_module_become_limits_of_the_image():
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet18+se", "resnet18+cbam@layer3", "resnet50+eca@layer4", "resnet18:stem=imagenet", "resnet8+psp"]
+    "name",
+    [
+        "resnet18+se",
+        pytest.param("resnet18+cbam@layer3", marks=pytest.mark.slow),
+        pytest.param("resnet50+eca@layer4", marks=pytest.mark.slow),
+        pytest.param("resnet18:stem=imagenet", marks=pytest.mark.slow),
+        "resnet8+psp",
+    ],
 )
 def test_fused_backbones_hold_no_batch_norm(name):
     model = resolve(name)

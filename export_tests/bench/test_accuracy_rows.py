@@ -240,6 +240,7 @@ def test_images_to_calibrate_with_are_those_of_the_folder(small_cifar10, request
     assert (images.name, images.split, len(images)) == ("cifar10", "train", 200)
 
 
+@pytest.mark.slow
 def test_int8_with_accuracy_reads_the_folder_alone(small_cifar10):
     record = attn_deploy.profile(
         MODEL,

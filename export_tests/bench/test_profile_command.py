@@ -82,6 +82,7 @@ def test_the_command_puts_rows_against_the_device_that_is_named(app, folder, tmp
     assert "did you mean 'rtx4090'" in str(done.exception)
 
 
+@pytest.mark.slow
 def test_the_command_joins_repeated_options_and_tells_each_shape(app, folder, tmp_path):
     arguments = [str(folder / "right.onnx"), "--input", "1x3x16x16", "--seconds", "0.01", "--threads", "1"]
     saved = tmp_path / "r.json"

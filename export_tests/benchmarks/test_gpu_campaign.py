@@ -60,6 +60,7 @@ def rehearsed(tmp_path_factory):
     return folder, done.stdout
 
 
+@pytest.mark.slow
 def test_every_step_leaves_its_records_and_a_line_for_each(rehearsed):
     folder, said = rehearsed
     for step in STEPS:
@@ -77,6 +78,7 @@ def test_every_step_leaves_its_records_and_a_line_for_each(rehearsed):
     assert engine["accuracy"]["images"] == 40, "the trained network's graph has its top-1"
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again(rehearsed):
     folder, _ = rehearsed
     before = {p: p.stat().st_mtime_ns for s in STEPS for p in (folder / s).glob("*.json")}
@@ -86,6 +88,7 @@ def test_what_is_done_is_not_done_again(rehearsed):
     assert {p: p.stat().st_mtime_ns for s in STEPS for p in (folder / s).glob("*.json")} == before
 
 
+@pytest.mark.slow
 def test_the_import_makes_records_a_page_and_rows(rehearsed, tmp_path):
     folder, _ = rehearsed
     readme = tmp_path / "README.md"
@@ -109,6 +112,7 @@ def test_the_import_makes_records_a_page_and_rows(rehearsed, tmp_path):
     assert "resnet8" in (tmp_path / "profiles" / "rehearsal" / "profiles.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_rehearsal_is_not_taken_for_a_gpu(rehearsed, tmp_path, capsys):
     folder, _ = rehearsed
     assert import_campaign(folder, tmp_path, rehearsed=False) == 2
@@ -128,6 +132,7 @@ def test_the_readme_has_the_place_for_the_rows():
 
 
 @pytest.mark.skipif(not PYTHON310, reason="ATTN_DEPLOY_PYTHON310 names no Python 3.10 with the packages of a device")
+@pytest.mark.slow
 def test_the_engines_step_runs_under_python_3_10_without_torch(rehearsed, tmp_path):
     folder, _ = rehearsed
     done = campaign(
@@ -148,6 +153,7 @@ sys.exit(gpu_campaign.main())
 """
 
 
+@pytest.mark.slow
 def test_the_engines_step_needs_no_torch(rehearsed, tmp_path):
     folder, _ = rehearsed
     settings = {
@@ -213,6 +219,7 @@ run_units(units, Settings(out, True, None, out, time.monotonic() + budget), Step
 """
 
 
+@pytest.mark.slow
 def test_a_crash_and_a_hang_cost_their_units_and_the_step_its_share(tmp_path, monkeypatch):
     monkeypatch.setattr("campaign.budget.GRACE", 0.5)
     script = tmp_path / "child.py"
@@ -238,6 +245,7 @@ def test_words_that_cannot_be(tmp_path):
     assert "--out DIR and --budget SECONDS are needed" in campaign("latency").stderr
 
 
+@pytest.mark.slow
 def test_a_failed_unit_is_done_again_when_that_is_asked_for(rehearsed, tmp_path):
     folder, _ = rehearsed
     graphs = tmp_path / "graphs"

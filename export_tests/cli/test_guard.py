@@ -52,7 +52,10 @@ EXITS = {
 }
 
 
-@pytest.mark.parametrize("text", EXITS)
+IN_DEFAULT = ("import os\nos._exit(0)\n", next(t for t in EXITS if "SystemExit(0)" in t))
+
+
+@pytest.mark.parametrize("text", [pytest.param(t, marks=[] if t in IN_DEFAULT else pytest.mark.slow) for t in EXITS])
 def test_code_that_exits_does_not_end_a_command_as_if_all_were_well(text, tmp_path):
     (tmp_path / "net.py").write_text(text)
     code, said = command("export", "net.py:Net", "--input", "1x3x8x8", "-o", "m.onnx", cwd=tmp_path)
@@ -130,7 +133,7 @@ def test_a_full_device_and_a_narrow_terminal(tmp_path):
 
 @pytest.mark.parametrize(
     "closed",
-    [pytest.param("<&-", marks=pytest.mark.slow), ">&-", pytest.param("2>&-", marks=pytest.mark.slow), "<&- >&- 2>&-"],
+    [*(pytest.param(c, marks=pytest.mark.slow) for c in ("<&-", ">&-", "2>&-")), "<&- >&- 2>&-"],
 )
 def test_streams_that_are_closed(closed, tmp_path):
     """A file that is opened must not take the place of one: what is printed would go into it."""
@@ -232,6 +235,7 @@ def test_a_signal_inside_a_finalizer_is_not_lost(kind, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} <= {"net.py", "begun", "__pycache__"}
 
 
+@pytest.mark.slow
 def test_under_nohup_a_closed_terminal_ends_nothing(tmp_path):
     ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

@@ -77,7 +77,7 @@ def test_a_product_between_dequantizers_is_int8_and_its_weights_are_bytes():
     assert work.weight_bytes == 4 * 27 + 4 + 1, "weights as int8, one scale, one zero point"
 
 
-@pytest.mark.parametrize("name", ["criss_cross", "psp"])
+@pytest.mark.parametrize("name", ["criss_cross", pytest.param("psp", marks=pytest.mark.slow)])
 def test_every_tensor_of_real_graphs_is_known(name, tmp_path):
     """Sizes that pass through comparisons, masks and casts, where the library's inference stops, included."""
     artifact = attn_deploy.export(name, tmp_path / "model.onnx")

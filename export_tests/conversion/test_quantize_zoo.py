@@ -19,7 +19,7 @@ from attn_deploy.resolve import catalog
 pytestmark = pytest.mark.uncounted  # a sweep over the zoo: tests of single cases reach the same lines, in half the time
 
 HAS_RTX = importlib.util.find_spec("tensorrt_rtx") is not None
-DEFAULT = ("se", "condconv", "criss_cross", "swish")
+DEFAULT = ("se", "condconv", "swish")
 NETWORKS = ("resnet18+se", "resnet18+cbam", "resnet18+non_local")
 TARGETS = ("sm86", "sm89", "sm120")
 

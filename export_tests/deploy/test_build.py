@@ -176,7 +176,10 @@ def cached(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.usefixtures("in_process")
-@pytest.mark.parametrize("option", CHANGES)
+@pytest.mark.parametrize(
+    "option",
+    [pytest.param(o, marks=[] if o in ("targets", "opt_level", "device") else pytest.mark.slow) for o in CHANGES],
+)
 def test_each_option_that_changes_is_named_as_the_reason(option, cached, tmp_path):
     for source in cached.iterdir():
         (tmp_path / source.name).write_bytes(source.read_bytes())

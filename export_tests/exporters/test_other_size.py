@@ -48,7 +48,7 @@ class Rescaled(nn.Module):
         return self.embed(x) + self.position
 
 
-@pytest.mark.parametrize("kind", [Windows, Rescaled])
+@pytest.mark.parametrize("kind", [Windows, pytest.param(Rescaled, marks=pytest.mark.slow)])
 def test_right_at_the_size_asked_for_and_at_others(kind, tmp_path):
     torch.manual_seed(0)
     model = kind().eval()

@@ -39,6 +39,7 @@ def test_parts_in_half_precision_keep_their_type(tmp_path):
     assert_right(artifact.path, copies(model), *images(*OTHER), tolerance=5e-3)
 
 
+@pytest.mark.slow
 def test_padding_to_windows_that_are_at_most_the_map(tmp_path):
     model = sizes.WholeWindows().eval()
     artifact = made(model, tmp_path, ("1x3x32x32",), exporter="torchscript")

@@ -214,6 +214,7 @@ def test_a_crash_and_a_hang_cost_one_cell_each(tmp_path, monkeypatch):
     assert not is_running(int(note.read_text())), "what the cell started is ended with it"
 
 
+@pytest.mark.slow
 def test_a_crash_in_a_group_leaves_the_rest_of_the_group_alone(tmp_path):
     """The third translation kills the process; the cells around it share a model with it."""
     (tmp_path / "calls").write_text("")

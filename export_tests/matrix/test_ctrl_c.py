@@ -134,7 +134,7 @@ def test_in_the_first_second_while_workers_start(start, tmp_path):
     assert ends(lambda: any(map(is_running, workers)))
 
 
-@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("kind", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
 def test_nothing_outlives_a_matrix_that_is_killed(kind, start, tmp_path):
     note = tmp_path / "sleeper"
     process = start("--models", "net.py:Awaits", *OPTIONS, "--jobs", "1", "-o", "run")

@@ -270,7 +270,8 @@ QUICK = ("outlook_attention:stride=2", "halo_attention:stride=2,scale_pos_embed=
 
 
 @pytest.mark.parametrize(
-    ("exporter", "opset", "fused"), [("torchscript", 13, True), ("dynamo", 18, False), ("dynamo", 20, True)]
+    ("exporter", "opset", "fused"),
+    [("torchscript", 13, True), ("dynamo", 18, False), pytest.param("dynamo", 20, True, marks=pytest.mark.slow)],
 )
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in VARIANTS])
 def test_variants_are_exported(name, exporter, opset, fused, tmp_path):

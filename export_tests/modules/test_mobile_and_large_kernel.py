@@ -265,7 +265,9 @@ FORMS = ["wtconv:wt_levels=2,kernel_size=3", "octave_conv:norm=True,stride=2", "
 
 
 @pytest.mark.parametrize("name", FORMS)
-@pytest.mark.parametrize(("exporter", "opset"), [("torchscript", 13), ("dynamo", 18)])
+@pytest.mark.parametrize(
+    ("exporter", "opset"), [("torchscript", 13), pytest.param("dynamo", 18, marks=pytest.mark.slow)]
+)
 def test_variants_export_with_every_axis_moving(name, exporter, opset, tmp_path):
     artifact = export(name, tmp_path / "m.onnx", exporter=exporter, opset=opset)
     assert artifact.opset == opset
