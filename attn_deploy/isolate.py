@@ -39,6 +39,7 @@ _CHILD = (
 _GRACE = 1.0  # seconds between asking a child to end and killing it
 _FAREWELL = 5.0  # seconds in which a child that has nothing to do may remove what it kept
 _ALARM_MARGIN = 5.0  # seconds that the alarm inside a child leaves the parent to end it first
+_LAST_WORDS = 10.0  # seconds in which a child that closed its channel may end
 _LOOK = 1.0  # seconds between looks at whether somebody still listens to a child
 _LAST_LINES = 60
 
@@ -250,7 +251,7 @@ class IsolatedWorker:
         if child is None or self._closed:
             return WorkerCrashError(f"{what} was stopped.")
         try:
-            code = child.wait(timeout=10)
+            code = child.wait(timeout=_LAST_WORDS)
         except subprocess.TimeoutExpired:  # it closed its channel and lives on
             child.kill()
             code = child.wait()

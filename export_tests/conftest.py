@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 try:
@@ -36,6 +37,10 @@ def pytest_runtest_call(item):
     finally:
         for counter in reversed(stopped):
             counter.start()
+
+
+hypothesis.settings.register_profile("slow machine", suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("slow machine")  # its first draw reads all of the package's sources
 
 
 def pytest_collection_finish() -> None:

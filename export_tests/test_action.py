@@ -100,6 +100,7 @@ def test_a_red_cell_fails_the_job_unless_the_baseline_has_it(runner):
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_a_pipeline_runs_and_its_failure_is_the_jobs(runner):
     (runner.folder / "deploy.toml").write_text(
         'model = "net.py:Net"\n[export]\ninput = "1x3x32x32"\nexporter = "torchscript"\n[gates]\nmax_size_mb = 0.00001\n'

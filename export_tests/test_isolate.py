@@ -123,7 +123,7 @@ def test_a_child_to_which_nobody_listens_any_more_is_no_hang(monkeypatch):
     """The thread that reads its answers may die where no memory is left."""
     monkeypatch.setattr(isolate, "_pump", lambda stream, put: None)
     monkeypatch.setattr(isolate, "_LOOK", 0.1)
-    monkeypatch.setattr(isolate, "_FAREWELL", 0.5)
+    monkeypatch.setattr(isolate, "_LAST_WORDS", 0.5)
     started = time.monotonic()
     with pytest.raises(WorkerCrashError, match="waiting"):
         run_isolated(f"{HERE}:hang", {}, what="waiting", timeout=600)

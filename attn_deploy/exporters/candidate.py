@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -15,7 +14,11 @@ from attn_deploy.exporters.proof import at_least
 from attn_deploy.exporters.record import ExportRecord
 from attn_deploy.graph.opset import standard_opset
 from attn_deploy.graph.simplify import Simplified
+from attn_deploy.machine.environment import installed_versions
 from attn_deploy.parity.report import ParityReport
+
+# What makes a file, and what proves it.
+_NAMED = ("attn-deploy", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "onnxsim", "onnxslim")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +78,7 @@ def made_record(prepared: PreparedModel, options: ExportOptions, candidate: Cand
         simplifier_reason=candidate.simplified.reason,
         nodes_raw=candidate.simplified.nodes_before,
         nodes=candidate.simplified.nodes_after,
-        versions=_versions(),
+        versions=installed_versions(_NAMED),
         precision=options.precision,
         typing=candidate.half.record if candidate.half is not None else None,
     )
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for name in ("attn-deploy", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "onnxsim", "onnxslim"):
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions

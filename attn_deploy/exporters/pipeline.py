@@ -176,6 +176,7 @@ def export(
     if is_large(prepared.module):
         prepared.work.beside = target.absolute()
     prepared.work.home = KeptFolder(prepared.work.beside)
+    prepared.reference.folder = prepared.work.home.path
     try:
         return export_prepared(prepared, target, options, progress=progress)
     finally:

@@ -17,6 +17,7 @@ _LARGE_BUFFER = 1 << 22  # bytes
 _WRITES = "attn_deploy_writes_parameters"  # attribute of a model whose forward does
 _MOST_DEEP = 6  # containers in containers, for tensors that a module keeps
 _CONTAINERS = (dict, OrderedDict, list, set)
+_INERT = (bool, int, float, str, types.NoneType)  # most attributes of a module: they hold nothing of it
 _HOOKS = (
     "_forward_hooks",
     "_forward_pre_hooks",
@@ -79,6 +80,8 @@ def copy_model(model: nn.Module, *, share_parameters: bool = False, own: Collect
     for module in twin.modules():
         for holder in [vars(module), *(vars(module).get(h) or {} for h in _HOOKS)]:
             for key, value in list(holder.items()):
+                if type(value) in _INERT or (type(value) in _CONTAINERS and not value):
+                    continue
                 bound = rebound(value, memo)
                 if bound is not value:
                     holder[key] = bound
@@ -132,7 +135,8 @@ def _kept_tensors(model: nn.Module) -> Iterator[Tensor]:
     seen: set[int] = set()
     for module in model.modules():
         for name, value in vars(module).items():
-            if name not in ("_parameters", "_modules"):
+            inert = type(value) in _INERT or (type(value) in _CONTAINERS and not value)
+            if not inert and name not in ("_parameters", "_modules"):
                 yield from _tensors(value, seen, _MOST_DEEP)
 
 

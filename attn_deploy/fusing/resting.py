@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import IO
 
 import torch
@@ -26,10 +27,11 @@ class RestingWeights:
 
     Args:
         model: on the CPU, or what of it is there.
+        folder: of the temporary file, which has no name there; None for that of temporary files.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
+    def __init__(self, model: nn.Module, folder: Path | None = None) -> None:
+        self._model, self._folder = model, folder
         self._file: IO[bytes] | None = None
         self._written: list[int] = []  # versions of the tensors
         self._resting: list[tuple[torch.UntypedStorage, int]] = []
@@ -42,15 +44,12 @@ class RestingWeights:
         if self._resting:
             return
         storages = list(_storages(self._model))
-        versions = [t._version for t in (*self._model.parameters(), *self._model.buffers())]
+        tensors = (*self._model.parameters(), *self._model.buffers())
+        versions = [t._version for t in tensors if not t.is_inference()]
         if self._file is None or versions != self._written:
-            file = tempfile.TemporaryFile(prefix="attn-deploy-")  # noqa: SIM115 - closed when this object goes
             try:
-                for storage in storages:
-                    file.write(_bytes(storage))
-                file.flush()
+                file = _written(storages, self._folder)
             except OSError:
-                file.close()
                 return
             self._file, self._written = file, versions
             weakref.finalize(self, file.close)
@@ -83,6 +82,19 @@ class RestingWeights:
                 if not count:
                     raise OSError("it is shorter than it was")
                 rest = rest[count:]
+
+
+def _written(storages: Sequence[torch.UntypedStorage], folder: Path | None) -> IO[bytes]:
+    """A file that holds the storages, and goes when it is closed."""
+    file = tempfile.TemporaryFile(prefix="attn-deploy-", dir=folder)  # noqa: SIM115 - closed when its owner goes
+    try:
+        for storage in storages:
+            file.write(_bytes(storage))
+        file.flush()
+    except OSError:
+        file.close()
+        raise
+    return file
 
 
 def _bytes(storage: torch.UntypedStorage) -> memoryview:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -48,13 +49,19 @@ def evaluate_expression(expression: str | int, values: Mapping[str, Any]) -> int
         )
 
     try:
-        return walk(ast.parse(expression, mode="eval").body)
+        return walk(_parsed(expression))
     except InvalidRequestError:
         raise
     except Exception as error:  # what is no expression, a division by zero, a thousand brackets
         raise InvalidRequestError(
             f"the shape expression {expression[:80]!r} cannot be evaluated: {error or type(error).__name__}."
         ) from error
+
+
+@functools.lru_cache(maxsize=1024)
+def _parsed(expression: str) -> ast.expr:
+    """An export asks a hundred times for the extents of its few axes."""
+    return ast.parse(expression, mode="eval").body
 
 
 def _power(base: int, exponent: int) -> int:

@@ -162,8 +162,9 @@ def _fitting(tensor: TensorInput, array: NDArray[Any], owner: str) -> NDArray[An
     with np.errstate(over="ignore", invalid="ignore"):
         cast = array.astype(kind)
     wrong = ~(cast == array) if kind.kind in "iub" else np.isinf(cast) & np.isfinite(array)
-    if wrong.any():
+    if wrong.any():  # written one by one: how numpy prints an array, some packages change for the whole process
+        first = ", ".join(f"{v:g}" for v in array[wrong].reshape(-1)[:4])
         raise InvalidRequestError(
-            f"{owner}: the sample of {tensor.name!r} holds values that are not {tensor.dtype}: {array[wrong].reshape(-1)[:4]}."
+            f"{owner}: the sample of {tensor.name!r} holds values that are not {tensor.dtype}: {first}."
         )
     return cast

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attn_deploy.inputs.tensors import Arrays
@@ -162,6 +163,7 @@ class EagerReference:
     def __init__(self, module: nn.Module, output_names: Sequence[str] | None = None, *, owned: bool = False) -> None:
         self._module, self._names, self._owned = module, output_names, owned
         self._weights: RestingWeights | None = None
+        self.folder: Path | None = None  # where weights rest; None for the folder of temporary files
         self._runner = RememberingRunner(FreshRunner(module, output_names, before=self.wake))
         self._precise: Runner | None = None
 
@@ -195,7 +197,7 @@ class EagerReference:
         from attn_deploy.fusing.resting import RestingWeights
 
         if self._weights is None and self._owned and is_large(self._module):
-            self._weights = RestingWeights(self._module)
+            self._weights = RestingWeights(self._module, self.folder)
         if self._weights is not None:
             self._weights.rest()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import importlib.metadata
 import warnings
 from pathlib import Path
@@ -68,6 +69,7 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
+@functools.cache
 def _distribution() -> str:
     for name in ("onnxruntime", "onnxruntime-gpu"):
         try:

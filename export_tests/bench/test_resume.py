@@ -145,6 +145,7 @@ def test_the_plan_is_the_product_without_what_nobody_has():
     assert Variant("eager", "int8") in replace(plan, runtimes=("eager",), precisions=("int8",)).variants
 
 
+@pytest.mark.slow
 def test_ctrl_c_at_the_command_line(model, tmp_path):
     folder = tmp_path / "run"
     code = "from attn_deploy.cli import main; main()"

@@ -284,6 +284,7 @@ def test_without_a_gpu_each_step_fails_for_that_reason_alone(step, tmp_path, mon
         units[0].work()
 
 
+@pytest.mark.slow
 def test_the_engines_step_over_a_stand_in_for_the_gpu(tmp_path, monkeypatch):
     """All that a real run does: the runner, both launches, parity, the profile of an engine file, layers."""
     rtx = pytest.importorskip("tensorrt_rtx")

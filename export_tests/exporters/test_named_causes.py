@@ -69,6 +69,7 @@ def test_words_of_attributes_that_an_opset_lacks(operator, attribute, opset, rig
     assert isinstance(model, onnx.ModelProto)
 
 
+@pytest.mark.slow
 def test_a_scripted_part_is_named_and_its_remedy_works(tmp_path):
     with pytest.raises(ExportError, match=r"ScriptedPart\.body: .*PYTORCH_JIT=0"):
         made(values.ScriptedPart(), tmp_path)

@@ -83,6 +83,7 @@ def test_where_maps_are_padded_to_windows_the_faster_trace_comes_first(tmp_path)
     assert_right(artifact.path, copies(model), *images((1, 3, 41, 67), (3, 3, 64, 39)))
 
 
+@pytest.mark.slow
 def test_padding_computed_in_a_chain(tmp_path):
     """The sizes stay simple in the trace, and the file holds nothing of the claim that keeps them so."""
     model = sizes.SamePadding().eval()

@@ -49,7 +49,7 @@ def test_samples_that_cannot_be_used():
     ("array", "words"),
     [
         (np.zeros((1, 3, 8, 8), bool), r"is bool of shape \(1, 3, 8, 8\), and the input is float32"),
-        (np.full((1, 3, 8, 8), 1e300), r"not float32: \[1\.e\+300"),
+        (np.full((1, 3, 8, 8), 1e300), r"not float32: 1e\+300, 1e\+300"),
         (np.zeros((1, 3, 8, 8), complex), "is complex128"),
         (np.zeros((1, 3, 8, 8), "datetime64[s]"), r"datetime64\[s\] of shape"),
         (np.full((1, 3, 8, 8), "1"), "<U1"),

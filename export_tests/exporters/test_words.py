@@ -32,7 +32,10 @@ PAIRS = [
 INTERNAL = re.compile(r"L\['|sym_float|GuardOn|OpOverload|aten::|torch/_|_orig_mod|user_models\.")
 
 
-@pytest.mark.parametrize(("model", "identifier", "line", "mended"), PAIRS, ids=[p[0].__name__ for p in PAIRS])
+@pytest.mark.parametrize(
+    ("model", "identifier", "line", "mended"),
+    [pytest.param(*p, id=p[0].__name__, marks=pytest.mark.slow if p[0] is words.HalvesByInt else ()) for p in PAIRS],
+)
 def test_a_refusal_and_its_remedy(model, identifier, line, mended, tmp_path):
     with pytest.raises(AttnDeployError) as caught:
         export(model(), tmp_path / "m.onnx", inputs=INPUTS, dynamic=ALL, simplify=False)

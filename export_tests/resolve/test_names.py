@@ -207,7 +207,8 @@ def test_a_file_may_do_to_itself_and_the_path_what_it_likes(text, tmp_path):
         vars(builtins).pop("_", None)
 
 
-@pytest.mark.parametrize("place", [pytest.param("import", marks=pytest.mark.slow), "constructor"])
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["import", "constructor"])
 def test_a_file_that_changes_the_folder_moves_no_output(place, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     change = f"import os\nos.chdir({str(tmp_path / 'elsewhere')!r})\n"
