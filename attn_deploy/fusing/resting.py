@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from attn_deploy.errors import ExportError
 from attn_deploy.processes import give_freed_memory_back
 
+_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 _LEAST = 1 << 16  # bytes of a storage that is worth a read
 
 
@@ -110,7 +111,7 @@ def _storages(model: nn.Module) -> Iterator[torch.UntypedStorage]:
     kept = {
         t.untyped_storage().data_ptr()
         for t in tensors
-        if type(t) not in (Tensor, nn.Parameter) or t.dtype not in (torch.float32, torch.float16, torch.bfloat16)
+        if type(t) not in (Tensor, nn.Parameter) or t.dtype not in _TYPES or t.is_inference()
     }
     for tensor in tensors:
         storage = tensor.untyped_storage()

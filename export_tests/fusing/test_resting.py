@@ -99,6 +99,22 @@ def test_without_room_for_a_file_the_weights_stay(monkeypatch):
     weights.wake()
 
 
+def test_without_a_folder_for_the_file_the_weights_stay(tmp_path):
+    model = nn.Linear(WIDTH, WIDTH)
+    weights = RestingWeights(model, tmp_path / "none")
+    weights.rest()
+    assert held(model.weight) == [WIDTH * WIDTH * 4]
+
+
+def test_weights_made_for_inference_stay():
+    with torch.inference_mode():
+        model = nn.Linear(WIDTH, WIDTH)
+    weights = RestingWeights(model)
+    weights.rest()
+    assert held(model.weight) == [WIDTH * WIDTH * 4]
+    weights.wake()
+
+
 def test_a_file_that_was_cut_is_an_error_and_no_weights():
     model = nn.Linear(WIDTH, WIDTH)
     weights = RestingWeights(model)
