@@ -17,6 +17,13 @@ from attn_deploy.resolve.resolve import resolve
 from export_tests.helpers import randomize
 
 BACKBONES = [s.name for s in registry.list_models("backbone") if s.outputs == ("logits",)]  # no detectors
+LIGHT = (
+    "resnet8",
+    "resnet18",
+    "mobilenet_v2",
+    "shufflenet_v2",
+    "senet18",
+)  # in the default tier where a test builds them
 DEPTHWISE = ("mobilenet_v2", "shufflenet_v2", "efficientnet_b0")
 
 # torchvision 0.28: parameters, entries of the state dict, and SHA-256 of its sorted lines "key shape"; googlenet without
@@ -73,7 +80,14 @@ def test_auxiliary_classifiers_of_a_checkpoint_are_left_out():
         module.load_state_dict({**state, "other.bias": torch.zeros(1)})
 
 
-@pytest.mark.parametrize("name", [n for n in BACKBONES if n not in ("resnet8", "resnet20")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=() if n in LIGHT else pytest.mark.slow)
+        for n in BACKBONES
+        if n not in ("resnet8", "resnet20")
+    ],
+)
 def test_stems(name):
     """The ImageNet form works on a map that is several times smaller."""
     seen = {}
@@ -184,7 +198,7 @@ def test_depthwise_networks_have_no_place_for_convolutions(name):
         attn_deploy.create(f"{name}+ghostmodule")
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in LIGHT else pytest.mark.slow) for n in BACKBONES])
 def test_context_stands_before_the_classifier_and_sets_its_width(name):
     with torch.device("cpu"):
         module = attn_deploy.create(f"{name}+psp")

@@ -14,7 +14,15 @@ from export_tests.exporters.user_models import sizes, stateful, values
 
 
 @pytest.mark.parametrize(
-    "kind", [stateful.KeepsGrid, values.OldNorm, values.Hooked, sizes.ChecksChannels, sizes.Shifted, sizes.RoundedUp]
+    "kind",
+    [
+        stateful.KeepsGrid,
+        values.OldNorm,
+        values.Hooked,
+        pytest.param(sizes.ChecksChannels, marks=pytest.mark.slow),
+        pytest.param(sizes.Shifted, marks=pytest.mark.slow),
+        sizes.RoundedUp,
+    ],
 )
 def test_right_at_sizes_that_nobody_traced(kind, tmp_path):
     model = kind().eval()
