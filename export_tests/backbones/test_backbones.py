@@ -178,7 +178,7 @@ def slots_of(name):
     raise AssertionError("a stage of no backbone was accepted")
 
 
-@pytest.mark.parametrize("name", CONVOLUTIONS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in LIGHT else pytest.mark.slow) for n in CONVOLUTIONS])
 def test_convolutions_take_the_place_of_the_3x3(name):
     module = attn_deploy.create(f"{name}+ghostmodule")
     assert kinds_in(module, "ghostmodule") == CONVOLUTIONS[name]

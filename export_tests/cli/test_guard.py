@@ -52,10 +52,7 @@ EXITS = {
 }
 
 
-IN_DEFAULT = ("import os\nos._exit(0)\n", next(t for t in EXITS if "SystemExit(0)" in t))
-
-
-@pytest.mark.parametrize("text", [pytest.param(t, marks=[] if t in IN_DEFAULT else pytest.mark.slow) for t in EXITS])
+@pytest.mark.parametrize("text", [pytest.param(t, marks=[] if "os._exit" in t else pytest.mark.slow) for t in EXITS])
 def test_code_that_exits_does_not_end_a_command_as_if_all_were_well(text, tmp_path):
     (tmp_path / "net.py").write_text(text)
     code, said = command("export", "net.py:Net", "--input", "1x3x8x8", "-o", "m.onnx", cwd=tmp_path)
@@ -187,7 +184,7 @@ def test_signals_end_it_cleanly_from_the_first_moment(kind, delay, tmp_path):
         "signal.signal(signal.SIGTERM, lambda *_: os.abort())\n"
         "pathlib.Path('begun').touch()\ntime.sleep(30)\n",
         # Nothing is raised in an import, for native code may stand between it and what catches.
-        "import inner\n",
+        pytest.param("import inner\n", marks=pytest.mark.slow),
     ],
 )
 def test_a_signal_that_native_code_does_not_survive_is_an_interruption(lines, tmp_path):

@@ -117,7 +117,9 @@ def detector(whole: str, second: bool) -> nn.Module:
     return Detector().eval()
 
 
-@pytest.mark.parametrize(("whole", "second"), [("RetinaNet", False), ("GeneralizedRCNN", True)])
+@pytest.mark.parametrize(
+    ("whole", "second"), [pytest.param("RetinaNet", False, marks=pytest.mark.slow), ("GeneralizedRCNN", True)]
+)
 def test_a_detector_is_refused_and_its_networks_export(whole, second, tmp_path):
     model = detector(whole, second)
     with pytest.raises(ExportError, match=r"chooses boxes by their values.*network_of\(model\)") as caught:

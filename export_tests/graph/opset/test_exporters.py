@@ -48,7 +48,9 @@ def check(name: str, exporter: str, source: int, target: int) -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * scale, err_msg=what)
 
 
-@pytest.mark.parametrize("name", SAMPLE)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in ("Activations", "Warp") else ()) for n in SAMPLE]
+)
 def test_exported_models(name: str) -> None:
     exporter, source = SAMPLE[name]
     for target in SAMPLE_TARGETS:
