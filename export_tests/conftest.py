@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import os
@@ -11,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import pytest
 
 try:
@@ -39,8 +39,11 @@ def pytest_runtest_call(item):
             counter.start()
 
 
-hypothesis.settings.register_profile("slow machine", suppress_health_check=[hypothesis.HealthCheck.too_slow])
-hypothesis.settings.load_profile("slow machine")  # its first draw reads all of the package's sources
+with contextlib.suppress(ModuleNotFoundError):  # on a device that has what its own tests need and no more
+    import hypothesis
+
+    hypothesis.settings.register_profile("slow machine", suppress_health_check=[hypothesis.HealthCheck.too_slow])
+    hypothesis.settings.load_profile("slow machine")  # its first draw reads all of the package's sources
 
 
 def pytest_collection_finish() -> None:

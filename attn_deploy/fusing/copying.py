@@ -80,7 +80,7 @@ def copy_model(model: nn.Module, *, share_parameters: bool = False, own: Collect
     for module in twin.modules():
         for holder in [vars(module), *(vars(module).get(h) or {} for h in _HOOKS)]:
             for key, value in list(holder.items()):
-                if type(value) in _INERT or (type(value) in _CONTAINERS and not value):
+                if _holds_nothing(value):
                     continue
                 bound = rebound(value, memo)
                 if bound is not value:
@@ -135,9 +135,12 @@ def _kept_tensors(model: nn.Module) -> Iterator[Tensor]:
     seen: set[int] = set()
     for module in model.modules():
         for name, value in vars(module).items():
-            inert = type(value) in _INERT or (type(value) in _CONTAINERS and not value)
-            if not inert and name not in ("_parameters", "_modules"):
+            if not _holds_nothing(value) and name not in ("_parameters", "_modules"):
                 yield from _tensors(value, seen, _MOST_DEEP)
+
+
+def _holds_nothing(value: Any) -> bool:
+    return type(value) in _INERT or (type(value) in _CONTAINERS and not value)
 
 
 def _tensors(value: Any, seen: set[int], depth: int) -> Iterator[Tensor]:

@@ -163,6 +163,7 @@ class EagerReference:
     def __init__(self, module: nn.Module, output_names: Sequence[str] | None = None, *, owned: bool = False) -> None:
         self._module, self._names, self._owned = module, output_names, owned
         self._weights: RestingWeights | None = None
+        self._may_rest = False
         self.folder: Path | None = None  # where weights rest; None for the folder of temporary files
         self._runner = RememberingRunner(FreshRunner(module, output_names, before=self.wake))
         self._precise: Runner | None = None
@@ -191,8 +192,10 @@ class EagerReference:
     def rest(self) -> None:
         """Take large weights out of memory until the module runs again, if nobody else holds them.
 
-        Between this and `wake` no other copy that shares the weights may run.
+        Without effect outside a block of `resting`, where other copies that share the weights may run.
         """
+        if not self._may_rest:
+            return
         from attn_deploy.fusing.copying import is_large
         from attn_deploy.fusing.resting import RestingWeights
 
@@ -208,11 +211,16 @@ class EagerReference:
 
     @contextlib.contextmanager
     def resting(self) -> Iterator[None]:
-        """At rest within the block, until the module runs there; awake behind it."""
+        """At rest within the block, until the module runs there; awake behind it.
+
+        Within it the module runs through this reference alone. Blocks do not nest.
+        """
+        self._may_rest = True
         try:
             self.rest()
             yield
         finally:
+            self._may_rest = False
             self.wake()
 
     def neighbour(self, seed: int, steps: int = 1) -> Runner:

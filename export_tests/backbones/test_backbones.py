@@ -17,13 +17,8 @@ from attn_deploy.resolve.resolve import resolve
 from export_tests.helpers import randomize
 
 BACKBONES = [s.name for s in registry.list_models("backbone") if s.outputs == ("logits",)]  # no detectors
-LIGHT = (
-    "resnet8",
-    "resnet18",
-    "mobilenet_v2",
-    "shufflenet_v2",
-    "senet18",
-)  # in the default tier where a test builds them
+# In the default tier where a test builds each backbone.
+LIGHT = ("resnet8", "resnet18", "mobilenet_v2", "shufflenet_v2", "senet18")
 DEPTHWISE = ("mobilenet_v2", "shufflenet_v2", "efficientnet_b0")
 
 # torchvision 0.28: parameters, entries of the state dict, and SHA-256 of its sorted lines "key shape"; googlenet without

@@ -128,10 +128,8 @@ def test_a_full_device_and_a_narrow_terminal(tmp_path):
         assert code == 0
 
 
-@pytest.mark.parametrize(
-    "closed",
-    [pytest.param(c, marks=pytest.mark.slow) for c in ("<&-", ">&-", "2>&-", "<&- >&- 2>&-")],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_streams_that_are_closed(closed, tmp_path):
     """A file that is opened must not take the place of one: what is printed would go into it."""
     words = f"{sys.executable} -m attn_deploy export eca -o eca.onnx {closed}"

@@ -16,6 +16,7 @@ from attn_deploy.fusing import copying
 from attn_deploy.inputs.grammar import parse_inputs
 from attn_deploy.parity.reference import EagerReference
 from attn_deploy.parity.verify import verify_against
+from attn_deploy.runtimes.base import run_once
 from attn_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
 WIDTH = 192
@@ -111,6 +112,16 @@ def test_after_the_proof_the_model_is_as_it_was(network, tmp_path):
         options = pipeline.ExportOptions.asked(opset=opset, precision="fp32")
         pipeline.export_prepared(prepared, tmp_path / f"{opset}.onnx", options)
     assert all(torch.equal(t, before[n]) for n, t in prepared.original.state_dict().items())
+
+
+def test_a_judge_in_float64_elsewhere_leaves_the_weights_where_they_are(network):
+    """As diagnose and profile ask for it: what they run next shares the weights."""
+    prepared = prepare(f"{network}:Net", inputs=INPUTS)
+    arrays = prepared.reference.runner._inputs
+    run_once(prepared.reference.rounding.precise(), arrays)
+    assert sum(p.untyped_storage().nbytes() for p in prepared.module.parameters() if p.dim() > 1) == ALL
+    with torch.no_grad():
+        assert prepared.module(*(torch.from_numpy(a) for a in arrays.values())).isfinite().all()
 
 
 class Cancelling(nn.Module):
