@@ -320,6 +320,7 @@ def _attempt(prepared: PreparedModel, exporter: str, options: ExportOptions, pro
         raw, applied = converted.model, converted.applied
     raw = normalise(raw, prepared, options.opset)
     kept = Simplified(raw, "", len(raw.graph.node), len(raw.graph.node), "not asked for")
+    prepared.reference.rests_with(prepared.module)
     if options.simplify:
         progress("simplifying")
         if placed := placed_tensors(raw):

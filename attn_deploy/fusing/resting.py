@@ -29,10 +29,11 @@ class RestingWeights:
     Args:
         model: on the CPU, or what of it is there.
         folder: of the temporary file, which has no name there; None for that of temporary files.
+        beside: a model whose storages stay, also where both have them.
     """
 
-    def __init__(self, model: nn.Module, folder: Path | None = None) -> None:
-        self._model, self._folder = model, folder
+    def __init__(self, model: nn.Module, folder: Path | None = None, *, beside: nn.Module | None = None) -> None:
+        self._model, self._folder, self._beside = model, folder, beside
         self._file: IO[bytes] | None = None
         self._written: list[int] = []  # versions of the tensors
         self._resting: list[tuple[torch.UntypedStorage, int]] = []
@@ -44,7 +45,7 @@ class RestingWeights:
         """
         if self._resting:
             return
-        storages = list(_storages(self._model))
+        storages = list(_storages(self._model, self._beside))
         tensors = (*self._model.parameters(), *self._model.buffers())
         versions = [t._version for t in tensors if not t.is_inference()]
         if self._file is None or versions != self._written:
@@ -103,18 +104,24 @@ def _bytes(storage: torch.UntypedStorage) -> memoryview:
     return memoryview((ctypes.c_char * storage.nbytes()).from_address(storage.data_ptr())).cast("B")
 
 
-def _storages(model: nn.Module) -> Iterator[torch.UntypedStorage]:
+def _storages(model: nn.Module, beside: nn.Module | None) -> Iterator[torch.UntypedStorage]:
     """The storages that can be emptied, each once: of types that a copy in float64 has in memory of its own."""
-    tensors = [
-        t for t in (*model.parameters(), *model.buffers()) if t.device.type == "cpu" and t.layout == torch.strided
-    ]
+    tensors = list(_strided(model))
     kept = {
         t.untyped_storage().data_ptr()
         for t in tensors
         if type(t) not in (Tensor, nn.Parameter) or t.dtype not in _TYPES or t.is_inference()
     }
+    kept |= {t.untyped_storage().data_ptr() for t in _strided(beside)} if beside is not None else set()
     for tensor in tensors:
         storage = tensor.untyped_storage()
         if storage.nbytes() >= _LEAST and storage.resizable() and storage.data_ptr() not in kept:
             kept.add(storage.data_ptr())
             yield storage
+
+
+def _strided(model: nn.Module) -> Iterator[Tensor]:
+    """The parameters and buffers in the memory of the CPU that have a storage."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu" and tensor.layout == torch.strided:
+            yield tensor

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attn_deploy.inputs.tensors import Arrays
+from attn_deploy.parity.images import ImageByImage
 from attn_deploy.parity.neighbours import neighbouring_module
 from attn_deploy.parity.rounding import Rounding
 from attn_deploy.processes import give_freed_memory_back
@@ -99,10 +100,11 @@ class FreshRunner:
 
     def _running(self) -> Runner:
         if self._current is None:
-            self._current = self._fresh()
+            self._current = self.fresh()
         return self._current
 
-    def _fresh(self) -> Runner:
+    def fresh(self) -> Runner:
+        """A runner of a new copy."""
         import torch
 
         from attn_deploy.fusing.copying import copy_model
@@ -163,6 +165,8 @@ class EagerReference:
     def __init__(self, module: nn.Module, output_names: Sequence[str] | None = None, *, owned: bool = False) -> None:
         self._module, self._names, self._owned = module, output_names, owned
         self._weights: RestingWeights | None = None
+        self._deployed: nn.Module | None = None
+        self._deployed_weights: RestingWeights | None = None
         self._may_rest = False
         self.folder: Path | None = None  # where weights rest; None for the folder of temporary files
         self._runner = RememberingRunner(FreshRunner(module, output_names, before=self.wake))
@@ -209,19 +213,37 @@ class EagerReference:
         if self._weights is not None:
             self._weights.wake()
 
+    def rests_with(self, deployed: nn.Module) -> None:
+        """Take the weights out of memory within a block of `resting` that a deployed form of the module has of its own.
+
+        Args:
+            deployed: such as the fused one; made for one export, so that nobody else holds what it does not share.
+        """
+        from attn_deploy.fusing.copying import is_large
+        from attn_deploy.fusing.resting import RestingWeights
+
+        if deployed is not self._deployed:
+            self._deployed, self._deployed_weights = deployed, None
+        if self._deployed_weights is None and deployed is not self._module and is_large(deployed):
+            self._deployed_weights = RestingWeights(deployed, self.folder, beside=self._module)
+
     @contextlib.contextmanager
     def resting(self) -> Iterator[None]:
         """At rest within the block, until the module runs there; awake behind it.
 
-        Within it the module runs through this reference alone. Blocks do not nest.
+        Within it the module runs through this reference alone, and its deployed form not at all. Blocks do not nest.
         """
         self._may_rest = True
         try:
             self.rest()
+            if self._deployed_weights is not None:
+                self._deployed_weights.rest()
             yield
         finally:
             self._may_rest = False
             self.wake()
+            if self._deployed_weights is not None:
+                self._deployed_weights.wake()
 
     def neighbour(self, seed: int, steps: int = 1) -> Runner:
         """The module in float32, with weights that differ in the last bit, or by so many steps."""
@@ -231,6 +253,9 @@ class EagerReference:
     def precise(self) -> Runner:
         """The module in float64; made at the first call."""
         if self._precise is None:
+            from attn_deploy.fusing.copying import is_large
+
             runner = FreshRunner(self._module, self._names, precise=True, before=self.wake, behind=self.rest)
-            self._precise = RememberingRunner(runner)
+            # The maps of a large network in float64 take as much as everything else together.
+            self._precise = RememberingRunner(ImageByImage(runner.fresh) if is_large(self._module) else runner)
         return self._precise

@@ -56,14 +56,14 @@ def test_what_is_remembered_of_the_first_run_does_not_change_with_the_next():
 @pytest.mark.parametrize("precise", [False, True])
 def test_no_copy_of_the_model_outlives_its_run(precise, monkeypatch):
     copies: list[weakref.ref] = []
-    fresh = FreshRunner._fresh
+    fresh = FreshRunner.fresh
 
     def noted(self):
         runner = fresh(self)
         copies.append(weakref.ref(runner))
         return runner
 
-    monkeypatch.setattr(FreshRunner, "_fresh", noted)
+    monkeypatch.setattr(FreshRunner, "fresh", noted)
     runner = FreshRunner(nn.Linear(3, 2), precise=precise)
     outputs = [run_once(runner, {"x": np.full((2, 3), value, np.float32)})["y"] for value in (1.0, 2.0)]
     assert len(copies) == 2
