@@ -111,17 +111,17 @@ def add(spec: ModelSpec) -> None:
     Raises:
         InvalidRequestError: if the name is malformed, or it or an alias belongs to another model.
     """
+    others = {_key(word): other for other in _live.values() for word in (other.name, *other.aliases)}
     for word in (spec.name, *spec.aliases):
         if not re.fullmatch(r"[a-z0-9][a-z0-9_]*", word):
             raise InvalidRequestError(
                 f"{word!r} cannot be a model name: use lower-case letters, digits and '_', such as 'shuffle_attention'."
             )
-        for other in _live.values():
-            same = _key(word) in {_key(w) for w in (other.name, *other.aliases)}
-            if same and (other.name, other.target) != (spec.name, spec.target):
-                raise InvalidRequestError(
-                    f"{spec.target}: the name {word!r} is taken by {other.name!r} ({other.target}). Choose another."
-                )
+        other = others.get(_key(word))
+        if other is not None and (other.name, other.target) != (spec.name, spec.target):
+            raise InvalidRequestError(
+                f"{spec.target}: the name {word!r} is taken by {other.name!r} ({other.target}). Choose another."
+            )
     _live[spec.name] = spec
     _index.cache_clear()
 
@@ -209,5 +209,6 @@ def _specs() -> dict[str, ModelSpec]:
     return {**catalog(), **plugins(), **_live}
 
 
+@functools.lru_cache(maxsize=4096)
 def _key(name: str) -> str:
     return re.sub(r"[-_\s]", "", name).lower()

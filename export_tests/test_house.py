@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 import re
 import sys
@@ -114,6 +115,7 @@ PROSE = {"again", "and", "at", "raises", "reads", "uses"}  # "install attn-deplo
 CALL = re.compile(r"attn-deploy ([a-z][a-z-]*)((?: [^\s`'\"()]+)*)")
 
 
+@functools.cache
 def texts() -> list[tuple[str, str]]:
     """Every string of the source, with its place; of an f-string the parts that are fixed."""
     strings = []

@@ -86,7 +86,7 @@ def trained(tmp_path_factory):
 @pytest.fixture(scope="module")
 def exported(trained):
     path = trained.parent / "model.onnx"
-    attn_deploy.export(str(trained), path)
+    attn_deploy.export(str(trained), path, exporter="torchscript")
     return path
 
 
@@ -140,7 +140,7 @@ def test_a_file_of_one_batch_size(trained, tmp_path):
     assert (found.count, found.agreement.same) == (30, 30)
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp16", pytest.param("int8", marks=pytest.mark.slow)])
 def test_the_precision_is_that_of_the_graph_and_not_of_its_inputs(exported, tmp_path, precision):
     target = tmp_path / f"{precision}.onnx"
     if precision == "int8":

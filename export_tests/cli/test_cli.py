@@ -141,7 +141,11 @@ def test_metadata_is_in_the_file_and_names_no_machine(folder):
     ("arguments", "outputs"),
     [
         (["resnet18+cbam@layer3", "--opset", "17", "-o", "m.onnx"], ["logits"]),
-        (["resnet18:stem=imagenet,num_classes=1000", "--opset", "18", "-o", "m.onnx"], ["logits"]),
+        pytest.param(
+            ["resnet18:stem=imagenet,num_classes=1000", "--opset", "18", "-o", "m.onnx"],
+            ["logits"],
+            marks=pytest.mark.slow,
+        ),
         (["models.py:MyBlock", "--input", "1x32x40x24", "-o", "m.onnx"], ["y"]),
         (["models.py:MyBlock:channels=8", "--input", "1x8x40x24", "-o", "m.onnx", "--no-simplify", "--no-fuse"], ["y"]),
         (["models.py:BoundToItsSize", "--input", "1x32x40x24", "--dynamic", "N", "-o", "m.onnx"], ["y"]),

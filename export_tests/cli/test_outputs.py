@@ -88,7 +88,7 @@ def test_the_name_that_the_message_offers_is_accepted(tmp_path):
 
 
 def test_the_weights_of_a_zoo_model_are_called_random(folder):
-    text = run("export", "resnet18").stdout
+    text = run("export", "resnet18", "--exporter", "torchscript").stdout
     assert "random (seed 0): for timing and tests" in text
     assert "10 classes" in text
     assert "resnet18:stem=imagenet,num_classes=1000" in text

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.uncounted  # a sweep over the zoo: tests of single case
 HAS_RTX = importlib.util.find_spec("tensorrt_rtx") is not None
 TYPES = {"fp16": ("float16", onnx.TensorProto.FLOAT16), "bf16": ("bfloat16", onnx.TensorProto.BFLOAT16)}
 # Each with another kind of trouble.
-DEFAULT = ("se", "psp", "condconv")
+DEFAULT = ("se", "condconv")
 NOTHING_TO_CONVERT = ("add_coords", "global_avg_pool")  # all they do is measured in positions, or is a mean over them
 TARGETS = ("sm86", "sm89", "sm120")
 ZOO = [s for s in catalog.import_all() if s.family != "backbone" or s.name in ("resnet8", "resnet18")]

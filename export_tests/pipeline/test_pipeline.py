@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -34,11 +35,6 @@ from attn_deploy.pipeline.schema import pipeline_schema
 from attn_deploy.pipeline.settings import checked_settings, read_settings
 from attn_deploy.pipeline.template import template
 from export_tests.conftest import ROOT
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 COMMANDS = driven_commands()
 NET = """
@@ -237,12 +233,13 @@ def test_a_step_that_fails_says_why(tmp_path):
     assert not (tmp_path / "out" / "model.onnx").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_finished(again):
     text = FILE.replace("seconds = 0.01", "seconds = 60").replace("images = 50", "images = 30")
     (again / "deploy.toml").write_text(text)
     process = subprocess.Popen(
         [sys.executable, "-m", "attn_deploy", "deploy", str(again / "deploy.toml")],
-        stderr=subprocess.PIPE, text=True, env={**__import__("os").environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     said = [process.stderr.readline()]
     if said == ["deploy: starting\n"]:  # it was not quick enough to say what it does at once

@@ -13,7 +13,7 @@ from export_tests.reading.field_kinds import KINDS
 from export_tests.reading.fields import GONE, VALUES, damaged, path_of, places
 
 # In the default tier so many damages of a kind, drawn by their names; the slow tier has each.
-SOME = 40
+SOME = 25
 NOT_IN_TOML = ("null", "half a character", "beyond floats")
 TABLES = [n for n in KINDS if n != "evidence"]  # which is the entries of a file's metadata, each a record of its own
 
