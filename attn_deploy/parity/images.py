@@ -18,7 +18,7 @@ class ImageByImage:
 
     The first two images give the same together as each by itself, at each output: a network that normalises by the batch,
     or that treats an image by its place in it, does not. Then the whole batch is run, as it is where an input or an output
-    has no image for each one of the batch.
+    has no image for each one of the batch, and for a network that takes no image alone.
 
     Args:
         make: makes a runner in float64, with nothing of an earlier run in it; asked for each batch, and closed behind it.
@@ -53,7 +53,7 @@ class ImageByImage:
                 answers = self._answers(count)
             except Exception:  # whatever a model of the user's raises: it may take no single image
                 self._alone = False
-        if self._alone and answers:
+        if self._alone and answers and all(a[n].shape == answers[0][n].shape for a in answers for n in answers[0]):
             self._outputs = {n: np.concatenate([a[n] for a in answers]) for n in answers[0]}
         else:
             self._outputs = self._runs([self._inputs])[0]

@@ -124,6 +124,20 @@ def test_images_that_mix_run_together(module):
         assert make.open == 0
 
 
+def test_answers_of_as_many_rows_as_an_image_has_are_those_of_all():
+    """Two images that happen to give as many rows show nothing of the third."""
+
+    class Positive(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x[:, :, (x > 0).all(1).all(0).all(1)]
+
+    ones = np.ones((3, 3, 6, 5), np.float32)
+    ones[2, 0, 4] = -1.0
+    make = Recorded(Positive())
+    same(run_once(ImageByImage(make), {"x": ones}), whole(make.module, {"x": ones}))
+    assert make.batches == [2, 1, 1, 1, 3]
+
+
 def test_inputs_that_do_not_agree_on_the_images_run_together():
     class Weighted(nn.Module):
         def forward(self, x: Tensor, scale: Tensor) -> Tensor:
