@@ -23,7 +23,7 @@ from attn_deploy.exporters.prepared import PreparedModel, TracedProgram
 from attn_deploy.exporters.quiet import quiet_torch
 from attn_deploy.exporters.refusal import refusal
 from attn_deploy.exporters.size_arithmetic import make_divisions_exact_
-from attn_deploy.exporters.suggested import suggested_minimum
+from attn_deploy.exporters.suggested import fails_above, suggested_minimum
 from attn_deploy.exporters.time_limit import OutOfTimeError, time_limit
 from attn_deploy.inputs.tensors import TensorInput
 from attn_deploy.processes import no_collection
@@ -134,7 +134,7 @@ def _declarations(prepared: PreparedModel, failures: list[str]) -> Iterator[Decl
     suggested = suggested_minimum(prepared, failures[-1])
     if suggested:
         yield Declaration(minimum=suggested)
-    elif "specified range" in failures[-1]:
+    elif "specified range" in failures[-1] and not fails_above(prepared, failures[-1]):
         for floor in (4, 16, 33, 65):
             yield Declaration(floor=floor)
             if "specified range" not in failures[-1]:
@@ -194,7 +194,7 @@ def plain_constraint(text: str, inputs: Sequence[TensorInput]) -> str:
 
 
 def _first_reason(text: str) -> str:
-    reasons = re.findall(r"- (.+?)(?= - |$|Suggested|During|The error above|If you're using)", text)
+    reasons = re.findall(r"- (.+?)(?= - |$|Specializations |Suggested|During|The error above|If you're using)", text)
     return (reasons[0].strip() if reasons else text).rstrip(". ")
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from attn_deploy.exporters.prepared import PreparedModel
 
-_GUARD = re.compile(r"satisfy the generated guard (.+?)\.?(?= - |\s+Suggested fixes|\s+The error above|\s*$)")
+_GUARD = re.compile(
+    r"satisfy the generated guard (.+?)\.?(?= - |\s*Specializations |\s+Suggested fixes|\s+The error above|\s*$)"
+)
 _SIZE = re.compile(r"L\['(\w+)'\]\.size\(\)\[(\d+)\]")
 _ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -40,6 +42,23 @@ def suggested_minimum(prepared: PreparedModel, text: str) -> dict[str, int]:
     least = {n: int(low) for n, low in suggestions if n in prepared.dynamic and int(low) <= sizes[n]}
     if not least:
         return {}
+    for symbol, wrong in _wrong_extents(prepared, text):
+        if wrong[-1] < sizes[symbol]:
+            least[symbol] = max(least.get(symbol, 1), wrong[-1] + 1)
+    return least
+
+
+def fails_above(prepared: PreparedModel, text: str) -> bool:
+    """Whether a refusal names a condition that larger extents than the traced one break: no least extent mends that.
+
+    ``(H // 14) * (H // 14) == 1369`` holds at the traced size and its neighbours alone.
+    """
+    return any(wrong[-1] > prepared.inputs[0].sizes[symbol] for symbol, wrong in _wrong_extents(prepared, text))
+
+
+def _wrong_extents(prepared: PreparedModel, text: str) -> Iterator[tuple[str, list[int]]]:
+    """For each condition on one axis that a refusal names the extents that break it, up to twice the traced one."""
+    sizes = prepared.inputs[0].sizes
     for guard in _GUARD.findall(" ".join(text.split())):
         named = _SIZE.sub(lambda m: _symbol(prepared, m[1], int(m[2])), guard)
         try:
@@ -49,9 +68,8 @@ def suggested_minimum(prepared: PreparedModel, text: str) -> dict[str, int]:
         symbols = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
         if len(symbols) == 1 and (symbol := symbols.pop()) in prepared.dynamic:
             wrong = [n for n in range(1, 2 * sizes[symbol] + 1) if _value(tree, {symbol: n}) is False]
-            if wrong and wrong[-1] < sizes[symbol]:
-                least[symbol] = max(least.get(symbol, 1), wrong[-1] + 1)
-    return least
+            if wrong:
+                yield symbol, wrong
 
 
 def _symbol(prepared: PreparedModel, name: str, axis: int) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import gc
 
 import pytest
+import torch
 from torch import nn
 
-from attn_deploy.errors import ExportError
+from attn_deploy.errors import DynamicAxisError, ExportError
 from attn_deploy.exporters import program
 from attn_deploy.exporters.prepare import prepare
-from attn_deploy.exporters.suggested import suggested_minimum
+from attn_deploy.exporters.suggested import fails_above, suggested_minimum
 from attn_deploy.exporters.time_limit import OutOfTimeError
 from attn_deploy.inputs.grammar import parse_inputs
 from attn_deploy.processes import no_collection
@@ -83,3 +84,46 @@ def test_least_extents_are_those_at_which_every_condition_holds(guard, least):
     prepared = prepare(nn.Conv2d(3, 4, 3), inputs=parse_inputs(["1x3x224x224"]))
     assert suggested_minimum(prepared, REFUSAL.format(guard=guard)) == {"H": 33, "W": least}
     assert suggested_minimum(prepared, "Constraints violated (H)!") == {}
+
+
+@pytest.mark.parametrize(
+    ("guard", "above"),
+    [
+        ("(L['input'].size()[3] // 14)*(L['input'].size()[3] // 14) == 256", True),
+        ("(L['input'].size()[3] % 2) == 0", True),
+        ("(1 + (((-7) + (((-1) + L['input'].size()[3]) // 4)) // 8)) != 1", False),
+        ("(L['input'].size()[3] // L['input'].size()[2]) != 3", False),  # two axes: not known here
+        ("Mod(L['input'].size()[3], 0) > floor(3)", False),
+    ],
+)
+def test_a_condition_that_larger_extents_break_is_told_from_one_that_asks_for_more(guard, above):
+    prepared = prepare(nn.Conv2d(3, 4, 3), inputs=parse_inputs(["1x3x224x224"]))
+    assert fails_above(prepared, REFUSAL.format(guard=guard)) == above
+
+
+class Square(nn.Module):
+    """Adds a table where it fits, as a position embedding is left as it is at the size that it was made for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.rand(1, 3, 16, 16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if (x.shape[2] // 2) * (x.shape[2] // 2) == 64:
+            return x + self.table.mean((2, 3), keepdim=True)
+        return x - self.table.mean((2, 3), keepdim=True)
+
+
+def test_no_larger_least_extent_is_tried_against_a_condition_that_it_does_not_mend(monkeypatch):
+    floors: list[int] = []
+    trace = program._export
+
+    def noted(prepared, shapes, declaration):
+        floors.append(declaration.floor)
+        return trace(prepared, shapes, declaration)
+
+    monkeypatch.setattr(program, "_export", noted)
+    prepared = prepare(Square(), inputs=parse_inputs(["2x3x16x16"]), dynamic=["N", "H", "W"])
+    with pytest.raises(DynamicAxisError, match=r"would hold for \(H // 2\)\*\(H // 2\) == 64 only: forward"):
+        program.exported_program(prepared)
+    assert set(floors) == {1}
