@@ -54,7 +54,6 @@ REFUSED = (
     "timm:coatnet_0_rw_224",
     "timm:pit_b_224",
     "timm:visformer_small",
-    "timm:beit_base_patch16_224",
     "timm:tiny_vit_11m_224",
 )
 CPU_LIMIT = MEMORY_LIMIT = 1.5

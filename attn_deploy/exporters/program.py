@@ -36,6 +36,7 @@ TRACE_SECONDS = 40.0
 # With named dimensions torch also holds every size against its range, which is where such arithmetic ends least; the same
 # trace with free ones may take a second.
 NAMED_SECONDS = 20.0
+_BROKEN = "generated guard: "  # what a trace with free sizes takes for granted, and other sizes break
 _ABOUT_SIZES = re.compile(
     r"specified range|Constraints violated|inferred to be a constant|specializ|generated guard|marked as dynamic|"
     r"Could not guard|data-dependent|symbolic|create Dim",
@@ -79,7 +80,7 @@ def _trace(prepared: PreparedModel) -> TracedProgram:
         if not declaration.named:
             limits = limits_of(prepared, _symbolic_inputs(program))
             if limits.broken:
-                failures.append(f"generated guard: {limits.broken}")
+                failures.append(f"{_BROKEN}{limits.broken}")
                 first = first or _on_size(prepared, limits.broken)
                 continue
             least = {**least, **limits.minimum}
@@ -125,8 +126,7 @@ def _declarations(prepared: PreparedModel, failures: list[str]) -> Iterator[Decl
     constraint.
     """
     if prepared.free_sizes and prepared.dynamic:
-        yield Declaration(named=False)
-        yield Declaration(named=False, any_extent=False)
+        yield from _free_declarations(failures)
         return
     yield Declaration()
     if not prepared.dynamic:
@@ -139,8 +139,14 @@ def _declarations(prepared: PreparedModel, failures: list[str]) -> Iterator[Decl
             yield Declaration(floor=floor)
             if "specified range" not in failures[-1]:
                 break
+    yield from _free_declarations(failures)
+
+
+def _free_declarations(failures: list[str]) -> Iterator[Declaration]:
+    """Free sizes; with questions about an extent of 1 too, unless a condition was broken that is in either trace."""
     yield Declaration(named=False)
-    yield Declaration(named=False, any_extent=False)
+    if not failures[-1].startswith(_BROKEN):
+        yield Declaration(named=False, any_extent=False)
 
 
 def _minimum(prepared: PreparedModel, declaration: Declaration) -> dict[str, int]:

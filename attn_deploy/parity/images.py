@@ -10,7 +10,7 @@ from attn_deploy.inputs.tensors import Arrays
 from attn_deploy.processes import give_freed_memory_back, large_blocks_apart
 from attn_deploy.runtimes.base import Runner, RuntimeInfo, run_once
 
-_SAME = 1e-9  # of the largest value; float64 rounds a billion times finer than float32, which is what it is to judge
+_SAME = 1e-9  # of the largest value; float64 rounds half a billion times finer than float32, which it is to judge
 
 
 class ImageByImage:

@@ -115,15 +115,17 @@ class Square(nn.Module):
 
 
 def test_no_larger_least_extent_is_tried_against_a_condition_that_it_does_not_mend(monkeypatch):
-    floors: list[int] = []
+    declared: list[tuple[bool, int]] = []
     trace = program._export
 
     def noted(prepared, shapes, declaration):
-        floors.append(declaration.floor)
+        declared.append((declaration.named, declaration.floor))
         return trace(prepared, shapes, declaration)
 
     monkeypatch.setattr(program, "_export", noted)
     prepared = prepare(Square(), inputs=parse_inputs(["2x3x16x16"]), dynamic=["N", "H", "W"])
     with pytest.raises(DynamicAxisError, match=r"would hold for \(H // 2\)\*\(H // 2\) == 64 only: forward"):
         program.exported_program(prepared)
-    assert set(floors) == {1}
+    assert declared == [(True, 1), (False, 1)], (
+        "nor is it traced once more where questions about an extent of 1 are asked"
+    )
