@@ -222,10 +222,11 @@ class EagerReference:
         from attn_deploy.fusing.copying import is_large
         from attn_deploy.fusing.resting import RestingWeights
 
-        if deployed is not self._deployed:
-            self._deployed, self._deployed_weights = deployed, None
-        if self._deployed_weights is None and deployed is not self._module and is_large(deployed):
-            self._deployed_weights = RestingWeights(deployed, self.folder, beside=self._module)
+        if deployed is self._deployed:
+            return
+        own = deployed is not self._module and is_large(deployed)
+        self._deployed = deployed
+        self._deployed_weights = RestingWeights(deployed, self.folder, beside=self._module) if own else None
 
     @contextlib.contextmanager
     def resting(self) -> Iterator[None]:
